@@ -1,0 +1,58 @@
+"""Where voxels are: resolution, bounds, and the voxel, grid and world frames, each stated once.
+
+Voxel (i, j, k) covers [i, i+1) x [j, j+1) x [k, k+1) in grid units and its centre is at +0.5.
+world = origin + grid * voxel_size. The model's frame is z-up; a file's frame is the exporter's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Vector3 = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An axis-aligned box of voxels.
+
+    shape: voxels along x, y, z.  origin: world position of the corner of voxel (0, 0, 0).
+    voxel_size: world units along x, y, z.
+    """
+
+    shape: tuple[int, int, int]
+    origin: Vector3
+    voxel_size: Vector3
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1 or min(self.voxel_size) <= 0:
+            raise ValueError(f"Grid: expected a positive shape and voxel size, got {self.shape} and {self.voxel_size}")
+
+    @classmethod
+    def cube(cls, resolution: int) -> Grid:
+        """The model's grid: `resolution` voxels a side over [-0.5, 0.5]^3."""
+        return cls((resolution,) * 3, (-0.5,) * 3, (1.0 / resolution,) * 3)
+
+    @classmethod
+    def fit(cls, low: Vector3, high: Vector3, shape: tuple[int, int, int]) -> Grid:
+        """`shape` voxels over the world box from `low` to `high`."""
+        return cls(tuple(shape), tuple(low), tuple((h - l) / n for l, h, n in zip(low, high, shape, strict=True)))
+
+    @property
+    def high(self) -> Vector3:
+        """World position of the far corner."""
+        return tuple(o + n * s for o, n, s in zip(self.origin, self.shape, self.voxel_size, strict=True))
+
+    def to_world(self, points: Tensor) -> Tensor:
+        """Grid units [..., 3] to world units [..., 3], float."""
+        return points * points.new_tensor(self.voxel_size) + points.new_tensor(self.origin)
+
+    def to_grid(self, points: Tensor) -> Tensor:
+        """World units [..., 3] to grid units [..., 3], float."""
+        return (points - points.new_tensor(self.origin)) / points.new_tensor(self.voxel_size)
+
+    def centers(self, coords: Tensor) -> Tensor:
+        """World positions [N, 3] float32 of the centres of voxels `coords` [N, 3] int."""
+        return self.to_world(coords.to(torch.float32) + 0.5)

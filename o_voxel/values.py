@@ -1,0 +1,69 @@
+"""What the library passes around. Every value is frozen: operations return new ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .checks import FLOATS, check_tensor
+from .grid import Grid
+
+# The six PBR channels of a voxel, in the decoder's order. Base colour is sRGB; all are in [0, 1].
+PBR_CHANNELS = {"base_color": slice(0, 3), "metallic": slice(3, 4), "roughness": slice(4, 5), "alpha": slice(5, 6)}
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A triangle mesh in world units, z up.
+
+    vertices: [V, 3] float32.  faces: [F, 3] int32 or int64, rows of `vertices`.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+
+    def __post_init__(self) -> None:
+        check_tensor(self.vertices, "Mesh.vertices", (None, 3), torch.float32)
+        check_tensor(self.faces, "Mesh.faces", (None, 3), (torch.int32, torch.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class DualGrid:
+    """A flexible dual grid: one vertex a voxel, and the grid edges that the surface crosses.
+
+    coords: [N, 3] int32.  dual: [N, 3] float32, the vertex inside its voxel, in voxels from its low corner (0 to 1;
+    a decoder may leave that range by its margin).  intersected: [N, 3] bool; axis a is set when the surface crosses
+    the grid edge parallel to a, along this voxel's extent, at the voxel's high corner in the other two axes.
+    split_weight: [N] float32, or None; steers which diagonal splits a quad.
+    """
+
+    coords: Tensor
+    dual: Tensor
+    intersected: Tensor
+    grid: Grid
+    split_weight: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        n = len(check_tensor(self.coords, "DualGrid.coords", (None, 3), torch.int32))
+        check_tensor(self.dual, "DualGrid.dual", (n, 3), torch.float32)
+        check_tensor(self.intersected, "DualGrid.intersected", (n, 3), torch.bool)
+        if self.split_weight is not None:
+            check_tensor(self.split_weight, "DualGrid.split_weight", (n,), torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelField:
+    """Values on occupied voxels, each at its voxel's centre.
+
+    coords: [N, 3] int32.  attrs: [N, C] float; with C = 6 the channels are PBR_CHANNELS.
+    """
+
+    coords: Tensor
+    attrs: Tensor
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        n = len(check_tensor(self.coords, "VoxelField.coords", (None, 3), torch.int32))
+        check_tensor(self.attrs, "VoxelField.attrs", (n, None), FLOATS)

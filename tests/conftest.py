@@ -1,0 +1,39 @@
+"""The pack is loaded by path, as ComfyUI does it: under the name `pack`, with the root never on `sys.path`."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _load_pack() -> None:
+    spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
+if "pack" not in sys.modules:
+    _load_pack()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--goldens", default=str(ROOT / "tests" / "golden" / "data"), help="folder of golden files")
+
+
+@pytest.fixture(scope="session")
+def golden(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """golden("c1_x.json") is the path of that golden file; the test is skipped where the set lacks it."""
+    folder = Path(request.config.getoption("--goldens"))
+
+    def find(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            pytest.skip(f"no {name} in {folder}")
+        return path
+
+    return find

@@ -1,0 +1,1 @@
+"""TRELLIS.2: image to latents to O-Voxel."""

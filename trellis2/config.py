@@ -1,0 +1,272 @@
+"""Configurations as frozen dataclasses, parsed once from pipeline.json and the models' .json files.
+
+Names are the files' own. An unknown key raises: a checkpoint that says something we do not read is not one we run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+C = TypeVar("C")
+
+
+class ConfigError(ValueError):
+    """A configuration file that does not describe something we can run."""
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ConfigError(f"dtype: expected one of {list(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """A flow transformer: SparseStructureFlowModel, SLatFlowModel, ElasticSLatFlowModel."""
+
+    resolution: int
+    in_channels: int
+    model_channels: int
+    cond_channels: int
+    out_channels: int
+    num_blocks: int
+    num_heads: int | None = None
+    num_head_channels: int = 64  # used only without num_heads
+    mlp_ratio: float = 4
+    pe_mode: str = "ape"
+    rope_freq: tuple[float, float] = (1.0, 10000.0)
+    dtype: str = "float32"  # of the linear layers inside the blocks; everything else is fp32
+    share_mod: bool = False
+    qk_rms_norm: bool = False
+    qk_rms_norm_cross: bool = False
+    initialization: str = "vanilla"  # of training; no effect on a loaded model
+    use_checkpoint: bool = False  # of training
+
+    def __post_init__(self) -> None:
+        if self.pe_mode not in ("ape", "rope"):
+            raise ConfigError(f"pe_mode: expected 'ape' or 'rope', got {self.pe_mode!r}")
+        if self.model_channels % self.heads:
+            raise ConfigError(f"model_channels: expected a multiple of {self.heads} heads, got {self.model_channels}")
+        _dtype(self.dtype)
+
+    @property
+    def heads(self) -> int:
+        return self.num_heads or self.model_channels // self.num_head_channels
+
+    @property
+    def head_channels(self) -> int:
+        return self.model_channels // self.heads
+
+    @property
+    def torso_dtype(self) -> torch.dtype:
+        return _dtype(self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig:
+    """What every VAE half has. dtype, when given, overrides use_fp16 for the torso."""
+
+    latent_channels: int
+    use_fp16: bool = False
+    dtype: str | None = None
+
+    @property
+    def torso_dtype(self) -> torch.dtype:
+        return _dtype(self.dtype or ("float16" if self.use_fp16 else "float32"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureVaeConfig(VaeConfig):
+    channels: tuple[int, ...]  # a level each, in the order they run
+    num_res_blocks: int
+    num_res_blocks_middle: int = 2
+    norm_type: str = "layer"
+
+    def __post_init__(self) -> None:
+        if self.norm_type != "layer":
+            raise ConfigError(f"norm_type: expected 'layer', as in the published models, got {self.norm_type!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureEncoderConfig(StructureVaeConfig):
+    in_channels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureDecoderConfig(StructureVaeConfig):
+    out_channels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseVaeConfig(VaeConfig):
+    model_channels: tuple[int, ...]  # a level each, in the order they run
+    num_blocks: tuple[int, ...]  # ConvNeXt blocks a level
+    block_type: tuple[str, ...]
+    block_args: tuple[Mapping[str, Any], ...] = ()  # of training
+
+    def __post_init__(self) -> None:
+        levels = len(self.model_channels)
+        if len(self.num_blocks) != levels or len(self.block_type) != levels:
+            raise ConfigError(
+                f"num_blocks, block_type: expected {levels} entries as in model_channels, "
+                f"got {len(self.num_blocks)} and {len(self.block_type)}"
+            )
+        _expect_all(self.block_type, "SparseConvNeXtBlock3d", "block_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseEncoderConfig(SparseVaeConfig):
+    down_block_type: tuple[str, ...]
+    in_channels: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _expect_all(self.down_block_type, "SparseResBlockS2C3d", "down_block_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseDecoderConfig(SparseVaeConfig):
+    up_block_type: tuple[str, ...]
+    out_channels: int
+    pred_subdiv: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _expect_all(self.up_block_type, "SparseResBlockC2S3d", "up_block_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeEncoderConfig(SparseEncoderConfig):
+    in_channels: int = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeDecoderConfig(SparseDecoderConfig):
+    resolution: int  # of training; decoding takes its own
+    out_channels: int = 7
+    voxel_margin: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerParams:
+    """guidance_interval: times in [0, 1] between which guidance applies, both included."""
+
+    steps: int
+    guidance_strength: float
+    guidance_rescale: float
+    guidance_interval: tuple[float, float]
+    rescale_t: float
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"steps: expected at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerArgs:
+    sigma_min: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    name: str
+    args: SamplerArgs
+    params: SamplerParams
+
+    def __post_init__(self) -> None:
+        if self.name != "FlowEulerGuidanceIntervalSampler":
+            raise ConfigError(f"sampler: expected 'FlowEulerGuidanceIntervalSampler', got {self.name!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """Of a latent, by channel: model space = (latent - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
+            raise ConfigError(f"normalization: expected positive stds, one a mean, got {self.std} for {self.mean}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalModelArgs:
+    model_name: str
+    image_size: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalModel:
+    """A model from elsewhere: the image encoder, the background remover."""
+
+    name: str
+    args: ExternalModelArgs
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """pipeline.json. models: role to path, inside the checkpoint's folder or `owner/repository/path`."""
+
+    models: Mapping[str, str]
+    sparse_structure_sampler: SamplerConfig
+    shape_slat_sampler: SamplerConfig
+    tex_slat_sampler: SamplerConfig
+    shape_slat_normalization: Normalization
+    tex_slat_normalization: Normalization
+    image_cond_model: ExternalModel
+    rembg_model: ExternalModel | None = None
+    low_vram: bool = True
+    default_pipeline_type: str = "1024_cascade"
+
+
+NESTED = {
+    "SamplerArgs": SamplerArgs,
+    "SamplerParams": SamplerParams,
+    "SamplerConfig": SamplerConfig,
+    "Normalization": Normalization,
+    "ExternalModel": ExternalModel,
+    "ExternalModelArgs": ExternalModelArgs,
+}
+
+
+def parse(kind: type[C], data: object, where: str) -> C:
+    """A `kind` from parsed JSON. Raises ConfigError naming `where` and the first unknown or missing keys."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: expected an object, got {type(data).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = [key for key in data if key not in fields]
+    needed = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in data]
+    if unknown or needed:
+        raise ConfigError(f"{where}: unknown keys {unknown[:5]}, missing keys {needed[:5]}")
+    try:
+        return kind(**{key: _value(str(fields[key].type), value, f"{where}.{key}") for key, value in data.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _value(declared: str, value: object, where: str) -> object:
+    nested = NESTED.get(declared.removesuffix(" | None"))
+    if nested is not None and value is not None:
+        return parse(nested, value, where)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def parse_pipeline(data: object, where: str) -> PipelineConfig:
+    """A PipelineConfig from the contents of pipeline.json."""
+    if not isinstance(data, Mapping) or set(data) != {"name", "args"}:
+        raise ConfigError(f"{where}: expected the keys 'name' and 'args'")
+    if data["name"] != "Trellis2ImageTo3DPipeline":
+        raise ConfigError(f"{where}: expected a Trellis2ImageTo3DPipeline, got {data['name']!r}")
+    return parse(PipelineConfig, data["args"], where)
+
+
+def _expect_all(values: tuple[str, ...], expected: str, name: str) -> None:
+    if any(value != expected for value in values):
+        raise ConfigError(f"{name}: expected {expected} everywhere, got {list(values)}")

@@ -1,0 +1,187 @@
+"""Images before the encoder: matte, crop and premultiply as the reference does, and the ComfyUI tensors on either side.
+
+Alpha is 255 (PIL) or 1 (tensors) on the object and 0 outside. ComfyUI's LoadImage gives the opposite as MASK,
+1 - alpha; its background removal nodes give alpha itself. Here the word is always alpha, and the caller inverts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..o_voxel.checks import FLOATS, check_tensor
+
+MAX_SIDE = 1024  # pixels; larger images are reduced before the crop
+OBJECT_ALPHA = 204  # of 255; pixels above it span the crop
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_PLACEHOLDER_SIDE = 64  # ComfyUI's LoadImage gives a 64x64 MASK for a file that has no alpha
+
+
+def prepare_image(image: Image.Image, mask: Image.Image | None = None) -> Image.Image:
+    """The object alone: a square crop around it, multiplied by its alpha, on black.
+
+    image: any 8-bit mode, W x H.  mask: "L" or "1", W x H, 255 on the object; it replaces the image's own alpha.
+    Returns RGB, N x N with N even: the longer side of the box of pixels with alpha above OBJECT_ALPHA, after a
+    reduction to at most MAX_SIDE pixels a side. N is not a model resolution; `to_pixels` resizes.
+
+    Raises ValueError: no transparency and no mask, nothing opaque, an object under 3 pixels, a mask of another size,
+    a mode with more than 8 bits. Same bytes as the reference's preprocess_image on an image with alpha
+    (microsoft/TRELLIS.2, trellis2_image_to_3d.py) for one version of Pillow; another may round its resize differently.
+    """
+    rgba = _downscale(_matted(image, mask))
+    return _premultiplied(rgba.crop(_object_box(np.asarray(rgba)[:, :, 3])))
+
+
+def to_pixels(image: Image.Image, size: int) -> Tensor:
+    """The encoder's input, [3, size, size] float32: Lanczos resize of an RGB image, then ImageNet mean and deviation.
+
+    Raises ValueError unless `image` is RGB, as `prepare_image` returns it, and `size` is positive.
+    """
+    _check_rgb(image, "image")
+    pixels = torch.from_numpy(_unit_array(_resized(image, size))).permute(2, 0, 1)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels - mean) / std
+
+
+def from_comfy(images: Tensor, alpha: Tensor | None = None) -> list[Image.Image]:
+    """A ComfyUI IMAGE batch as RGBA images: 255 * value rounded to the nearest, so a loaded file's bytes come back.
+
+    images: [B, H, W, 3 or 4] float, 0 to 1 (clamped), straight (not premultiplied) colour.
+    alpha: [B, H, W], [1, H, W] (for every image) or [H, W] float, 1 on the object; for the MASK of LoadImage, which is
+    1 on the transparent part, pass 1 - mask. It replaces a fourth channel. With neither, alpha is 255 everywhere, and
+    `prepare_image` then asks for a mask.
+
+    Raises ValueError on other shapes or dtypes and on NaN. An empty batch gives an empty list.
+    """
+    check_tensor(images, "images", (None, None, None, None), FLOATS)
+    batch, height, width, channels = images.shape
+    if channels not in (3, 4):
+        raise ValueError(f"images: expected 3 or 4 channels last, got shape {list(images.shape)}")
+    colours = _to_bytes(images, "images")
+    if alpha is not None:
+        opacity = _to_bytes(_batched_alpha(alpha, (batch, height, width)), "alpha")
+    elif channels == 4:
+        opacity = colours[..., 3]
+    else:
+        opacity = np.full((batch, height, width), 255, np.uint8)
+    rgba = np.concatenate([colours[..., :3], opacity[..., None]], axis=-1)
+    return [Image.fromarray(pixels) for pixels in rgba]
+
+
+def to_comfy(images: Sequence[Image.Image], size: int | None = None) -> Tensor:
+    """RGB images as a ComfyUI IMAGE batch, [B, H, W, 3] float32, 0 to 1.
+
+    size: pixels; resizes every image to size x size (Lanczos). A batch has one shape and prepared images have their
+    objects' own, so give a size for a batch. Resized images are for looking at: condition on the originals, since
+    `to_pixels` would resample these a second time. Without it, `from_comfy` gives the same bytes back.
+
+    Raises ValueError on an empty list, on a mode other than RGB, and on unequal sizes without `size`.
+    """
+    if not images:
+        raise ValueError("images: expected at least one image, got none")
+    for index, image in enumerate(images):
+        _check_rgb(image, f"images[{index}]")
+    if size is not None:
+        images = [_resized(image, size) for image in images]
+    sizes = sorted({image.size for image in images})
+    if len(sizes) > 1:
+        listed = ", ".join(f"{width}x{height}" for width, height in sizes[:5])
+        raise ValueError(f"images: expected one size in a batch, got {listed}; pass size= to resize them to a square")
+    return torch.from_numpy(np.stack([_unit_array(image) for image in images]))
+
+
+def _matted(image: Image.Image, mask: Image.Image | None) -> Image.Image:
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise ValueError(f"image: expected one of the modes {', '.join(_EIGHT_BIT_MODES)}, got {image.mode}")
+    rgba = image.convert("RGBA")
+    if mask is None:
+        if rgba.getextrema()[3][0] == 255:
+            raise ValueError(
+                "image: it has no transparent part, so the object is unknown; remove the background first, "
+                "and connect its MASK or an RGBA image"
+            )
+        return rgba
+    if mask.mode not in ("L", "1"):
+        raise ValueError(f"mask: expected mode L or 1, got {mask.mode}")
+    if mask.size != image.size:
+        raise ValueError(f"mask: expected the image's size {image.size}, got {mask.size}")
+    rgba.putalpha(mask.convert("L"))
+    return rgba
+
+
+def _downscale(rgba: Image.Image) -> Image.Image:
+    """At most MAX_SIDE pixels a side. Pillow resizes RGBA premultiplied, so hidden colours do not bleed in."""
+    scale = min(1, MAX_SIDE / max(rgba.size))
+    if scale == 1:
+        return rgba
+    size = int(rgba.width * scale), int(rgba.height * scale)
+    if min(size) < 1:
+        raise ValueError(f"image: {rgba.width}x{rgba.height} is too narrow to reduce to {MAX_SIDE} pixels")
+    return rgba.resize(size, Image.Resampling.LANCZOS)
+
+
+def _object_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, upper, right, lower of a square around the object, pixels; it may leave the image."""
+    inside = alpha > OBJECT_ALPHA
+    columns, rows = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
+    if columns.size == 0:
+        raise ValueError(
+            f"image: no pixel has alpha above {OBJECT_ALPHA} of 255 (the largest is {alpha.max(initial=0)}): "
+            "everything is transparent; check the mask, it may be inverted"
+        )
+    left, right, upper, lower = (int(v) for v in (columns[0], columns[-1], rows[0], rows[-1]))
+    half = max(right - left, lower - upper) // 2
+    if half == 0:
+        raise ValueError(
+            f"image: the object is {right - left + 1}x{lower - upper + 1} pixels, expected 3 or more; check the mask"
+        )
+    x, y = (left + right) / 2, (upper + lower) / 2
+    # round() takes halves to the even side at both ends, so the box stays square.
+    return round(x - half), round(y - half), round(x + half), round(y + half)
+
+
+def _premultiplied(rgba: Image.Image) -> Image.Image:
+    values = _unit_array(rgba)
+    return Image.fromarray((values[:, :, :3] * values[:, :, 3:] * 255).astype(np.uint8))
+
+
+def _unit_array(image: Image.Image) -> np.ndarray:
+    """[H, W, C] float32, 0 to 1."""
+    return np.asarray(image).astype(np.float32) / 255
+
+
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    if size < 1:
+        raise ValueError(f"size: expected a positive number of pixels, got {size}")
+    return image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _check_rgb(image: Image.Image, name: str) -> None:
+    if image.mode != "RGB":
+        raise ValueError(f"{name}: expected an RGB image, as prepare_image returns it, got mode {image.mode}")
+
+
+def _to_bytes(values: Tensor, name: str) -> np.ndarray:
+    values = values.detach().to("cpu", torch.float32)
+    if values.isnan().any():
+        raise ValueError(f"{name}: expected numbers from 0 to 1, got NaN")
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def _batched_alpha(alpha: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """alpha: [B, H, W], [1, H, W] or [H, W] -> [B, H, W]."""
+    if isinstance(alpha, Tensor) and alpha.ndim == 2:
+        alpha = alpha[None]
+    check_tensor(alpha, "alpha", (None, None, None), FLOATS)
+    if alpha.shape[0] not in (1, shape[0]) or alpha.shape[1:] != shape[1:]:
+        placeholder = tuple(alpha.shape[1:]) == (_PLACEHOLDER_SIDE, _PLACEHOLDER_SIDE)
+        hint = "; LoadImage gives 64x64 for a file without alpha: remove the background first" if placeholder else ""
+        raise ValueError(f"alpha: expected {list(shape)}, or one for all images, got {list(alpha.shape)}{hint}")
+    return alpha.expand(shape)

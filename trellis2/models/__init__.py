@@ -1,0 +1,67 @@
+"""The networks, under the names that the published configuration files give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ..config import (
+    ConfigError,
+    FlowConfig,
+    ShapeDecoderConfig,
+    ShapeEncoderConfig,
+    SparseDecoderConfig,
+    SparseEncoderConfig,
+    StructureDecoderConfig,
+    StructureEncoderConfig,
+    parse,
+)
+from .latent_flow import LatentFlow
+from .layers import Backends
+from .shape_vae import ShapeDecoder, ShapeEncoder
+from .structure_flow import StructureFlow
+from .structure_vae import StructureDecoder, StructureEncoder
+from .texture_vae import TextureDecoder, TextureEncoder
+
+# published class name -> (configuration, network)
+NETWORKS: Mapping[str, tuple[type, type[nn.Module]]] = {
+    "SparseStructureFlowModel": (FlowConfig, StructureFlow),
+    "SLatFlowModel": (FlowConfig, LatentFlow),
+    "ElasticSLatFlowModel": (FlowConfig, LatentFlow),
+    "SparseStructureEncoder": (StructureEncoderConfig, StructureEncoder),
+    "SparseStructureDecoder": (StructureDecoderConfig, StructureDecoder),
+    "FlexiDualGridVaeEncoder": (ShapeEncoderConfig, ShapeEncoder),
+    "FlexiDualGridVaeDecoder": (ShapeDecoderConfig, ShapeDecoder),
+    "SparseUnetVaeEncoder": (SparseEncoderConfig, TextureEncoder),
+    "SparseUnetVaeDecoder": (SparseDecoderConfig, TextureDecoder),
+}
+
+
+def build_model(
+    description: Mapping[str, object],
+    where: str,
+    *,
+    dtype: str | None = None,
+    backends: Backends | None = None,
+    device: torch.device | str = "meta",
+) -> nn.Module:
+    """The network of a model's .json, in eval mode, with unset weights on `device` ("meta": none at all).
+
+    description: {"name": class name, "args": {...}}.  dtype: overrides the torso's.  Raises ConfigError.
+    """
+    if set(description) != {"name", "args"} or description["name"] not in NETWORKS:
+        raise ConfigError(f"{where}: expected 'args' and a 'name' among {list(NETWORKS)}, got {dict(description)}")
+    kind, network = NETWORKS[description["name"]]
+    config = parse(kind, description["args"], where)
+    if dtype is not None:
+        config = replace(config, dtype=dtype)
+    dense_vae = isinstance(config, StructureEncoderConfig | StructureDecoderConfig)
+    with torch.device(device):
+        model = network(config) if dense_vae else network(config, backends)
+    return model.requires_grad_(False).eval()
+
+
+__all__ = ["NETWORKS", "Backends", "build_model"]

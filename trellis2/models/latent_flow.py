@@ -1,0 +1,41 @@
+"""Flow model of a structured latent, shape or texture: a transformer over the occupied voxels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...o_voxel.checks import check_tensor
+from ..config import FlowConfig
+from ..ops.rope import rotary_angles
+from ..sparse.tensor import Ragged, SparseTensor
+from .layers import Backends, sinusoidal_positions
+from .transformer import FlowTransformer, TokenLayout
+
+
+class LatentFlow(FlowTransformer):
+    """Velocity of a sparse latent. Published names: SLatFlowModel, ElasticSLatFlowModel."""
+
+    def __init__(self, config: FlowConfig, backends: Backends | None = None) -> None:
+        super().__init__(config, backends or Backends())
+
+    def forward(
+        self, x: SparseTensor, t: Tensor, condition: Ragged, concat: SparseTensor | None = None
+    ) -> SparseTensor:
+        """x: [T, in] fp32 on B items' voxels.  t: [B] fp32, 1000 * time.  concat: more input channels on the same
+        voxels, after those of x (the texture model takes the shape latent so).  Returns [T, out] fp32."""
+        coords = x.coords
+        feats = x.feats if concat is None else torch.cat([x.feats, concat.feats], dim=1)
+        check_tensor(feats, "x and concat", (len(coords), self.config.in_channels), torch.float32)
+        check_tensor(t, "t", (coords.batch_size,), torch.float32)
+        rotation = embedding = None
+        if self.config.pe_mode == "rope":
+            rotation = coords.derive(("rope", self.config.head_channels, self.config.rope_freq), lambda: self._turns(x))
+        else:
+            embedding = sinusoidal_positions(coords.voxels, self.config.model_channels)
+        layout = TokenLayout(coords.lengths, coords.item, rotation)
+        return x.replace(self.predict(feats, t, condition, layout, embedding))
+
+    def _turns(self, x: SparseTensor) -> tuple[Tensor, Tensor]:
+        angles = rotary_angles(x.coords.voxels, self.config.head_channels, self.config.rope_freq)
+        return angles.cos(), angles.sin()

@@ -1,0 +1,80 @@
+"""Small layers that several networks share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Backends:
+    """Which implementation each op of a network uses; see `resolve_backend`."""
+
+    attention: str = "auto"
+    conv: str = "auto"
+    rope: str = "auto"
+    norm: str = "auto"
+
+
+class LayerNorm32(nn.LayerNorm):
+    """Layer norm over the last dimension, in fp32 whatever the input, returned in the input's dtype."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+class MultiHeadRMSNorm(nn.Module):
+    """Holds gamma [H, d] fp32; `rms_norm_rope` does the arithmetic, fused with the rotation."""
+
+    def __init__(self, heads: int, head_channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(heads, head_channels))
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoids of the time, cosines first, through a two-layer MLP: [B] fp32 to [B, C] fp32."""
+
+    FREQUENCIES = 128
+    MAX_PERIOD = 10_000
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * self.FREQUENCIES, channels), nn.SiLU(), nn.Linear(channels, channels))
+
+    def forward(self, t: Tensor) -> Tensor:
+        steps = torch.arange(self.FREQUENCIES, dtype=torch.float32, device=t.device)
+        angles = t[:, None].float() * torch.exp(-math.log(self.MAX_PERIOD) * steps / self.FREQUENCIES)
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+
+class FeedForward(nn.Module):
+    """Linear, tanh-approximated GELU, linear."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(x)
+
+
+def sinusoidal_positions(positions: Tensor, channels: int) -> Tensor:
+    """Absolute position embedding [T, C] float32 of voxels [T, 3]: per axis sines then cosines, zeros to fill C."""
+    per_axis = channels // 3 // 2
+    exponents = torch.arange(per_axis, dtype=torch.float32, device=positions.device) / per_axis
+    angles = positions.to(torch.float32)[:, :, None] / 10_000**exponents
+    waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    return F.pad(waves, (0, channels - waves.shape[1]))
+
+
+def cast_layers(modules: Iterable[nn.Module], kinds: tuple[type[nn.Module], ...], dtype: torch.dtype) -> None:
+    """Convert the layers of these kinds inside `modules` to `dtype`; norms and everything else stay fp32."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, kinds):
+                layer.to(dtype)

@@ -1,0 +1,49 @@
+"""Flow model of the sparse structure: a transformer over every voxel of a small dense grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...o_voxel.checks import check_tensor
+from ..config import FlowConfig
+from ..ops.rope import rotary_angles
+from ..sparse.tensor import Ragged
+from .layers import Backends, sinusoidal_positions
+from .transformer import FlowTransformer, TokenLayout
+
+
+class StructureFlow(FlowTransformer):
+    """Velocity of a dense latent. Published name: SparseStructureFlowModel.
+
+    The position table is a persistent buffer, as published. It follows from the configuration, so a file may lack it;
+    it is built with the default RoPE frequencies whatever `rope_freq` says, as in the reference.
+    """
+
+    def __init__(self, config: FlowConfig, backends: Backends | None = None) -> None:
+        super().__init__(config, backends or Backends())
+        axis = torch.arange(config.resolution)
+        positions = torch.cartesian_prod(axis, axis, axis)
+        if config.pe_mode == "rope":
+            angles = rotary_angles(positions, config.head_channels)
+            self.register_buffer("rope_phases", torch.polar(torch.ones_like(angles), angles))
+        else:
+            self.register_buffer("pos_emb", sinusoidal_positions(positions, config.model_channels))
+
+    def forward(self, x: Tensor, t: Tensor, condition: Ragged) -> Tensor:
+        """x: [B, in, R, R, R] fp32 (axes x, y, z).  t: [B] fp32, 1000 * time.  Returns [B, out, R, R, R] fp32."""
+        c, r = self.config.in_channels, self.config.resolution
+        items = check_tensor(x, "x", (None, c, r, r, r), torch.float32).shape[0]
+        check_tensor(t, "t", (items,), torch.float32)
+        cells = r**3
+        item = torch.arange(items, device=x.device).repeat_interleave(cells) if items != 1 else None
+        rotation = embedding = None
+        if self.config.pe_mode == "rope":
+            phases = torch.view_as_real(self.rope_phases).repeat(items, 1, 1)
+            rotation = (phases[..., 0], phases[..., 1])
+        else:
+            embedding = self.pos_emb.repeat(items, 1)
+        layout = TokenLayout((cells,) * items, item, rotation)
+        tokens = x.flatten(2).transpose(1, 2).flatten(0, 1)
+        out = self.predict(tokens, t, condition, layout, embedding)
+        return out.reshape(items, cells, -1).transpose(1, 2).reshape(items, -1, r, r, r)

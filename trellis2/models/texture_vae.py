@@ -1,0 +1,28 @@
+"""Texture VAE: the sparse U-Net between a latent and six PBR channels, on the shape's voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...o_voxel.grid import Grid
+from ...o_voxel.values import VoxelField
+from ..sparse import SparseTensor
+from .sparse_vae import SparseDecoder, SparseEncoder
+
+
+class TextureEncoder(SparseEncoder):
+    """Published name: SparseUnetVaeEncoder. Its input is `field_features`."""
+
+
+class TextureDecoder(SparseDecoder):
+    """Published name: SparseUnetVaeDecoder. Guided by the shape decoder's subdivisions."""
+
+    def fields(self, output: SparseTensor, resolution: int) -> list[VoxelField]:
+        """The PBR field of each item; values may leave [0, 1] a little, as in the reference."""
+        grid = Grid.cube(resolution)
+        return [VoxelField(voxels, feats * 0.5 + 0.5, grid) for voxels, feats in output.items()]
+
+
+def field_features(fields: Sequence[VoxelField]) -> SparseTensor:
+    """The encoder's input [N, 6] fp32: the PBR channels moved from [0, 1] to [-1, 1]."""
+    return SparseTensor.from_items([(f.coords, f.attrs.float() * 2 - 1) for f in fields])

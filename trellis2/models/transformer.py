@@ -1,0 +1,150 @@
+"""The flow transformer: one network for dense grids and for sparse voxels, which are both packed tokens to it.
+
+Letters: T tokens of all batch items together, B items, C model channels, H heads, d channels a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import FlowConfig
+from ..ops.attention import attention
+from ..ops.norm_modulate import norm_modulate
+from ..ops.rope import rms_norm_rope
+from ..sparse.tensor import Ragged
+from .layers import Backends, FeedForward, LayerNorm32, MultiHeadRMSNorm, TimestepEmbedder, cast_layers
+
+Rotation = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLayout:
+    """lengths: tokens of each item.  item: [T] int64, each token's item, None when B is 1.
+    rotation: (cos, sin) [T, d / 2] of the tokens' positions, None without RoPE."""
+
+    lengths: tuple[int, ...]
+    item: Tensor | None
+    rotation: Rotation | None
+
+    def per_token(self, values: Tensor) -> Tensor:
+        """[B, C] to something that broadcasts over tokens: [T, C], or [1, C] for one item."""
+        return values if self.item is None else values[self.item]
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: FlowConfig, backends: Backends) -> None:
+        super().__init__()
+        channels, self.heads, self.backends = config.model_channels, config.heads, backends
+        self.to_qkv = nn.Linear(channels, 3 * channels)
+        self.to_out = nn.Linear(channels, channels)
+        if config.qk_rms_norm:
+            self.q_rms_norm = MultiHeadRMSNorm(self.heads, config.head_channels)
+            self.k_rms_norm = MultiHeadRMSNorm(self.heads, config.head_channels)
+        self.normed = config.qk_rms_norm
+
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        q_gamma, k_gamma = (self.q_rms_norm.gamma, self.k_rms_norm.gamma) if self.normed else (None, None)
+        q = rms_norm_rope(q, q_gamma, layout.rotation, backend=self.backends.rope)
+        k = rms_norm_rope(k, k_gamma, layout.rotation, backend=self.backends.rope)
+        out = attention(q, k, v, layout.lengths, layout.lengths, backend=self.backends.attention)
+        return self.to_out(out.flatten(-2))
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, config: FlowConfig, backends: Backends) -> None:
+        super().__init__()
+        channels, self.heads, self.backends = config.model_channels, config.heads, backends
+        self.to_q = nn.Linear(channels, channels)
+        self.to_kv = nn.Linear(config.cond_channels, 2 * channels)
+        self.to_out = nn.Linear(channels, channels)
+        if config.qk_rms_norm_cross:
+            self.q_rms_norm = MultiHeadRMSNorm(self.heads, config.head_channels)
+            self.k_rms_norm = MultiHeadRMSNorm(self.heads, config.head_channels)
+        self.normed = config.qk_rms_norm_cross
+
+    def forward(self, x: Tensor, condition: Ragged, layout: TokenLayout) -> Tensor:
+        q = self.to_q(x).unflatten(-1, (self.heads, -1))
+        k, v = self.to_kv(condition.feats).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        if self.normed:
+            q = rms_norm_rope(q, self.q_rms_norm.gamma, None, backend=self.backends.rope)
+            k = rms_norm_rope(k, self.k_rms_norm.gamma, None, backend=self.backends.rope)
+        out = attention(q, k, v, layout.lengths, condition.lengths, backend=self.backends.attention)
+        return self.to_out(out.flatten(-2))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to the image, MLP; time enters as a modulation of the first and the last."""
+
+    def __init__(self, config: FlowConfig, backends: Backends) -> None:
+        super().__init__()
+        channels, self.backends = config.model_channels, backends
+        self.norm2 = LayerNorm32(channels, eps=1e-6)
+        self.self_attn = SelfAttention(config, backends)
+        self.cross_attn = CrossAttention(config, backends)
+        self.mlp = FeedForward(channels, int(channels * config.mlp_ratio))
+        if config.share_mod:
+            self.modulation = nn.Parameter(torch.randn(6 * channels) / channels**0.5)
+        else:
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
+        self.share_mod = config.share_mod
+
+    def forward(self, x: Tensor, modulation: Tensor, condition: Ragged, layout: TokenLayout) -> Tensor:
+        """x: [T, C].  modulation: [B, 6 C] when it is shared, else the time embedding [B, C]."""
+        if self.share_mod:
+            mixed = (self.modulation + modulation).to(x.dtype)
+        else:
+            mixed = self.adaLN_modulation(modulation)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mixed.chunk(6, dim=-1)
+        norm = self.backends.norm
+        h = norm_modulate(x, scale_msa, shift_msa, layout.item, backend=norm)
+        x = x + layout.per_token(gate_msa) * self.self_attn(h, layout)
+        x = x + self.cross_attn(self.norm2(x), condition, layout)
+        h = norm_modulate(x, scale_mlp, shift_mlp, layout.item, backend=norm)
+        return x + layout.per_token(gate_mlp) * self.mlp(h)
+
+
+class FlowTransformer(nn.Module):
+    """What the structure and the latent flow share: everything but where tokens come from."""
+
+    def __init__(self, config: FlowConfig, backends: Backends) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.model_channels
+        self.t_embedder = TimestepEmbedder(channels)
+        if config.share_mod:
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
+        self.input_layer = nn.Linear(config.in_channels, channels)
+        self.blocks = nn.ModuleList(Block(config, backends) for _ in range(config.num_blocks))
+        self.out_layer = nn.Linear(channels, config.out_channels)
+        self.torso_dtype = config.torso_dtype
+        cast_layers(self.blocks, (nn.Linear,), self.torso_dtype)
+
+    def predict(
+        self,
+        x: Tensor,  # [T, in_channels] fp32
+        t: Tensor,  # [B] fp32, 1000 * time
+        condition: Ragged,
+        layout: TokenLayout,
+        position_embedding: Tensor | None,  # [T, C] fp32, with pe_mode "ape"
+    ) -> Tensor:  # [T, out_channels] fp32
+        """The velocity. The blocks run in the torso's dtype, the ends in fp32."""
+        if len(condition.lengths) != len(layout.lengths):
+            raise ValueError(
+                f"condition: expected {len(layout.lengths)} items, one for each of x, got {len(condition.lengths)}"
+            )
+        h = self.input_layer(x)
+        if position_embedding is not None:
+            h = h + position_embedding
+        modulation = self.t_embedder(t)
+        if self.config.share_mod:
+            modulation = self.adaLN_modulation(modulation)
+        h, modulation = h.to(self.torso_dtype), modulation.to(self.torso_dtype)
+        condition = condition.replace(condition.feats.to(self.torso_dtype))
+        for block in self.blocks:
+            h = block(h, modulation, condition, layout)
+        return self.out_layer(F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=1e-5))

@@ -1,0 +1,52 @@
+"""Softmax attention over packed tokens: every item of a batch attends inside itself only.
+
+Letters: T query tokens and S key tokens of all items together, H heads, d channels a head.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ....o_voxel.checks import FLOATS, check_tensor
+from ....o_voxel.ops.backend import Choice, always, resolve_backend
+from . import reference, sdpa
+
+CHOICES = (Choice("sdpa", always), Choice("reference", always))
+IMPLEMENTATIONS = {"sdpa": sdpa.attend, "reference": reference.attend}
+
+
+def attention(
+    query: Tensor,  # [T, H, d]
+    key: Tensor,  # [S, H, d]
+    value: Tensor,  # [S, H, d]
+    query_lengths: tuple[int, ...],
+    key_lengths: tuple[int, ...],
+    *,
+    backend: str = "auto",
+) -> Tensor:  # [T, H, d]
+    """softmax(q k^T / sqrt(d)) v, no mask, no dropout.
+
+    query_lengths, key_lengths: tokens of each item, B entries each, summing to T and S; items are packed one after
+    the other. Equal lengths run as one dense batch, others item by item, so nothing is padded.
+    """
+    total, heads, width = check_tensor(query, "query", (None, None, None), FLOATS).shape
+    sources = check_tensor(key, "key", (None, heads, width), query.dtype).shape[0]
+    check_tensor(value, "value", (sources, heads, width), query.dtype)
+    if len(query_lengths) != len(key_lengths) or sum(query_lengths) != total or sum(key_lengths) != sources:
+        raise ValueError(
+            f"lengths: expected as many query as key items, summing to {total} and {sources} tokens, "
+            f"got {list(query_lengths)} and {list(key_lengths)}"
+        )
+    attend = IMPLEMENTATIONS[resolve_backend(backend, CHOICES, query.device, query.dtype)]
+    if len(set(query_lengths)) <= 1 and len(set(key_lengths)) <= 1:
+        items = max(len(query_lengths), 1)
+        dense = (x.reshape(items, -1, heads, width) for x in (query, key, value))
+        return attend(*dense).reshape(total, heads, width)
+    out = query.new_empty(query.shape)
+    pairs = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
+    for target, (q, k, v) in zip(out.split(query_lengths), pairs, strict=True):
+        target.copy_(attend(q[None], k[None], v[None])[0])
+    return out
+
+
+__all__ = ["CHOICES", "attention"]

@@ -1,0 +1,50 @@
+"""Query and key preparation: RMS normalisation per head, then rotary position embedding in three dimensions.
+
+Letters: T tokens, H heads, d channels a head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ....o_voxel.checks import FLOATS, check_tensor
+from ....o_voxel.ops.backend import Choice, always, resolve_backend
+from .reference import norm_rotate
+
+CHOICES = (Choice("reference", always),)
+
+
+def rotary_angles(positions: Tensor, head_channels: int, base: tuple[float, float] = (1.0, 10000.0)) -> Tensor:
+    """Rotation angles [T, d / 2] float32 of voxel positions [T, 3] (x, y, z), int.
+
+    Each axis has F = d // 2 // 3 frequencies base[0] * base[1] ** (-j / F); the rest of d / 2 is padded with angle 0.
+    """
+    check_tensor(positions, "positions", (None, 3))
+    per_axis = head_channels // 2 // 3
+    exponents = torch.arange(per_axis, dtype=torch.float32, device=positions.device) / per_axis
+    frequencies = base[0] / base[1] ** exponents
+    angles = (positions.to(torch.float32)[:, :, None] * frequencies).flatten(1)
+    return torch.nn.functional.pad(angles, (0, head_channels // 2 - 3 * per_axis))
+
+
+def rms_norm_rope(
+    x: Tensor,  # [T, H, d]
+    gamma: Tensor | None,  # [H, d] fp32; None: no norm
+    rotation: tuple[Tensor, Tensor] | None,  # (cos, sin), [T, d / 2] fp32 each; None: no rotation
+    *,
+    backend: str = "auto",
+) -> Tensor:  # [T, H, d]
+    """x / ||x|| * sqrt(d) * gamma, then pairs (x[2i], x[2i+1]) turned by angle i. In fp32, returned in x's dtype."""
+    t, heads, width = check_tensor(x, "x", (None, None, None), FLOATS).shape
+    if gamma is not None:
+        check_tensor(gamma, "gamma", (heads, width), torch.float32)
+    for name, part in zip(("cos", "sin"), rotation or (), strict=False):
+        check_tensor(part, name, (t, width // 2), torch.float32)
+    resolve_backend(backend, CHOICES, x.device, x.dtype)
+    return norm_rotate(x, gamma, rotation, scale=math.sqrt(width))
+
+
+__all__ = ["CHOICES", "rms_norm_rope", "rotary_angles"]

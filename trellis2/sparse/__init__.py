@@ -1,0 +1,15 @@
+"""Sparse tensors: features on voxels, and the voxels with everything derived from them."""
+
+from .coords import CoordSet, Subdivision
+from .layers import SubmanifoldConv3d, channel_to_spatial, spatial_to_channel
+from .tensor import Ragged, SparseTensor
+
+__all__ = [
+    "CoordSet",
+    "Ragged",
+    "SparseTensor",
+    "Subdivision",
+    "SubmanifoldConv3d",
+    "channel_to_spatial",
+    "spatial_to_channel",
+]

@@ -1,0 +1,45 @@
+"""Layers on sparse tensors. Linear layers and norms act on the features alone and need no twin here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.submanifold_conv import submanifold_conv
+from .coords import Subdivision
+from .tensor import SparseTensor
+
+
+class SubmanifoldConv3d(nn.Module):
+    """3x3x3 submanifold convolution. weight: [out, 3, 3, 3, in], first kernel axis x."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, backend: str = "auto") -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.backend = backend
+        self.weight = nn.Parameter(torch.empty(out_channels, 3, 3, 3, in_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        bound = (27 * in_channels) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        neighbors = x.coords.neighbors(self.dilation)
+        return x.replace(submanifold_conv(x.feats, neighbors, self.weight, self.bias, backend=self.backend))
+
+
+def spatial_to_channel(x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
+    """[M, C] on the fine voxels to [N, 8 C] on the coarse ones; child s fills channels s C to (s + 1) C.
+
+    Missing children are zero. `subdivision.fine` must be the voxels of `x`.
+    """
+    channels = x.feats.shape[1]
+    packed = x.feats.new_zeros(len(subdivision.coarse), 8, channels)
+    packed[subdivision.parent, subdivision.child] = x.feats
+    return SparseTensor(packed.flatten(1), subdivision.coarse)
+
+
+def channel_to_spatial(x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
+    """[N, 8 C] on the coarse voxels to [M, C] on the fine ones: the inverse of `spatial_to_channel`."""
+    children = x.feats.unflatten(1, (8, -1))
+    return SparseTensor(children[subdivision.parent, subdivision.child], subdivision.fine)
