@@ -4,8 +4,8 @@
     python3 install.py --demo    a fresh machine: makes .venv, installs, turns a picture into output/demo.glb
     python3 install.py --test    a fresh machine: makes .venv, installs, runs the tests
 
-Everything may be run again: what is there is left alone. Arguments after --demo go to `trellis2 generate`, after --test to
-pytest. Exit codes are those of the command that failed, else 0.
+Everything may be run again: what is there is left alone. Arguments after --demo go to `trellis2 generate`, those after
+--test to pytest. Exit codes are those of the command that failed, else 0.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DEMO_IMAGE = "assets/images/chair.png"
 DEMO_OUTPUT = "output/demo.glb"
 
 # `python -m pytest` would put the root on sys.path, where our `nodes` hides ComfyUI's `nodes.py`.
-PYTEST = "import sys; sys.path.remove(''); import pytest; sys.exit(pytest.console_main())"
+PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.console_main())"
 HAS_PIP = "import importlib.util, sys; sys.exit(importlib.util.find_spec('pip') is None)"
 
 NO_VENV = """this Python cannot make a virtual environment (it lacks venv or ensurepip).
@@ -59,7 +59,12 @@ COMPARE = {
 }
 REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?P<bounds>[<>=!].*)?")
 BOUND = re.compile(r"(==|!=|>=|<=|>|<)\s*(\d+(?:\.\d+)*)")
-VERSION = re.compile(r"(?:\d+!)?(\d+(?:\.\d+)*)(?:[-_.]?[a-z]+[-_.]?\d*)*(?:\+[a-z0-9.]+)?", re.IGNORECASE)
+VERSION = re.compile(
+    r"(?:\d+!)?(\d+(?:\.\d+)*)"
+    r"(?:[-_.]?(?:a|b|c|rc|alpha|beta|pre|preview|post|rev|r|dev)[-_.]?\d*){0,3}"
+    r"(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?",
+    re.IGNORECASE,
+)
 
 
 class InstallError(Exception):
@@ -203,7 +208,7 @@ def add_missing(machine: Machine, wanted: Sequence[Requirement]) -> int:
 
         def install(some: Sequence[Requirement]) -> int:
             say("installing " + ", ".join(map(str, some)))
-            return machine.run([*command, "-c", str(pins), *map(str, some)])
+            return machine.run([*command, "-q", "-c", str(pins), *map(str, some)])
 
         if install(lacking) == 0:
             return 0
@@ -259,7 +264,7 @@ def ensure_venv(machine: Machine) -> Path:
     if machine.has_module("ensurepip"):
         steps = [[*make, folder]]
     elif machine.has_module("pip"):  # Debian keeps ensurepip in another package; a pip can still bring a pip
-        packages = Path(folder, "lib", "python{}.{}".format(*sys.version_info[:2]), "site-packages")
+        packages = Path(folder, "lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
         steps = [[*make, "--without-pip", folder], [*installer(machine), "--target", str(packages), "pip"]]
     else:
         raise InstallError(NO_VENV)
@@ -269,7 +274,7 @@ def ensure_venv(machine: Machine) -> Path:
 
 
 def in_environment(machine: Machine, arguments: Sequence[str], job: Callable[[], int]) -> int:
-    """`job()` when this Python is a virtual environment's, else this script with `arguments` by the Python of `.venv`."""
+    """`job()` when this Python is a virtual environment's, else this script with `arguments`, run by `.venv`'s."""
     if machine.in_venv:
         return job()
     return machine.run([str(ensure_venv(machine)), str(machine.root / "install.py"), *arguments])
@@ -278,7 +283,7 @@ def in_environment(machine: Machine, arguments: Sequence[str], job: Callable[[],
 # Jobs
 
 
-def demo(machine: Machine, arguments: Sequence[str]) -> int:
+def run_demo(machine: Machine, arguments: Sequence[str]) -> int:
     """A picture of the repository to output/demo.glb, through every stage, with a tiny random model."""
     command = [machine.python, str(machine.root / "install.py"), "--run-cli"]
     generate = ["generate", DEMO_IMAGE, "-o", DEMO_OUTPUT, "--model", TINY_MODEL, "--resolution", "512", *arguments]
@@ -287,15 +292,17 @@ def demo(machine: Machine, arguments: Sequence[str]) -> int:
         if code == 0:
             say("trellis2 " + " ".join(step))
             code = machine.run([*command, *step])
+    if code == 0:
+        say(f"done: {DEMO_OUTPUT}")
     return code
 
 
-def test(machine: Machine, arguments: Sequence[str]) -> int:
+def run_tests(machine: Machine, arguments: Sequence[str]) -> int:
     """The tests."""
     return prepare(machine, TEST_REQUIREMENTS) or machine.run([machine.python, "-c", PYTEST, *arguments])
 
 
-def lint(machine: Machine, arguments: Sequence[str]) -> int:
+def run_linter(machine: Machine, arguments: Sequence[str]) -> int:
     """The linter."""
     return prepare(machine, TEST_REQUIREMENTS) or machine.run([machine.python, "-m", "ruff", "check", *arguments])
 
@@ -318,7 +325,7 @@ def run_cli(machine: Machine, arguments: Sequence[str]) -> int:
 
 
 def accelerator(machine: Machine, name: str) -> int:
-    """Installs an optional accelerator from wheels/index.json if there is a build for this machine, else says why not."""
+    """Installs an optional accelerator if wheels/index.json has a build for this machine, else says why not."""
     resolver = load_file(f"{ALIAS}_wheels_resolve", machine.root / "wheels" / "resolve.py")
     index = resolver.read_index(machine.root / "wheels" / "index.json")
     choice = resolver.resolve(name, resolver.this_host(), index)
@@ -327,7 +334,8 @@ def accelerator(machine: Machine, name: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--demo", action="store_true", help="make a mesh from a picture, in .venv")
     mode.add_argument("--test", action="store_true", help="run the tests, in .venv")
@@ -341,7 +349,7 @@ def main(argv: Sequence[str], machine: Machine) -> int:
     """Runs the mode that `argv` names; its exit code."""
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
-    job = {"--demo": demo, "--test": test, "--lint": lint}.get(argv[0] if argv else "")
+    job = {"--demo": run_demo, "--test": run_tests, "--lint": run_linter}.get(argv[0] if argv else "")
     if rest and job is None:
         parser.error(f"unknown argument {rest[0]}")
     try:

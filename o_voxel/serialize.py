@@ -15,7 +15,7 @@ from .checks import check_tensor
 MAX_BITS = 21
 Axes = tuple[int, int, int]
 
-# (shift, mask) steps that pull the bits of a number apart to every third bit, widest first.
+# Spreading a number's bits to every third: (shift, mask) a step. Compacting takes the steps back.
 _SPREAD = (
     (32, 0x001F00000000FFFF),
     (16, 0x001F0000FF0000FF),
@@ -23,7 +23,13 @@ _SPREAD = (
     (4, 0x10C30C30C30C30C3),
     (2, 0x1249249249249249),
 )
-_COMPACT = (*((shift, mask) for (shift, _), (_, mask) in zip(_SPREAD[::-1], _SPREAD[-2::-1])), (32, 0x1FFFFF))
+_COMPACT = (
+    (2, 0x10C30C30C30C30C3),
+    (4, 0x100F00F00F00F00F),
+    (8, 0x001F0000FF0000FF),
+    (16, 0x001F00000000FFFF),
+    (32, 0x00000000001FFFFF),
+)
 
 
 def encode_z_order(coords: Tensor, axes: Axes = (0, 1, 2)) -> Tensor:

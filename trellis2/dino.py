@@ -5,7 +5,7 @@ layer norm that has no weights. Letters: B images, S pixels a side, P = (S / pat
 T = 1 + R + P tokens, C channels, H heads, D = C / H.
 
 Module names are the keys of the published transformers checkpoint (facebook/dinov3-vitl16-pretrain-lvd1689m);
-`to_transformers_keys` brings the timm and ComfyUI layouts to it. Architecture: Siméoni et al., DINOv3, arXiv 2508.10104.
+`to_transformers_keys` brings the timm and ComfyUI layouts to them. Architecture: DINOv3, arXiv 2508.10104.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..o_voxel.checks import FLOATS, check_tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DinoConfig:
-    """The shape of one DINOv3 ViT with a plain GELU MLP. rope_theta: the longest RoPE period, in half image sides."""
+    """The shape of one DINOv3 ViT with a plain GELU MLP. RoPE's periods go from 1 to almost rope_theta half images."""
 
     hidden_size: int
     num_layers: int

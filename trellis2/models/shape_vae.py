@@ -21,19 +21,18 @@ class ShapeEncoder(SparseEncoder):
 class ShapeDecoder(SparseDecoder):
     """Published name: FlexiDualGridVaeDecoder. `dual_grids` reads its output."""
 
-    def dual_grids(self, output: SparseTensor, resolution: int) -> list[DualGrid]:
-        """The dual grid of each item, from the decoder's seven channels on a grid of `resolution` voxels a side."""
+    def dual_grids(self, output: SparseTensor, resolutions: Sequence[int]) -> list[DualGrid]:
+        """The dual grid of each item, from the decoder's seven channels on grids of these many voxels a side."""
         margin = self.config.voxel_margin
-        grid = Grid.cube(resolution)
         return [
             DualGrid(
                 coords=voxels,
                 dual=(1 + 2 * margin) * torch.sigmoid(feats[:, 0:3]) - margin,
                 intersected=feats[:, 3:6] > 0,
-                grid=grid,
+                grid=Grid.cube(resolution),
                 split_weight=F.softplus(feats[:, 6]),
             )
-            for voxels, feats in output.items()
+            for (voxels, feats), resolution in zip(output.items(), resolutions, strict=True)
         ]
 
 

@@ -22,13 +22,13 @@ class StructureFlow(FlowTransformer):
 
     def __init__(self, config: FlowConfig, backends: Backends | None = None) -> None:
         super().__init__(config, backends or Backends())
-        axis = torch.arange(config.resolution)
-        positions = torch.cartesian_prod(axis, axis, axis)
-        if config.pe_mode == "rope":
-            angles = rotary_angles(positions, config.head_channels)
-            self.register_buffer("rope_phases", torch.polar(torch.ones_like(angles), angles))
-        else:
-            self.register_buffer("pos_emb", sinusoidal_positions(positions, config.model_channels))
+        for name, table in position_table(config).items():
+            self.register_buffer(name, table)
+
+    def derived_buffers(self) -> dict[str, Tensor]:
+        """The position table on the CPU, for a checkpoint that lacks it."""
+        with torch.device("cpu"):
+            return position_table(self.config)
 
     def forward(self, x: Tensor, t: Tensor, condition: Ragged) -> Tensor:
         """x: [B, in, R, R, R] fp32 (axes x, y, z).  t: [B] fp32, 1000 * time.  Returns [B, out, R, R, R] fp32."""
@@ -47,3 +47,14 @@ class StructureFlow(FlowTransformer):
         tokens = x.flatten(2).transpose(1, 2).flatten(0, 1)
         out = self.predict(tokens, t, condition, layout, embedding)
         return out.reshape(items, cells, -1).transpose(1, 2).reshape(items, -1, r, r, r)
+
+
+def position_table(config: FlowConfig) -> dict[str, Tensor]:
+    """The persistent buffer of the grid's positions, rows in (x, y, z) order, z fastest, under its published name:
+    rope_phases [R^3, d / 2] complex64, or pos_emb [R^3, C] float32."""
+    axis = torch.arange(config.resolution)
+    positions = torch.cartesian_prod(axis, axis, axis)
+    if config.pe_mode == "ape":
+        return {"pos_emb": sinusoidal_positions(positions, config.model_channels)}
+    angles = rotary_angles(positions, config.head_channels)
+    return {"rope_phases": torch.polar(torch.ones_like(angles), angles)}

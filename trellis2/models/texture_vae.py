@@ -17,10 +17,13 @@ class TextureEncoder(SparseEncoder):
 class TextureDecoder(SparseDecoder):
     """Published name: SparseUnetVaeDecoder. Guided by the shape decoder's subdivisions."""
 
-    def fields(self, output: SparseTensor, resolution: int) -> list[VoxelField]:
-        """The PBR field of each item; values may leave [0, 1] a little, as in the reference."""
-        grid = Grid.cube(resolution)
-        return [VoxelField(voxels, feats * 0.5 + 0.5, grid) for voxels, feats in output.items()]
+    def fields(self, output: SparseTensor, resolutions: Sequence[int]) -> list[VoxelField]:
+        """The PBR field of each item, on grids of these many voxels a side. Values may leave [0, 1] a little, as in
+        the reference."""
+        return [
+            VoxelField(voxels, feats * 0.5 + 0.5, Grid.cube(resolution))
+            for (voxels, feats), resolution in zip(output.items(), resolutions, strict=True)
+        ]
 
 
 def field_features(fields: Sequence[VoxelField]) -> SparseTensor:

@@ -1,0 +1,40 @@
+"""Files: voxels as .vxz, .npz or .ply, which the original, microsoft/TRELLIS.2's o_voxel, reads and writes too.
+
+`read_voxels` and `write_voxels` go by the suffix; `iter_vxz` reads a chunk at a time. Malformed files raise ValueError
+with the file's name and the fault, in bounded memory; a file is written whole or not at all.
+"""
+
+from .files import MAX_BYTES
+from .npz import read_npz, write_npz
+from .ply import read_ply, write_ply
+from .records import (
+    VoxelRecords,
+    dual_grid_to_records,
+    field_to_records,
+    records_to_dual_grid,
+    records_to_field,
+)
+from .voxels import read_voxels, write_voxels
+from .vxz import iter_vxz, read_vxz, read_vxz_header, write_vxz
+from .vxz_header import VxzHeader, VxzLayout
+
+__all__ = [
+    "MAX_BYTES",
+    "VoxelRecords",
+    "VxzHeader",
+    "VxzLayout",
+    "dual_grid_to_records",
+    "field_to_records",
+    "iter_vxz",
+    "read_npz",
+    "read_ply",
+    "read_voxels",
+    "read_vxz",
+    "read_vxz_header",
+    "records_to_dual_grid",
+    "records_to_field",
+    "write_npz",
+    "write_ply",
+    "write_voxels",
+    "write_vxz",
+]

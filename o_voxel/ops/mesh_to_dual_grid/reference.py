@@ -1,0 +1,341 @@
+"""Mesh -> dual grid of one slab in plain torch, on any device: the meaning of the op, and the fallback.
+
+Letters: T triangles, R rows (a triangle and a grid line over it), H crossings, P pairs of a voxel and a term of its
+system, N voxels. Axes a and b follow `axis` cyclically: (axis, a, b) is a rotation of (x, y, z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import kernel_formulas as formulas
+from .soup import MIN_REGULARIZATION, Part, QefWeights, Slab, Soup, expand
+
+SLAB_VOXELS = 1 << 27
+TRIANGLES_A_STEP = 1 << 18
+SLACK_VOXELS = 1e-6  # candidates only have to contain the voxels that pass the test
+LONG_ROW = 8  # columns
+ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of the symmetric A
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Grid lines along a over triangles seen along `axis`: triangle [R]; place [R], the line's number along b less 1;
+    left, right: [R, 2] float64, where it enters and leaves the triangle: world position along a and along `axis`.
+    """
+
+    triangle: Tensor
+    place: Tensor
+    left: Tensor
+    right: Tensor
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Crossings:
+    """Where triangles cross grid edges along `axis`: triangle [H]; cell [H, 3], the lowest of the four voxels round
+    the edge; height [H] float64, place along the edge in voxels from the cell's low side.
+    """
+
+    triangle: Tensor
+    cell: Tensor
+    height: Tensor
+    axis: int
+
+
+def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
+    """The slab's voxels, dual vertices and flags."""
+    steps = slab.triangles.split(TRIANGLES_A_STEP)
+    crossings = [_crossings(_rows(soup, slab, step, axis), soup, slab) for step in steps for axis in range(3)]
+    keys = torch.unique(torch.cat([_keys(cell, soup, slab) for c in crossings for cell, _ in _voxels_around(c)]))
+    keys = keys[keys >= 0]
+    system = torch.zeros((len(keys), 9), dtype=torch.int64, device=keys.device)
+    intersected = torch.zeros((len(keys), 3), dtype=torch.bool, device=keys.device)
+    for crossing in crossings:
+        for cell, hit in _voxels_around(crossing):
+            voxel, pair = _find(keys, cell, soup, slab)
+            _add_planes(system, voxel, cell[pair], crossing.triangle[pair], soup, 1.0)
+            _add_points(system, voxel, hit[pair], soup, max(weights.regularization, MIN_REGULARIZATION))
+        intersected[_find(keys, crossing.cell, soup, slab)[0], crossing.axis] = True
+    for step in steps if weights.face > 0 else ():
+        triangle, cell = _overlaps(_cells_near(soup, slab, step), soup)
+        voxel, pair = _find(keys, cell, soup, slab)
+        _add_planes(system, voxel, cell[pair], triangle[pair], soup, weights.face)
+    if weights.boundary > 0:
+        segment, cell = _cells_along(soup, slab)
+        voxel, pair = _find(keys, cell, soup, slab)
+        _add_lines(system, voxel, cell[pair], soup.segments[segment[pair]], soup, weights.boundary)
+    return Part(_coords(keys, soup), _solve_in_box(system), intersected)
+
+
+def _rows(soup: Soup, slab: Slab, triangles: Tensor, axis: int) -> Rows:
+    a, b = (axis + 1) % 3, (axis + 2) % 3
+    corners = soup.corners[triangles][:, :, [a, b, axis]].to(torch.float64)
+    order = corners[:, :, 1].argsort(dim=1, stable=True)
+    corners = corners.gather(1, order[:, :, None].expand(-1, -1, 3))
+    start, middle, stop = _index(corners[:, :, 1], soup, b).unbind(dim=1)
+    owner, place = _expand_range(*_clip(start, stop, b, slab))
+    low, mid, high = corners[owner].unbind(dim=1)
+    before = (place < middle[owner])[:, None]
+    apex, base = torch.where(before, low, high), torch.where(before, high, low)
+    line = _line(place, soup, b)
+    ends = [
+        torch.stack([formulas.interpolate(line, apex[:, 1], to[:, 1], apex[:, i], to[:, i]) for i in (0, 2)], dim=1)
+        for to in (mid, base)
+    ]
+    swap = ends[0][:, :1] > ends[1][:, :1]
+    left, right = torch.where(swap, ends[1], ends[0]), torch.where(swap, ends[0], ends[1])
+    return Rows(triangles[owner], place, left, right, axis)
+
+
+def _crossings(rows: Rows, soup: Soup, slab: Slab) -> Crossings:
+    """Crossings whose own cell, or its neighbour along x, is in the slab."""
+    axis, a, b = rows.axis, (rows.axis + 1) % 3, (rows.axis + 2) % 3
+    start, stop = _clip(_index(rows.left[:, 0], soup, a), _index(rows.right[:, 0], soup, a), a, slab)
+    if axis == 0:
+        # A short row is not worth it, and its slope may be too steep to extrapolate.
+        slope = (rows.right[:, 1] - rows.left[:, 1]) / (rows.right[:, 0] - rows.left[:, 0])
+        first = rows.left[:, 1] + slope * (soup.voxel_size[a] - rows.left[:, 0])
+        slope = torch.where(stop - start > LONG_ROW, slope * soup.voxel_size[a], 0.0) / soup.voxel_size[axis]
+        start, stop = _narrow(start, stop, first / soup.voxel_size[axis], slope, slab)
+    entry, column = _expand_range(start, stop)
+    left, right = rows.left[entry], rows.right[entry]
+    depth = formulas.interpolate(_line(column, soup, a), left[:, 0], right[:, 0], left[:, 1], right[:, 1])
+    depth = depth / soup.voxel_size[axis]
+    layer = depth.floor()
+    low, high = (slab.low, slab.high) if axis == 0 else (0, soup.shape[axis])
+    keep = ((layer >= low) & (layer < high)).nonzero()[:, 0]
+    cell = torch.empty((len(keep), 3), dtype=torch.int64, device=keep.device)
+    cell[:, a], cell[:, b], cell[:, axis] = column[keep], rows.place[entry[keep]], layer[keep].to(torch.int64)
+    return Crossings(rows.triangle[entry[keep]], cell, (depth - layer)[keep], axis)
+
+
+def _voxels_around(crossing: Crossings) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each of the four voxels round the edge: cells [H, 3], and the crossing from its low corner [H, 3] float64."""
+    a, b = (crossing.axis + 1) % 3, (crossing.axis + 2) % 3
+    for da in (0, 1):
+        for db in (0, 1):
+            cell, hit = crossing.cell.clone(), crossing.height[:, None].repeat(1, 3)
+            cell[:, a] += da
+            cell[:, b] += db
+            hit[:, a], hit[:, b] = 1.0 - da, 1.0 - db
+            yield cell, hit
+
+
+def _cells_near(soup: Soup, slab: Slab, triangles: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of a triangle [P] and a cell [P, 3] in slab and triangle's box: every one that overlaps, few others.
+
+    Columns of cells along `axis`, the largest component of the normal, each met by the plane over at most 3 cells.
+    """
+    triangles = triangles[(soup.normals[triangles] != 0).any(dim=1)]
+    axes = soup.normals[triangles].abs().argmax(dim=1)
+    pairs = [_cells_near_along(soup, slab, triangles[axes == axis], axis) for axis in range(3)]
+    triangle, cell = (torch.cat(column) for column in zip(*pairs, strict=True))
+    return triangle, cell
+
+
+def _cells_near_along(soup: Soup, slab: Slab, triangles: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    a, b = (axis + 1) % 3, (axis + 2) % 3
+    corners = soup.corners[triangles].to(torch.float64) / soup.normals.new_tensor(soup.voxel_size)
+    low, high = corners.amin(dim=1), corners.amax(dim=1)
+    start = low.floor().clamp(min=0).to(torch.int64)
+    stop = torch.minimum(high.floor(), high.new_tensor(soup.shape) - 1).to(torch.int64) + 1
+    start[:, 0], stop[:, 0] = start[:, 0].clamp(min=slab.low), stop[:, 0].clamp(max=slab.high)
+
+    owner, row = _expand_range(start[:, b], stop[:, b])
+    near, far = _span(corners[owner][:, :, [a, b]], row)
+    first = torch.maximum((near - SLACK_VOXELS).floor().to(torch.int64), start[owner, a])
+    last = torch.minimum((far + SLACK_VOXELS).floor().to(torch.int64) + 1, stop[owner, a])
+    normals = soup.normals[triangles[owner]]
+    at_zero = soup.offsets[triangles[owner]] - 0.5 * normals[:, a] - normals[:, b] * (row + 0.5)
+    at_zero, slope = at_zero / normals[:, axis], -normals[:, a] / normals[:, axis]
+    if axis == 0:
+        first, last = _narrow(first, last, at_zero, slope, slab)
+    entry, column = _expand_range(first, last)
+
+    middle = at_zero[entry] + slope[entry] * column
+    half = (normals[:, a].abs() + normals[:, b].abs()) / normals[:, axis].abs() / 2 + SLACK_VOXELS
+    owner, half = owner[entry], half[entry]
+    first = torch.maximum((middle - half).floor().to(torch.int64), start[owner, axis])
+    last = torch.minimum((middle + half).floor().to(torch.int64) + 1, stop[owner, axis])
+    pair, height = _expand_range(first, last)
+    cell = torch.empty((len(pair), 3), dtype=torch.int64, device=pair.device)
+    cell[:, a], cell[:, b], cell[:, axis] = column[pair], row[entry[pair]], height
+    return triangles[owner[pair]], cell
+
+
+def _span(corners: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """Low and high end [R] along the first axis of flat triangles [R, 3, 2] within row <= second axis <= row + 1."""
+    to = corners.roll(-1, dims=1)
+    rise = to[:, :, 1] - corners[:, :, 1]
+    rise = torch.where(rise == 0, 1.0, rise)
+    ends = [
+        corners[:, :, 0] + ((row[:, None] + d - corners[:, :, 1]) / rise).clamp(0, 1) * (to - corners)[:, :, 0]
+        for d in (0, 1)
+    ]
+    ends = torch.cat(ends, dim=1)
+    return ends.amin(dim=1), ends.amax(dim=1)
+
+
+def _overlaps(pairs: tuple[Tensor, Tensor], soup: Soup) -> tuple[Tensor, Tensor]:
+    """The pairs of which the triangle meets the cell, touching included (separating axes, without the boxes)."""
+    triangle, cell = pairs
+    normal = soup.normals[triangle]
+    corners = soup.corners[triangle].to(torch.float64) / normal.new_tensor(soup.voxel_size)
+    meets = formulas.plane_meets_box(soup.offsets[triangle] - _dot(normal, cell), *normal.unbind(dim=1))
+    for axis in range(3):
+        u, v = (axis + 1) % 3, (axis + 2) % 3
+        sign = torch.where(normal[:, axis] < 0, -1.0, 1.0)
+        for i in range(3):
+            p, q = corners[:, i], corners[:, (i + 1) % 3]
+            clearance = formulas.edge_clearance(cell[:, u], cell[:, v], p[:, u], p[:, v], q[:, u], q[:, v], sign)
+            meets &= clearance >= 0
+    return triangle[meets], cell[meets]
+
+
+def _cells_along(soup: Soup, slab: Slab) -> tuple[Tensor, Tensor]:
+    """Pairs of an open edge [P] and a cell [P, 3] that it passes: the one it starts in, and each that it enters."""
+    ends = soup.segments[slab.segments].to(torch.float64) / soup.normals.new_tensor(soup.voxel_size)
+    start, stop = ends.unbind(dim=1)
+    way = stop - start
+    found = [(slab.segments, start.floor())]
+    for axis in range(3):
+        forward = way[:, axis] > 0
+        limits = (slab.low, slab.high) if axis == 0 else (0, soup.shape[axis])
+        near, far = torch.where(forward, start[:, axis], stop[:, axis]), torch.where(forward, stop[:, axis], start[:, axis])
+        # Grid planes met: after the start's cell, up to and including the end; a plane the edge starts on, backward.
+        first = torch.where(forward, near.floor() + 1, near.ceil()).clamp(min=limits[0])
+        last = far.floor().clamp(max=limits[1])
+        last = torch.where(way[:, axis] == 0, first - 1, last)
+        owner, plane = _expand_range(first.to(torch.int64), last.to(torch.int64) + 1)
+        part = (plane - start[owner, axis]) / way[owner, axis]
+        cell = (start[owner] + part[:, None] * way[owner]).floor()
+        cell[:, axis] = torch.where(forward[owner], plane, plane - 1)
+        found.append((slab.segments[owner], cell))
+    segment, cell = (torch.cat(column) for column in zip(*found, strict=True))
+    return segment, cell.to(torch.int64)
+
+
+def _add_planes(system: Tensor, voxel: Tensor, cell: Tensor, triangle: Tensor, soup: Soup, weight: float) -> None:
+    """Adds the squared distance to each triangle's plane to the voxels' systems: n n^T u = n distance."""
+    normal = soup.normals[triangle]
+    distance = soup.offsets[triangle] - _dot(normal, cell)
+    terms = [normal[:, i] * normal[:, j] for i, j in ENTRIES] + [normal[:, i] * distance for i in range(3)]
+    _add(system, voxel, [weight * term for term in terms])
+
+
+def _add_points(system: Tensor, voxel: Tensor, point: Tensor, soup: Soup, weight: float) -> None:
+    """Adds the squared distance to points [P, 3], in voxels from the voxel's low corner."""
+    weights = [weight * s * s for s in soup.stretch]
+    none = torch.zeros_like(point[:, 0])
+    terms = [none + weights[i] if i == j else none for i, j in ENTRIES] + [weights[i] * point[:, i] for i in range(3)]
+    _add(system, voxel, terms)
+
+
+def _add_lines(system: Tensor, voxel: Tensor, cell: Tensor, ends: Tensor, soup: Soup, weight: float) -> None:
+    """Adds the squared distance to the lines through `ends` [P, 2, 3] float32: (I - d d^T)(u - start) = 0."""
+    start, stop = ends.to(torch.float64).unbind(dim=1)
+    size, stretch = start.new_tensor(soup.voxel_size), start.new_tensor(soup.stretch)
+    way = stop - start
+    way = way / _dot(way, way).sqrt()[:, None]
+    start = start / size - cell
+    matrix = {(i, j): (float(i == j) - way[:, i] * way[:, j]) * (stretch[i] * stretch[j]) for i, j in ENTRIES}
+    rows = [[matrix[min(i, j), max(i, j)] for j in range(3)] for i in range(3)]
+    terms = list(matrix.values()) + [_dot(torch.stack(row, dim=1), start) for row in rows]
+    _add(system, voxel, [weight * term for term in terms])
+
+
+def _add(system: Tensor, voxel: Tensor, terms: list[Tensor]) -> None:
+    fixed = torch.stack([(term * formulas.FIXED_POINT).to(torch.int64) for term in terms], dim=1)
+    system.index_add_(0, voxel, fixed)
+
+
+def _solve_in_box(system: Tensor) -> Tensor:
+    """The point [N, 3] float32 of the unit box where u^T A u - 2 b . u is least, for systems [N, 9] int64.
+
+    The unconstrained best decides one face of the box at most per axis; the best of the box is inside, or on one of
+    those faces, where the same holds with one axis less. So the six orders of fixing the axes contain it.
+    """
+    a, b = _matrix(system)
+    entries = [a[i][j] for i, j in ENTRIES]
+    best = torch.stack(formulas.solve_three(*entries, *b), dim=1)
+    least = torch.full_like(best[:, 0], torch.inf)
+    free = best.clamp(0, 1)
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        x = free[:, i]
+        on_face = formulas.solve_two(a[j][j], a[j][k], a[k][k], b[j] - a[i][j] * x, b[k] - a[i][k] * x)
+        for p, q, first in ((j, k, on_face[0]), (k, j, on_face[1])):
+            point = torch.empty_like(best)
+            point[:, i], point[:, p] = x, first.clamp(0, 1)
+            point[:, q] = ((b[q] - a[i][q] * x - a[p][q] * point[:, p]) / a[q][q]).clamp(0, 1)
+            error = formulas.energy(*entries, *b, *point.unbind(dim=1))
+            best = torch.where((error < least)[:, None], point, best)
+            least = torch.minimum(error, least)
+    return best.to(torch.float32)
+
+
+def _matrix(system: Tensor) -> tuple[list[list[Tensor]], list[Tensor]]:
+    """Rows of A and entries of b, float64 [N] each."""
+    values = (system.to(torch.float64) / formulas.FIXED_POINT).unbind(dim=1)
+    entry = dict(zip(ENTRIES, values[:6], strict=True))
+    return [[entry[min(i, j), max(i, j)] for j in range(3)] for i in range(3)], list(values[6:])
+
+
+def _dot(p: Tensor, q: Tensor) -> Tensor:
+    """Row by row, summed in the order of the kernels."""
+    return p[:, 0] * q[:, 0] + p[:, 1] * q[:, 1] + p[:, 2] * q[:, 2]
+
+
+def _line(place: Tensor, soup: Soup, axis: int) -> Tensor:
+    """World position [R] float64 of grid line place + 1; rounded to float32, as the original's are."""
+    return ((place + 1).to(torch.float32) * soup.voxel_size[axis]).to(torch.float64)
+
+
+def _index(position: Tensor, soup: Soup, axis: int) -> Tensor:
+    """Voxel indices of world positions, clamped into the grid."""
+    return (position / soup.voxel_size[axis]).clamp(0, soup.shape[axis] - 1).to(torch.int64)
+
+
+def _clip(start: Tensor, stop: Tensor, axis: int, slab: Slab) -> tuple[Tensor, Tensor]:
+    """Grid lines start + 1 to stop along `axis`, less those with no voxel in the slab on either side."""
+    return (start.clamp(min=slab.low - 1), stop.clamp(max=slab.high)) if axis == 0 else (start, stop)
+
+
+def _narrow(start: Tensor, stop: Tensor, at_zero: Tensor, slope: Tensor, slab: Slab) -> tuple[Tensor, Tensor]:
+    """The part of columns [start, stop) where at_zero + slope * column is near the slab: within 2 layers of it."""
+    slope = torch.where(slope.abs() < 1e-12, 1e-12, slope)
+    ends = torch.stack(((slab.low - 2 - at_zero) / slope, (slab.high + 2 - at_zero) / slope))
+    ends = ends.clamp(-1, 1 << 20)
+    first, last = ends.amin(dim=0).floor().to(torch.int64), ends.amax(dim=0).ceil().to(torch.int64) + 1
+    return torch.maximum(start, first), torch.minimum(stop, last)
+
+
+def _expand_range(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """One entry for each integer of each [start, stop): its row [M] and the integer [M]."""
+    owner, step = expand((stop - start).clamp(min=0))
+    return owner, start[owner] + step
+
+
+def _keys(cell: Tensor, soup: Soup, slab: Slab) -> Tensor:
+    """Keys [P] int64, ordered as the cells [P, 3] are; -1 outside slab or grid."""
+    x, y, z = cell.unbind(dim=1)
+    _, ny, nz = soup.shape
+    inside = (x >= slab.low) & (x < slab.high) & (y >= 0) & (y < ny) & (z >= 0) & (z < nz)
+    return torch.where(inside, (x * ny + y) * nz + z, -1)
+
+
+def _coords(keys: Tensor, soup: Soup) -> Tensor:
+    _, ny, nz = soup.shape
+    return torch.stack((keys // (ny * nz), keys // nz % ny, keys % nz), dim=1).to(torch.int32)
+
+
+def _find(keys: Tensor, cell: Tensor, soup: Soup, slab: Slab) -> tuple[Tensor, Tensor]:
+    """(voxel, pair): for each cell [P, 3] that is one of the sorted `keys`, its place there and its row."""
+    wanted = _keys(cell, soup, slab)
+    place = torch.searchsorted(keys, wanted).clamp(max=max(len(keys) - 1, 0))
+    pair = (keys[place] == wanted).nonzero()[:, 0]
+    return place[pair], pair

@@ -1,0 +1,88 @@
+"""Which triangle each pixel sees, and where in it: the rasteriser under the renderer and the texture baker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from ...checks import check_tensor
+from ..backend import Choice, always, resolve_backend
+from .reference import interpolate, visible_faces
+
+MAX_SIDE = 1 << 15
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """What the pixels see; row 0 is the top (clip y = +w).
+
+    face: [H, W] int32, -1 where no face is.  bary: [H, W, 3] float32, perspective-correct weights of the face's three
+    corners, 0 where empty.  depth: [H, W] float32, z / w in [-1, 1], inf where empty.
+    """
+
+    face: Tensor
+    bary: Tensor
+    depth: Tensor
+
+
+def _probe_numba(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cpu":
+        return f"runs on the CPU, the vertices are on {device}"
+    return None if find_spec("numba") else "numba is not installed"
+
+
+def _probe_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"runs on a GPU, the vertices are on {device}"
+    if not find_spec("triton"):
+        return "triton is not installed"
+    from .kernel import probe
+
+    return probe(device)
+
+
+CHOICES = (Choice("triton", _probe_triton), Choice("numba", _probe_numba), Choice("reference", always))
+
+
+def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, backend: str = "auto") -> Raster:
+    """The nearest face of each pixel, on the vertices' device.
+
+    clip_vertices [V, 4] float32: (x, y, z, w), as OpenGL's clip space: the view volume is -w <= x, y, z <= w, the
+    picture's right is +x and its top row +y. A drawing in the plane, as a UV layout, has w = 1 and z = 0.
+    faces [F, 3] int32 or int64.  size: (H, W) pixels, each at most 32768.  backend: "auto", "triton", "numba" or
+    "reference"; all give the same bytes.
+
+    A face covers the pixels whose centre is inside it; a centre on an edge goes to the face of which it is a left or
+    top edge, so faces that meet at an edge never share or miss a pixel. Both windings are drawn. A face that crosses
+    the near, far or camera plane is cut there pixel by pixel; nothing behind the camera is drawn. Faces without area
+    are never drawn. Depths within 2^-29 of each other count as equal, and the lowest face wins. Deterministic.
+    Raises ValueError for vertices that are not finite or faces outside the vertices.
+    """
+    check_tensor(clip_vertices, "clip_vertices", (None, 4), torch.float32)
+    check_tensor(faces, "faces", (None, 3), (torch.int32, torch.int64))
+    if clip_vertices.device != faces.device:
+        raise ValueError(f"faces: expected them on {clip_vertices.device}, got {faces.device}")
+    height, width = size
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise ValueError(f"size: expected (H, W) from 1 to {MAX_SIDE}, got {size}")
+    if not bool(torch.isfinite(clip_vertices).all()):
+        raise ValueError("clip_vertices: expected finite numbers, got NaN or infinity")
+    if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < len(clip_vertices):
+        raise ValueError(f"faces: expected vertices 0 to {len(clip_vertices) - 1}, got {faces.min()} to {faces.max()}")
+    chosen = resolve_backend(backend, CHOICES, clip_vertices.device)
+    if chosen == "numba":
+        from .kernel_cpu import rasterize_cpu
+
+        return Raster(*rasterize_cpu(clip_vertices, faces, (height, width)))
+    if chosen == "triton":
+        from .kernel import rasterize_gpu
+
+        return Raster(*rasterize_gpu(clip_vertices, faces, (height, width)))
+    face = visible_faces(clip_vertices, faces, (height, width))
+    return Raster(face, *interpolate(clip_vertices, faces, face))
+
+
+__all__ = ["CHOICES", "MAX_SIDE", "Raster", "rasterize"]

@@ -1,0 +1,114 @@
+"""The CPU's way: numba kernels on ranges of triangles or voxels, one thread a core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .reference import LEAST_WEIGHT
+from .scene import FLAT_SINE, Scene
+
+# Keys a thread holds before it hands them on, and pieces a thread gets, so that uneven ones even out.
+BUFFER = 1 << 18
+PIECES = 8
+
+
+def triangle_voxel_pairs(scene: Scene, report: Callable[[float], None]) -> Tensor:
+    """See `scan_lines.triangle_voxel_pairs`; the same keys."""
+    from .kernel_cpu import room_for, scan_range
+
+    triangles, voxel_size = scene.triangles.contiguous().numpy(), scene.voxel_size.numpy()
+
+    def scan(span: tuple[int, int]) -> np.ndarray:
+        parts, buffer, at = [], np.empty(BUFFER, np.int64), span[0]
+        while at < span[1]:
+            following, used = scan_range(triangles, voxel_size, scene.shape, scene.tri_bits, at, span[1], buffer)
+            if following == at and used == 0:
+                buffer = np.empty(room_for(triangles[at], voxel_size, scene.shape), np.int64)
+            parts.append(buffer[:used].copy())
+            at = following
+        return np.concatenate(parts)
+
+    empty = np.empty(0, np.int64)
+    keys = np.concatenate([empty, *_in_threads(scan, _spans(len(triangles)), report)])
+    keys.sort()
+    return torch.from_numpy(keys)
+
+
+def weighted_means(
+    scene: Scene, voxels: Tensor, triangles: Tensor, ends: Tensor, report: Callable[[float], None]
+) -> Tensor:
+    """See `reference.weighted_means`; the same bytes."""
+    from .kernel_cpu import means_range
+
+    out = np.empty((len(voxels), scene.factors.shape[1]), np.float32)
+    arrays = voxels.numpy(), triangles.numpy(), ends.numpy()
+    surface, materials, tables, settings = _scene_arrays(scene)
+
+    def fill(span: tuple[int, int]) -> None:
+        means_range(*arrays, span, surface, materials, tables, settings, out)
+
+    _in_threads(fill, _spans(len(voxels)), report)
+    return torch.from_numpy(out)
+
+
+def _spans(items: int) -> list[tuple[int, int]]:
+    pieces = max(1, min(items, PIECES * torch.get_num_threads()))
+    edges = [items * k // pieces for k in range(pieces + 1)]
+    return [(i, j) for i, j in zip(edges, edges[1:]) if j > i]
+
+
+def _in_threads(work: Callable, spans: Iterable[tuple[int, int]], report: Callable[[float], None]) -> list:
+    """Results of `work` on every span, in order. `report` runs here, between them; where it raises, the rest is dropped."""
+    spans = list(spans)
+    results = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        futures = [pool.submit(work, span) for span in spans]
+        try:
+            for future in futures:
+                results.append(future.result())
+                report(len(results) / len(spans))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return results
+
+
+def _scene_arrays(scene: Scene) -> tuple[tuple, tuple, tuple, tuple]:
+    """(surface, materials, tables, settings) for `kernel_cpu.means_range`."""
+    absent = scene.plane.new_zeros(len(scene.plane), 0)
+    columns = (scene.plane, scene.uv, scene.colors, scene.normals, scene.tangents, scene.lod, scene.material)
+    surface = tuple((absent if column is None else column).contiguous().numpy() for column in columns)
+    normal_tables = [i for i, table in enumerate(scene.tables) if scene.normal_at in table.channels]
+    materials = scene.factors, scene.alpha_mode, scene.alpha_cutoff
+    materials = (*(column.numpy() for column in materials), normal_tables[0] if normal_tables else -1)
+    numbers = (np.float32(scene.side), scene.normal_at, np.float32(FLAT_SINE), np.float32(LEAST_WEIGHT))
+    return surface, materials, _table_arrays(scene), (scene.voxel_size.numpy(), *numbers)
+
+
+def _table_arrays(scene: Scene) -> tuple[np.ndarray, ...]:
+    """The texture tables as arrays over (table, material, level), offsets counted in bytes of one run of texels."""
+    tables, materials = scene.tables, len(scene.factors)
+    depth = max((table.offset.shape[1] for table in tables), default=1)
+    levels = np.zeros((len(tables), materials, depth, 3), np.int64)
+    channels = np.zeros((len(tables), scene.factors.shape[1]), np.int64)
+    begin = 0
+    for g, table in enumerate(tables):
+        n = len(table.channels)
+        parts = (table.offset * n + begin, table.height, table.width)
+        levels[g, :, : table.offset.shape[1]] = torch.stack(parts, 2).numpy()
+        channels[g, :n] = table.channels
+        begin += table.texels.numel()
+    flat = torch.cat([torch.zeros(0, dtype=torch.uint8), *(table.texels.flatten() for table in tables)])
+    shapes = {"last_level": (materials,), "wrap": (materials, 2), "nearest": (materials,)}
+    rows = [
+        np.array([getattr(table, name).numpy() for table in tables], bool if name == "nearest" else np.int64).reshape(
+            len(tables), *shape
+        )
+        for name, shape in shapes.items()
+    ]
+    counts = np.array([len(table.channels) for table in tables], np.int64)
+    return flat.numpy(), levels, *rows, channels, counts

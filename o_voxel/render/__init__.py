@@ -1,0 +1,24 @@
+"""Pictures of meshes and voxels: a small rasterising renderer with a built-in studio, on CPU and GPU."""
+
+from .camera import Camera
+from .draw import Rendering, Style
+from .image import save_png
+from .scene import Scene, mesh_scene, voxel_scene
+from .studio import SoftBox, StudioLight
+from .views import contact_sheet, render_mesh, render_turntable, render_voxels
+
+__all__ = [
+    "Camera",
+    "Rendering",
+    "Scene",
+    "SoftBox",
+    "StudioLight",
+    "Style",
+    "contact_sheet",
+    "mesh_scene",
+    "render_mesh",
+    "render_turntable",
+    "render_voxels",
+    "save_png",
+    "voxel_scene",
+]

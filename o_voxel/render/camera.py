@@ -1,0 +1,129 @@
+"""Where the picture is taken from: an orbit round the subject, z up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import cos, radians, sin, tan
+
+import torch
+from torch import Tensor
+
+from ..grid import Vector3
+
+FIT_MARGIN = 1.04  # auto-fit leaves this much room round the subject's sphere
+NEAREST = 1e-3  # of the distance: the near plane of a camera inside the subject's sphere
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """A ball round the subject, in world units."""
+
+    center: Vector3
+    radius: float
+
+    @classmethod
+    def around(cls, points: Tensor) -> Sphere:
+        """The ball centred on the box of `points` [N, 3] that holds them; the unit cube's when there are none."""
+        if not len(points):
+            return cls((0.0, 0.0, 0.0), 0.75**0.5)
+        center = (points.amin(dim=0) + points.amax(dim=0)) / 2
+        radius = (points - center).norm(dim=1).amax()
+        return cls(tuple(center.tolist()), max(float(radius), 1e-6))
+
+
+@dataclass(frozen=True)
+class View:
+    """A camera before a subject. Rows are plain floats, so that they go to any device.
+
+    position: of the eye.  right, up, back: world directions of the picture's axes; back points at the eye.
+    scale: NDC per tangent (perspective) or per world unit (orthographic), horizontally and vertically.
+    near, far: distances along the line of sight.
+    """
+
+    position: Vector3
+    right: Vector3
+    up: Vector3
+    back: Vector3
+    scale: tuple[float, float]
+    near: float
+    far: float
+    orthographic: bool
+
+    def to_eye(self, points: Tensor) -> Tensor:
+        """World [..., 3] to the eye's frame [..., 3]: right, up, and distance along the line of sight."""
+        offset = points - points.new_tensor(self.position)
+        axes = (self.right, self.up, tuple(-b for b in self.back))
+        # Not a matmul: TF32 on a GPU would move the vertices.
+        return torch.stack([(offset * offset.new_tensor(axis)).sum(dim=-1) for axis in axes], dim=-1)
+
+    def to_clip(self, points: Tensor) -> Tensor:
+        """World [V, 3] to OpenGL clip space [V, 4] float32, for `rasterize`."""
+        x, y, distance = self.to_eye(points).unbind(dim=-1)
+        span = self.far - self.near
+        if self.orthographic:
+            z, w = (2 * distance - (self.far + self.near)) / span, torch.ones_like(x)
+        else:
+            z, w = (distance * (self.far + self.near) - 2 * self.far * self.near) / span, distance
+        return torch.stack((x * self.scale[0], y * self.scale[1], z, w), dim=-1)
+
+    def towards_eye(self, points: Tensor) -> Tensor:
+        """Unit directions [N, 3] from world points [N, 3] to the eye."""
+        if self.orthographic:
+            return points.new_tensor(self.back).expand_as(points)
+        return torch.nn.functional.normalize(points.new_tensor(self.position) - points, dim=-1)
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """World to eye and eye to clip, each [4, 4] float64 for column vectors, in OpenGL's convention (sight on -z)."""
+        view = torch.eye(4, dtype=torch.float64)
+        view[:3, :3] = torch.tensor([self.right, self.up, self.back], dtype=torch.float64)
+        view[:3, 3] = -view[:3, :3] @ torch.tensor(self.position, dtype=torch.float64)
+        projection = torch.diag(torch.tensor([*self.scale, 0.0, 0.0], dtype=torch.float64))
+        span, total = self.far - self.near, self.far + self.near
+        if self.orthographic:
+            projection[2:, 2:] = view.new_tensor([[-2 / span, -total / span], [0, 1]])
+        else:
+            projection[2:, 2:] = view.new_tensor([[-total / span, -2 * self.far * self.near / span], [-1, 0]])
+        return view, projection
+
+
+@dataclass(frozen=True)
+class Camera:
+    """An orbit camera in a z-up world. At yaw 0 it stands on the -y side and looks along +y: the front of the model.
+
+    yaw_deg: round the vertical, counter-clockwise seen from above; 90 looks from +x.  pitch_deg: up from the
+    horizon, -90 to 90.  distance: world units from the target to the eye, or None to fit the subject's sphere.
+    fov_deg: of the picture's shorter side.  target: world point in the middle, or None for the subject's centre.
+    orthographic: parallel sight, with the same width as the perspective picture has at the target.
+    """
+
+    yaw_deg: float = 30.0
+    pitch_deg: float = 20.0
+    distance: float | None = None
+    fov_deg: float = 30.0
+    target: Vector3 | None = None
+    orthographic: bool = False
+
+    def __post_init__(self) -> None:
+        if not -90 <= self.pitch_deg <= 90:
+            raise ValueError(f"Camera.pitch_deg: expected -90 to 90, got {self.pitch_deg}")
+        if not 0 < self.fov_deg < 180:
+            raise ValueError(f"Camera.fov_deg: expected between 0 and 180, got {self.fov_deg}")
+        if self.distance is not None and not self.distance > 0:
+            raise ValueError(f"Camera.distance: expected a positive distance or None, got {self.distance}")
+
+    def view(self, subject: Sphere, size: tuple[int, int]) -> View:
+        """This camera before `subject`, for a picture of (H, W) pixels. The whole sphere is between near and far."""
+        yaw, pitch, half = radians(self.yaw_deg), radians(self.pitch_deg), radians(self.fov_deg) / 2
+        back = (sin(yaw) * cos(pitch), -cos(yaw) * cos(pitch), sin(pitch))
+        right = (cos(yaw), sin(yaw), 0.0)
+        up = (-sin(yaw) * sin(pitch), cos(yaw) * sin(pitch), cos(pitch))
+        fitted = subject.radius * FIT_MARGIN / (tan(half) if self.orthographic else sin(half))
+        distance = fitted if self.distance is None else self.distance
+        target = subject.center if self.target is None else self.target
+        position = tuple(t + b * distance for t, b in zip(target, back, strict=True))
+        depth = sum((p - c) * b for p, c, b in zip(position, subject.center, back, strict=True))
+        reach = subject.radius * 1.001
+        near = depth - reach if self.orthographic else max(depth - reach, distance * NEAREST)
+        side = min(size) / (tan(half) * (distance if self.orthographic else 1.0))
+        scale = (side / size[1], side / size[0])
+        return View(position, right, up, back, scale, near, max(depth + reach, near + reach), self.orthographic)

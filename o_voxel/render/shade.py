@@ -1,0 +1,63 @@
+"""Light to colour: the PBR surface, tone mapping and sRGB, on [N, 3] tensors in linear RGB unless said otherwise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .studio import StudioLight, irradiance, radiance
+
+DIELECTRIC = 0.04  # reflectance of a non-metal seen head on, glTF 2.0 appendix B
+SMOOTHEST = 0.045
+
+
+def to_linear(srgb: Tensor) -> Tensor:
+    """sRGB in [0, 1], any shape, to linear (IEC 61966-2-1)."""
+    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb.clamp(min=0) + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(linear: Tensor) -> Tensor:
+    """Linear in [0, 1], any shape, to sRGB (IEC 61966-2-1)."""
+    linear = linear.clamp(0, 1)
+    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def tone_map(radiance: Tensor) -> Tensor:
+    """Unbounded [N, 3] to [0, 1]: the Khronos PBR Neutral curve, which keeps base colours and folds highlights."""
+    start, desaturation = 0.8 - DIELECTRIC, 0.15
+    low = radiance.amin(dim=1, keepdim=True)
+    color = radiance - torch.where(low < 0.08, low - 6.25 * low * low, 0.04)
+    peak = color.amax(dim=1, keepdim=True)
+    room = 1 - start
+    folded = 1 - room * room / (peak.clamp(min=start) + room - start)
+    whiteness = 1 - 1 / (desaturation * (peak - folded) + 1)
+    bright = color * (folded / peak.clamp(min=1e-6))
+    return torch.where(peak < start, color, bright + whiteness * (folded - bright))
+
+
+def specular_scale_bias(roughness: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor]:
+    """GGX reflection under even light is f0 * scale + bias, each [N], for roughness and n.v [N].
+
+    B. Karis' fit of the split-sum table (Physically Based Shading on Mobile, 2014).
+    """
+    r0, r1 = 1 - roughness, 0.0425 - 0.0275 * roughness
+    share = torch.minimum(r0 * r0, torch.exp2(-9.28 * cosine)) * r0 + r1
+    return -1.04 * share + 1.04 - 0.572 * roughness, 1.04 * share - 0.04 + 0.022 * roughness
+
+
+def shade_pbr(
+    light: StudioLight, yaw_deg: float, normal: Tensor, towards_eye: Tensor, base: Tensor, metal_rough: Tensor
+) -> Tensor:
+    """Radiance [N, 3] of surfaces in the studio: Lambert and GGX, metallic-roughness as glTF 2.0.
+
+    normal, towards_eye: unit world directions [N, 3], on the same side.  base: linear [N, 3].
+    metal_rough: [N, 2] in [0, 1].
+    """
+    metallic, roughness = metal_rough[:, :1], metal_rough[:, 1].clamp(SMOOTHEST, 1)
+    cosine = (normal * towards_eye).sum(dim=1).clamp(1e-4, 1)
+    mirror = 2 * cosine[:, None] * normal - towards_eye
+    scale, bias = specular_scale_bias(roughness, cosine)
+    f0 = DIELECTRIC + (base - DIELECTRIC) * metallic
+    reflected = f0 * scale[:, None] + bias[:, None]
+    diffuse = base * (1 - metallic) * (1 - reflected)
+    return diffuse * irradiance(light, yaw_deg, normal) + reflected * radiance(light, yaw_deg, mirror, roughness)

@@ -1,0 +1,1 @@
+"""Optional accelerators: which builds exist for which machine. Standard library only."""
