@@ -38,7 +38,9 @@ class Grid:
     @classmethod
     def fit(cls, low: Vector3, high: Vector3, shape: tuple[int, int, int]) -> Grid:
         """`shape` voxels over the world box from `low` to `high`."""
-        return cls(tuple(shape), tuple(low), tuple((h - l) / n for l, h, n in zip(low, high, shape, strict=True)))
+        return cls(
+            tuple(shape), tuple(low), tuple((far - near) / n for near, far, n in zip(low, high, shape, strict=True))
+        )
 
     @property
     def high(self) -> Vector3:

@@ -58,8 +58,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_listed_packages_are_those_of_the_tree(project: dict):
     folders = {file.parent.relative_to(ROOT).parts for name in PACKAGES for file in (ROOT / name).rglob("*.py")}
-    found = sorted(".".join(("comfyui_trellis2", *parts)) for parts in {(), *folders})
-    assert project["tool"]["setuptools"]["packages"] == found
+    found = {".".join(("comfyui_trellis2", *parts)) for parts in {(), *folders}}
+    listed = project["tool"]["setuptools"]["packages"]
+    assert (sorted(found - set(listed)), sorted(set(listed) - found)) == ([], []), "(not listed, not there)"
+    assert listed == sorted(listed)
 
 
 def test_the_wheel_holds_the_tree_under_one_name(site: Path):

@@ -75,8 +75,9 @@ class Checkpoint:
 
         Raises MissingFileError or ConfigError. Only pipeline.json is read now; weights are when they are used.
         """
-        single_files = source == COMFY_ORG or any((Path(source).expanduser() / name).exists() for name in
-                                                  (_FLOWS, _SHAPE_VAE, _TEXTURE_VAE))
+        single_files = source == COMFY_ORG or any(
+            (Path(source).expanduser() / name).exists() for name in (_FLOWS, _SHAPE_VAE, _TEXTURE_VAE)
+        )
         files = FileSource.open(source, COMFY_ORG if single_files else MICROSOFT, folder, download)
         return cls(SingleFiles(files) if single_files else Folder(files))
 

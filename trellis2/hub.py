@@ -58,7 +58,9 @@ class FileSource:
     download: Download = hub_download
 
     @classmethod
-    def open(cls, source: str, official: str, folder: Path | None = None, download: Download = hub_download) -> FileSource:
+    def open(
+        cls, source: str, official: str, folder: Path | None = None, download: Download = hub_download
+    ) -> FileSource:
         """A local folder as it is, or a repository "owner/name" (kept in `folder`, or in the hub's cache)."""
         path = Path(source).expanduser()
         if path.is_dir():

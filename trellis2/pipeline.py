@@ -17,7 +17,7 @@ from .config import SamplerConfig
 from .image import to_pixels
 from .models import Backends
 from .models.structure_vae import occupied_voxels
-from .residency import OneAtATime, Residency, default_device
+from .residency import OneAtATime, Residency, default_device, default_dtype
 from .sampling import Progress, draw_noise
 from .stages import (
     cascade_voxels,
@@ -76,13 +76,14 @@ class Pipeline:
         checkpoint: Checkpoint,
         residency: Residency | None = None,
         *,
-        dtype: str | None = None,
+        dtype: str = "auto",
         backends: Backends | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.residency = residency or OneAtATime(default_device())
-        self._dtype, self._backends = dtype, backends
+        self._backends = backends
+        self._dtype = default_dtype(self.residency.device) if dtype == "auto" else dtype
         self._models: dict[str, nn.Module] = {}
 
     @classmethod
@@ -91,15 +92,17 @@ class Pipeline:
         source: str,
         residency: Residency | None = None,
         *,
-        dtype: str | None = None,
+        dtype: str = "auto",
         backends: Backends | None = None,
     ) -> Pipeline:
-        """From a folder or a hub repository; see `Checkpoint.open`. dtype: of the torsos; None keeps the files'."""
+        """From a folder or a hub repository; see `Checkpoint.open`. dtype: of the torsos; "auto" as published where
+        the device is good at it."""
         return cls(Checkpoint.open(source), residency, dtype=dtype, backends=backends)
 
     def unload(self) -> None:
         """Forget the loaded networks; the next stage loads what it needs again."""
         self._models.clear()
+        self.residency.release()
 
     @contextmanager
     def model(self, role: str) -> Iterator[nn.Module]:
@@ -269,9 +272,7 @@ class Pipeline:
 
         structure_sampler = stepped(self.config.sparse_structure_sampler)
         shape_sampler = stepped(self.config.shape_slat_sampler)
-        condition = self.condition(
-            objects, resolution=kind.resolution, view_mode=view_mode, progress=told("condition")
-        )
+        condition = self.condition(objects, resolution=kind.resolution, view_mode=view_mode, progress=told("condition"))
         structure = self.sample_structure(
             condition, seed=seed, resolution=kind.structure, sampler=structure_sampler, progress=told("structure")
         )

@@ -20,6 +20,9 @@ class Residency(Protocol):
     def use(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
         """`with residency.use(model) as model:` runs it on the device."""
 
+    def release(self) -> None:
+        """Let go of every network."""
+
 
 class KeepLoaded:
     """Networks stay on the device once used: fastest, and every network used adds up."""
@@ -30,6 +33,9 @@ class KeepLoaded:
     @contextmanager
     def use(self, model: nn.Module) -> Iterator[nn.Module]:
         yield model.to(self.device)
+
+    def release(self) -> None:
+        """Nothing to let go of: networks belong to their pipeline."""
 
 
 class OneAtATime:
@@ -45,6 +51,9 @@ class OneAtATime:
         finally:
             model.to("cpu")
 
+    def release(self) -> None:
+        """Nothing to let go of: networks belong to their pipeline."""
+
 
 def default_device() -> torch.device:
     """The accelerator torch finds, else the CPU."""
@@ -52,3 +61,12 @@ def default_device() -> torch.device:
         if backend.is_available():
             return torch.device(name)
     return torch.device("cpu")
+
+
+def default_dtype(device: torch.device) -> str | None:
+    """The torsos' number format where none is asked for: None (as published), unless the device is bad at it."""
+    if device.type == "cpu":
+        return "float32"
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "float16"
+    return None

@@ -25,7 +25,7 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
 
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 - not a mapping
+            keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 a file handle, not a mapping
             return {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); download it again") from error
@@ -65,7 +65,7 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
     for name, parameter in model.named_parameters():
         flat = parameter.numel() // max(len(parameter), 1)
         noise = torch.randn(parameter.shape, generator=generator)
-        is_gain = parameter.ndim == 1 and name.endswith("weight") or name.endswith(("gamma", "lambda1"))
+        is_gain = (parameter.ndim == 1 and name.endswith("weight")) or name.endswith(("gamma", "lambda1"))
         spread = 0.02 if parameter.ndim == 1 or is_gain else flat**-0.5
         parameter.data = (noise * spread + float(is_gain)).to(parameter.dtype)
 

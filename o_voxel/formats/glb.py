@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..checks import check_tensor
 from ..ops.grid_sample import grid_sample
 from ..ops.hash_grid import hash_grid
 from ..values import PBR_CHANNELS, Mesh, VoxelField
+from .files import FilePath, atomic_write
 
 FLOAT, UINT16, UINT32 = 5126, 5123, 5125
 VERTEX_DATA, INDEX_DATA = 34962, 34963
@@ -39,7 +39,7 @@ def vertex_materials(mesh: Mesh, field: VoxelField) -> Tensor:
     return grid_sample(field.attrs.float(), hash_grid(field.coords), points).clamp(0, 1)
 
 
-def write_glb(path: str | os.PathLike[str], mesh: Mesh, materials: Tensor | None = None) -> Path:
+def write_glb(path: FilePath, mesh: Mesh, materials: Tensor | None = None) -> Path:
     """Write `mesh`, and with `materials` [V, 6] float (PBR_CHANNELS, base colour in sRGB) its colours.
 
     Base colour becomes linear vertex colours; metallic and roughness are one factor each, their means, until the mesh
@@ -61,19 +61,11 @@ def write_glb(path: str | os.PathLike[str], mesh: Mesh, materials: Tensor | None
         color = srgb_to_linear(kept[:, PBR_CHANNELS["base_color"]])
         opaque = torch.nn.functional.pad(color, (0, 1), value=1.0)
         arrays.append(("COLOR_0", _packed((opaque * 65535).round(), np.uint16)))
-    return write_atomically(path, _assemble(arrays, _packed(faces, np.uint32), metallic, roughness))
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file through a temporary one beside it, so that no reader ever sees half of it."""
+    content = _assemble(arrays, _packed(faces, np.uint32), metallic, roughness)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(target) as file:
+        file.write(content)
     return target
 
 

@@ -5,6 +5,7 @@ Members are read here rather than by `numpy.load`, which makes room for whatever
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import struct
@@ -51,6 +52,11 @@ def read_npz(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
                 arrays = _read_arrays(archive, max_bytes)
         except _ZIP_ERRORS as error:
             raise ValueError(f"damaged .npz: {error}") from error
+        except OSError as error:
+            # `zipfile` seeks to offsets as it finds them, and EINVAL is how a negative one ends.
+            if error.errno != errno.EINVAL:
+                raise
+            raise ValueError("damaged .npz: an offset outside the file") from error
         if _COORD not in arrays:
             raise ValueError(f"expected an array {_COORD!r}, got {sorted(arrays)!r:.200}")
         coords = _coords(arrays.pop(_COORD))

@@ -81,21 +81,22 @@ def _header_text(dtype: np.dtype, count: int) -> str:
 def _read_header(file: BinaryIO) -> tuple[int, np.dtype]:
     """How many vertices there are and the type of their rows; leaves `file` at the first row."""
     lines = _header_lines(file)
-    if lines[0] != ["ply"] or len(lines) < 3 or lines[1][:1] != ["format"] or lines[1][1] not in _ORDERS:
+    magic, form, element = (*lines, [], [], [])[:3]
+    if magic != ["ply"] or len(form) != 3 or form[0] != "format" or form[1] not in _ORDERS:
         raise ValueError(f"expected a binary .ply, got one that begins with {lines[:2]!r:.200}")
-    if len(lines[2]) != 3 or lines[2][:2] != ["element", "vertex"] or not lines[2][2].isdecimal():
-        raise ValueError(f"expected 'element vertex <count>' first, got {' '.join(lines[2])!r:.200}")
-    fields = []
+    if len(element) != 3 or element[:2] != ["element", "vertex"] or not element[2].isdecimal():
+        raise ValueError(f"expected 'element vertex <count>' first, got {' '.join(element)!r:.200}")
+    fields: dict[str, str] = {}
     for words in lines[3:]:
         if words[0] == "element":
             break
         code = _TYPES.get(words[1], _ALIASES.get(words[1])) if len(words) == 3 and words[0] == "property" else None
-        if code is None:
-            raise ValueError(f"expected 'property <type> <name>', got {' '.join(words)!r:.200}")
-        fields.append((words[2], _ORDERS[lines[1][1]] + code))
-    if len(set(fields)) < len(fields) or not {"x", "y", "z"} <= {name for name, _ in fields}:
-        raise ValueError("expected unique properties, x, y and z among them")
-    return int(lines[2][2]), np.dtype(fields)
+        if code is None or words[2] in fields:
+            raise ValueError(f"expected 'property <type> <name>' of a new name, got {' '.join(words)!r:.200}")
+        fields[words[2]] = _ORDERS[form[1]] + code
+    if not {"x", "y", "z"} <= fields.keys():
+        raise ValueError(f"expected the properties x, y, z, got {list(fields)!r:.200}")
+    return int(element[2]), np.dtype(list(fields.items()))
 
 
 def _header_lines(file: BinaryIO) -> list[list[str]]:
@@ -109,7 +110,7 @@ def _header_lines(file: BinaryIO) -> list[list[str]]:
             raise ValueError(f"expected 'end_header' within {_MAX_HEADER_BYTES} bytes")
         words = line.decode("ascii").split()
         if words == ["end_header"]:
-            return lines or [[]]
+            return lines
         if words and words[0] not in ("comment", "obj_info"):
             lines.append(words)
 

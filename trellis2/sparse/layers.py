@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..ops.submanifold_conv import submanifold_conv
 from .coords import Subdivision

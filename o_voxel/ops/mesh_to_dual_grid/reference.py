@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import kernel_formulas as formulas
-from .soup import MIN_REGULARIZATION, Part, QefWeights, Slab, Soup, expand
+from .soup import MIN_REGULARIZATION, OpenEdges, Part, QefWeights, Slab, Soup, expand
 
 SLAB_VOXELS = 1 << 27
 TRIANGLES_A_STEP = 1 << 18
@@ -66,9 +66,9 @@ def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
         voxel, pair = _find(keys, cell, soup, slab)
         _add_planes(system, voxel, cell[pair], triangle[pair], soup, weights.face)
     if weights.boundary > 0:
-        segment, cell = _cells_along(soup, slab)
+        edge, cell = _cells_along(soup, slab)
         voxel, pair = _find(keys, cell, soup, slab)
-        _add_lines(system, voxel, cell[pair], soup.segments[segment[pair]], soup, weights.boundary)
+        _add_lines(system, voxel, cell[pair], soup.edges, edge[pair], weights.boundary)
     return Part(_coords(keys, soup), _solve_in_box(system), intersected)
 
 
@@ -100,8 +100,10 @@ def _crossings(rows: Rows, soup: Soup, slab: Slab) -> Crossings:
         # A short row is not worth it, and its slope may be too steep to extrapolate.
         slope = (rows.right[:, 1] - rows.left[:, 1]) / (rows.right[:, 0] - rows.left[:, 0])
         first = rows.left[:, 1] + slope * (soup.voxel_size[a] - rows.left[:, 0])
-        slope = torch.where(stop - start > LONG_ROW, slope * soup.voxel_size[a], 0.0) / soup.voxel_size[axis]
-        start, stop = _narrow(start, stop, first / soup.voxel_size[axis], slope, slab)
+        slope = slope * soup.voxel_size[a] / soup.voxel_size[axis]
+        near = _narrow(start, stop, first / soup.voxel_size[axis], slope, slab)
+        long = stop - start > LONG_ROW
+        start, stop = torch.where(long, near[0], start), torch.where(long, near[1], stop)
     entry, column = _expand_range(start, stop)
     left, right = rows.left[entry], rows.right[entry]
     depth = formulas.interpolate(_line(column, soup, a), left[:, 0], right[:, 0], left[:, 1], right[:, 1])
@@ -199,25 +201,23 @@ def _overlaps(pairs: tuple[Tensor, Tensor], soup: Soup) -> tuple[Tensor, Tensor]
 
 def _cells_along(soup: Soup, slab: Slab) -> tuple[Tensor, Tensor]:
     """Pairs of an open edge [P] and a cell [P, 3] that it passes: the one it starts in, and each that it enters."""
-    ends = soup.segments[slab.segments].to(torch.float64) / soup.normals.new_tensor(soup.voxel_size)
-    start, stop = ends.unbind(dim=1)
-    way = stop - start
-    found = [(slab.segments, start.floor())]
+    start, way = soup.edges.start[slab.edges], soup.edges.way[slab.edges]
+    stop = start + way
+    found = [(slab.edges, start.floor())]
     for axis in range(3):
         forward = way[:, axis] > 0
-        limits = (slab.low, slab.high) if axis == 0 else (0, soup.shape[axis])
-        near, far = torch.where(forward, start[:, axis], stop[:, axis]), torch.where(forward, stop[:, axis], start[:, axis])
-        # Grid planes met: after the start's cell, up to and including the end; a plane the edge starts on, backward.
-        first = torch.where(forward, near.floor() + 1, near.ceil()).clamp(min=limits[0])
-        last = far.floor().clamp(max=limits[1])
+        low, high = (slab.low, slab.high) if axis == 0 else (0, soup.shape[axis])
+        # The grid planes it meets: not one that it starts on, unless it goes back from there; and one that it ends on.
+        first = torch.where(forward, start[:, axis].floor() + 1, stop[:, axis].ceil()).clamp(min=low)
+        last = torch.where(forward, stop[:, axis].floor(), start[:, axis].floor()).clamp(max=high)
         last = torch.where(way[:, axis] == 0, first - 1, last)
         owner, plane = _expand_range(first.to(torch.int64), last.to(torch.int64) + 1)
         part = (plane - start[owner, axis]) / way[owner, axis]
         cell = (start[owner] + part[:, None] * way[owner]).floor()
         cell[:, axis] = torch.where(forward[owner], plane, plane - 1)
-        found.append((slab.segments[owner], cell))
-    segment, cell = (torch.cat(column) for column in zip(*found, strict=True))
-    return segment, cell.to(torch.int64)
+        found.append((slab.edges[owner], cell))
+    edge, cell = (torch.cat(column) for column in zip(*found, strict=True))
+    return edge, cell.clamp(-1, 1 << 20).to(torch.int64)
 
 
 def _add_planes(system: Tensor, voxel: Tensor, cell: Tensor, triangle: Tensor, soup: Soup, weight: float) -> None:
@@ -236,16 +236,10 @@ def _add_points(system: Tensor, voxel: Tensor, point: Tensor, soup: Soup, weight
     _add(system, voxel, terms)
 
 
-def _add_lines(system: Tensor, voxel: Tensor, cell: Tensor, ends: Tensor, soup: Soup, weight: float) -> None:
-    """Adds the squared distance to the lines through `ends` [P, 2, 3] float32: (I - d d^T)(u - start) = 0."""
-    start, stop = ends.to(torch.float64).unbind(dim=1)
-    size, stretch = start.new_tensor(soup.voxel_size), start.new_tensor(soup.stretch)
-    way = stop - start
-    way = way / _dot(way, way).sqrt()[:, None]
-    start = start / size - cell
-    matrix = {(i, j): (float(i == j) - way[:, i] * way[:, j]) * (stretch[i] * stretch[j]) for i, j in ENTRIES}
-    rows = [[matrix[min(i, j), max(i, j)] for j in range(3)] for i in range(3)]
-    terms = list(matrix.values()) + [_dot(torch.stack(row, dim=1), start) for row in rows]
+def _add_lines(system: Tensor, voxel: Tensor, cell: Tensor, edges: OpenEdges, edge: Tensor, weight: float) -> None:
+    """Adds the squared distance to the line of each edge [P]: matrix (u - start) = 0."""
+    start, matrix = edges.start[edge] - cell, edges.matrix[edge]
+    terms = [matrix[:, i, j] for i, j in ENTRIES] + [_dot(matrix[:, i], start) for i in range(3)]
     _add(system, voxel, [weight * term for term in terms])
 
 

@@ -38,36 +38,49 @@ class QefWeights:
 
 
 @dataclass(frozen=True, eq=False)
-class Soup:
-    """A mesh in the frames the backends work in. F triangles, E open edges.
+class OpenEdges:
+    """Lines through the edges of exactly one triangle, [E] of them, in voxels from the grid's origin, float64.
 
-    corners: [F, 3, 3] and segments: [E, 2, 3] float32, world units from the grid's origin.
+    start: [E, 3]. way: [E, 3], from the start to the end. matrix: [E, 3, 3]; the squared distance of u to the line,
+    in largest voxels, is (u - start)^T matrix (u - start).
+    """
+
+    start: Tensor
+    way: Tensor
+    matrix: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Soup:
+    """A mesh in the frames the backends work in.
+
+    corners: [F, 3, 3] float32, world units from the grid's origin.
     normals: [F, 3] float64, unit normal times voxel size over the largest voxel size, 0 for a triangle without area;
     offsets: [F] float64; a point u in voxels is on the triangle's plane when normal . u = offset.
-    shape: voxels along each axis. voxel_size: float32 values.
+    shape: voxels along each axis. voxel_size: world units, float32 values.
     """
 
     corners: Tensor
     normals: Tensor
     offsets: Tensor
-    segments: Tensor
+    edges: OpenEdges
     shape: tuple[int, int, int]
     voxel_size: Vector3
 
     @property
     def stretch(self) -> Vector3:
         """Voxel size over the largest."""
-        return tuple(s / max(self.voxel_size) for s in self.voxel_size)
+        return _stretch(self.voxel_size)
 
 
 @dataclass(frozen=True, eq=False)
 class Slab:
-    """Layers low to high - 1 along x, and the rows of the soup's triangles and segments that may touch them."""
+    """Layers low to high - 1 along x, and the rows of the soup's triangles and open edges that may touch them."""
 
     low: int
     high: int
     triangles: Tensor
-    segments: Tensor
+    edges: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,18 +93,25 @@ class Part:
 
 
 def triangle_soup(mesh: Mesh, grid: Grid) -> Soup:
-    """The mesh as the backends want it. Raises ValueError for face indices out of range or vertices not finite."""
+    """The mesh as the backends want it. Raises ValueError for face indices out of range or positions not finite."""
     faces = mesh.faces.to(torch.int64)
     vertices = mesh.vertices - mesh.vertices.new_tensor(grid.origin)
-    if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < len(vertices):
-        raise ValueError(f"mesh.faces: expected indices in [0, {len(vertices)}), got {int(faces.min())} to {int(faces.max())}")
+    if len(faces):
+        low, high = int(faces.min()), int(faces.max())
+        if low < 0 or high >= len(vertices):
+            raise ValueError(f"mesh.faces: expected indices in [0, {len(vertices)}), got {low} to {high}")
     corners = vertices[faces]
     if not bool(torch.isfinite(corners).all()):
-        raise ValueError("mesh.vertices: expected finite positions in the faces, got nan or inf")
+        raise ValueError("mesh.vertices: expected finite positions at the faces' corners, got nan or infinity")
     size = tuple(torch.tensor(grid.voxel_size, dtype=torch.float32).tolist())
     planes = [_planes(step, size) for step in corners.split(TRIANGLES_A_STEP)]
     normals, offsets = (torch.cat(column) for column in zip(*planes, strict=True))
-    return Soup(corners, normals, offsets, vertices[_open_edges(faces, len(vertices))], grid.shape, size)
+    edges = _lines(vertices[_open_edges(faces, len(vertices))], size)
+    return Soup(corners, normals, offsets, edges, grid.shape, size)
+
+
+def _stretch(voxel_size: Vector3) -> Vector3:
+    return tuple(s / max(voxel_size) for s in voxel_size)
 
 
 def _planes(corners: Tensor, voxel_size: Vector3) -> tuple[Tensor, Tensor]:
@@ -100,9 +120,8 @@ def _planes(corners: Tensor, voxel_size: Vector3) -> tuple[Tensor, Tensor]:
     sides = corners[:, 1:] - corners[:, :2]
     normals = torch.linalg.cross(sides[:, 0], sides[:, 1])
     length = normals.square().sum(dim=1, keepdim=True).sqrt()
-    size = normals.new_tensor(voxel_size)
-    normals = torch.where(length > 0, normals / length, 0.0) * (size / size.max())
-    return normals, (normals * (corners[:, 0] / size)).sum(dim=1)
+    normals = torch.where(length > 0, normals / length, 0.0) * normals.new_tensor(_stretch(voxel_size))
+    return normals, (normals * (corners[:, 0] / normals.new_tensor(voxel_size))).sum(dim=1)
 
 
 def _open_edges(faces: Tensor, n_vertices: int) -> Tensor:
@@ -115,33 +134,38 @@ def _open_edges(faces: Tensor, n_vertices: int) -> Tensor:
     return torch.stack((single // max(n_vertices, 1), single % max(n_vertices, 1)), dim=1)
 
 
+def _lines(ends: Tensor, voxel_size: Vector3) -> OpenEdges:
+    """The lines through `ends` [E, 2, 3] float32, less those without length: matrix = stretch (I - d d^T) stretch."""
+    ends = ends[(ends[:, 0] != ends[:, 1]).any(dim=1)].to(torch.float64)
+    stretch = ends.new_tensor(_stretch(voxel_size))
+    direction = ends[:, 1] - ends[:, 0]
+    direction = direction / direction.square().sum(dim=1, keepdim=True).sqrt()
+    matrix = torch.eye(3, dtype=ends.dtype, device=ends.device) - direction[:, :, None] * direction[:, None, :]
+    start, stop = (ends / ends.new_tensor(voxel_size)).unbind(dim=1)
+    return OpenEdges(start, stop - start, matrix * (stretch[:, None] * stretch))
+
+
 def cut_slabs(soup: Soup, layers: int) -> list[Slab]:
-    """The non-empty slabs of `layers` layers each, from low to high x."""
-    n_slabs = -(-soup.shape[0] // layers)
-    triangles = _members(soup.corners, soup, layers, n_slabs)
-    segments = _members(soup.segments, soup, layers, n_slabs)
-    return [
-        Slab(s * layers, min((s + 1) * layers, soup.shape[0]), triangles[s], segments[s])
-        for s in range(n_slabs)
-        if len(triangles[s])
-    ]
+    """The slabs of `layers` layers each that have triangles, from low to high x."""
+    size = soup.normals.new_tensor(soup.voxel_size)
+    stop = soup.edges.start + soup.edges.way
+    triangles = _members(soup.corners.amin(dim=1) / size, soup.corners.amax(dim=1) / size, soup.shape, layers)
+    edges = _members(soup.edges.start.minimum(stop), soup.edges.start.maximum(stop), soup.shape, layers)
+    starts = range(0, soup.shape[0], layers)
+    slabs = zip(starts, triangles, edges, strict=True)
+    return [Slab(low, min(low + layers, soup.shape[0]), t, e) for low, t, e in slabs if len(t)]
 
 
-def _members(points: Tensor, soup: Soup, layers: int, n_slabs: int) -> list[Tensor]:
-    """For each slab the rows of `points` [N, P, 3] float32 whose box touches it and the grid."""
-    size = torch.tensor(soup.voxel_size, dtype=torch.float64, device=points.device)
-    shape = torch.tensor(soup.shape, device=points.device)
-    if len(points) == 0:
-        return [torch.zeros(0, dtype=torch.int64, device=points.device)] * n_slabs
-    low = points.amin(dim=1) / size - MARGIN_VOXELS
-    high = points.amax(dim=1) / size + MARGIN_VOXELS
-    rows = ((high >= 0) & (low < shape)).all(dim=1).nonzero()[:, 0]
+def _members(low: Tensor, high: Tensor, shape: tuple[int, int, int], layers: int) -> list[Tensor]:
+    """For each slab, the rows of the boxes `low` to `high` [N, 3], in voxels, that touch it and the grid."""
+    low, high = low - MARGIN_VOXELS, high + MARGIN_VOXELS
+    rows = ((high >= 0) & (low < low.new_tensor(shape))).all(dim=1).nonzero()[:, 0]
     first = low[rows, 0].clamp(min=0).to(torch.int64) // layers
-    last = high[rows, 0].clamp(max=soup.shape[0] - 1).to(torch.int64) // layers
+    last = high[rows, 0].clamp(max=shape[0] - 1).to(torch.int64) // layers
     owner, step = expand(last - first + 1)
     slab = first[owner] + step
     rows = rows[owner][slab.sort(stable=True).indices]
-    return list(rows.split(torch.bincount(slab, minlength=n_slabs).tolist()))
+    return list(rows.split(torch.bincount(slab, minlength=-(-shape[0] // layers)).tolist()))
 
 
 def expand(counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from ..backend import Choice, resolve_backend
+from .nearest import nearest_rows
 from .reference import weighted_means
 from .scan_lines import triangle_voxel_pairs
 from .scene import Scene, pack_scene
@@ -24,12 +26,8 @@ Report = Callable[[float], None]
 
 def _numba(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cpu":
-        return "numba runs on the CPU"
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return "numba is not installed"
-    return None
+        return f"runs on the CPU, the mesh is on {device}"
+    return None if find_spec("numba") else "numba is not installed"
 
 
 def _float64(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -71,4 +69,4 @@ def unravel(voxels: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor
     return column // shape[1], column % shape[1], voxels % shape[2]
 
 
-__all__ = ["CHOICES", "Scene", "find_pairs", "pack_scene", "unravel", "voxel_means"]
+__all__ = ["CHOICES", "Scene", "find_pairs", "nearest_rows", "pack_scene", "unravel", "voxel_means"]

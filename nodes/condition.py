@@ -1,0 +1,82 @@
+"""Pictures to conditions: crop and matte, then image tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..trellis2.image import from_comfy, prepare_image, to_comfy
+from ..trellis2.pipeline import Pipeline
+from ..trellis2.values import VIEW_MODES, ImageCondition
+from . import host
+from .sockets import CONDITION, IMAGES, PIPELINE, PreparedImages, expect
+from .widgets import CATEGORY
+
+BACKGROUND, OBJECT = "background (Load Image)", "object (Remove Background)"
+OBJECTS, VIEWS = "separate objects", "views of one object"
+PREVIEW_SIZE = 512
+
+
+class PrepareImage:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Cuts the object out and crops it to a square on black, byte for byte as the model was trained."
+    FUNCTION = "prepare"
+    RETURN_TYPES = (IMAGES, "IMAGE")
+    RETURN_NAMES = ("images", "preview")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "image": ("IMAGE", {"tooltip": "One picture, or a batch. An alpha channel is used as the matte."}),
+                "mask_marks": (
+                    [BACKGROUND, OBJECT],
+                    {
+                        "default": BACKGROUND,
+                        "tooltip": "What is white in the mask: the background (Load Image) or the object "
+                        "(Remove Background and most segmentation nodes).",
+                    },
+                ),
+            },
+            "optional": {"mask": ("MASK", {"tooltip": "The matte. Needed for a picture without an alpha channel."})},
+        }
+
+    def prepare(self, image: Tensor, mask_marks: str, mask: Tensor | None = None) -> tuple[PreparedImages, Tensor]:
+        alpha = 1 - mask if mask is not None and mask_marks == BACKGROUND else mask
+        images = tuple(prepare_image(picture) for picture in from_comfy(image, alpha))
+        return PreparedImages(images), to_comfy(images, PREVIEW_SIZE)
+
+
+class ConditionOnImage:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Image tokens (DINOv3) that guide every stage."
+    FUNCTION = "condition"
+    RETURN_TYPES = (CONDITION,)
+    RETURN_NAMES = ("condition",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        batch = "Whether a batch of pictures is that many objects, or one object seen from several sides."
+        mode = (
+            "How several views guide the sampling. average: every step follows all of them, at that many times the "
+            "cost. cycle: they take turns, one a step, at the cost of one. No effect with one view."
+        )
+        tokens = "1024 serves every resolution; 512 is quicker and serves 512 surfaces only."
+        return {
+            "required": {
+                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
+                "images": (IMAGES, {"tooltip": "From Prepare Image."}),
+                "batch_is": ([OBJECTS, VIEWS], {"default": OBJECTS, "tooltip": batch}),
+                "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
+                "tokens": (["1024", "512"], {"default": "1024", "tooltip": tokens}),
+            }
+        }
+
+    def condition(
+        self, pipeline: Pipeline, images: PreparedImages, batch_is: str, view_mode: str, tokens: str
+    ) -> tuple[ImageCondition]:
+        pictures = expect(images, IMAGES).images
+        objects = [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures]
+        run = expect(pipeline, PIPELINE).condition
+        return (run(objects, resolution=int(tokens), view_mode=view_mode, progress=host.progress()),)

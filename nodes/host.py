@@ -1,0 +1,115 @@
+"""ComfyUI through one door: folders, progress and cancel, model residency. Outside ComfyUI, plain stand-ins."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..trellis2.checkpoint import COMFY_ORG, MICROSOFT
+from ..trellis2.residency import OneAtATime, Residency, default_device
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRESS_TICKS = 1000
+# Where our models live under ComfyUI's models folder.
+FOLDER = "trellis2"
+
+
+def _comfy(name: str) -> ModuleType | None:
+    """A module of the ComfyUI that we run in, or None outside one."""
+    inside = importlib.util.find_spec("folder_paths") is not None
+    return importlib.import_module(name) if inside else None
+
+
+def models_folder() -> Path:
+    """ComfyUI's models folder; outside it, `models` beside the pack."""
+    folders = _comfy("folder_paths")
+    return Path(folders.models_dir) if folders else ROOT / "models"
+
+
+def model_choices() -> list[str]:
+    """What the loader offers: folders with a pipeline.json under models/trellis2, then what can be downloaded."""
+    base = models_folder() / FOLDER
+    found = [path.parent for depth in ("*", "*/*") for path in base.glob(f"{depth}/pipeline.json")]
+    local = {folder.relative_to(base).as_posix() for folder in found}
+    return [*sorted(local - {MICROSOFT}), MICROSOFT, COMFY_ORG]
+
+
+def model_source(choice: str) -> tuple[str, Path]:
+    """(source, folder) for `Checkpoint.open`. Downloads land where ComfyUI, and core's own nodes, look for them."""
+    if choice == COMFY_ORG:
+        return choice, models_folder()
+    local = models_folder() / FOLDER / choice
+    return (choice if choice == MICROSOFT else str(local)), local
+
+
+def output_folder() -> Path:
+    """ComfyUI's output folder; outside it, `output` beside the pack."""
+    folders = _comfy("folder_paths")
+    return Path(folders.get_output_directory()) if folders else ROOT / "output"
+
+
+def output_path(prefix: str, extension: str) -> tuple[Path, str]:
+    """(file to write, its subfolder of the output folder), numbered by ComfyUI's own rules and never outside it."""
+    folders, base = _comfy("folder_paths"), output_folder().resolve()
+    if folders:
+        folder, name, counter, subfolder, _ = folders.get_save_image_path(prefix, str(base))
+        return Path(folder) / f"{name}_{counter:05}_.{extension}", subfolder
+    target = (base / prefix).resolve()
+    if not target.is_relative_to(base):
+        raise ValueError(f"filename_prefix: expected a place inside {base}, got {prefix!r}")
+    taken = len(list(target.parent.glob(f"{target.name}_*_.{extension}"))) if target.parent.is_dir() else 0
+    subfolder = target.parent.relative_to(base).as_posix()
+    return target.with_name(f"{target.name}_{taken + 1:05}_.{extension}"), "" if subfolder == "." else subfolder
+
+
+def progress() -> Callable[[float], None]:
+    """A callback for long work: moves the node's bar, and raises when the user has cancelled."""
+    utils, management = _comfy("comfy.utils"), _comfy("comfy.model_management")
+    if utils is None or management is None:
+        return lambda fraction: None
+    bar = utils.ProgressBar(PROGRESS_TICKS)
+
+    def report(fraction: float) -> None:
+        management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(round(fraction * PROGRESS_TICKS))
+
+    return report
+
+
+def residency() -> Residency:
+    """ComfyUI's own model management inside it, so that its other models make room for ours and ours for them."""
+    management = _comfy("comfy.model_management")
+    return ComfyResidency(management) if management else OneAtATime(default_device())
+
+
+class ComfyResidency:
+    """Networks as ModelPatchers: ComfyUI decides what stays on the device."""
+
+    def __init__(self, management: Any) -> None:
+        self._management = management
+        self._patcher = _comfy("comfy.model_patcher").ModelPatcher
+        self._patchers: dict[nn.Module, Any] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self._management.get_torch_device()
+
+    @contextmanager
+    def use(self, model: nn.Module) -> Iterator[nn.Module]:
+        if model not in self._patchers:
+            offload = self._management.unet_offload_device()
+            self._patchers[model] = self._patcher(model, load_device=self.device, offload_device=offload)
+        self._management.load_models_gpu([self._patchers[model]], force_full_load=True)
+        yield model
+
+    def release(self) -> None:
+        """Let ComfyUI forget our networks."""
+        self._patchers.clear()

@@ -1,0 +1,65 @@
+"""The sockets: their type names, and the frozen value that travels on each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from ..o_voxel.values import Mesh, VoxelField
+from ..trellis2.pipeline import Pipeline
+from ..trellis2.values import ImageCondition, ShapeLatent, SparseStructure, TextureLatent
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImages:
+    """Cropped, matted RGB pictures, ready to be conditioned on; sizes may differ."""
+
+    images: tuple[Image.Image, ...]
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What a stage's widgets leave to the checkpoint. See `SamplerParams`."""
+
+    guidance_rescale: float
+    guidance_interval: tuple[float, float]
+    rescale_t: float
+
+
+PIPELINE = "T2_PIPELINE"
+IMAGES = "T2_IMAGES"
+CONDITION = "T2_CONDITION"
+SAMPLER = "T2_SAMPLER"
+STRUCTURE = "T2_STRUCTURE"
+SHAPE = "T2_SHAPE"
+TEXTURE = "T2_TEXTURE"
+MESH = "T2_MESH"
+VOXELS = "T2_VOXELS"
+
+VALUES: dict[str, type] = {
+    PIPELINE: Pipeline,
+    IMAGES: PreparedImages,
+    CONDITION: ImageCondition,
+    SAMPLER: SamplerSettings,
+    STRUCTURE: SparseStructure,
+    SHAPE: ShapeLatent,
+    TEXTURE: TextureLatent,
+    MESH: Mesh,
+    VOXELS: VoxelField,
+}
+
+
+def expect(value: Any, socket: str) -> Any:
+    """`value` itself once it is what `socket` carries; another pack may use the same socket name for its own.
+
+    Raises TypeError saying what was expected and what came.
+    """
+    kind = VALUES[socket]
+    if not isinstance(value, kind):
+        came = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(f"{socket}: expected a {kind.__name__} from a TRELLIS.2 node, got {came}")
+    return value

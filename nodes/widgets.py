@@ -1,0 +1,71 @@
+"""Widgets that several nodes share, with the published defaults."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..trellis2.config import SamplerConfig
+from ..trellis2.pipeline import MAX_TOKENS
+from .sockets import SAMPLER, SamplerSettings
+
+CATEGORY = "TRELLIS.2"
+
+SEED = (
+    "INT",
+    {
+        "default": 42,
+        "min": 0,
+        "max": 2**64 - 1,
+        "control_after_generate": True,
+        "tooltip": "Starting noise. The same seed gives the same result on every device; object k of a batch uses "
+        "seed + k. One seed in all stages gives the reference's noise.",
+    },
+)
+TOKENS = (
+    "INT",
+    {
+        "default": MAX_TOKENS,
+        "min": 1024,
+        "max": 2**20,
+        "step": 1024,
+        "tooltip": "Most latent voxels to sample. An object that needs more gets a lower resolution, in steps of 128. "
+        "Time grows with the square of it, memory linearly.",
+    },
+)
+
+
+def steps(default: int = 12) -> tuple[str, dict[str, Any]]:
+    """The number of sampling steps."""
+    tooltip = "Sampling steps. Time is proportional; the published setting is 12."
+    return ("INT", {"default": default, "min": 1, "max": 200, "tooltip": tooltip})
+
+
+def guidance(default: float) -> tuple[str, dict[str, Any]]:
+    """The guidance strength of a stage whose published one is `default`."""
+    tooltip = (
+        f"How strongly to follow the image (classifier-free guidance); published {default}. 1 is off and costs half: "
+        "every other value runs the network twice on the steps inside the guidance interval."
+    )
+    return ("FLOAT", {"default": default, "min": 0.0, "max": 30.0, "step": 0.1, "tooltip": tooltip})
+
+
+def settings() -> tuple[str, dict[str, Any]]:
+    """The optional settings socket of a stage."""
+    tooltip = "Optional: rescale, interval and schedule of this stage. Without it the checkpoint's own settings."
+    return (SAMPLER, {"tooltip": tooltip})
+
+
+def configured(
+    base: SamplerConfig, steps: int, guidance: float, sampler: SamplerSettings | None = None
+) -> SamplerConfig:
+    """The checkpoint's sampler with a node's widgets, and its settings socket if connected, in place."""
+    params = replace(base.params, steps=steps, guidance_strength=guidance)
+    if sampler is not None:
+        params = replace(
+            params,
+            guidance_rescale=sampler.guidance_rescale,
+            guidance_interval=sampler.guidance_interval,
+            rescale_t=sampler.rescale_t,
+        )
+    return replace(base, params=params)

@@ -1,0 +1,24 @@
+"""numba's file cache, made safe for a package that is loaded under several names."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import zlib
+from collections.abc import Callable
+from types import ModuleType
+
+from numba import njit
+
+
+def cached_njit(function: Callable, *uses: ModuleType) -> Callable:
+    """`function` compiled without the GIL and cached on disk, per name of its module and text of the modules it uses.
+
+    numba keys a cache file by the function's file, name and line. Loaded under another package name, such a file
+    raises ModuleNotFoundError (ComfyUI loads a pack by its path, pip by its name), and it does not notice a change in
+    another file. So both go into the function's name.
+    """
+    module = sys.modules[function.__module__]
+    text = module.__name__ + "".join(inspect.getsource(m) for m in (module, *uses))
+    function.__qualname__ = f"{function.__qualname__}_{zlib.crc32(text.encode()):08x}"
+    return njit(cache=True, nogil=True)(function)

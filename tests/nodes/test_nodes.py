@@ -1,0 +1,113 @@
+"""Every node by itself: what it declares, and what it says to bad input."""
+
+import pytest
+import torch
+from pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host, sockets
+from pack.nodes.condition import BACKGROUND, OBJECT, PrepareImage
+from pack.nodes.decode import DecodeMesh
+from pack.nodes.example import ExampleImage
+from pack.nodes.export import SaveGLB
+from pack.nodes.load import LoadModel, Sampler
+from pack.nodes.structure import SampleStructure
+from pack.nodes.widgets import configured
+from pack.o_voxel.values import Mesh
+from pack.trellis2.hub import MissingFileError
+
+NODES = sorted(NODE_CLASS_MAPPINGS.items())
+
+
+@pytest.mark.parametrize(("name", "node"), NODES)
+def test_declaration(name, node, comfy):
+    assert name.startswith("T2")
+    assert name in NODE_DISPLAY_NAME_MAPPINGS
+    assert node.DESCRIPTION
+    assert callable(getattr(node, node.FUNCTION))
+    assert len(node.RETURN_TYPES) == len(node.RETURN_NAMES)
+    declared = node.INPUT_TYPES()
+    for group in declared.values():
+        for widget, (_, options) in group.items():
+            assert len(options.get("tooltip", "")) > 10, f"{name}.{widget} has no tooltip"
+
+
+def test_stage_defaults_are_the_published_ones(comfy):
+    (pipeline,) = LoadModel().load("tiny", "auto", "auto")
+    stages = {
+        "T2SampleStructure": pipeline.config.sparse_structure_sampler,
+        "T2SampleShape": pipeline.config.shape_slat_sampler,
+        "T2ShapeCascade": pipeline.config.shape_slat_sampler,
+        "T2SampleTexture": pipeline.config.tex_slat_sampler,
+    }
+    for name, sampler in stages.items():
+        widgets = NODE_CLASS_MAPPINGS[name].INPUT_TYPES()["required"]
+        assert widgets["steps"][1]["default"] == sampler.params.steps
+        assert widgets["guidance"][1]["default"] == sampler.params.guidance_strength
+        assert configured(sampler, sampler.params.steps, sampler.params.guidance_strength) == sampler
+
+
+def test_sampler_settings_reach_the_sampler(comfy):
+    (pipeline,) = LoadModel().load("tiny", "auto", "auto")
+    (chosen,) = Sampler().settings(0.1, 0.2, 0.3, 4.0)
+    params = configured(pipeline.config.shape_slat_sampler, 5, 2.0, chosen).params
+    assert (params.steps, params.guidance_strength, params.guidance_rescale) == (5, 2.0, 0.1)
+    assert (params.guidance_interval, params.rescale_t) == ((0.2, 0.3), 4.0)
+    with pytest.raises(ValueError, match="start <= end"):
+        Sampler().settings(0.1, 0.9, 0.3, 4.0)
+
+
+def test_mask_conventions_agree():
+    image, mask = ExampleImage().load("chair")
+    kept = mask.clone()
+    by_background, _ = PrepareImage().prepare(image, BACKGROUND, mask)
+    by_object, preview = PrepareImage().prepare(image, OBJECT, 1 - mask)
+    assert by_background.images[0].tobytes() == by_object.images[0].tobytes()
+    assert preview.shape == (1, 512, 512, 3)
+    assert torch.equal(mask, kept)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "says"),
+    [
+        (torch.rand(1, 64, 64, 3), None, "(?i)mask|matte|alpha"),
+        (torch.rand(1, 64, 64, 3), torch.ones(1, 64, 64), "(?i)transparent"),
+        (torch.rand(1, 1, 1, 3), torch.full((1, 1, 1), 0.1), "(?i)object.*px|px|pixel"),
+        (torch.rand(1, 64, 64, 3), torch.zeros(1, 32, 32), "(?i)size|32"),
+    ],
+    ids=["no matte", "all transparent", "1x1", "other size"],
+)
+def test_bad_pictures(image, mask, says):
+    with pytest.raises(ValueError, match=says):
+        PrepareImage().prepare(image, BACKGROUND, mask)
+
+
+def test_wrong_socket_objects_are_named(comfy):
+    (pipeline,) = LoadModel().load("tiny", "auto", "auto")
+    with pytest.raises(TypeError, match=r"T2_CONDITION: expected a ImageCondition.*got builtins\.dict"):
+        SampleStructure().sample(pipeline, {}, 1, 1, 1.0, "32")
+    with pytest.raises(TypeError, match="T2_PIPELINE"):
+        DecodeMesh().decode(torch.nn.Identity(), object())
+    with pytest.raises(TypeError, match="T2_MESH"):
+        SaveGLB().save("mesh", "x")
+    for socket in sockets.VALUES:
+        with pytest.raises(TypeError, match=socket):
+            sockets.expect(object(), socket)
+
+
+def test_missing_checkpoint_files_are_named(comfy, tmp_path, monkeypatch):
+    (tmp_path / "trellis2" / "half").mkdir(parents=True)
+    monkeypatch.setattr(host, "models_folder", lambda: tmp_path)
+    with pytest.raises(MissingFileError, match=r"pipeline\.json is missing from .*half(.|\n)*hf download microsoft"):
+        LoadModel().load("half", "auto", "auto")
+
+
+def test_saving_stays_inside_the_output_folder(comfy):
+    mesh = Mesh(torch.rand(3, 3), torch.tensor([[0, 1, 2]], dtype=torch.int32))
+    assert SaveGLB().save(mesh, "a/b")["result"] == ("a/b_00001_.glb",)
+    assert SaveGLB().save(mesh, "a/b")["result"] == ("a/b_00002_.glb",)
+    with pytest.raises(ValueError, match="inside"):
+        SaveGLB().save(mesh, "../outside")
+    with pytest.raises(ValueError, match="at least one face"):
+        SaveGLB().save(Mesh(torch.rand(3, 3), torch.zeros(0, 3, dtype=torch.int32)), "empty")
+
+
+def test_checkpoints_are_listed_before_downloads(comfy):
+    assert host.model_choices() == ["tiny", "microsoft/TRELLIS.2-4B", "Comfy-Org/TRELLIS.2"]

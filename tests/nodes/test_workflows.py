@@ -1,0 +1,110 @@
+"""The shipped workflows, run for real on a tiny checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pack.nodes import NODE_CLASS_MAPPINGS, host, sockets
+
+WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.api.json"))
+NAMES = [path.name.removesuffix(".api.json") for path in WORKFLOWS]
+FAST = {"n8_max_tokens": 1024}
+
+
+def digest(value: object) -> list[bytes]:
+    """The bytes of every tensor and picture inside a socket's value."""
+    if isinstance(value, torch.Tensor):
+        return [value.cpu().contiguous().numpy().tobytes()]
+    if isinstance(value, (list, tuple)):
+        return [part for item in value for part in digest(item)]
+    if hasattr(value, "tobytes"):
+        return [value.tobytes()]
+    if hasattr(value, "rows"):
+        return digest(value.rows)
+    fields = getattr(value, "__dataclass_fields__", {})
+    return [part for name in fields for part in digest(getattr(value, name))]
+
+
+def test_every_workflow_is_shipped_in_both_forms():
+    assert NAMES
+    assert sorted(p.stem for p in WORKFLOWS[0].parent.glob("*.json") if not p.name.endswith(".api.json")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_canvas_and_api_form_are_the_same_graph(name):
+    api = json.loads((WORKFLOWS[0].parent / f"{name}.api.json").read_text())
+    canvas = json.loads((WORKFLOWS[0].parent / f"{name}.json").read_text())
+    nodes = {str(node["id"]): node for node in canvas["nodes"] if node["type"] != "MarkdownNote"}
+    links = {link[0]: link for link in canvas["links"]}
+    assert {k: n["type"] for k, n in nodes.items()} == {k: n["class_type"] for k, n in api.items()}
+    for node_id, node in nodes.items():
+        wired = {i["name"]: i["link"] for i in node["inputs"] if i.get("link") is not None}
+        expected = {k: v for k, v in api[node_id]["inputs"].items() if isinstance(v, list)}
+        assert {k: [str(links[link][1]), links[link][2]] for k, link in wired.items()} == expected
+        values = [v for v in node["widgets_values"] if v != "fixed"]
+        widgets = [i["name"] for i in node["inputs"] if "widget" in i]
+        settings = {k: v for k, v in zip(widgets, values, strict=True) if k not in wired}
+        assert settings == {k: v for k, v in api[node_id]["inputs"].items() if k not in wired}
+
+
+def test_graph_from_picture_to_glb_and_what_a_change_redoes(comfy, runner, workflow):
+    first = runner.run(workflow("image_to_3d", **FAST))
+    assert sorted(runner.executed, key=int) == [str(i) for i in range(1, 13)]
+    (file,) = comfy.rglob("*.glb")
+    assert file.read_bytes()[:4] == b"glTF"
+    assert first["11"][0] == ["3d/trellis2_00001_.glb"]
+    before = {k: digest(v) for k, v in first.items()}
+
+    runner.run(workflow("image_to_3d", **FAST))
+    assert runner.executed == []
+    runner.run(workflow("image_to_3d", n9_seed=7, **FAST))
+    assert runner.executed == ["9", "10", "11", "12"]
+    runner.run(workflow("image_to_3d", n8_resolution="1536", **FAST))
+    assert runner.executed == ["8", "9", "10", "11", "12"]
+    runner.run(workflow("image_to_3d", n11_filename_prefix="other", **FAST))
+    assert runner.executed == ["11", "12"]
+    assert {k: digest(v) for k, v in first.items()} == before, "a node wrote to a cached value"
+
+
+def test_one_node_equals_the_stages(comfy, runner, workflow):
+    stages = runner.run(workflow("image_to_3d"))
+    whole = runner.run(workflow("image_to_3d_one_node"))
+    assert digest(stages["10"][0]) == digest(whole["5"][0])
+    assert digest(stages["10"][1]) == digest(whole["5"][1])
+
+
+def test_the_same_seed_writes_the_same_bytes(comfy, workflow, runner):
+    runner.run(workflow("image_to_3d_one_node", n5_pipeline_type="512"))
+    runner.cache.clear()
+    runner.run(workflow("image_to_3d_one_node", n5_pipeline_type="512"))
+    first, second = sorted(comfy.rglob("*.glb"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_cancelling_stops_within_a_step_and_caches_nothing(comfy, runner, workflow, monkeypatch):
+    class Cancelled(Exception):
+        pass
+
+    calls = []
+
+    def progress():
+        def report(fraction):
+            calls.append(fraction)
+            if len(calls) == 4:
+                raise Cancelled
+
+        return report
+
+    monkeypatch.setattr(host, "progress", progress)
+    with pytest.raises(Cancelled):
+        runner.run(workflow("image_to_3d", n6_steps=12))
+    # Two calls for the two token sizes of one picture are one; the structure's steps come next.
+    assert len(calls) == 4
+    assert "6" not in runner.executed
+
+
+def test_sockets_of_the_graph_match_what_the_nodes_say():
+    for name, node in NODE_CLASS_MAPPINGS.items():
+        for socket in node.RETURN_TYPES:
+            assert socket in sockets.VALUES or socket in ("IMAGE", "MASK", "STRING"), name

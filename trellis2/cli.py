@@ -1,0 +1,145 @@
+"""The command line: generate, doctor, make-tiny. The only module that prints."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import pkgutil
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# What a user can mend: shown as one message. Anything else is ours, and shows its traceback.
+USER_ERRORS = (ValueError, FileNotFoundError, TypeError, MemoryError)
+RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 1 for an error that the user can mend, 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except USER_ERRORS as error:
+        print(f"trellis2: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("trellis2: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="trellis2", description="TRELLIS.2: images to 3D meshes with PBR materials.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", help="images to GLB files")
+    generate.set_defaults(command=_generate)
+    generate.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="a picture with a transparent background"
+    )
+    generate.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb", help="_1, _2 … for several")
+    generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help="a folder, or a hub repository")
+    generate.add_argument("--resolution", choices=RESOLUTIONS, default="1024", help="voxels a side (default 1024)")
+    generate.add_argument("--views", action="store_true", help="the images are views of one object")
+    generate.add_argument("--view-mode", choices=("average", "cycle"), default="average", help="how views are combined")
+    generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
+    generate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: what is there)")
+
+    doctor = commands.add_parser("doctor", help="what was found here, and what each op would use")
+    doctor.set_defaults(command=_doctor)
+    doctor.add_argument("--device", help="the device to ask about (default: what is there)")
+
+    tiny = commands.add_parser("make-tiny", help="write a tiny random checkpoint in the published layout")
+    tiny.set_defaults(command=_make_tiny)
+    tiny.add_argument("folder", type=Path, metavar="DIR")
+    tiny.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from PIL import Image, ImageOps
+
+    from ..o_voxel.formats.glb import vertex_materials, write_glb
+    from .image import prepare_image
+    from .pipeline import Pipeline
+    from .residency import OneAtATime, default_device
+
+    pictures = []
+    for path in arguments.images:
+        with Image.open(path) as image:
+            pictures.append(prepare_image(ImageOps.exif_transpose(image)))
+    pipeline = Pipeline.load(arguments.model, OneAtATime(arguments.device or default_device()))
+    assets = pipeline.run(
+        [pictures] if arguments.views else [[picture] for picture in pictures],
+        pipeline_type=RESOLUTIONS[arguments.resolution],
+        seed=arguments.seed,
+        steps=arguments.steps,
+        view_mode=arguments.view_mode,
+        progress=_bars(),
+    )
+    for path, asset in zip(_outputs(arguments.output, len(assets)), assets, strict=True):
+        materials = None if asset.field is None else vertex_materials(asset.mesh, asset.field)
+        write_glb(path, asset.mesh, materials)
+        print(f"{path}: {len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} faces")
+    return 0
+
+
+def _outputs(path: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}_{i + 1}{path.suffix}") for i in range(count)]
+
+
+def _bars() -> Callable[[str, float], None]:
+    """A progress bar a stage, on standard error."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def report(stage: str, fraction: float) -> None:
+        if stage not in bars:
+            bars[stage] = tqdm(total=100, desc=f"{stage:<10}", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}")
+        bars[stage].update(round(100 * fraction) - bars[stage].n)
+        if fraction >= 1:
+            bars[stage].close()
+
+    return report
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from ..o_voxel.ops.backend import explain
+    from .residency import default_device, default_dtype
+
+    device = torch.device(arguments.device or default_device())
+    print(f"python {platform.python_version()}, {platform.platform()}")
+    for name in ("torch", "triton", "numba", "safetensors", "huggingface_hub", "numpy", "scipy", "pillow"):
+        print(f"{name:<16}{_version(name)}")
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "unknown"
+    print(f"{'device':<16}{device} ({hardware}), torsos in {default_dtype(device) or 'the published formats'}")
+    for package in ("o_voxel", "trellis2"):
+        operations = importlib.import_module(f"...{package}.ops", __name__)
+        for _, name, is_package in pkgutil.iter_modules(operations.__path__):
+            if not is_package:
+                continue
+            choices = importlib.import_module(f"{operations.__name__}.{name}").CHOICES
+            states = ", ".join(f"{choice}: {state}" for choice, state in explain(choices, device).items())
+            print(f"{package}.{name:<26}{states}")
+    return 0
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _make_tiny(arguments: argparse.Namespace) -> int:
+    from .tiny import make_tiny
+
+    print(f"wrote {make_tiny(arguments.folder, arguments.seed)}")
+    return 0
