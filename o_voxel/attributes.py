@@ -1,10 +1,10 @@
 """Voxel materials: a textured mesh to the colour, metal, roughness and opacity of each voxel that it touches.
 
-A voxel's value is the mean over the triangles that touch it, each read where the voxel's centre projects onto its plane,
-at the mip level on which a texel is as large as a voxel (facts: O-Voxel's volumetric attributes). Where the original errs
-and no golden value depends on it, this does not: emissive textures have their own mip levels, small triangles of dense
-meshes are filtered too, mirrored UVs bend normals the right way, any texture size will do. The weight, 1 - signed
-distance to the plane over the grid's longest side, is the original's in its unit cube.
+A voxel's value is the mean over the triangles that touch it, each read where the voxel's centre projects onto its
+plane, at the mip level on which a texel is as large as a voxel (facts: O-Voxel's volumetric attributes). Where the
+original errs and no golden value depends on it, this does not: emissive textures have their own mip levels, small
+triangles of dense meshes are filtered too, mirrored UVs bend normals the right way, any texture size will do. The
+weight, 1 - signed distance to the plane over the grid's longest side, is the original's in its unit cube.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class VoxelMaterials:
     normal: Tensor | None = None
 
 
+@torch.no_grad()
 def voxel_materials(
     mesh: TexturedMesh,
     grid: Grid,
@@ -58,7 +59,7 @@ def voxel_materials(
 
     coords: [N, 3] int32, the voxels to fill, in any order (a DualGrid's, say). One that no triangle touches takes the
     values of the nearest that one does (exact up to two voxels away, else a near one), or 0 where there is none.
-    Without it: the voxels whose grid edges the surface crosses, the same as in the mesh's dual grid, in lexicographic order.
+    Without it: the voxels whose grid edges the surface crosses, as in the mesh's dual grid, in lexicographic order.
     extras: "emissive", "normal", or both.  mip_offset: levels to add; positive blurs.
     backend: "auto", "numba" (CPU) or "reference" (torch, CPU or GPU); same voxels, values equal to rounding.
     progress: called with the share done, 0 to 1; what it raises stops the work.
@@ -92,7 +93,7 @@ def voxel_materials(
 
 
 def to_bytes(values: Tensor) -> Tensor:
-    """uint8 of float `values` in [0, 1], any shape, as the original's files hold them: 255 x, cut to 0..255, truncated."""
+    """uint8 of float `values` in [0, 1], any shape, as the original has them: 255 x, cut to 0..255, truncated."""
     return (values * 255).clamp(0, 255).to(torch.uint8)
 
 
@@ -143,20 +144,17 @@ def _voxel_numbers(coords: Tensor, grid: Grid, device: torch.device) -> Tensor:
 
 def _check_values(mesh: TexturedMesh) -> None:
     """Raise ValueError for the first fault; one host synchronisation."""
-    n_uv = 0 if mesh.uv is None else len(mesh.uv)
-    uv_rows = mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces
+    vertices, uv = mesh.mesh.vertices, mesh.uv
+    if mesh.mesh.faces.device != vertices.device:
+        raise ValueError(f"mesh: expected one device, got {vertices.device} and {mesh.mesh.faces.device}")
+    n_vertices, n_uv, n_materials = len(vertices), 0 if uv is None else len(uv), len(mesh.materials)
+    uv_rows = None if uv is None else mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces
     faults = {
-        "mesh.vertices: expected finite positions, got nan or inf": _not_finite(mesh.mesh.vertices),
-        f"mesh.faces: expected indices in [0, {len(mesh.mesh.vertices)}), got some outside": _outside(
-            mesh.mesh.faces, len(mesh.mesh.vertices)
-        ),
-        "uv: expected finite coordinates, got nan or inf": _not_finite(mesh.uv),
-        f"uv_faces: expected indices in [0, {n_uv}) (without uv_faces: one row of uv a vertex), got some outside": _outside(
-            None if mesh.uv is None else uv_rows, n_uv
-        ),
-        f"material_ids: expected ids in [0, {len(mesh.materials)}), got some outside": _outside(
-            mesh.material_ids, len(mesh.materials)
-        ),
+        "mesh.vertices: expected finite positions, got nan or inf": _not_finite(vertices),
+        f"mesh.faces: expected indices in [0, {n_vertices}), got some outside": _outside(mesh.mesh.faces, n_vertices),
+        "uv: expected finite coordinates, got nan or inf": _not_finite(uv),
+        f"uv: expected indices in [0, {n_uv}), got some outside, from uv_faces or else faces": _outside(uv_rows, n_uv),
+        f"material_ids: expected ids in [0, {n_materials}), got some outside": _outside(mesh.material_ids, n_materials),
         "normals: expected finite vectors, got nan or inf": _not_finite(mesh.normals),
         "vertex_colors: expected finite colours, got nan or inf": _not_finite(mesh.vertex_colors),
     }

@@ -1,4 +1,4 @@
-"""What a surface is made of: textures, materials, and a mesh that wears them. Frozen values; operations return new ones.
+"""What a surface is made of: textures, materials, and a mesh that wears them. Frozen values.
 
 Conventions, stated once. Texture coordinates are (u, v) with v up: v = 0 is the last row of an image and v = 1 its
 first (glTF counts v down; `formats.mesh_files` flips it). Colours, of texels, factors and vertices alike, are in the
@@ -49,7 +49,8 @@ class Texture:
 class Material:
     """Metallic-roughness PBR. Each factor multiplies its texture, or stands alone; defaults are glTF's.
 
-    Factors are in [0, 1], emissive ones >= 0. Textures have three channels (base colour, emissive, normal) or one.
+    Factors are in [0, 1]; emissive ones and `alpha_cutoff` only >= 0. Textures have three channels (base colour,
+    emissive, normal) or one.
     alpha_mode: "OPAQUE" makes alpha 1; "MASK" makes it 0 below `alpha_cutoff` and 1 elsewhere; "BLEND" keeps it.
     normal_texture: tangent space, +x along u and +y along v (up); `normal_scale` multiplies its x and y.
     """
@@ -76,9 +77,10 @@ class Material:
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"Material.{name}: expected three values, got {getattr(self, name)!r}")
         self._check_range("base_color_factor", 1.0)
-        self._check_range("emissive_factor", math.inf)
-        for name in ("metallic_factor", "roughness_factor", "alpha_factor", "alpha_cutoff"):
+        for name in ("metallic_factor", "roughness_factor", "alpha_factor"):
             self._check_range(name, 1.0)
+        for name in ("emissive_factor", "alpha_cutoff"):
+            self._check_range(name, math.inf)
         if not math.isfinite(self.normal_scale):
             raise ValueError(f"Material.normal_scale: expected a finite number, got {self.normal_scale}")
         for name, channels in TEXTURE_CHANNELS.items():

@@ -42,7 +42,8 @@ def read_ply(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
             wanted = f"{count} voxels of {dtype.itemsize} bytes"
             raise ValueError(f"{wanted}: expected at most {min(size, max_bytes)} bytes of them")
         table = np.frombuffer(file.read(count * dtype.itemsize), dtype)
-        positions = np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
+        with np.errstate(invalid="ignore"):  # a signalling NaN warns when it is converted; as_coords refuses it
+            positions = np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
         coords = as_coords(np.rint(positions))
         attrs = {name: _channels(table, name, count) for name, count in _attributes(dtype).items()}
         return VoxelRecords(coords, attrs)

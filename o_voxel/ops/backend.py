@@ -7,10 +7,15 @@ not work raises, because another backend would silently give other numbers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
+
+log = logging.getLogger(__name__)
 
 Probe = Callable[[torch.device, torch.dtype], str | None]
 
@@ -55,3 +60,31 @@ def explain(choices: Sequence[Choice], device: torch.device, dtype: torch.dtype 
         taken = "chosen" in states.values()
         states[choice.name] = reason or ("works" if taken else "chosen")
     return states
+
+
+def numba_probe(device: torch.device, dtype: torch.dtype) -> str | None:
+    """The probe of a numba implementation."""
+    if device.type != "cpu":
+        return f"runs on the CPU, not on {device}"
+    return None if find_spec("numba") else "numba is not installed"
+
+
+def triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
+    """The probe of a Triton kernel: compiles and launches a small one, once a device."""
+    if device.type != "cuda":
+        return f"runs on a GPU, not on {device}"
+    return _launch_triton(device)
+
+
+@lru_cache(maxsize=None)
+def _launch_triton(device: torch.device) -> str | None:
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    try:
+        from .kernel import probe
+
+        probe(device)
+    except Exception as error:  # noqa: BLE001 a compiler, driver or header problem of any kind means no Triton
+        log.warning("Triton does not work on %s, falling back to plain torch: %s", device, error)
+        return f"a test kernel failed: {type(error).__name__}: {str(error)[:200]}"
+    return None

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, radians, sin, tan
+from math import cos, hypot, pi, radians, sin, tan
 
 import torch
 from torch import Tensor
 
 from ..grid import Vector3
+from .vectors import column, dot, unit
 
-FIT_MARGIN = 1.04  # auto-fit leaves this much room round the subject's sphere
-NEAREST = 1e-3  # of the distance: the near plane of a camera inside the subject's sphere
+FIT_MARGIN = 1.06  # auto-fit leaves this much room round the subject
+NEAREST = 1e-3  # of the distance: the near plane of a camera inside the subject
+RIM_POINTS = 64
 
 
 @dataclass(frozen=True)
-class Sphere:
-    """A ball round the subject, in world units."""
+class Bounds:
+    """An upright cylinder round the subject, in world units: what it needs of the picture at any yaw."""
 
     center: Vector3
-    radius: float
+    girth: float
+    half_height: float
+
+    @property
+    def radius(self) -> float:
+        """Of the ball round the cylinder."""
+        return hypot(self.girth, self.half_height)
 
     @classmethod
-    def around(cls, points: Tensor) -> Sphere:
-        """The ball centred on the box of `points` [N, 3] that holds them; the unit cube's when there are none."""
+    def around(cls, points: Tensor) -> Bounds:
+        """The cylinder centred on the box of `points` [N, 3] that holds them; the unit cube's when there are none."""
         if not len(points):
-            return cls((0.0, 0.0, 0.0), 0.75**0.5)
-        center = (points.amin(dim=0) + points.amax(dim=0)) / 2
-        radius = (points - center).norm(dim=1).amax()
-        return cls(tuple(center.tolist()), max(float(radius), 1e-6))
+            return cls((0.0, 0.0, 0.0), 0.5**0.5, 0.5)
+        low, high = points.amin(dim=0), points.amax(dim=0)
+        center = (low + high) / 2
+        girth = (points[:, :2] - center[:2]).norm(dim=1).amax()
+        return cls(tuple(center.tolist()), max(float(girth), 1e-6), max(float(high[2] - low[2]) / 2, 1e-6))
 
 
 @dataclass(frozen=True)
@@ -50,30 +59,30 @@ class View:
     orthographic: bool
 
     def to_eye(self, points: Tensor) -> Tensor:
-        """World [..., 3] to the eye's frame [..., 3]: right, up, and distance along the line of sight."""
-        offset = points - points.new_tensor(self.position)
+        """World [3, N] to the eye's frame [3, N]: right, up, and distance along the line of sight."""
+        offset = points - column(self.position, points)
         axes = (self.right, self.up, tuple(-b for b in self.back))
         # Not a matmul: TF32 on a GPU would move the vertices.
-        return torch.stack([(offset * offset.new_tensor(axis)).sum(dim=-1) for axis in axes], dim=-1)
+        return torch.stack([dot(column(axis, points), offset) for axis in axes])
 
     def to_clip(self, points: Tensor) -> Tensor:
-        """World [V, 3] to OpenGL clip space [V, 4] float32, for `rasterize`."""
-        x, y, distance = self.to_eye(points).unbind(dim=-1)
+        """World [V, 3] to OpenGL clip space [V, 4], for `rasterize`."""
+        x, y, distance = self.to_eye(points.T)
         span = self.far - self.near
         if self.orthographic:
             z, w = (2 * distance - (self.far + self.near)) / span, torch.ones_like(x)
         else:
             z, w = (distance * (self.far + self.near) - 2 * self.far * self.near) / span, distance
-        return torch.stack((x * self.scale[0], y * self.scale[1], z, w), dim=-1)
+        return torch.stack((x * self.scale[0], y * self.scale[1], z, w), dim=1)
 
     def towards_eye(self, points: Tensor) -> Tensor:
-        """Unit directions [N, 3] from world points [N, 3] to the eye."""
+        """Unit directions [3, N] from world points [3, N] to the eye."""
         if self.orthographic:
-            return points.new_tensor(self.back).expand_as(points)
-        return torch.nn.functional.normalize(points.new_tensor(self.position) - points, dim=-1)
+            return column(self.back, points).expand_as(points)
+        return unit(column(self.position, points) - points)
 
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """World to eye and eye to clip, each [4, 4] float64 for column vectors, in OpenGL's convention (sight on -z)."""
+        """World to eye and eye to clip, each [4, 4] float64, for column vectors; OpenGL's convention (sight on -z)."""
         view = torch.eye(4, dtype=torch.float64)
         view[:3, :3] = torch.tensor([self.right, self.up, self.back], dtype=torch.float64)
         view[:3, 3] = -view[:3, :3] @ torch.tensor(self.position, dtype=torch.float64)
@@ -91,7 +100,7 @@ class Camera:
     """An orbit camera in a z-up world. At yaw 0 it stands on the -y side and looks along +y: the front of the model.
 
     yaw_deg: round the vertical, counter-clockwise seen from above; 90 looks from +x.  pitch_deg: up from the
-    horizon, -90 to 90.  distance: world units from the target to the eye, or None to fit the subject's sphere.
+    horizon, -90 to 90.  distance: world units from the target to the eye, or None to fit the subject at any yaw.
     fov_deg: of the picture's shorter side.  target: world point in the middle, or None for the subject's centre.
     orthographic: parallel sight, with the same width as the perspective picture has at the target.
     """
@@ -111,19 +120,30 @@ class Camera:
         if self.distance is not None and not self.distance > 0:
             raise ValueError(f"Camera.distance: expected a positive distance or None, got {self.distance}")
 
-    def view(self, subject: Sphere, size: tuple[int, int]) -> View:
-        """This camera before `subject`, for a picture of (H, W) pixels. The whole sphere is between near and far."""
+    def view(self, subject: Bounds, size: tuple[int, int]) -> View:
+        """This camera before `subject`, for a picture of (H, W) pixels. All of the subject is between near and far."""
         yaw, pitch, half = radians(self.yaw_deg), radians(self.pitch_deg), radians(self.fov_deg) / 2
         back = (sin(yaw) * cos(pitch), -cos(yaw) * cos(pitch), sin(pitch))
         right = (cos(yaw), sin(yaw), 0.0)
         up = (-sin(yaw) * sin(pitch), cos(yaw) * sin(pitch), cos(pitch))
-        fitted = subject.radius * FIT_MARGIN / (tan(half) if self.orthographic else sin(half))
-        distance = fitted if self.distance is None else self.distance
+        tangents = tuple(tan(half) * n / min(size) for n in reversed(size))
+        distance = self._fit(subject, tangents) if self.distance is None else self.distance
         target = subject.center if self.target is None else self.target
         position = tuple(t + b * distance for t, b in zip(target, back, strict=True))
         depth = sum((p - c) * b for p, c, b in zip(position, subject.center, back, strict=True))
         reach = subject.radius * 1.001
         near = depth - reach if self.orthographic else max(depth - reach, distance * NEAREST)
-        side = min(size) / (tan(half) * (distance if self.orthographic else 1.0))
-        scale = (side / size[1], side / size[0])
+        scale = tuple(1 / (t * distance if self.orthographic else t) for t in tangents)
         return View(position, right, up, back, scale, near, max(depth + reach, near + reach), self.orthographic)
+
+    def _fit(self, subject: Bounds, tangents: tuple[float, float]) -> float:
+        """The least distance from which the rims of the subject's cylinder are in the picture, plus FIT_MARGIN."""
+        pitch, distance = radians(self.pitch_deg), 0.0
+        for step in range(RIM_POINTS):
+            x, y = (subject.girth * f(2 * pi * step / RIM_POINTS) for f in (cos, sin))
+            for z in (-subject.half_height, subject.half_height):
+                nearer = 0.0 if self.orthographic else z * sin(pitch) - y * cos(pitch)
+                upward = z * cos(pitch) + y * sin(pitch)
+                needed = max(abs(x) / tangents[0], abs(upward) / tangents[1])
+                distance = max(distance, nearer + needed * FIT_MARGIN)
+        return distance

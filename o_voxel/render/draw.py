@@ -6,18 +6,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import avg_pool2d, max_pool2d
 
 from ..grid import Vector3
 from ..ops.raster import Raster, rasterize
 from .camera import Camera, View
+from .ground import ground_darkness
+from .occlusion import occlusion
 from .scene import Scene
 from .shade import shade_pbr, to_linear, to_srgb, tone_map
 from .studio import StudioLight
+from .vectors import cross, dot, spans, unit
 
 CREASE_COS = 0.77  # a corner whose direction is more than about 40 degrees off its face is an edge, not a curve
-PIXELS_A_STEP = 1 << 17
-PAPER_TOP, PAPER_BOTTOM, VIGNETTE = 0.80, 0.58, 0.16
+PAPER_TOP, PAPER_BOTTOM, VIGNETTE = 0.90, 0.80, 0.10  # sRGB
+PAPER_TINT = (0.985, 0.995, 1.01)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +43,15 @@ class Style:
     """background: "studio" (a soft grey gradient), an sRGB colour in [0, 1], or None for transparent.
 
     supersample: samples along each side of a pixel.  smooth: vertex normals, with creases kept; False shows faces.
+    occlusion: darken corners.  ground: a soft shadow on the paper below, where there is a background.
     backend: the rasteriser's, see `rasterize`.
     """
 
     background: str | Vector3 | None = "studio"
     supersample: int = 2
     smooth: bool = True
+    occlusion: bool = True
+    ground: bool = True
     backend: str = "auto"
 
     def __post_init__(self) -> None:
@@ -60,76 +66,76 @@ def draw(scene: Scene, camera: Camera, size: tuple[int, int], light: StudioLight
 
     Translucent surfaces (alpha below 1) let the background through, not what is behind them.
     """
-    samples = style.supersample
-    height, width = size
-    view = camera.view(scene.sphere, size)
-    raster = rasterize(
-        view.to_clip(scene.vertices), scene.faces, (height * samples, width * samples), backend=style.backend
-    )
+    side = style.supersample
+    view = camera.view(scene.bounds, size)
+    samples = (size[0] * side, size[1] * side)
+    raster = rasterize(view.to_clip(scene.vertices), scene.faces, samples, backend=style.backend)
     layers = _shade_samples(scene, raster, view, light, camera.yaw_deg)
-    color, alpha, normal, depth = (_blocks(layer, size, samples) for layer in layers)
-    alpha = alpha.mean(dim=2)
-    color = color.mean(dim=2)
+    means = avg_pool2d(layers[:7].view(1, 7, *samples), side)[0]
+    depth = -max_pool2d(-layers[7].view(1, 1, *samples), side)[0, 0]
+    color, alpha, normal = means[:3], means[3], unit(means[4:])
+    if style.occlusion:
+        color = color * occlusion(depth, normal, view, scene.bounds.radius)
     if style.background is None:
         color = color / alpha.clamp(min=1e-6)
     else:
-        color = color + (1 - alpha) * _background(style.background, size, color)
-    return Rendering(to_srgb(color), alpha[..., 0], normalize(normal.sum(dim=2), dim=-1), depth[..., 0].amin(dim=2))
+        paper = _background(style.background, size, color)
+        dark = ground_darkness(scene.shadow, scene.bounds, view, size) if style.ground else 0.0
+        color = color + (1 - alpha) * (1 - dark) * paper
+    return Rendering(to_srgb(color).permute(1, 2, 0).contiguous(), alpha, normal.permute(1, 2, 0).contiguous(), depth)
 
 
-def _blocks(samples: Tensor, size: tuple[int, int], side: int) -> Tensor:
-    """[H * side * W * side, C] samples by pixel: [H, W, side * side, C]."""
-    height, width = size
-    blocks = samples.view(height, side, width, side, -1).transpose(1, 2)
-    return blocks.reshape(height, width, side * side, -1)
-
-
-def _shade_samples(
-    scene: Scene, raster: Raster, view: View, light: StudioLight, yaw_deg: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Display-linear premultiplied colour [S, 3], alpha [S, 1], normal [S, 3], depth [S, 1] of every sample."""
+def _shade_samples(scene: Scene, raster: Raster, view: View, light: StudioLight, yaw_deg: float) -> Tensor:
+    """Every sample [8, S]: display-linear premultiplied colour 0 to 2, alpha 3, world normal 4 to 6, depth 7."""
     face, bary = raster.face.flatten(), raster.bary.view(-1, 3)
-    color, normals = torch.zeros_like(bary), torch.zeros_like(bary)
-    alpha, depth = bary.new_zeros(len(face), 1), bary.new_full((len(face), 1), torch.inf)
-    for pixel in (face >= 0).nonzero().flatten().split(PIXELS_A_STEP):
-        position, normal, towards_eye, attrs = _surface(scene, face[pixel].long(), bary[pixel], view)
-        base, metal_rough, opacity = to_linear(attrs[:, :3]), attrs[:, 3:5], attrs[:, 5:]
-        shaded = tone_map(shade_pbr(light, yaw_deg, normal, towards_eye, base, metal_rough))
-        color[pixel], alpha[pixel], normals[pixel] = shaded * opacity, opacity, normal
-        depth[pixel] = view.to_eye(position)[:, 2:]
-    return color, alpha, normals, depth
+    layers = bary.new_zeros(8, len(face))
+    layers[7] = torch.inf
+    covered = (face >= 0).nonzero().flatten()
+    for span in spans(len(covered), face.device):
+        pixel = covered[span]
+        position, normal, attrs = _surface(scene, face[pixel].long(), bary[pixel].T.contiguous(), view)
+        towards_eye = view.towards_eye(position)
+        normal = _facing(normal, towards_eye)
+        shaded = tone_map(shade_pbr(light, yaw_deg, normal, towards_eye, to_linear(attrs[:3]), attrs[3:5]))
+        depth = view.to_eye(position)[2:]
+        layers[:, pixel] = torch.cat((shaded * attrs[5], attrs[5:], normal, depth))
+    return layers
 
 
-def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Position, normal and direction to the eye, [P, 3], and attrs [P, 6] at `bary` [P, 3] in `face` [P]."""
-    rows, weights = scene.faces[face].long(), bary[..., None]
-    corners = scene.vertices[rows]
-    position = (corners * weights).sum(dim=1)
-    towards_eye = view.towards_eye(position)
-    sides = normalize(corners[:, 1:] - corners[:, :1], dim=2, eps=1e-30)
-    flat = normalize(torch.linalg.cross(sides[:, 0], sides[:, 1]), dim=1, eps=1e-30)
-    flat = torch.where((flat * towards_eye).sum(dim=1, keepdim=True) < 0, -flat, flat)
-    normal = flat if scene.normals is None else _smooth(flat, scene.normals[rows], weights, towards_eye)
-    attrs = (scene.attrs[rows] * weights).sum(dim=1) if scene.owner is None else scene.attrs[scene.owner[face]]
-    return position, normal, towards_eye, attrs
+def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:
+    """Position and normal [3, P] and attrs [6, P] at `bary` [3, P] in `face` [P]; the face itself faces the eye."""
+    rows = scene.faces[face].long().T.contiguous()
+    a, b, c = corners = [scene.vertices[row].T.contiguous() for row in rows]
+    position = _blend(corners, bary)
+    flat = unit(cross(unit(b - a), unit(c - a)))
+    flat = torch.where(dot(flat, view.towards_eye(position)) < 0, -flat, flat)
+    normal = flat
+    if scene.normals is not None:
+        axes = [scene.normals[row].T.contiguous() for row in rows]
+        along = [dot(axis, flat) for axis in axes]
+        normal = [torch.where(s.abs() < CREASE_COS, flat, axis * s.sign()) for axis, s in zip(axes, along, strict=True)]
+        normal = unit(_blend(normal, bary))
+    if scene.owner is not None:
+        return position, normal, scene.attrs[scene.owner[face]].T
+    return position, normal, _blend([scene.attrs[row].T for row in rows], bary)
 
 
-def _smooth(flat: Tensor, axes: Tensor, weights: Tensor, towards_eye: Tensor) -> Tensor:
-    """Corner directions [P, 3, 3] of either sign, interpolated on the side of the face normals `flat` [P, 3]."""
-    along = (axes * flat[:, None]).sum(dim=2, keepdim=True)
-    corner = torch.where(along.abs() < CREASE_COS, flat[:, None], axes * along.sign())
-    normal = normalize((corner * weights).sum(dim=1), dim=1)
-    # Near an outline the curve turns away before its faces do; such a normal is bent back to the outline.
-    away = (normal * towards_eye).sum(dim=1, keepdim=True).clamp(max=0)
-    return normalize(normal - away * towards_eye, dim=1)
+def _blend(corners: list[Tensor], bary: Tensor) -> Tensor:
+    """Values [C, P] at `bary` [3, P] between those of three corners, each [C, P]."""
+    return corners[0] * bary[0] + corners[1] * bary[1] + corners[2] * bary[2]
+
+
+def _facing(normal: Tensor, towards_eye: Tensor) -> Tensor:
+    """Smooth normals [3, P] bent back to the outline: near it the curve turns away before its faces do."""
+    return unit(normal - dot(normal, towards_eye).clamp(max=0) * towards_eye)
 
 
 def _background(background: str | Vector3, size: tuple[int, int], like: Tensor) -> Tensor:
-    """Linear RGB [H, W, 3]: a colour, or the studio's paper, lighter above and darker to the corners."""
+    """Linear RGB [3, H, W]: a colour, or the studio's paper, lighter above and darker to the corners."""
     if background != "studio":
-        return to_linear(like.new_tensor(background)).expand(*size, 3)
+        return to_linear(like.new_tensor(background))[:, None, None]
     y, x = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in size)
     fall = (y[:, None] + 1) / 2
     paper = PAPER_TOP + (PAPER_BOTTOM - PAPER_TOP) * fall * fall * (3 - 2 * fall)
     paper = paper * (1 - VIGNETTE * (x[None] ** 2 + y[:, None] ** 2) / 2)
-    return (to_linear(paper[..., None]) * like.new_tensor([0.985, 0.995, 1.01])).clamp(0, 1)
+    return (to_linear(paper) * like.new_tensor(PAPER_TINT)[:, None, None]).clamp(0, 1)

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..checks import FLOATS, check_tensor
 from ..ops.hash_grid import hash_grid
 from ..values import Mesh, VoxelField
-from .camera import Sphere
+from .camera import Bounds
+from .ground import ground_shadow
+from .vectors import cross, dot, spans, unit
 
 CLAY = (0.73, 0.72, 0.70, 0.0, 0.55, 1.0)  # the six PBR channels of what has none
 PLASTIC = (0.0, 0.5, 1.0)  # metallic, roughness, alpha of what has colours alone
-AREA_STEPS = 2.0**40  # fixed point makes sums exact, so the order of a GPU's additions is no matter
-SQUARINGS = 5
+AREA_STEPS = 2.0**50  # fixed point makes sums exact, so the order of a GPU's additions is no matter
+SQUARINGS = 4
 
 # Corners of a voxel's side seen from outside, counter-clockwise, by direction: +x, -x, +y, -y, +z, -z.
 SIDES = (
@@ -34,7 +35,8 @@ class Scene:
     """vertices [V, 3] float32 world.  faces [F, 3].  attrs [A, 6] float32, PBR_CHANNELS in [0, 1], base colour sRGB.
 
     owner: [F] int64, the row of `attrs` of each face, or None: attrs are by vertex.  normals: [V, 3] unit directions
-    of either sign, or None for flat shading.  sphere: what the camera fits.
+    of either sign, or None for flat shading.  shadow: [S, S] float32, see `ground_shadow`.  bounds: what the camera
+    fits.
     """
 
     vertices: Tensor
@@ -42,7 +44,8 @@ class Scene:
     attrs: Tensor
     owner: Tensor | None
     normals: Tensor | None
-    sphere: Sphere
+    shadow: Tensor
+    bounds: Bounds
 
 
 def mesh_scene(
@@ -62,29 +65,38 @@ def mesh_scene(
     if material is not None:
         check_tensor(material, "material", (count, 6), FLOATS)
     attrs = _attributes(colors if material is None else material, count, mesh.vertices)
-    normals = axis_normals(mesh) if smooth else None
-    return Scene(mesh.vertices, mesh.faces, attrs, None, normals, Sphere.around(mesh.vertices))
+    bounds = Bounds.around(mesh.vertices)
+    normals = axis_normals(mesh, bounds.radius) if smooth else None
+    shadow = ground_shadow(mesh.vertices, mesh.faces, bounds)
+    return Scene(mesh.vertices, mesh.faces, attrs, None, normals, shadow, bounds)
 
 
-def voxel_scene(field: VoxelField) -> Scene:
+def voxel_scene(field: VoxelField, cube: float = 1.0) -> Scene:
     """Every voxel a cube, less the sides that two voxels share. attrs: 6 channels PBR, 3 sRGB colours, 0 clay.
 
-    Raises ValueError for another number of channels. Coordinates must not repeat.
+    cube: the side of the cubes in voxels; below 1 they stand apart, with all their sides. Coordinates must not repeat.
+    Raises ValueError for another number of channels or a side outside (0, 1].
     """
     coords, device = field.coords, field.coords.device
     if field.attrs.shape[1] not in (0, 3, 6):
         raise ValueError(f"field.attrs: expected 0, 3 or 6 channels to draw, got {field.attrs.shape[1]}")
+    if not 0 < cube <= 1:
+        raise ValueError(f"cube: expected a side in (0, 1] voxels, got {cube}")
     index = hash_grid(coords)
+    everyone = torch.arange(len(coords), device=device)
     corners, owner = [], []
     for direction, side in SIDES:
-        exposed = (index.find(coords + coords.new_tensor(direction)) < 0).nonzero().flatten()
-        corners.append(coords[exposed][:, None] + coords.new_tensor(side))
+        exposed = everyone if cube < 1 else everyone[index.find(coords + coords.new_tensor(direction)) < 0]
+        inset = (torch.tensor(side, dtype=torch.float32, device=device) - 0.5) * cube + 0.5
+        corners.append(coords[exposed][:, None] + inset)
         owner.append(exposed)
-    vertices = field.grid.to_world(torch.cat(corners).view(-1, 3).float())
+    vertices = field.grid.to_world(torch.cat(corners).view(-1, 3))
     quad = torch.arange(0, len(vertices), 4, dtype=torch.int32, device=device)
     faces = (quad[:, None] + quad.new_tensor([0, 1, 2, 0, 2, 3])).view(-1, 3)
     attrs = _attributes(field.attrs if field.attrs.shape[1] else None, len(coords), vertices)
-    return Scene(vertices, faces, attrs, torch.cat(owner).repeat_interleave(2), None, Sphere.around(vertices))
+    bounds = Bounds.around(vertices)
+    shadow = ground_shadow(vertices, faces, bounds)
+    return Scene(vertices, faces, attrs, torch.cat(owner).repeat_interleave(2), None, shadow, bounds)
 
 
 def _attributes(given: Tensor | None, count: int, like: Tensor) -> Tensor:
@@ -95,32 +107,41 @@ def _attributes(given: Tensor | None, count: int, like: Tensor) -> Tensor:
     return given if given.shape[1] == 6 else torch.cat((given, given.new_tensor(PLASTIC).expand(count, 3)), dim=1)
 
 
-def axis_normals(mesh: Mesh) -> Tensor:
+def axis_normals(mesh: Mesh, radius: float) -> Tensor:
     """The surface's direction [V, 3] float32 at each vertex, unit length, of either sign; 0 where no face is.
 
     The main axis of the area-weighted sum of n n^T over the vertex's faces. Unlike a mean of normals it does not
-    depend on the winding, which a dual grid leaves inconsistent. The axis comes from repeated squaring.
+    depend on the winding, which a dual grid leaves inconsistent. radius: of a ball round the mesh, world units.
     Deterministic on every device.
     """
-    a, b, c = mesh.vertices[mesh.faces.long()].unbind(dim=1)
-    normal = torch.linalg.cross(b - a, c - a)
-    area = normal.norm(dim=1)
-    unit = normal / area.clamp(min=1e-38)[:, None]
-    weight = area / area.amax().clamp(min=1e-38) if len(area) else area
-    sums = []
-    for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)):
-        term = ((unit[:, i] * unit[:, j] * weight).double() * AREA_STEPS).to(torch.int64)
-        total = term.new_zeros(len(mesh.vertices))
-        for corner in range(3):
-            total.index_add_(0, mesh.faces[:, corner], term)
-        sums.append(total.double())
-    return _main_axis(*(s / (sums[0] + sums[3] + sums[5]).clamp(min=1) for s in sums)).float()
+    sums = torch.zeros((6, len(mesh.vertices)), dtype=torch.int64, device=mesh.vertices.device)
+    largest = 4 * radius * radius
+    for span in spans(len(mesh.faces), mesh.faces.device):
+        rows = mesh.faces[span].T.contiguous()
+        a, b, c = (mesh.vertices[row].T for row in rows.long())
+        normal = cross(b - a, c - a)
+        area = dot(normal, normal).sqrt()
+        x, y, z = normal / area.clamp(min=1e-37)
+        weight = area.double() * (AREA_STEPS / largest)
+        for total, product in zip(sums, (x * x, x * y, x * z, y * y, y * z, z * z), strict=True):
+            term = (product * weight).to(torch.int64)
+            for row in rows:
+                total.index_add_(0, row, term)
+    result = torch.empty_like(mesh.vertices)
+    for span in spans(len(result), result.device):
+        result[span] = _main_axis(*sums[:, span].double()).T
+    return result
 
 
 def _main_axis(xx: Tensor, xy: Tensor, xz: Tensor, yy: Tensor, yz: Tensor, zz: Tensor) -> Tensor:
-    """The eigenvector [N, 3] of the largest eigenvalue of symmetric matrices of trace 1, given by entry, each [N]."""
+    """The eigenvector [3, N] float32 of the largest eigenvalue of symmetric matrices, given by entry, each [N].
+
+    Repeated squaring leaves the outer product of that vector with itself; its largest column is taken.
+    """
     for _ in range(SQUARINGS):
-        squares = (
+        scale = 1 / (xx + yy + zz).clamp(min=1e-30)
+        xx, xy, xz, yy, yz, zz = (entry * scale for entry in (xx, xy, xz, yy, yz, zz))
+        xx, xy, xz, yy, yz, zz = (
             xx * xx + xy * xy + xz * xz,
             xx * xy + xy * yy + xz * yz,
             xx * xz + xy * yz + xz * zz,
@@ -128,8 +149,6 @@ def _main_axis(xx: Tensor, xy: Tensor, xz: Tensor, yy: Tensor, yz: Tensor, zz: T
             xy * xz + yy * yz + yz * zz,
             xz * xz + yz * yz + zz * zz,
         )
-        trace = (squares[0] + squares[3] + squares[5]).clamp(min=1e-300)
-        xx, xy, xz, yy, yz, zz = (s / trace for s in squares)
-    columns = torch.stack((xx, xy, xz, xy, yy, yz, xz, yz, zz), dim=1).view(-1, 3, 3)
-    largest = torch.stack((xx, yy, zz), dim=1).argmax(dim=1)
-    return normalize(columns[torch.arange(len(xx), device=xx.device), largest], dim=1)
+    best = torch.stack((xx, yy, zz)).argmax(dim=0)
+    columns = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
+    return unit(torch.stack([torch.stack(rows).gather(0, best[None])[0] for rows in columns]).float())

@@ -1,4 +1,4 @@
-"""Light to colour: the PBR surface, tone mapping and sRGB, on [N, 3] tensors in linear RGB unless said otherwise."""
+"""Light to colour: the PBR surface, tone mapping and sRGB. Colours and directions are [3, N], linear RGB."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .studio import StudioLight, irradiance, radiance
+from .vectors import dot
 
 DIELECTRIC = 0.04  # reflectance of a non-metal seen head on, glTF 2.0 appendix B
 SMOOTHEST = 0.045
@@ -22,12 +23,12 @@ def to_srgb(linear: Tensor) -> Tensor:
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
 
 
-def tone_map(radiance: Tensor) -> Tensor:
-    """Unbounded [N, 3] to [0, 1]: the Khronos PBR Neutral curve, which keeps base colours and folds highlights."""
+def tone_map(light: Tensor) -> Tensor:
+    """Unbounded radiance [3, N] to [0, 1] by the Khronos PBR Neutral curve: base colours stay, highlights are folded."""
     start, desaturation = 0.8 - DIELECTRIC, 0.15
-    low = radiance.amin(dim=1, keepdim=True)
-    color = radiance - torch.where(low < 0.08, low - 6.25 * low * low, 0.04)
-    peak = color.amax(dim=1, keepdim=True)
+    low = light.amin(dim=0)
+    color = light - torch.where(low < 0.08, low - 6.25 * low * low, 0.04)
+    peak = color.amax(dim=0)
     room = 1 - start
     folded = 1 - room * room / (peak.clamp(min=start) + room - start)
     whiteness = 1 - 1 / (desaturation * (peak - folded) + 1)
@@ -48,16 +49,17 @@ def specular_scale_bias(roughness: Tensor, cosine: Tensor) -> tuple[Tensor, Tens
 def shade_pbr(
     light: StudioLight, yaw_deg: float, normal: Tensor, towards_eye: Tensor, base: Tensor, metal_rough: Tensor
 ) -> Tensor:
-    """Radiance [N, 3] of surfaces in the studio: Lambert and GGX, metallic-roughness as glTF 2.0.
+    """Radiance [3, N] of surfaces in the studio: Lambert and GGX, metallic-roughness as glTF 2.0.
 
-    normal, towards_eye: unit world directions [N, 3], on the same side.  base: linear [N, 3].
-    metal_rough: [N, 2] in [0, 1].
+    normal, towards_eye: unit world directions [3, N], on the same side.  base: linear [3, N].
+    metal_rough: [2, N] in [0, 1]. Light that GGX loses between its facets is given back, coloured by f0
+    (Fdez-Aguera, A Multiple-Scattering Microfacet Model for Real-Time Image-based Lighting, 2019).
     """
-    metallic, roughness = metal_rough[:, :1], metal_rough[:, 1].clamp(SMOOTHEST, 1)
-    cosine = (normal * towards_eye).sum(dim=1).clamp(1e-4, 1)
-    mirror = 2 * cosine[:, None] * normal - towards_eye
+    metallic, roughness = metal_rough[0], metal_rough[1].clamp(SMOOTHEST, 1)
+    cosine = dot(normal, towards_eye).clamp(1e-4, 1)
+    mirror = 2 * cosine * normal - towards_eye
     scale, bias = specular_scale_bias(roughness, cosine)
     f0 = DIELECTRIC + (base - DIELECTRIC) * metallic
-    reflected = f0 * scale[:, None] + bias[:, None]
+    reflected = (f0 * scale + bias) * (1 + f0 * (1 / (scale + bias) - 1))
     diffuse = base * (1 - metallic) * (1 - reflected)
     return diffuse * irradiance(light, yaw_deg, normal) + reflected * radiance(light, yaw_deg, mirror, roughness)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..grid import Vector3
+from .vectors import column, dot
 
 SHARPEST_EDGE = 0.035  # blur of a soft box's rim in a perfect mirror, as a tangent
-BLUR_PER_ALPHA = 1.3  # how far GGX's alpha spreads a reflection, as a tangent
+BLUR_PER_ALPHA = 1.0  # how far GGX's alpha spreads a reflection, as a tangent
 TERMINATOR = 0.25  # a wide light reaches a little past the horizon of the surface
 
 
@@ -51,52 +52,55 @@ class StudioLight:
     exposure: factor on everything.
     """
 
-    key: SoftBox = SoftBox(-42, 42, 0.50, 0.62, (1.0, 0.955, 0.89), 5.2)
-    fill: SoftBox = SoftBox(62, 18, 0.42, 0.95, (0.86, 0.93, 1.0), 1.7)
-    rim: SoftBox = SoftBox(158, 34, 0.75, 0.40, (0.97, 0.98, 1.0), 5.0)
-    sky: Vector3 = (0.50, 0.52, 0.55)
-    horizon: Vector3 = (0.34, 0.34, 0.35)
-    ground: Vector3 = (0.13, 0.125, 0.12)
+    key: SoftBox = SoftBox(-42, 42, 0.50, 0.62, (1.0, 0.96, 0.90), 3.2)
+    fill: SoftBox = SoftBox(62, 16, 0.36, 0.95, (0.88, 0.94, 1.0), 1.2)
+    rim: SoftBox = SoftBox(160, 38, 0.80, 0.26, (0.97, 0.98, 1.0), 3.4)
+    sky: Vector3 = (0.42, 0.43, 0.45)
+    horizon: Vector3 = (0.20, 0.20, 0.205)
+    ground: Vector3 = (0.25, 0.245, 0.24)
     exposure: float = 1.0
+
+    @property
+    def boxes(self) -> tuple[SoftBox, SoftBox, SoftBox]:
+        """The three lights."""
+        return self.key, self.fill, self.rim
 
 
 def _room(light: StudioLight, height: Tensor, softness: Tensor | float) -> Tensor:
-    """Radiance [N, 3] of the room without its lights towards directions of z `height` [N], blurred by `softness`."""
-    level = height / (height * height + softness * softness).sqrt()
-    sky, horizon, ground = (height.new_tensor(c) for c in (light.sky, light.horizon, light.ground))
-    return horizon + level.clamp(min=0)[:, None] * (sky - horizon) + (-level).clamp(min=0)[:, None] * (ground - horizon)
+    """Radiance [3, N] of the room without its lights towards directions of z `height` [N], blurred by `softness`."""
+    level = height * (height * height + softness * softness).rsqrt()
+    sky, horizon, ground = (column(color, height) for color in (light.sky, light.horizon, light.ground))
+    return horizon + level.clamp(min=0) * (sky - horizon) + (-level).clamp(min=0) * (ground - horizon)
 
 
-def _edge_pair(tangent: Tensor, half: float, blur: Tensor) -> Tensor:
-    """A box of half-width `half` convolved with a Gaussian of deviation `blur`, at `tangent`; all [N]."""
-    scale = 1 / (blur * 2**0.5)
+def _edge_pair(tangent: Tensor, half: float, scale: Tensor) -> Tensor:
+    """A box of half-width `half` blurred by a Gaussian of deviation 1 / (scale sqrt 2), at `tangent`; all [N]."""
     return (torch.erf((tangent + half) * scale) - torch.erf((tangent - half) * scale)) / 2
 
 
 def radiance(light: StudioLight, yaw_deg: float, direction: Tensor, roughness: Tensor) -> Tensor:
-    """What a reflection sees [N, 3] linear RGB: unit world directions [N, 3], GGX roughness [N] in 0 to 1.
+    """What a reflection sees [3, N] linear RGB: unit world directions [3, N], GGX roughness [N] in 0 to 1.
 
     The room and its lights are blurred as wide as a GGX lobe is: a box convolved with a Gaussian in the light's
-    tangent plane keeps its energy.
+    tangent plane keeps its energy. The roughest lobes, wider than a tangent plane, turn into the irradiance.
     """
     alpha = roughness * roughness
-    result = _room(light, direction[:, 2], 0.12 + alpha)
-    blur = SHARPEST_EDGE + BLUR_PER_ALPHA * alpha
-    for box in (light.key, light.fill, light.rim):
-        facing, across, along = ((direction * direction.new_tensor(axis)).sum(dim=1) for axis in box.axes(yaw_deg))
-        front = facing.clamp(min=1e-3)
-        cover = _edge_pair(across / front, box.half_width, blur) * _edge_pair(along / front, box.half_height, blur)
-        cover = cover * (facing / 0.1).clamp(0, 1)
-        result = result + cover[:, None] * direction.new_tensor(box.color) * box.intensity
-    return result * light.exposure
+    result = _room(light, direction[2], 0.12 + alpha)
+    scale = (0.5**0.5) / (SHARPEST_EDGE + BLUR_PER_ALPHA * alpha)
+    for box in light.boxes:
+        facing, across, along = (dot(column(axis, direction), direction) for axis in box.axes(yaw_deg))
+        front = 1 / facing.clamp(min=1e-3)
+        cover = _edge_pair(across * front, box.half_width, scale) * _edge_pair(along * front, box.half_height, scale)
+        cover = cover * (facing * (10 * box.intensity)).clamp(0, box.intensity)
+        result = result + cover * column(box.color, direction)
+    return torch.lerp(result * light.exposure, irradiance(light, yaw_deg, direction), alpha * alpha)
 
 
 def irradiance(light: StudioLight, yaw_deg: float, normal: Tensor) -> Tensor:
-    """Light on a surface over pi [N, 3] linear RGB, for unit world normals [N, 3]: white paper's colour."""
-    result = _room(light, normal[:, 2], 1.0)
-    for box in (light.key, light.fill, light.rim):
-        facing = (normal * normal.new_tensor(box.axes(yaw_deg)[0])).sum(dim=1)
+    """Light on a surface over pi [3, N] linear RGB, for unit world normals [3, N]: white paper's colour."""
+    result = _room(light, normal[2], 1.0)
+    for box in light.boxes:
+        facing = dot(column(box.axes(yaw_deg)[0], normal), normal)
         cosine = (facing + (facing * facing + TERMINATOR**2).sqrt()) / 2 - TERMINATOR**2 / 4
-        power = box.intensity * box.solid_angle / pi
-        result = result + cosine.clamp(min=0)[:, None] * normal.new_tensor(box.color) * power
+        result = result + cosine.clamp(min=0) * column(box.color, normal) * (box.intensity * box.solid_angle / pi)
     return result * light.exposure

@@ -41,11 +41,15 @@ def render_voxels(
     camera: Camera = Camera(),
     size: tuple[int, int] = (1024, 1024),
     *,
+    cube: float = 1.0,
     light: StudioLight = StudioLight(),
     style: Style = Style(),
 ) -> Rendering:
-    """Voxels as cubes in the studio, size (H, W), on the field's device. attrs: 6 PBR channels, 3 sRGB, or 0: clay."""
-    return draw(voxel_scene(field), camera, size, light, style)
+    """Voxels in the studio, size (H, W), on the field's device: cubes, or points where `cube`, their side, is below 1.
+
+    attrs: 6 PBR channels, 3 sRGB colours, or 0: clay. Raises ValueError for another number. Deterministic.
+    """
+    return draw(voxel_scene(field, cube), camera, size, light, style)
 
 
 def render_turntable(
@@ -83,10 +87,10 @@ def contact_sheet(
     light: StudioLight = StudioLight(),
     style: Style = Style(),
 ) -> Tensor:
-    """Front, side, back and top views across, and down `layers` of "color", "normal", "depth": [3 tile, 4 tile, 3] sRGB.
+    """Views from the front, side, back and top, side by side, above each other by layer: [L tile, 4 tile, 3] sRGB.
 
-    Normals are coloured n / 2 + 1 / 2; depth is white at the near end of the subject's sphere and dark at the far one.
-    camera: all but yaw and pitch.
+    layers: L of "color", "normal" and "depth".  tile: pixels a side of each view.  camera: all but yaw and pitch.
+    Normals are coloured n / 2 + 1 / 2; depth is light at the near end of the subject and dark at the far one.
     """
     unknown = set(layers) - set(SHEET_LAYERS)
     if unknown or not layers:
@@ -96,7 +100,7 @@ def contact_sheet(
     for yaw_deg, pitch_deg in SHEET_VIEWS.values():
         turned = replace(camera, yaw_deg=yaw_deg, pitch_deg=pitch_deg)
         rendering = draw(scene, turned, (tile, tile), light, style)
-        view = turned.view(scene.sphere, (tile, tile))
+        view = turned.view(scene.bounds, (tile, tile))
         columns.append(torch.cat([layer_image(rendering, layer, view.near, view.far) for layer in layers]))
     return torch.cat(columns, dim=1)
 

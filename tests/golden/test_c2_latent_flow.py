@@ -80,20 +80,12 @@ def test_bf16_torso(network, arrays, relative_error, name):
     out = run(network(name, dtype="bfloat16"), data, "b")
     assert out.dtype == torch.float32
     assert relative_error(out, data["out_b_bf16_torso"]) < TORSO
-    assert 0 < relative_error(out, data["out_b"]) < TORSO
+    assert 1e-4 < relative_error(out, data["out_b"]) < TORSO
 
 
 @names
 @pytest.mark.parametrize(
-    "key",
-    [
-        "t_embedder.mlp.2.weight",
-        "blocks.0.self_attn.to_qkv.weight",
-        "blocks.0.cross_attn.to_kv.weight",
-        "blocks.0.mlp.mlp.0.weight",
-        "blocks.0.norm2.bias",
-        "out_layer.weight",
-    ],
+    "key", ["t_embedder.mlp.2.weight", "blocks.0.self_attn.to_qkv.weight", "blocks.0.cross_attn.to_kv.weight"]
 )
 def test_tolerance_sees_one_percent(network, arrays, scaled, name, key):
     data = arrays(f"{name}.data.npz")

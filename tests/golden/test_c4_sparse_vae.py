@@ -68,6 +68,10 @@ def shape_features(encoded):
     return torch.cat([encoded["dual_vertices"] - 0.5, encoded["intersected"].float() - 0.5], dim=1)
 
 
+def dual_grids(model, output):
+    return model.dual_grids(output, [model.config.resolution] * output.coords.batch_size)
+
+
 def triangles(faces):
     return {tuple(row) for row in faces.tolist()}
 
@@ -97,11 +101,9 @@ def test_shape_encoder_subdivisions(network, encoded, children):
 
 
 def test_shape_features(encoded):
-    items = [
-        DualGrid(encoded["set"].voxels[mine], encoded["dual_vertices"][mine], encoded["intersected"][mine], Grid.cube(64))
-        for mine in (encoded["coords"][:, 0] == 0, encoded["coords"][:, 0] == 1)
-    ]
-    features = dual_grid_features(items)
+    parts = (encoded["set"].voxels, encoded["dual_vertices"], encoded["intersected"])
+    items = zip(*(part.split(encoded["set"].lengths) for part in parts), strict=True)
+    features = dual_grid_features([DualGrid(*item, Grid.cube(64)) for item in items])
     assert torch.equal(features.coords.rows, encoded["coords"].int())
     assert torch.equal(features.feats, shape_features(encoded))
 
@@ -144,7 +146,7 @@ def test_shape_decoder_guided_by_its_own_prediction(network, decoded, close):
 
 def test_dual_grids(surface, decoded, close):
     model, out = surface
-    grids = model.dual_grids(out.output, [64, 64])
+    grids = dual_grids(model, out.output)
     close(torch.cat([grid.dual for grid in grids]), decoded["dual_vertices"], ATOL)
     close(torch.cat([grid.split_weight for grid in grids]), decoded["quad_lerp"][:, 0], ATOL)
     assert torch.equal(torch.cat([grid.intersected for grid in grids]), decoded["intersected"])
@@ -153,7 +155,7 @@ def test_dual_grids(surface, decoded, close):
 @pytest.mark.parametrize("item", [0, 1])
 def test_mesh(surface, decoded, close, item):
     model, out = surface
-    mesh = dual_grid_to_mesh(model.dual_grids(out.output, [64, 64])[item])
+    mesh = dual_grid_to_mesh(dual_grids(model, out.output)[item])
     close(mesh.vertices, decoded[f"mesh{item}_vertices"], VERTEX_ATOL)
     assert torch.equal(mesh.faces, decoded[f"mesh{item}_faces"])
 
@@ -165,7 +167,7 @@ def test_shape_decoder_cached(network, arrays, encoded, children, close):
     out = model(latent(encoded), children)
     assert torch.equal(out.output.coords.rows, encoded["coords"].int())
     close(out.output.feats, data["h"], ATOL)
-    for item, grid in enumerate(model.dual_grids(out.output, [64, 64])):
+    for item, grid in enumerate(dual_grids(model, out.output)):
         mesh = dual_grid_to_mesh(grid)
         expected = data[f"mesh{item}_faces"]
         close(mesh.vertices[:64], data[f"mesh{item}_vertices_first64"], VERTEX_ATOL)
@@ -240,7 +242,8 @@ def test_spatial_to_channel(arrays):
 def test_channel_to_spatial(arrays):
     probe = arrays("c4_s2c_c2s_probe.npz")
     coarse = CoordSet.from_rows(probe["s2c_in_coords"]).coarsen().coarse
-    out = channel_to_spatial(SparseTensor(probe["c2s_in"], coarse), coarse.subdivide(torch.ones(1, 8, dtype=torch.bool)))
+    every_child = coarse.subdivide(torch.ones(1, 8, dtype=torch.bool))
+    out = channel_to_spatial(SparseTensor(probe["c2s_in"], coarse), every_child)
     assert torch.equal(out.coords.rows, probe["c2s_out_coords"])
     assert torch.equal(out.feats, probe["c2s_out"])
 

@@ -57,9 +57,7 @@ def toy(data, layout, condition):
             + mean.reshape(offset)
         )
     item = data["sp_coords"][:, 0].long()
-    return lambda x, t: (
-        x @ data["W"].T + data["bt"] * (model_time(t, 2, x.device)[:, None] / 1000)[item] + mean[item]
-    )
+    return lambda x, t: x @ data["W"].T + data["bt"] * (model_time(t, 2, x.device)[:, None] / 1000)[item] + mean[item]
 
 
 def deviation_of(data, layout):
@@ -77,9 +75,7 @@ def trajectory(data, described, case, layout, **changed):
     guidance = Guidance(
         settings["guidance_strength"], settings["guidance_rescale"], tuple(settings["guidance_interval"])
     )
-    velocity = guided(
-        toy(data, layout, data["cond"]), negative, guidance, deviation_of(data, layout), sigma_min
-    )
+    velocity = guided(toy(data, layout, data["cond"]), negative, guidance, deviation_of(data, layout), sigma_min)
     starts, clean = [], []
 
     def recorded(x, t):

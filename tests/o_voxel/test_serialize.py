@@ -63,6 +63,16 @@ def test_axes_name_the_columns_from_the_highest_bit(axes: tuple[int, int, int]):
     assert torch.equal(decode_hilbert(encode_hilbert(coords, 21, axes), 21, axes), coords)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_codes():
+    coords = random_coords(1000)
+    on_gpu = coords.cuda()
+    assert torch.equal(encode_z_order(on_gpu).cpu(), encode_z_order(coords))
+    assert torch.equal(encode_hilbert(on_gpu, 21).cpu(), encode_hilbert(coords, 21))
+    assert torch.equal(decode_z_order(encode_z_order(on_gpu)), on_gpu)
+    assert torch.equal(decode_hilbert(encode_hilbert(on_gpu, 21), 21), on_gpu)
+
+
 def test_the_ends_of_the_range():
     corners = torch.tensor(list(itertools.product((0, TOP), repeat=3)), dtype=torch.int64)
     codes = encode_z_order(corners)

@@ -236,6 +236,7 @@ PLY = b"ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty float x
         (PLY + b"property uchar a_0\nproperty char a_1\nend_header\n" + bytes(14), "expected one type"),
         (PLY + b"end_header\n" + struct.pack("<3f", 1, 2, float("nan")), "expected values in int32's range"),
         (PLY + b"end_header\n" + struct.pack("<3f", 1, 2, 3e9), "expected values in int32's range"),
+        (PLY + b"end_header\n" + bytes(8) + b"\1\0\xa0\x7f", "expected values in int32's range"),
         (PLY + "comment größe\nend_header\n".encode() + bytes(12), "ascii"),
     ],
 )
@@ -313,10 +314,13 @@ def test_writes_appear_whole_or_not_at_all(tmp_path: Path):
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+    os.link(path, tmp_path / "old.bin")
     with atomic_write(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["a.bin"]
+    assert (tmp_path / "old.bin").read_bytes() == b"old", "the file was written over, not replaced"
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "old.bin"]
     with pytest.raises(FileNotFoundError):
         write_voxels(tmp_path / "nowhere" / "a.vxz", sample(1))
 

@@ -87,7 +87,8 @@ def opened(folder: Path, download=no_download) -> Checkpoint:
 def assert_same_weights(got: torch.nn.Module, expected: torch.nn.Module) -> None:
     got, expected = got.state_dict(), expected.state_dict()
     assert list(got) == list(expected)
-    assert [key for key in got if got[key].dtype != expected[key].dtype or not torch.equal(got[key], expected[key])] == []
+    assert {key: value.dtype for key, value in got.items()} == {key: value.dtype for key, value in expected.items()}
+    assert [key for key in got if not torch.equal(got[key], expected[key])] == []
 
 
 @pytest.fixture
@@ -122,9 +123,8 @@ def shrunk(tiny, monkeypatch) -> None:
     real = module._read_json
     published = real(Path(module.__file__).with_name("published.json"))
     models = {r: real(tiny / f"{path}.json") for r, path in published["pipeline"]["args"]["models"].items()}
-    monkeypatch.setattr(
-        module, "_read_json", lambda path: published | {"models": models} if path.name == "published.json" else real(path)
-    )
+    table = published | {"models": models}
+    monkeypatch.setattr(module, "_read_json", lambda path: table if path.name == "published.json" else real(path))
     monkeypatch.setattr(module, "VIT_L16", DinoConfig.from_transformers(real(tiny / DINO / "config.json")))
 
 
@@ -201,7 +201,7 @@ def test_a_damaged_model_description_is_refused_by_name(copy):
 def test_weights_that_do_not_fit_are_refused_by_name(copy, role, spoil, message):
     path = opened(copy).layout.files(role)[1]
     state = {key: value.clone() for key, value in read_tensors(path).items()}
-    key = next(iter(state))
+    key = list(state)[-1]
     save_weights(spoil(state, key), path)
     with pytest.raises(CheckpointError) as caught:
         opened(copy).load_model(role)
@@ -297,11 +297,13 @@ def test_both_layouts_make_the_same_object(tiny, comfy, shrunk):
     made = []
     for folder in (tiny, comfy):
         pipeline = Pipeline(opened(folder), KeepLoaded("cpu"), dtype="float32")
-        made += pipeline.run([[picture]], pipeline_type="1024_cascade", seed=5, steps=1)
+        made += pipeline.run([[picture]], pipeline_type="1024", seed=5, steps=1)
     ours, theirs = made
     assert len(ours.mesh.faces) > 0
-    assert torch.equal(ours.mesh.vertices, theirs.mesh.vertices) and torch.equal(ours.mesh.faces, theirs.mesh.faces)
-    assert torch.equal(ours.field.attrs, theirs.field.attrs)
+    assert torch.equal(ours.field.coords, theirs.field.coords) and torch.equal(ours.mesh.faces, theirs.mesh.faces)
+    # Equal to rounding only: a matrix product's last digits depend on where in memory its weights begin.
+    torch.testing.assert_close(ours.mesh.vertices, theirs.mesh.vertices, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.field.attrs, theirs.field.attrs, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("layout", ["transformers", "comfy", "timm"])

@@ -121,7 +121,9 @@ def test_any_bit_flipped_in_the_header_is_refused_by_name(tmp_path):
             assert str(path) in str(caught.value), (position, bit)
 
 
-@pytest.mark.parametrize("content", [b"<html>429 Too Many Requests</html>", b"version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize(
+    "content", [b"<html>429 Too Many Requests</html>", b"version https://git-lfs.github.com/spec/v1\n"]
+)
 def test_what_is_not_safetensors_is_refused_by_name(file, content):
     file.write_bytes(content)
     assert str(file) in refused(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -22,14 +23,16 @@ class CoordSet:
 
     rows: [N, 4] int32 (batch, x, y, z), unique, the voxels of one item contiguous, items in order.
     lengths: voxels of each item, on the host, so that no kernel has to be waited for.
+    origin: the coarser voxels that these subdivide, if they do; their neighbours then follow from the parents'.
     """
 
-    def __init__(self, rows: Tensor, lengths: Sequence[int]) -> None:
+    def __init__(self, rows: Tensor, lengths: Sequence[int], origin: Origin | None = None) -> None:
         check_tensor(rows, "CoordSet.rows", (None, 4), torch.int32)
         if sum(lengths) != len(rows):
             raise ValueError(f"CoordSet.lengths: expected a sum of {len(rows)}, got {list(lengths)}")
         self.rows = rows
         self.lengths = tuple(int(n) for n in lengths)
+        self._origin = origin
         self._derived: dict[Hashable, object] = {}
 
     @classmethod
@@ -89,6 +92,8 @@ class CoordSet:
 
     def neighbors(self, dilation: int = 1) -> Tensor:
         """[N, 27] int32, see `neighbor_map`."""
+        if dilation == 1 and self._origin is not None:
+            return self.derive(("neighbors", 1), self._inherited_neighbors)
         return self.derive(("neighbors", dilation), lambda: neighbor_map(self.rows, self.index(), dilation))
 
     def coarsen(self) -> Subdivision:
@@ -104,7 +109,7 @@ class CoordSet:
         fine = self.rows[parent] * scale
         fine[:, 1:] += offset.to(torch.int32)
         counts = torch.stack([part.sum() for part in mask.split(self.lengths)]).tolist()
-        return Subdivision(self, CoordSet(fine, counts), parent, child)
+        return Subdivision(self, CoordSet(fine, counts, Origin(self, parent, child)), parent, child)
 
     def to(self, device: torch.device | str) -> CoordSet:
         """The same voxels on `device`; nothing derived travels along."""
@@ -115,6 +120,17 @@ class CoordSet:
         """Whether both hold equal rows in equal order."""
         return self is other or (self.lengths == other.lengths and torch.equal(self.rows, other.rows.to(self.device)))
 
+    def _inherited_neighbors(self) -> Tensor:
+        """The neighbour map from the parents' one, without any search: a neighbour's parent is the parent itself or
+        one of its neighbours."""
+        coarse, parent, child = self._origin.coarse, self._origin.parent, self._origin.child
+        rows = torch.full((len(coarse) + 1, 8), -1, dtype=torch.int32, device=self.device)
+        rows[parent, child] = torch.arange(len(self), dtype=torch.int32, device=self.device)
+        parent_tap, neighbor_child = (table.to(self.device)[child] for table in _sibling_tables())
+        neighbor_parent = coarse.neighbors()[parent].gather(1, parent_tap).long()
+        # An absent parent, -1, is the appended row, which has no children.
+        return rows[neighbor_parent, neighbor_child]
+
     def _coarsen(self) -> Subdivision:
         halved = self.rows.clone()
         halved[:, 1:] //= 2
@@ -124,6 +140,26 @@ class CoordSet:
         counts = torch.bincount(coarse[:, 0].long(), minlength=self.batch_size).tolist()
         bits = (self.voxels & 1).long()
         return Subdivision(CoordSet(coarse, counts), self, parent, bits[:, 0] + 2 * bits[:, 1] + 4 * bits[:, 2])
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where fine voxels come from: parent and child as in `Subdivision`."""
+
+    coarse: CoordSet
+    parent: Tensor
+    child: Tensor
+
+
+@lru_cache(maxsize=1)
+def _sibling_tables() -> tuple[Tensor, Tensor]:
+    """For child s and tap k, [8, 27] int64 each: the tap of the parent that holds the neighbour, and which child of
+    that parent it is."""
+    child = torch.arange(8)
+    bits = torch.stack([child & 1, child >> 1 & 1, child >> 2 & 1], dim=1)
+    place = bits[:, None] + torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)
+    step, bit = place.div(2, rounding_mode="floor") + 1, place.remainder(2)
+    return step @ torch.tensor([9, 3, 1]), bit @ torch.tensor([1, 2, 4])
 
 
 @dataclass(frozen=True, eq=False)

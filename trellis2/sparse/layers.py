@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..ops.submanifold_conv import submanifold_conv
+from ..ops.submanifold_conv import submanifold_conv, tile_neighbors
 from .coords import Subdivision
 from .tensor import SparseTensor
 
@@ -25,7 +25,13 @@ class SubmanifoldConv3d(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         neighbors = x.coords.neighbors(self.dilation)
-        return x.replace(submanifold_conv(x.feats, neighbors, self.weight, self.bias, backend=self.backend))
+
+        def tiles() -> object:
+            return x.coords.derive(("tiles", self.dilation), lambda: tile_neighbors(neighbors))
+
+        return x.replace(
+            submanifold_conv(x.feats, neighbors, self.weight, self.bias, tiles=tiles, backend=self.backend)
+        )
 
 
 def spatial_to_channel(x: SparseTensor, subdivision: Subdivision) -> SparseTensor:

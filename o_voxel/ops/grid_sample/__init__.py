@@ -20,7 +20,7 @@ def grid_sample(feats: Tensor, index: HashGrid, points: Tensor, *, backend: str 
     voxels around it; absent ones are dropped and the weights renormalised, so the field's rim is not darkened.
     Returns [Q, C] in the dtype of `feats`, 0 where none of the eight exists. Deterministic.
     """
-    check_tensor(feats, "feats", (len(index.rows), None), FLOATS)
+    check_tensor(feats, "feats", (index.count, None), FLOATS)
     check_tensor(points, "points", (None, 3), torch.float32)
     resolve_backend(backend, CHOICES, feats.device, feats.dtype)
     return trilinear(feats, index, points)

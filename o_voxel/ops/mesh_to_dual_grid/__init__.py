@@ -1,21 +1,82 @@
-"""Mesh -> flexible dual grid, slab by slab: which backend, how thick the slabs, in what order."""
+"""Mesh -> flexible dual grid: which backend, how thick its slabs, and the slabs in order.
+
+The computation has one meaning, in reference.py; kernel.py (Triton) and kernel_cpu.py (numba) take the same decisions
+in float64 and add up in integers, so that all agree on voxels and flags, and on vertices to rounding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from types import ModuleType
 
 import torch
 
-from ..backend import Choice, always
-from .soup import Part, QefWeights, Soup, cut_slabs
+from ..backend import Choice, numba_probe, triton_probe
+from .soup import OpenEdges, Part, QefWeights, Slab, Soup, cut_slabs, triangle_soup
 
-Progress = Callable[[float], None]
+SLABS_A_WORKER = 4  # slabs differ in work
+WORD_BITS = 64  # a row of voxels along z takes whole words
 
 
-def run_slabs(soup, weights, backend, progress=None):
-    from . import reference as b
-    ny, nz = soup.shape[1:]
-    layers = max(1, b.SLAB_VOXELS // (ny*nz))
-    slabs = cut_slabs(soup, layers)
-    return [b.voxelize_slab(soup, s, weights) for s in slabs]
+def run_slabs(soup: Soup, weights: QefWeights, backend: str, progress: Callable[[float], None] | None = None) -> Part:
+    """The voxels of the whole grid, slab by slab with the backend of that name in CHOICES; numba's on all cores.
+
+    progress: called after each slab with the part done, 0 to 1; what it raises ends the work and reaches the caller.
+    """
+    module = _load(backend)
+    workers = torch.get_num_threads() if backend == "numba" else 1
+    nx, ny, nz = soup.shape
+    layer_bits = ny * (-(-nz // WORD_BITS) * WORD_BITS)
+    layers = min(module.SLAB_VOXELS // layer_bits, nx if workers == 1 else -(-nx // (SLABS_A_WORKER * workers)))
+    slabs = cut_slabs(soup, max(layers, 1))
+    parts = []
+    with closing(_in_order(partial(_voxelize, module, soup, weights), slabs, workers)) as results:
+        for part in results:
+            parts.append(part)
+            if progress is not None:
+                progress(len(parts) / len(slabs))
+    return _join(parts, soup.corners.device)
+
+
+def _voxelize(module: ModuleType, soup: Soup, weights: QefWeights, slab: Slab) -> Part:
+    return module.voxelize_slab(soup, slab, weights)
+
+
+def _in_order(work: Callable[[Slab], Part], slabs: list[Slab], workers: int) -> Iterator[Part]:
+    if workers == 1:
+        yield from map(work, slabs)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for future in [pool.submit(work, slab) for slab in slabs]:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _join(parts: list[Part], device: torch.device) -> Part:
+    empty = [torch.empty((0, 3), dtype=t, device=device) for t in (torch.int32, torch.float32, torch.bool)]
+    columns = zip(*([p.coords, p.dual, p.intersected] for p in parts), strict=True) if parts else [[e] for e in empty]
+    return Part(*(torch.cat(column) for column in columns))
+
+
+def _load(backend: str) -> ModuleType:
+    if backend == "triton":
+        from . import kernel as module
+    elif backend == "numba":
+        from . import kernel_cpu as module
+    else:
+        from . import reference as module
+    return module
+
+
+def _probe_reference(device: torch.device, dtype: torch.dtype) -> str | None:
+    return "float64 is needed, which this device lacks" if device.type == "mps" else None
+
+
+CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", _probe_reference))
+
+__all__ = ["CHOICES", "OpenEdges", "Part", "QefWeights", "Slab", "Soup", "cut_slabs", "run_slabs", "triangle_soup"]

@@ -17,7 +17,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from . import kernel_formulas as formulas
-from .compiling import cached_njit
+from .dual_vertex.kernel_cpu import solve_in_box
+from .shared import kernel_cpu as shared
+from .shared.kernel_cpu import cached_njit, count_ranks, popcount, write_coords
 from .soup import MIN_REGULARIZATION, Part, QefWeights, Slab, Soup
 
 SLAB_VOXELS = 1 << 25
@@ -28,13 +30,10 @@ FIXED_POINT = formulas.FIXED_POINT
 _interpolate = njit(formulas.interpolate)
 _plane_meets_box = njit(formulas.plane_meets_box)
 _edge_clearance = njit(formulas.edge_clearance)
-_solve_three = njit(formulas.solve_three)
-_solve_two = njit(formulas.solve_two)
-_energy = njit(formulas.energy)
 
 
 def _compiled(function: Callable) -> Callable:
-    return cached_njit(function, formulas)
+    return cached_njit(function, formulas, shared)
 
 
 class Frame(NamedTuple):
@@ -71,16 +70,15 @@ def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
     empty = np.zeros((0, 9), np.int64), np.zeros((0, 3), np.bool_)
     _visit(triangles, corners, *planes, frame, Sums(bits, np.zeros(0, np.int32), *empty), points, 0.0)
     ranks = np.empty(len(bits), np.int32)
-    total = _rank(bits, ranks)
+    total = count_ranks(bits, ranks)
     sums = Sums(bits, ranks, np.zeros((total, 9), np.int64), np.zeros((total, 3), np.bool_))
     _visit(triangles, corners, *planes, frame, sums, points, weights.face)
     if weights.boundary > 0:
         edges = soup.edges.start.numpy(), soup.edges.way.numpy(), soup.edges.matrix.numpy()
         _add_lines(slab.edges.numpy(), *edges, frame, sums, weights.boundary)
-    coords, dual = np.empty((total, 3), np.int32), np.empty((total, 3), np.float32)
-    _write_coords(frame, bits, coords)
-    _solve(sums.system, dual)
-    return Part(*(torch.from_numpy(array) for array in (coords, dual, sums.intersected)))
+    coords = np.empty((total, 3), np.int32)
+    write_coords(bits, slab.low, stride, coords)
+    return Part(*(torch.from_numpy(array) for array in (coords, solve_in_box(sums.system), sums.intersected)))
 
 
 @_compiled
@@ -140,10 +138,10 @@ def _visit_rows(axis, corners, plane, frame, sums, points, adding):
             first, last = _narrow(first, last, at_zero / size, slope * frame.size[a] / size, frame)
         for column in range(first, last):
             depth = _interpolate(_line(column, a, frame), left[0], right[0], left[1], right[1]) / frame.size[axis]
-            layer = math.floor(depth)
+            layer = np.floor(depth)
             lowest, end = (frame.low, frame.high) if axis == 0 else (0, frame.shape[axis])
             if lowest <= layer < end:
-                _visit_crossing(axis, (column, place, layer), depth - layer, plane, frame, sums, points, adding)
+                _visit_crossing(axis, (column, place, int(layer)), depth - layer, plane, frame, sums, points, adding)
 
 
 @_compiled
@@ -195,8 +193,7 @@ def _add_overlaps(corners, plane, frame, sums, weight):
     sign = -1.0 if plane[axis] < 0.0 else 1.0
     for row in range(start_b, stop_b):
         near, far = _span(corners, a, b, row)
-        first = max(math.floor(near - SLACK_VOXELS), start_a)
-        last = min(math.floor(far + SLACK_VOXELS) + 1, stop_a)
+        first, last = _whole(near - SLACK_VOXELS, far + SLACK_VOXELS, start_a, stop_a)
         at_zero = (plane[3] - 0.5 * plane[a] - plane[b] * (row + 0.5)) / plane[axis]
         if axis == 0:
             first, last = _narrow(first, last, at_zero, slope, frame)
@@ -204,8 +201,7 @@ def _add_overlaps(corners, plane, frame, sums, weight):
             if not _flat_overlap(corners, a, b, column, row, sign):
                 continue
             middle = at_zero + slope * column
-            lowest, highest = math.floor(middle - half), math.floor(middle + half)
-            for layer in range(max(lowest, start_c), min(highest + 1, stop_c)):
+            for layer in range(*_whole(middle - half, middle + half, start_c, stop_c)):
                 bit = column * frame.stride[a] + row * frame.stride[b] + layer * frame.stride[axis]
                 bit -= frame.low * frame.stride[0]
                 if not _is_marked(bit, sums):
@@ -257,7 +253,13 @@ def _extent(corners, axis, frame):
     low = min(corners[0, axis], corners[1, axis], corners[2, axis])
     high = max(corners[0, axis], corners[1, axis], corners[2, axis])
     first, end = (frame.low, frame.high) if axis == 0 else (0, frame.shape[axis])
-    return math.floor(max(low, float(first))), math.floor(min(high, float(end - 1))) + 1
+    return _whole(low, high, first, end)
+
+
+@_compiled
+def _whole(low, high, start, stop):
+    """The cells of [start, stop) from the one that holds `low` to the one that holds `high`, as a range."""
+    return math.floor(max(low, float(start))), math.floor(min(high, stop - 1.0)) + 1
 
 
 @_compiled
@@ -357,76 +359,4 @@ def _is_marked(bit, sums):
 def _rank_of(bit, sums):
     """Row of a marked voxel."""
     below = (np.uint64(1) << np.uint64(bit & 63)) - np.uint64(1)
-    return sums.ranks[bit >> 6] + _popcount(sums.bits[bit >> 6] & below)
-
-
-@_compiled
-def _popcount(word):
-    """Set bits of a uint64; LLVM knows the idiom."""
-    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
-@_compiled
-def _rank(bits, ranks):
-    """Fills `ranks`; the number of voxels."""
-    total = 0
-    for i in range(len(bits)):
-        ranks[i] = total
-        if bits[i] != 0:
-            total += _popcount(bits[i])
-    return total
-
-
-@_compiled
-def _write_coords(frame, bits, coords):
-    row = 0
-    for i in range(len(bits)):
-        word = bits[i]
-        while word != 0:
-            lowest = word & (~word + np.uint64(1))
-            bit = (i << 6) + _popcount(lowest - np.uint64(1))
-            coords[row, 0] = frame.low + bit // frame.stride[0]
-            coords[row, 1] = bit % frame.stride[0] // frame.stride[1]
-            coords[row, 2] = bit % frame.stride[1]
-            word ^= lowest
-            row += 1
-
-
-@_compiled
-def _solve(system, dual):
-    """The point of the unit box where each system's u^T A u - 2 b . u is least, as reference.py finds it."""
-    a, b, point, free = np.empty((3, 3)), np.empty(3), np.empty(3), np.empty(3)
-    for n in range(len(system)):
-        entry = 0
-        for i in range(3):
-            for j in range(i, 3):
-                a[i, j] = a[j, i] = system[n, entry] / FIXED_POINT
-                entry += 1
-            b[i] = system[n, 6 + i] / FIXED_POINT
-        xx, xy, xz, yy, yz, zz = a[0, 0], a[0, 1], a[0, 2], a[1, 1], a[1, 2], a[2, 2]
-        x, y, z = _solve_three(xx, xy, xz, yy, yz, zz, b[0], b[1], b[2])
-        dual[n, 0], dual[n, 1], dual[n, 2] = x, y, z
-        if 0.0 <= x <= 1.0 and 0.0 <= y <= 1.0 and 0.0 <= z <= 1.0:
-            continue
-        free[0], free[1], free[2] = _unit(x), _unit(y), _unit(z)
-        least = np.inf
-        for i in range(3):
-            j, k = (i + 1) % 3, (i + 2) % 3
-            p, q = _solve_two(a[j, j], a[j, k], a[k, k], b[j] - a[i, j] * free[i], b[k] - a[i, k] * free[i])
-            for turn in range(2):
-                if turn == 1:
-                    j, k, p = k, j, q
-                point[i], point[j] = free[i], _unit(p)
-                point[k] = _unit((b[k] - a[i, k] * point[i] - a[j, k] * point[j]) / a[k, k])
-                error = _energy(xx, xy, xz, yy, yz, zz, b[0], b[1], b[2], point[0], point[1], point[2])
-                if error < least:
-                    least = error
-                    dual[n, 0], dual[n, 1], dual[n, 2] = point[0], point[1], point[2]
-
-
-@_compiled
-def _unit(x):
-    return min(max(x, 0.0), 1.0)
+    return sums.ranks[bit >> 6] + popcount(sums.bits[bit >> 6] & below)

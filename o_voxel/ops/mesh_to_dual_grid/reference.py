@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from . import kernel_formulas as formulas
+from .dual_vertex.reference import ENTRIES, solve_in_box
 from .soup import MIN_REGULARIZATION, OpenEdges, Part, QefWeights, Slab, Soup, expand
 
 SLAB_VOXELS = 1 << 27
 TRIANGLES_A_STEP = 1 << 18
 SLACK_VOXELS = 1e-6  # candidates only have to contain the voxels that pass the test
 LONG_ROW = 8  # columns
-ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of the symmetric A
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
         edge, cell = _cells_along(soup, slab)
         voxel, pair = _find(keys, cell, soup, slab)
         _add_lines(system, voxel, cell[pair], soup.edges, edge[pair], weights.boundary)
-    return Part(_coords(keys, soup), _solve_in_box(system), intersected)
+    return Part(_coords(keys, soup), solve_in_box(system), intersected)
 
 
 def _rows(soup: Soup, slab: Slab, triangles: Tensor, axis: int) -> Rows:
@@ -144,14 +144,11 @@ def _cells_near_along(soup: Soup, slab: Slab, triangles: Tensor, axis: int) -> t
     a, b = (axis + 1) % 3, (axis + 2) % 3
     corners = soup.corners[triangles].to(torch.float64) / soup.normals.new_tensor(soup.voxel_size)
     low, high = corners.amin(dim=1), corners.amax(dim=1)
-    start = low.floor().clamp(min=0).to(torch.int64)
-    stop = torch.minimum(high.floor(), high.new_tensor(soup.shape) - 1).to(torch.int64) + 1
-    start[:, 0], stop[:, 0] = start[:, 0].clamp(min=slab.low), stop[:, 0].clamp(max=slab.high)
-
+    limits = low.new_tensor([(slab.low, 0, 0), (slab.high, *soup.shape[1:])])
+    start, stop = _whole(low, high, limits[0], limits[1])
     owner, row = _expand_range(start[:, b], stop[:, b])
     near, far = _span(corners[owner][:, :, [a, b]], row)
-    first = torch.maximum((near - SLACK_VOXELS).floor().to(torch.int64), start[owner, a])
-    last = torch.minimum((far + SLACK_VOXELS).floor().to(torch.int64) + 1, stop[owner, a])
+    first, last = _whole(near - SLACK_VOXELS, far + SLACK_VOXELS, start[owner, a], stop[owner, a])
     normals = soup.normals[triangles[owner]]
     at_zero = soup.offsets[triangles[owner]] - 0.5 * normals[:, a] - normals[:, b] * (row + 0.5)
     at_zero, slope = at_zero / normals[:, axis], -normals[:, a] / normals[:, axis]
@@ -162,9 +159,7 @@ def _cells_near_along(soup: Soup, slab: Slab, triangles: Tensor, axis: int) -> t
     middle = at_zero[entry] + slope[entry] * column
     half = (normals[:, a].abs() + normals[:, b].abs()) / normals[:, axis].abs() / 2 + SLACK_VOXELS
     owner, half = owner[entry], half[entry]
-    first = torch.maximum((middle - half).floor().to(torch.int64), start[owner, axis])
-    last = torch.minimum((middle + half).floor().to(torch.int64) + 1, stop[owner, axis])
-    pair, height = _expand_range(first, last)
+    pair, height = _expand_range(*_whole(middle - half, middle + half, start[owner, axis], stop[owner, axis]))
     cell = torch.empty((len(pair), 3), dtype=torch.int64, device=pair.device)
     cell[:, a], cell[:, b], cell[:, axis] = column[pair], row[entry[pair]], height
     return triangles[owner[pair]], cell
@@ -248,37 +243,6 @@ def _add(system: Tensor, voxel: Tensor, terms: list[Tensor]) -> None:
     system.index_add_(0, voxel, fixed)
 
 
-def _solve_in_box(system: Tensor) -> Tensor:
-    """The point [N, 3] float32 of the unit box where u^T A u - 2 b . u is least, for systems [N, 9] int64.
-
-    The unconstrained best decides one face of the box at most per axis; the best of the box is inside, or on one of
-    those faces, where the same holds with one axis less. So the six orders of fixing the axes contain it.
-    """
-    a, b = _matrix(system)
-    entries = [a[i][j] for i, j in ENTRIES]
-    best = torch.stack(formulas.solve_three(*entries, *b), dim=1)
-    least = torch.full_like(best[:, 0], torch.inf)
-    free = best.clamp(0, 1)
-    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-        x = free[:, i]
-        on_face = formulas.solve_two(a[j][j], a[j][k], a[k][k], b[j] - a[i][j] * x, b[k] - a[i][k] * x)
-        for p, q, first in ((j, k, on_face[0]), (k, j, on_face[1])):
-            point = torch.empty_like(best)
-            point[:, i], point[:, p] = x, first.clamp(0, 1)
-            point[:, q] = ((b[q] - a[i][q] * x - a[p][q] * point[:, p]) / a[q][q]).clamp(0, 1)
-            error = formulas.energy(*entries, *b, *point.unbind(dim=1))
-            best = torch.where((error < least)[:, None], point, best)
-            least = torch.minimum(error, least)
-    return best.to(torch.float32)
-
-
-def _matrix(system: Tensor) -> tuple[list[list[Tensor]], list[Tensor]]:
-    """Rows of A and entries of b, float64 [N] each."""
-    values = (system.to(torch.float64) / formulas.FIXED_POINT).unbind(dim=1)
-    entry = dict(zip(ENTRIES, values[:6], strict=True))
-    return [[entry[min(i, j), max(i, j)] for j in range(3)] for i in range(3)], list(values[6:])
-
-
 def _dot(p: Tensor, q: Tensor) -> Tensor:
     """Row by row, summed in the order of the kernels."""
     return p[:, 0] * q[:, 0] + p[:, 1] * q[:, 1] + p[:, 2] * q[:, 2]
@@ -292,6 +256,12 @@ def _line(place: Tensor, soup: Soup, axis: int) -> Tensor:
 def _index(position: Tensor, soup: Soup, axis: int) -> Tensor:
     """Voxel indices of world positions, clamped into the grid."""
     return (position / soup.voxel_size[axis]).clamp(0, soup.shape[axis] - 1).to(torch.int64)
+
+
+def _whole(low: Tensor, high: Tensor, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """The cells of [start, stop) from the one that holds `low` to the one that holds `high`, as a range."""
+    first, last = torch.maximum(low, start.to(low.dtype)).floor(), torch.minimum(high, stop.to(low.dtype) - 1).floor()
+    return first.to(torch.int64), last.to(torch.int64) + 1
 
 
 def _clip(start: Tensor, stop: Tensor, axis: int, slab: Slab) -> tuple[Tensor, Tensor]:
@@ -330,6 +300,7 @@ def _coords(keys: Tensor, soup: Soup) -> Tensor:
 def _find(keys: Tensor, cell: Tensor, soup: Soup, slab: Slab) -> tuple[Tensor, Tensor]:
     """(voxel, pair): for each cell [P, 3] that is one of the sorted `keys`, its place there and its row."""
     wanted = _keys(cell, soup, slab)
-    place = torch.searchsorted(keys, wanted).clamp(max=max(len(keys) - 1, 0))
-    pair = (keys[place] == wanted).nonzero()[:, 0]
+    place = torch.searchsorted(keys, wanted)
+    padded = torch.cat((keys, keys.new_full((1,), -2)))
+    pair = (padded[place] == wanted).nonzero()[:, 0]
     return place[pair], pair

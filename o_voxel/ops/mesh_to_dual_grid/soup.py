@@ -142,7 +142,7 @@ def _lines(ends: Tensor, voxel_size: Vector3) -> OpenEdges:
     direction = direction / direction.square().sum(dim=1, keepdim=True).sqrt()
     matrix = torch.eye(3, dtype=ends.dtype, device=ends.device) - direction[:, :, None] * direction[:, None, :]
     start, stop = (ends / ends.new_tensor(voxel_size)).unbind(dim=1)
-    return OpenEdges(start, stop - start, matrix * (stretch[:, None] * stretch))
+    return OpenEdges(start.contiguous(), stop - start, matrix * (stretch[:, None] * stretch))
 
 
 def cut_slabs(soup: Soup, layers: int) -> list[Slab]:

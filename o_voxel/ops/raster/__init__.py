@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from ...checks import check_tensor
-from ..backend import Choice, always, resolve_backend
+from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
 from .reference import interpolate, visible_faces
 
 MAX_SIDE = 1 << 15
@@ -28,23 +27,7 @@ class Raster:
     depth: Tensor
 
 
-def _probe_numba(device: torch.device, dtype: torch.dtype) -> str | None:
-    if device.type != "cpu":
-        return f"runs on the CPU, the vertices are on {device}"
-    return None if find_spec("numba") else "numba is not installed"
-
-
-def _probe_triton(device: torch.device, dtype: torch.dtype) -> str | None:
-    if device.type != "cuda":
-        return f"runs on a GPU, the vertices are on {device}"
-    if not find_spec("triton"):
-        return "triton is not installed"
-    from .kernel import probe
-
-    return probe(device)
-
-
-CHOICES = (Choice("triton", _probe_triton), Choice("numba", _probe_numba), Choice("reference", always))
+CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
 
 
 def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, backend: str = "auto") -> Raster:
@@ -53,7 +36,7 @@ def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, ba
     clip_vertices [V, 4] float32: (x, y, z, w), as OpenGL's clip space: the view volume is -w <= x, y, z <= w, the
     picture's right is +x and its top row +y. A drawing in the plane, as a UV layout, has w = 1 and z = 0.
     faces [F, 3] int32 or int64.  size: (H, W) pixels, each at most 32768.  backend: "auto", "triton", "numba" or
-    "reference"; all give the same bytes.
+    "reference"; all give the same bytes. Apple's GPU has no float64: there the work goes to the CPU and back.
 
     A face covers the pixels whose centre is inside it; a centre on an edge goes to the face of which it is a left or
     top edge, so faces that meet at an edge never share or miss a pixel. Both windings are drawn. A face that crosses
@@ -72,6 +55,9 @@ def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, ba
         raise ValueError("clip_vertices: expected finite numbers, got NaN or infinity")
     if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < len(clip_vertices):
         raise ValueError(f"faces: expected vertices 0 to {len(clip_vertices) - 1}, got {faces.min()} to {faces.max()}")
+    if clip_vertices.device.type == "mps":
+        raster = rasterize(clip_vertices.cpu(), faces.cpu(), size, backend=backend)
+        return Raster(*(part.to(clip_vertices.device) for part in (raster.face, raster.bary, raster.depth)))
     chosen = resolve_backend(backend, CHOICES, clip_vertices.device)
     if chosen == "numba":
         from .kernel_cpu import rasterize_cpu

@@ -1,19 +1,15 @@
 """Triangle rasterisation on the GPU (Triton): an atomic minimum on a key of depth above face, so order is no matter.
 
-Small faces are drawn one a lane. The few whose rectangle passes SMALL_PIXELS are drawn one tile a program. Floating-point
-fusion is off: shared edges need exactly opposite values, and the reference's bytes its order of operations.
+Small faces are drawn one a lane. The few whose rectangle passes SMALL_PIXELS are drawn one tile a program. Fused
+multiply-adds are off: shared edges need exactly opposite values, and the reference's bytes its order of operations.
 """
 
 from __future__ import annotations
-
-from functools import cache
-from subprocess import SubprocessError
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.errors import TritonError
 
 from .reference import DEPTH_STEPS, EMPTY, MARGIN_PIXELS, NEGLIGIBLE, face_boxes, pixel_centers
 
@@ -68,17 +64,6 @@ def _draw_large_faces(clip: Tensor, faces: Tensor, large: Tensor, size: tuple[in
         )
 
 
-@cache
-def probe(device: torch.device) -> str | None:
-    """None where the kernels launch on `device`, else the reason why not. Launched once a device."""
-    clip = torch.tensor([[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1]], device=device)
-    try:
-        face = rasterize_gpu(clip, torch.tensor([[0, 1, 2]], device=device), (32, 32))[0]
-        return None if bool((face == 0).all()) else "triton gives a wrong picture"
-    except (RuntimeError, OSError, ImportError, SubprocessError, TritonError) as error:
-        return f"triton does not launch: {type(error).__name__}: {error}"
-
-
 @triton.jit
 def _load_face(clip, faces, face, mask):
     """x, y, z, w of the three corners of faces [N] int64, in float64."""
@@ -96,7 +81,7 @@ def _load_face(clip, faces, face, mask):
 
 @triton.jit
 def _edges(x0, y0, w0, x1, y1, w1, x2, y2, w2):
-    """The coefficients and the determinant as reference.edge_functions, turned so that the determinant is not negative."""
+    """The coefficients and determinant of reference.edge_functions, turned so that the determinant is not negative."""
     a0, b0, c0 = y1 * w2 - y2 * w1, x2 * w1 - x1 * w2, x1 * y2 - x2 * y1
     a1, b1, c1 = y2 * w0 - y0 * w2, x0 * w2 - x2 * w0, x2 * y0 - x0 * y2
     a2, b2, c2 = y0 * w1 - y1 * w0, x1 * w0 - x0 * w1, x0 * y1 - x1 * y0

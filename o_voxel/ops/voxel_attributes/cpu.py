@@ -59,11 +59,11 @@ def weighted_means(
 def _spans(items: int) -> list[tuple[int, int]]:
     pieces = max(1, min(items, PIECES * torch.get_num_threads()))
     edges = [items * k // pieces for k in range(pieces + 1)]
-    return [(i, j) for i, j in zip(edges, edges[1:]) if j > i]
+    return [(i, j) for i, j in zip(edges[:-1], edges[1:], strict=True) if j > i]
 
 
 def _in_threads(work: Callable, spans: Iterable[tuple[int, int]], report: Callable[[float], None]) -> list:
-    """Results of `work` on every span, in order. `report` runs here, between them; where it raises, the rest is dropped."""
+    """Results of `work` on every span, in order. `report` is called here; where it raises, the rest is dropped."""
     spans = list(spans)
     results = []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:

@@ -70,7 +70,7 @@ def _scan_axis(corners, axis, voxel_size, shape, out, used):
         for column in range(_cell(x3, size0, shape[a0]), _cell(x4, size0, shape[a0])):
             x = np.float64(np.float32(column + 1) * voxel_size[a0])
             height = _mix(x3, x4, x, z3, z4) / size2
-            if height > -1.0 and height < shape[axis]:
+            if height >= 0.0 and height < shape[axis]:
                 base = column * strides[a0] + row * strides[a1] + np.int64(height) * strides[axis]
                 out[used] = base
                 out[used + 1] = base + strides[a1]

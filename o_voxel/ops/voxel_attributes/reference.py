@@ -88,7 +88,7 @@ def project(plane: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_texture(table: TextureTable, material: Tensor, uv: Tensor, lod: Tensor) -> Tensor:
-    """[P, C] float32 in [0, 1] at `uv` [P, 2]: bilinear on the two mip levels around `lod` [P], or the nearest texel."""
+    """[P, C] float32 in [0, 1] at `uv` [P, 2]: bilinear on the two mip levels around `lod` [P], or a nearest texel."""
     lower = lod.floor()
     fraction = (lod - lower)[:, None]
     level = lower.to(torch.int64)

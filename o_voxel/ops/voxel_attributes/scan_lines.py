@@ -1,7 +1,8 @@
 """Which voxels a triangle touches, in plain torch: the reference's scan lines, over slabs of rows.
 
-Along each axis, every grid line that crosses a triangle touches the four voxels around it. Positions are float64 and
-cells truncate toward zero; grid planes are float32 products, as the reference computes them.
+Along each axis, every grid line that crosses a triangle touches the four voxels around it. Positions are float64; grid
+planes are float32 products, as the original computes them. Crossings outside the grid are left out (the original takes
+those up to a voxel below it).
 """
 
 from __future__ import annotations
@@ -52,10 +53,11 @@ def cuts(ends: Tensor, budget: int) -> list[tuple[int, int, int, int]]:
     if len(ends) == 0:
         return []
     total = int(ends[-1])
-    targets = torch.arange(budget, max(total, 1), budget, device=ends.device)
+    targets = torch.arange(1, -(-total // budget), device=ends.device) * budget
     last = torch.unique_consecutive(torch.cat((torch.searchsorted(ends, targets) + 1, targets.new_tensor([len(ends)]))))
     edges = [(0, 0), *zip(*torch.stack((last, ends[last - 1])).tolist(), strict=True)]
-    return [(i, j, before, after - before) for (i, before), (j, after) in zip(edges, edges[1:])]
+    pairs = zip(edges[:-1], edges[1:], strict=True)
+    return [(i, j, before, after - before) for (i, before), (j, after) in pairs]
 
 
 def _scan_axis(scene: Scene, corners: Tensor, first: int, axis: int, slab: int) -> Iterator[Tensor]:
@@ -77,7 +79,7 @@ def _scan_axis(scene: Scene, corners: Tensor, first: int, axis: int, slab: int) 
             r, column = _expand(start, stop - start, lines, piece)
             height = _mix(left[r, 0], right[r, 0], _line(column, size[0]), left[r, 1], right[r, 1])
             height = height / size[2]
-            inside = (height > -1) & (height < count[2])
+            inside = (height >= 0) & (height < count[2])
             cell = torch.stack((column, row[r], height.clamp(0, count[2] - 1).to(torch.int64)), 1)
             yield _keys(scene, order, cell, inside, first + t[r])
 
@@ -98,9 +100,7 @@ def _row_ends(points: Tensor, upper: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
     """
     apex = torch.where(upper[:, None], points[:, 0], points[:, 2])
     far = torch.where(upper[:, None], points[:, 2], points[:, 0])
-    ends = [
-        _mix(apex[:, 1:2], other[:, 1:2], y[:, None], apex[:, ::2], other[:, ::2]) for other in (points[:, 1], far)
-    ]
+    ends = [_mix(apex[:, 1:2], other[:, 1:2], y[:, None], apex[:, ::2], other[:, ::2]) for other in (points[:, 1], far)]
     swap = (ends[0][:, 0] > ends[1][:, 0])[:, None]
     return torch.where(swap, ends[1], ends[0]), torch.where(swap, ends[0], ends[1])
 

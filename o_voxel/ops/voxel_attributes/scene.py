@@ -73,11 +73,13 @@ def pack_scene(mesh: TexturedMesh, grid: Grid, *, emissive: bool, normal: bool, 
     plane = plane_table(triangles)
     uv_faces = faces if mesh.uv_faces is None else mesh.uv_faces.to(torch.int64)
     uv = None if mesh.uv is None else mesh.uv[uv_faces].flatten(1)
-    tangents, texture_length = uv_frame(plane, uv)
     material = torch.zeros(len(faces), dtype=torch.int64, device=device)
     material = material if mesh.material_ids is None else mesh.material_ids.to(torch.int64)
     tables = pack_textures(mesh.materials, slots, device)
-    footprint = voxel_size.max() / texture_length
+    tangents, lod = None, plane.new_zeros(len(faces), 0)
+    if tables:
+        tangents, texture_length = uv_frame(plane, uv)
+        lod = _mip_levels(tables, material, voxel_size.max() / texture_length, mip_offset)
     return Scene(
         shape=grid.shape,
         voxel_size=voxel_size,
@@ -95,7 +97,7 @@ def pack_scene(mesh: TexturedMesh, grid: Grid, *, emissive: bool, normal: bool, 
         alpha_cutoff=torch.tensor([m.alpha_cutoff for m in mesh.materials], dtype=torch.float32, device=device),
         normal_at=len(_factors(mesh.materials, emissive, False)[0]) if normal else -1,
         tables=tables,
-        lod=_mip_levels(tables, material, footprint, mip_offset),
+        lod=lod,
     )
 
 
@@ -105,9 +107,14 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return product[..., 0] + (product[..., 1] + product[..., 2])
 
 
+def root(values: Tensor) -> Tensor:
+    """float32 square roots, correctly rounded: torch's own is one unit off now and then on the CPU."""
+    return values.to(torch.float64).sqrt().to(torch.float32)
+
+
 def normalize(vectors: Tensor) -> Tensor:
     """[..., 3] vectors of length 1; zero stays zero."""
-    length = dot(vectors, vectors).sqrt()[..., None]
+    length = root(dot(vectors, vectors))[..., None]
     return torch.where(length > 0, vectors / length, vectors)
 
 
@@ -122,15 +129,13 @@ def plane_table(triangles: Tensor) -> Tensor:
     return torch.cat((a, ab, ac, normal, scalars), 1)
 
 
-def uv_frame(plane: Tensor, uv: Tensor | None) -> tuple[Tensor, Tensor]:
+def uv_frame(plane: Tensor, uv: Tensor) -> tuple[Tensor, Tensor]:
     """(tangents [F, 6], world units along a unit of UV [F]) of triangles with corners' `uv` [F, 6].
 
     Triangles without area in UV get the axes x and y, and a length so large that they read the full image. Unlike the
     reference this is judged by the angle in UV, not by the area (whose fixed 1e-6 takes the small triangles of a dense
     mesh for flat), and mirrored UVs turn the tangents round.
     """
-    if uv is None:
-        uv = plane.new_zeros(len(plane), 6)
     ab, ac = plane[:, 3:6], plane[:, 6:9]
     u1, v1, u2, v2 = uv[:, 2] - uv[:, 0], uv[:, 3] - uv[:, 1], uv[:, 4] - uv[:, 0], uv[:, 5] - uv[:, 1]
     area = u1 * v2 - v1 * u2
@@ -138,18 +143,18 @@ def uv_frame(plane: Tensor, uv: Tensor | None) -> tuple[Tensor, Tensor]:
     inverse = 1.0 / torch.where(flat, 1.0, area)
     along_u = v2[:, None] * ab - v1[:, None] * ac
     along_v = u1[:, None] * ac - u2[:, None] * ab
-    length_u, length_v = (dot(t, t).sqrt() for t in (along_u, along_v))
+    length_u, length_v = (root(dot(t, t)) for t in (along_u, along_v))
     sign = torch.sign(inverse)[:, None]
     tangents = torch.cat((along_u / length_u[:, None] * sign, along_v / length_v[:, None] * sign), 1)
     axes = tangents.new_tensor((1.0, 0.0, 0.0, 0.0, 1.0, 0.0)).expand_as(tangents)
-    length = ((inverse * length_u) * (inverse * length_v)).sqrt()
+    length = root((inverse * length_u) * (inverse * length_v))
     tangents = torch.where(flat[:, None] | ~tangents.isfinite().all(1, keepdim=True), axes, tangents)
     return tangents, torch.where(flat, 1e6, length)
 
 
 def _mip_levels(tables: tuple[TextureTable, ...], material: Tensor, footprint: Tensor, offset: float) -> Tensor:
     """[F, tables] float32 mip levels; footprint: [F] float32, the UV length of a voxel on each triangle."""
-    columns = [footprint.new_zeros(len(footprint), 0)]
+    columns = []
     for table in tables:
         # In float64, then rounded: float32 logarithms differ between devices.
         level = (footprint * table.texture_size()[material]).to(torch.float64).log2().to(torch.float32) + offset

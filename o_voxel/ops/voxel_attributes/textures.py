@@ -110,10 +110,12 @@ def mip_chain(image: Tensor) -> list[Tensor]:
 
 def _halve(image: Tensor) -> Tensor:
     scale = math.prod(1 if n == 1 else 2 if n % 2 == 0 else n for n in image.shape[:2])
-    total = image.to(torch.int32 if scale * 255 < 2**31 else torch.int64)
-    for dim in (1, 0):
+    fits = (dtype for dtype in (torch.int16, torch.int32, torch.int64) if 255 * scale <= torch.iinfo(dtype).max)
+    total = image.to(next(fits))
+    for dim in (0, 1):
         total = _pair_sums(total, dim)
-    return (total // scale).to(torch.uint8)
+    halves = scale.bit_length() - 1
+    return (total >> halves if scale == 1 << halves else total // scale).to(torch.uint8)
 
 
 def _pair_sums(values: Tensor, dim: int) -> Tensor:

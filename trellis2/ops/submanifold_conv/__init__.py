@@ -5,16 +5,28 @@ Letters: N voxels, C input channels, D output channels, K = 27 kernel taps in (x
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from ....o_voxel.checks import FLOATS, check_tensor
-from ....o_voxel.ops.backend import Choice, always, resolve_backend
+from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
 from ....o_voxel.ops.hash_grid import HashGrid
-from .reference import convolve
+from . import reference
 
-CHOICES = (Choice("reference", always),)
+if TYPE_CHECKING:
+    from .kernel import TiledMap
+
 TAPS = 27
+
+
+def _triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
+    return "has no 64-bit matrix product" if dtype == torch.float64 else triton_probe(device, dtype)
+
+
+CHOICES = (Choice("triton", _triton_probe), Choice("reference", always))
 
 
 def neighbor_map(coords: Tensor, index: HashGrid, dilation: int = 1) -> Tensor:
@@ -26,6 +38,10 @@ def neighbor_map(coords: Tensor, index: HashGrid, dilation: int = 1) -> Tensor:
     check_tensor(coords, "coords", (None, 4), torch.int32)
     if dilation < 1:
         raise ValueError(f"dilation: expected at least 1, got {dilation}")
+    if index.backend == "triton":
+        from .kernel import find_neighbors
+
+        return find_neighbors(coords, index.keys, index.rows, dilation)
     rows = torch.arange(len(coords), dtype=torch.int32, device=coords.device)
     out = torch.full((len(coords), TAPS), -1, dtype=torch.int32, device=coords.device)
     out[:, TAPS // 2] = rows
@@ -46,20 +62,33 @@ def submanifold_conv(
     weight: Tensor,  # [D, 3, 3, 3, C]
     bias: Tensor | None,  # [D]
     *,
+    tiles: Callable[[], TiledMap] | None = None,
     backend: str = "auto",
 ) -> Tensor:  # [N, D]
     """out[i] = bias + sum over taps k of weight[:, k] @ feats[neighbors[i, k]], in the dtype of `feats`.
 
     A cross-correlation whose first kernel axis is x, as in the published checkpoints (facts: FlexGEMM layout).
-    Accumulates in fp32. Raises ValueError on a shape or dtype that does not fit.
+    Accumulates in fp32. tiles: where to get `tile_neighbors(neighbors)` from, if it is kept; only the Triton kernel
+    asks for it. Raises ValueError on a shape or dtype that does not fit.
     """
     n, c = check_tensor(feats, "feats", (None, None), FLOATS).shape
     check_tensor(neighbors, "neighbors", (n, TAPS), torch.int32)
     check_tensor(weight, "weight", (None, 3, 3, 3, c), feats.dtype)
     if bias is not None:
         check_tensor(bias, "bias", (len(weight),), feats.dtype)
-    resolve_backend(backend, CHOICES, feats.device, feats.dtype)
-    return convolve(feats, neighbors, weight, bias)
+    if resolve_backend(backend, CHOICES, feats.device, feats.dtype) == "triton":
+        from . import kernel
+
+        arranged = tile_neighbors(neighbors) if tiles is None else tiles()
+        return kernel.convolve(feats, arranged, weight, bias)
+    return reference.convolve(feats, neighbors, weight, bias)
 
 
-__all__ = ["CHOICES", "neighbor_map", "submanifold_conv"]
+def tile_neighbors(neighbors: Tensor) -> TiledMap:
+    """A neighbour map [N, 27] int32 arranged for the Triton kernel, shared by every layer on the same voxels."""
+    from .kernel import tile_neighbors
+
+    return tile_neighbors(neighbors)
+
+
+__all__ = ["CHOICES", "neighbor_map", "submanifold_conv", "tile_neighbors"]

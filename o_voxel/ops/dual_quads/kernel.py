@@ -1,0 +1,43 @@
+"""The look-ups on the GPU: one lane an edge, three probes each. Floor: 28 bytes an edge, and three random slots."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..hash_grid.kernel import find_rows, pack_key
+
+BLOCK = 256
+
+
+@triton.jit
+def _corner_kernel(coords_ptr, keys_ptr, rows_ptr, edges_ptr, out_ptr, n, capacity_mask, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    edge = tl.load(edges_ptr + at, mask=inside, other=0)
+    voxel, axis = edge // 3, (edge % 3).to(tl.int32)
+    x = tl.load(coords_ptr + voxel * 3, mask=inside, other=0)
+    y = tl.load(coords_ptr + voxel * 3 + 1, mask=inside, other=0)
+    z = tl.load(coords_ptr + voxel * 3 + 2, mask=inside, other=0)
+    tl.store(out_ptr + at * 4, voxel.to(tl.int32), mask=inside)
+    # The quad goes round the edge: a step along one axis, along both, along the other. Along x it is z then y, along
+    # y it is x then z, along z it is y then x.
+    for corner in tl.static_range(1, 4):
+        first = 1 if corner <= 2 else 0
+        second = 1 if corner >= 2 else 0
+        dx = tl.where(axis == 1, first, tl.where(axis == 2, second, 0))
+        dy = tl.where(axis == 2, first, tl.where(axis == 0, second, 0))
+        dz = tl.where(axis == 0, first, tl.where(axis == 1, second, 0))
+        row = find_rows(keys_ptr, rows_ptr, pack_key(x * 0, x + dx, y + dy, z + dz), inside, capacity_mask)
+        tl.store(out_ptr + at * 4 + corner, row, mask=inside)
+
+
+def find_corners(coords: Tensor, keys: Tensor, rows: Tensor, edges: Tensor) -> Tensor:
+    """Rows [E, 4] int32 of the voxels around each edge, -1 where absent, from the hash table over `coords`."""
+    out = torch.empty(len(edges), 4, dtype=torch.int32, device=coords.device)
+    if len(edges):
+        grid = (triton.cdiv(len(edges), BLOCK),)
+        _corner_kernel[grid](coords.contiguous(), keys, rows, edges, out, len(edges), len(rows) - 1, BLOCK=BLOCK)
+    return out

@@ -1,0 +1,61 @@
+"""Rows of grid edges and of cells, dealt out to the lanes of kernels.
+
+A triangle has as many rows as it spans grid lines: none for most of a fine mesh, thousands for a large triangle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .soup import Slab, Soup
+
+ROWS_A_STEP = 1 << 22  # about 40 bytes a row while it is dealt
+
+
+@dataclass(frozen=True, eq=False)
+class DealtRows:
+    """Rows start to start + count - 1 of each of `triangles` [T], total in all; ends: the running sum of counts."""
+
+    triangles: Tensor
+    start: Tensor
+    count: Tensor
+    ends: Tensor
+    total: int
+
+    def steps(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Triangle and place of each row, at most ROWS_A_STEP at a time, both [M] int32."""
+        for first in range(0, self.total, ROWS_A_STEP):
+            number = torch.arange(first, min(first + ROWS_A_STEP, self.total), device=self.ends.device)
+            owner = torch.searchsorted(self.ends, number, right=True)
+            place = (self.start + self.count - self.ends)[owner] + number
+            yield self.triangles[owner].to(torch.int32), place.to(torch.int32)
+
+
+def deal_rows(soup: Soup, slab: Slab) -> tuple[list[DealtRows], list[DealtRows]]:
+    """For each axis, the rows of grid edges that triangles cross, and of cells that the steepest along it may meet."""
+    corners, normals = soup.corners[slab.triangles], soup.normals[slab.triangles]
+    size = normals.new_tensor(soup.voxel_size)
+    limits = normals.new_tensor([(slab.low, 0, 0), (slab.high, *soup.shape[1:])])
+    low, high = corners.amin(dim=1) / size, corners.amax(dim=1) / size
+    last = normals.new_tensor(soup.shape) - 1
+    edges = [low.clamp(min=0).minimum(last), high.clamp(min=0).minimum(last)]
+    edges = [side.to(torch.int64) for side in edges]
+    edges[0][:, 0].clamp_(min=slab.low - 1)
+    edges[1][:, 0].clamp_(max=slab.high)
+    cells = low.maximum(limits[0]).floor().to(torch.int64), high.minimum(limits[1] - 1).floor().to(torch.int64) + 1
+    steepest = torch.where((normals != 0).any(dim=1), normals.abs().argmax(dim=1), -1)
+    starts, counts = [], []
+    for start, stop, steep in ((*edges, None), (*cells, steepest)):
+        for axis in range(3):
+            b = (axis + 2) % 3
+            count = (stop[:, b] - start[:, b]).clamp(min=0)
+            starts.append(start[:, b])
+            counts.append(count if steep is None else torch.where(steep == axis, count, 0))
+    ends = [count.cumsum(0) for count in counts]
+    totals = torch.stack([end[-1] for end in ends]).tolist()
+    rows = [DealtRows(slab.triangles, *row) for row in zip(starts, counts, ends, totals, strict=True)]
+    return rows[:3], rows[3:]

@@ -1,0 +1,1 @@
+"""What the steps of this op share, one module a compiler."""

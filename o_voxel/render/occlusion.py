@@ -1,0 +1,84 @@
+"""How much of the room's light the surroundings keep from a point, from the depths of the picture alone."""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+from torch import Tensor
+
+from .camera import View
+from .vectors import dot, spans
+
+TAPS = 16
+REACH = 0.22  # of the subject's radius
+STRENGTH = 1.5
+BIAS = 0.06  # a flat surface must not shade itself
+GOLDEN_TURN = 0.618034
+BLUR = 4  # pixels a side: the tap pattern turns over as many
+
+
+def occlusion(depth: Tensor, normal: Tensor, view: View, radius: float) -> Tensor:
+    """Light left [H, W] float32 in (0, 1] at each pixel; 1 where empty.
+
+    depth: [H, W] along the sight, inf where empty.  normal: [3, H, W] world.  radius: of the subject, world units.
+    Each of TAPS nearby pixels that rises above the tangent plane within REACH takes some. Deterministic.
+    """
+    height, width = depth.shape
+    reach = radius * REACH
+    axes = [normal.new_tensor(axis)[:, None, None] for axis in (view.right, view.up, tuple(-b for b in view.back))]
+    facing = torch.stack([dot(axis, normal) for axis in axes]).view(3, -1)
+    flat, open_share = depth.flatten(), torch.ones_like(depth).flatten()
+    covered = flat.isfinite().nonzero().flatten()
+    for span in spans(len(covered), depth.device):
+        pixel = covered[span]
+        open_share[pixel] = _open_share(flat, facing[:, pixel], pixel, (height, width), view, reach)
+    return _smoothed(open_share.view(height, width), depth, reach)
+
+
+def _eye_position(depth: Tensor, x: Tensor, y: Tensor, size: tuple[int, int], view: View) -> Tensor:
+    """Positions [3, N] in the eye's frame of pixels x, y [N] int at `depth` [N]."""
+    height, width = size
+    spread = torch.ones_like(depth) if view.orthographic else depth
+    across, upward = (2 * x + 1) / width - 1, 1 - (2 * y + 1) / height
+    return torch.stack((across * spread / view.scale[0], upward * spread / view.scale[1], depth))
+
+
+def _open_share(
+    depth: Tensor, normal: Tensor, pixel: Tensor, size: tuple[int, int], view: View, reach: float
+) -> Tensor:
+    """Light left [N] at `pixel` [N] of the flat depth picture, whose normals in the eye's frame are [3, N]."""
+    height, width = size
+    x, y = pixel % width, pixel // width
+    here = _eye_position(depth[pixel], x, y, size, view)
+    spread = torch.ones_like(here[2]) if view.orthographic else here[2]
+    radius_pixels = (reach * view.scale[1] * height / 2 / spread).clamp(2, max(height / 6, 2))
+    start = ((x % BLUR) * BLUR + (y % BLUR) * 7) % (BLUR * BLUR) / (BLUR * BLUR)
+    taken = torch.zeros_like(here[2])
+    for tap in range(TAPS):
+        angle = 2 * pi * (start + tap * GOLDEN_TURN)
+        far = radius_pixels * ((tap + 0.5) / TAPS) ** 0.75
+        tap_x = (x + (far * angle.cos()).round().long()).clamp(0, width - 1)
+        tap_y = (y + (far * angle.sin()).round().long()).clamp(0, height - 1)
+        there = depth[tap_y * width + tap_x]
+        offset = _eye_position(torch.where(there.isfinite(), there, 1e15), tap_x, tap_y, size, view) - here
+        square = dot(offset, offset)
+        rise = dot(offset, normal) * square.clamp(min=1e-30).rsqrt() - BIAS
+        taken += rise.clamp(min=0) * (1 - square / (reach * reach)).clamp(min=0)
+    return (1 - STRENGTH / TAPS * taken).clamp(min=0.05)
+
+
+def _smoothed(values: Tensor, depth: Tensor, reach: float) -> Tensor:
+    """The mean [H, W] over BLUR x BLUR pixels of about the same depth."""
+    height, width = depth.shape
+    total, weight = torch.zeros_like(values), torch.zeros_like(values)
+    before, after = BLUR // 2, BLUR - 1 - BLUR // 2
+    padded = torch.nn.functional.pad(values[None], (before, after, before, after))[0]
+    depths = torch.nn.functional.pad(depth[None], (before, after, before, after), value=torch.inf)[0]
+    for row in range(BLUR):
+        for column in range(BLUR):
+            window = slice(row, row + height), slice(column, column + width)
+            near = ((depths[window] - depth).abs() < reach / 4).to(values)
+            total += near * padded[window]
+            weight += near
+    return torch.where(weight > 0, total / weight.clamp(min=1), 1.0)

@@ -1,0 +1,152 @@
+"""What the benches share: the pack loaded by path, timing, the standard shape, and a table that is also a CSV.
+
+A bench prints, for each case, the median with the 20th and 80th percentile in milliseconds, the achieved rate, and
+the floor: operations over 790 TFLOP/s or bytes over 4.3 TB/s (as measured on an H200), whichever is longer.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+PEAK_FLOPS, PEAK_BYTES = 790e12, 4.3e12
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_pack() -> None:
+    """Make the pack importable as `pack`, as the tests do."""
+    spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack"] = module
+    spec.loader.exec_module(module)
+
+
+load_pack()
+
+
+def milliseconds(work: Callable[[], object], repeat: int = 20) -> list[float]:
+    """Sorted times of `repeat` runs, after three to warm up."""
+    for _ in range(3):
+        work()
+    times = []
+    for _ in range(repeat):
+        if DEVICE.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            work()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(start.elapsed_time(end))
+        else:
+            begun = time.perf_counter()
+            work()
+            times.append(1e3 * (time.perf_counter() - begun))
+    return sorted(times)
+
+
+def peak_mib(work: Callable[[], object]) -> float:
+    """MiB of device memory that `work` allocates at its peak, beyond what is held before; 0 on the CPU."""
+    if DEVICE.type != "cuda":
+        return 0.0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+@dataclass
+class Table:
+    """Rows for one op, printed as they come and appended to results/<op>.csv where `save` is set."""
+
+    op: str
+    save: bool = False
+    rows: list[dict[str, object]] = field(default_factory=list)
+
+    def add(
+        self,
+        case: str,
+        work: Callable[[], object],
+        *,
+        flops: float = 0.0,
+        traffic: float = 0.0,
+        repeat: int = 20,
+        note: str = "",
+    ) -> float:
+        """Time `work`, which takes at least `flops` operations or `traffic` bytes. Returns the median."""
+        times = milliseconds(work, repeat)
+        median = statistics.median(times)
+        low, high = times[len(times) // 5], times[-1 - len(times) // 5]
+        rate = f"{flops / median / 1e9:7.1f} TFLOP/s" if flops else f"{traffic / median / 1e6:7.1f} GB/s"
+        floor = 1e3 * max(flops / PEAK_FLOPS, traffic / PEAK_BYTES)
+        print(f"{self.op:<20}{case:<30}{median:9.3f} ms ({low:.3f} to {high:.3f}) {rate:>18}  floor {floor:.3f} {note}")
+        name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+        self.rows.append(
+            {"case": case, "median_ms": median, "p20_ms": low, "p80_ms": high, "floor_ms": floor, "device": name}
+            | {"torch": torch.__version__, "note": note}
+        )
+        return median
+
+    def write(self) -> None:
+        if not self.save:
+            return
+        path = ROOT / "tests" / "bench" / "results" / f"{self.op}.csv"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.rows[0])
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def bumpy_sphere(points: torch.Tensor) -> torch.Tensor:
+    """Signed distance, about, of the standard shape of the team's baseline figures."""
+    x, y, z = points.unbind(-1)
+    coarse = 0.02 * torch.sin(25 * x) * torch.sin(25 * y) * torch.sin(25 * z)
+    fine = 0.006 * torch.sin(90 * x) * torch.sin(80 * y) * torch.sin(85 * z)
+    return points.norm(dim=-1) - 0.34 - coarse - fine
+
+
+def surface_voxels(resolution: int, slab: int = 32) -> torch.Tensor:
+    """[N, 3] int32 voxels whose corners straddle the standard shape's surface."""
+    axis = torch.arange(resolution + 1, device=DEVICE) / resolution - 0.5
+    found = []
+    for start in range(0, resolution, slab):
+        corners = torch.stack(torch.meshgrid(axis, axis, axis[start : start + slab + 1], indexing="ij"), -1)
+        inside = (bumpy_sphere(corners) < 0).float()[None, None]
+        share = torch.nn.functional.avg_pool3d(inside, 2, 1)[0, 0]
+        voxels = ((share > 0) & (share < 1)).nonzero().int()
+        voxels[:, 2] += start
+        found.append(voxels)
+    voxels = torch.cat(found)
+    return voxels[((voxels[:, 0].long() << 32) + (voxels[:, 1].long() << 16) + voxels[:, 2]).argsort()]
+
+
+def standard_dual_grid(resolution: int):
+    """The dual grid of the standard shape, vertices towards the surface along the gradient."""
+    from pack.o_voxel.grid import Grid
+    from pack.o_voxel.values import DualGrid
+
+    voxels = surface_voxels(resolution)
+    bits = torch.cartesian_prod(*[torch.arange(2, device=DEVICE)] * 3)
+    values = torch.cat([bumpy_sphere((part[:, None] + bits) / resolution - 0.5) for part in voxels.split(400_000)])
+    value = values.reshape(-1, 2, 2, 2)
+    inside = value < 0
+    ends = (inside[:, 0, 1, 1], inside[:, 1, 0, 1], inside[:, 1, 1, 0])
+    crossed = torch.stack([end != inside[:, 1, 1, 1] for end in ends], 1)
+    gradient = torch.stack(
+        [value.select(a + 1, 1).mean((1, 2)) - value.select(a + 1, 0).mean((1, 2)) for a in range(3)], 1
+    )
+    step = value.mean((1, 2, 3))[:, None] / gradient.square().sum(1, keepdim=True).clamp_min(1e-12)
+    dual = (0.5 - step * gradient).clamp(0, 1)
+    return DualGrid(voxels, dual, crossed, Grid.cube(resolution))

@@ -1,0 +1,110 @@
+"""Adaptive layer norm against the formula in float64."""
+
+import pytest
+import torch
+from pack.trellis2.ops.norm_modulate import norm_modulate
+
+SIZES = (0, 1, 63, 1000)
+CHANNELS = 24
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+sizes = pytest.mark.parametrize("n", SIZES)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def prepared(n, items, dtype=torch.float32):
+    """Tokens of `items` items that are not equally long, far from mean 0 and deviation 1."""
+    x = draw(n, CHANNELS) * 3 + 5
+    item = torch.randint(0, items, (n,), generator=torch.Generator().manual_seed(1)).sort().values
+    scale, shift = draw(items, CHANNELS, seed=2), draw(items, CHANNELS, seed=3)
+    return x.to(dtype), scale.to(dtype), shift.to(dtype), item
+
+
+def expected(x, scale, shift, item, eps=1e-6):
+    x, scale, shift = (part.double() for part in (x, scale, shift))
+    mean = x.mean(1, keepdim=True)
+    normed = (x - mean) / ((x - mean).square().mean(1, keepdim=True) + eps).sqrt()
+    return normed * (1 + scale[item]) + shift[item]
+
+
+@sizes
+def test_several_items(n):
+    given = prepared(n, 3)
+    out = norm_modulate(*given)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.double(), expected(*given), atol=ROUNDING[torch.float32], rtol=0)
+
+
+@sizes
+def test_one_item_needs_no_item_numbers(n):
+    x, scale, shift, item = prepared(n, 1)
+    out = norm_modulate(x, scale, shift, None)
+    torch.testing.assert_close(out.double(), expected(x, scale, shift, item), atol=ROUNDING[torch.float32], rtol=0)
+    torch.testing.assert_close(out, norm_modulate(x, scale, shift, item), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
+def test_rounding(dtype):
+    given = prepared(63, 3, dtype)
+    out = norm_modulate(*given)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), expected(*given), atol=ROUNDING[dtype], rtol=0)
+
+
+def test_everything_but_the_result_is_in_fp32():
+    """Rounded once, at the end; in halves the norm of 1000 +- 1 would have no digits left."""
+    x, scale, shift, item = prepared(63, 3)
+    for half in (x.half(), (1000 + x / 4).half()):
+        wanted = expected(half, scale, shift, item)
+        out = norm_modulate(half, scale, shift, item)
+        torch.testing.assert_close(out.double(), wanted, atol=1e-4, rtol=2**-11)
+
+
+def test_eps():
+    x, scale, shift, item = prepared(63, 3)
+    out = norm_modulate(x / 1000, scale, shift, item, eps=1e-5)
+    torch.testing.assert_close(out.double(), expected(x / 1000, scale, shift, item, 1e-5), atol=1e-4, rtol=0)
+    assert (out - norm_modulate(x / 1000, scale, shift, item)).abs().max() > 0.1
+
+
+def test_a_constant_token_is_its_shift():
+    scale, shift = draw(1, CHANNELS), draw(1, CHANNELS, seed=1)
+    torch.testing.assert_close(norm_modulate(torch.full((1, CHANNELS), 7.0), scale, shift, None), shift)
+
+
+def test_inputs_are_left_alone_and_the_output_repeats():
+    given = prepared(63, 3)
+    before = [part.clone() for part in given]
+    assert torch.equal(norm_modulate(*given), norm_modulate(*given))
+    assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
+
+
+def test_the_measure_sees_one_percent():
+    x, scale, shift, item = prepared(63, 3)
+    wanted = expected(x, scale, shift, item)
+    others = ((scale * 1.01, shift), (scale, shift * 1.01), (shift, scale), (scale * 0, shift * 0))
+    for scale, shift in others:
+        out = norm_modulate(x, scale, shift, item)
+        assert (out.double() - wanted).abs().max() > 100 * ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"x": torch.zeros(5)}, r"x: expected shape \[\*, \*\]"),
+        ({"x": torch.zeros(5, CHANNELS).long()}, "x: expected float16"),
+        ({"scale": torch.zeros(3, CHANNELS + 1)}, r"scale: expected shape \[\*, 24\], got \[3, 25\]"),
+        ({"shift": torch.zeros(2, CHANNELS)}, r"shift: expected shape \[3, 24\], got \[2, 24\]"),
+        ({"item": torch.zeros(4, dtype=torch.int64)}, r"item: expected shape \[5\], got \[4\]"),
+        ({"item": torch.zeros(5, dtype=torch.int32)}, "item: expected int64, got int32"),
+        ({"item": None}, r"scale: expected shape \[1, 24\], got \[3, 24\]"),
+        ({"backend": "fast"}, "backend: expected 'auto' or one of .*, got 'fast'"),
+    ],
+)
+def test_malformed(changed, message):
+    x, scale, shift, item = prepared(5, 3)
+    with pytest.raises(ValueError, match=message):
+        norm_modulate(**({"x": x, "scale": scale, "shift": shift, "item": item} | changed))
