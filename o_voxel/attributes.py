@@ -77,18 +77,14 @@ def voxel_materials(
         mesh, grid, emissive="emissive" in extras, normal="normal" in extras, mip_offset=float(mip_offset)
     )
     keys = find_pairs(scene, backend=backend, report=lambda done: report(SCAN_SHARE * done))
-    keys, voxels, rows = _match(scene, keys, wanted)
+    keys, voxels, rows, reached = _plan(scene, keys, wanted)
 
     def sampling(done: float) -> None:
         report(SCAN_SHARE + (1 - SCAN_SHARE) * done)
 
-    values = voxel_means(scene, keys, voxels, backend=backend, report=sampling)
-    if coords is None:
-        coords = torch.stack(unravel(voxels, grid.shape), 1).to(torch.int32)
-        reached = torch.ones(len(voxels), dtype=torch.bool, device=voxels.device)
-    else:
-        values, reached = _spread(values[rows], coords, torch.isin(wanted, keys >> scene.tri_bits))
+    values = voxel_means(scene, keys, voxels, backend=backend, report=sampling)[rows]
     report(1.0)
+    coords = _coords(scene, voxels).to(torch.int32) if coords is None else coords
     return _named(values, reached, coords, grid, extras)
 
 
@@ -101,21 +97,31 @@ def _silent(done: float) -> None:
     """No progress wanted."""
 
 
-def _match(scene: Scene, keys: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(pairs whose voxel is wanted, their distinct voxels ascending, each wanted voxel's row among these)."""
+def _plan(scene: Scene, keys: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | slice, Tensor]:
+    """(pairs to sample, their distinct voxels ascending, each result's row among these, whether it is its own [N])."""
     touched = torch.unique_consecutive(keys >> scene.tri_bits)
     if wanted is None:
-        return keys, touched, None
+        return keys, touched, slice(None), torch.ones_like(touched, dtype=torch.bool)
+    reached = _among(wanted, touched)
+    empty = (~reached).nonzero()[:, 0]
+    if len(empty) and len(touched):
+        near = nearest_rows(_coords(scene, touched), _coords(scene, wanted[empty]))
+        wanted = wanted.index_copy(0, empty, touched[near])
     voxels, rows = torch.unique(wanted, return_inverse=True)
-    return keys[torch.isin(keys >> scene.tri_bits, voxels)], voxels, rows
+    return keys[_among(keys >> scene.tri_bits, voxels)], voxels, rows, reached
 
 
-def _spread(values: Tensor, coords: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
-    """(values [N, C] with the unreached rows filled from near ones, reached [N])."""
-    full, empty = reached.nonzero()[:, 0], (~reached).nonzero()[:, 0]
-    if len(full) and len(empty):
-        values = values.index_copy(0, empty, values[full[nearest_rows(coords[full], coords[empty])]])
-    return values, reached
+def _among(values: Tensor, ascending: Tensor) -> Tensor:
+    """Whether each of `values` [N] is one of `ascending` [M], bool."""
+    if len(ascending) == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    place = torch.searchsorted(ascending, values).clamp_max(len(ascending) - 1)
+    return ascending[place] == values
+
+
+def _coords(scene: Scene, voxels: Tensor) -> Tensor:
+    """[N, 3] int64 of voxel numbers."""
+    return torch.stack(unravel(voxels, scene.shape), 1)
 
 
 def _named(values: Tensor, reached: Tensor, coords: Tensor, grid: Grid, extras: tuple[str, ...]) -> VoxelMaterials:

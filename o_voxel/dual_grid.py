@@ -27,7 +27,7 @@ def dual_grid_to_mesh(dual_grid: DualGrid, tile_size: int | None = None) -> Mesh
     Vertex i is voxel i's dual vertex, also where no face uses it. Quads follow (voxel, axis) in row-major order and
     need all four voxels; each gives two triangles. Faces are int32. Winding is NOT consistent: every quad faces the
     negative direction of its axis, whichever side is outside. Without split weights the 0-2 diagonal is taken, which
-    is what the reference does whatever its two normals say. Deterministic.
+    is what the reference does, but for quads without area. Deterministic.
 
     tile_size: voxels; the grid is then cut into slabs that thick across its longest axis, and what is needed besides
     input and output is held for one slab at a time. The result is the same, bit for bit, for every tile size.
@@ -77,7 +77,10 @@ def _tiled_quads(dual_grid: DualGrid, tile_size: int) -> Tensor:
         quad, edge = dual_quads(coords[rows], owned)
         parts.append(rows[quad].to(torch.int32))
         owners.append(rows[edge // 3] * 3 + edge % 3)
-    return torch.cat(parts)[torch.cat(owners).argsort()]
+    quad, owner = torch.cat(parts), torch.cat(owners)
+    if bool((owner.diff() > 0).all()):  # lexicographic voxels come out of x slabs in order
+        return quad
+    return quad.index_select(0, owner.argsort())
 
 
 def triangulate(quad: Tensor, split_weight: Tensor | None) -> Tensor:

@@ -195,13 +195,13 @@ class Pipeline:
         """The shape again, finer: on the voxels that the coarse shape's decoder predicts. The resolution is reduced,
         object by object, until it needs fewer than max_tokens tokens."""
         with self.model("shape_slat_decoder") as decoder:
-            fine = decoder.upsample(shape.slat, levels=4)
+            fine = decoder.upsample(shape.slat.to(self.residency.device), levels=4, progress=_scaled(progress, 0, 0.2))
         targets = [
             cascade_voxels(voxels, source, resolution, max_tokens)
             for voxels, source in zip(fine.voxels.split(fine.lengths), shape.resolutions, strict=True)
         ]
         voxels, resolutions = zip(*targets, strict=True)
-        return self._shape(condition, voxels, resolutions, shape.drawn, seed, sampler, progress)
+        return self._shape(condition, voxels, resolutions, shape.drawn, seed, sampler, _scaled(progress, 0.2, 0.8))
 
     @torch.no_grad()
     def sample_texture(
@@ -234,19 +234,14 @@ class Pipeline:
         self, shape: ShapeLatent, texture: TextureLatent | None = None, *, progress: Progress | None = None
     ) -> list[Asset]:
         """The surface of every object and, with a texture latent, its materials on the same voxels."""
-        parts = 1 if texture is None else 2
-
-        def part(k: int) -> Progress | None:
-            return None if progress is None else lambda fraction: progress((k + fraction) / parts)
-
-        device = self.residency.device
+        device, share = self.residency.device, 1.0 if texture is None else 0.5
         with self.model("shape_slat_decoder") as decoder:
-            decoded = decoder(shape.slat.to(device), progress=part(0))
+            decoded = decoder(shape.slat.to(device), progress=_scaled(progress, 0, share))
             meshes = [dual_grid_to_mesh(grid) for grid in decoder.dual_grids(decoded.output, shape.resolutions)]
         if texture is None:
             return [Asset(mesh, None) for mesh in meshes]
         with self.model("tex_slat_decoder") as decoder:
-            colored = decoder(texture.slat.to(device), decoded.subdivisions, part(1))
+            colored = decoder(texture.slat.to(device), decoded.subdivisions, _scaled(progress, share, 1 - share))
             fields = decoder.fields(colored.output, shape.resolutions)
         return [Asset(mesh, field) for mesh, field in zip(meshes, fields, strict=True)]
 
@@ -322,3 +317,8 @@ class Pipeline:
     @staticmethod
     def _seeds(seed: int, items: int) -> list[int]:
         return [(seed + i) % SEED_RANGE for i in range(items)]
+
+
+def _scaled(progress: Progress | None, start: float, share: float) -> Progress | None:
+    """The progress of a part of the work that begins at `start` and is `share` of the whole."""
+    return None if progress is None else lambda fraction: progress(start + share * fraction)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,10 +38,10 @@ class Guidance:
 def schedule(steps: int, rescale_t: float) -> list[float]:
     """steps + 1 times from 1 to 0; rescale_t above 1 spends more steps near the noise.
 
-    In float64, as the reference: the published settings put a step exactly on an edge of the guidance interval, which
-    float32 misses.
+    NumPy's float64, as the reference: the published settings put a step exactly on an edge of the guidance interval,
+    which float32 misses, and torch's own linspace differs in the last digit.
     """
-    uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    uniform = np.linspace(1, 0, steps + 1)
     return (rescale_t * uniform / (1 + (rescale_t - 1) * uniform)).tolist()
 
 
@@ -78,7 +79,8 @@ def sparse_deviation(lengths: Sequence[int]) -> Deviation:
     def deviation(x: Tensor) -> Tensor:
         parts = [part.square().mean() - part.mean().square() for part in x.split(list(lengths))]
         counts = torch.tensor(lengths, device=x.device)
-        return torch.stack(parts).sqrt().repeat_interleave(counts, output_size=len(x))[:, None]
+        # Rounding can leave a constant item's variance just below zero.
+        return torch.stack(parts).clamp_min(0).sqrt().repeat_interleave(counts, output_size=len(x))[:, None]
 
     return deviation
 

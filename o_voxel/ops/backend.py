@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -76,7 +76,7 @@ def triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     return _launch_triton(device)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _launch_triton(device: torch.device) -> str | None:
     if find_spec("triton") is None:
         return "triton is not installed"

@@ -138,4 +138,8 @@ def _background(background: str | Vector3, size: tuple[int, int], like: Tensor) 
     fall = (y[:, None] + 1) / 2
     paper = PAPER_TOP + (PAPER_BOTTOM - PAPER_TOP) * fall * fall * (3 - 2 * fall)
     paper = paper * (1 - VIGNETTE * (x[None] ** 2 + y[:, None] ** 2) / 2)
+    # Half a step of noise (J. Jimenez' interleaved gradient noise), or 8 bits show the gradient as rings.
+    row, column = (torch.arange(n, dtype=like.dtype, device=like.device) for n in size)
+    noise = (52.9829189 * (0.00583715 * row[:, None] + 0.06711056 * column).frac()).frac()
+    paper = paper + (noise - 0.5) / 255
     return (to_linear(paper) * like.new_tensor(PAPER_TINT)[:, None, None]).clamp(0, 1)

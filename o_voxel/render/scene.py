@@ -14,7 +14,7 @@ from .camera import Bounds
 from .ground import ground_shadow
 from .vectors import cross, dot, spans, unit
 
-CLAY = (0.73, 0.72, 0.70, 0.0, 0.55, 1.0)  # the six PBR channels of what has none
+CLAY = (0.66, 0.65, 0.635, 0.0, 0.55, 1.0)  # the six PBR channels of what has none
 PLASTIC = (0.0, 0.5, 1.0)  # metallic, roughness, alpha of what has colours alone
 AREA_STEPS = 2.0**50  # fixed point makes sums exact, so the order of a GPU's additions is no matter
 SQUARINGS = 4

@@ -24,7 +24,7 @@ def to_srgb(linear: Tensor) -> Tensor:
 
 
 def tone_map(light: Tensor) -> Tensor:
-    """Unbounded radiance [3, N] to [0, 1] by the Khronos PBR Neutral curve: base colours stay, highlights are folded."""
+    """Unbounded radiance [3, N] to [0, 1] by the Khronos PBR Neutral curve: base colours stay, highlights fold."""
     start, desaturation = 0.8 - DIELECTRIC, 0.15
     low = light.amin(dim=0)
     color = light - torch.where(low < 0.08, low - 6.25 * low * low, 0.04)

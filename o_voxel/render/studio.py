@@ -70,7 +70,8 @@ def _room(light: StudioLight, height: Tensor, softness: Tensor | float) -> Tenso
     """Radiance [3, N] of the room without its lights towards directions of z `height` [N], blurred by `softness`."""
     level = height * (height * height + softness * softness).rsqrt()
     sky, horizon, ground = (column(color, height) for color in (light.sky, light.horizon, light.ground))
-    return horizon + level.clamp(min=0) * (sky - horizon) + (-level).clamp(min=0) * (ground - horizon)
+    above, below = level.clamp(min=0) ** 2, level.clamp(max=0) ** 2
+    return horizon + above * (sky - horizon) + below * (ground - horizon)
 
 
 def _edge_pair(tangent: Tensor, half: float, scale: Tensor) -> Tensor:

@@ -85,13 +85,13 @@ def test_encoder(network, encoded, close):
     assert torch.equal(encoded["z"], encoded["mean"])
 
 
-@pytest.mark.parametrize("key", ["input_layer.weight", "middle_block.0.conv2.weight", "blocks.2.conv.weight"])
+@pytest.mark.parametrize("key", ["middle_block.0.conv2.weight", "blocks.2.conv.weight"])
 def test_tolerance_sees_one_percent_in_the_decoder(network, decoded, scaled, key):
     logits = network("c3_ss_decoder", edit=scaled(key))(decoded["z"])
     assert (logits - decoded["logits"]).abs().max() > ATOL
 
 
-@pytest.mark.parametrize("key", ["blocks.0.norm1.weight", "middle_block.1.conv1.weight", "out_layer.2.bias"])
+@pytest.mark.parametrize("key", ["blocks.0.norm1.weight", "out_layer.2.bias"])
 def test_tolerance_sees_one_percent_in_the_encoder(network, encoded, scaled, key):
     mean, logvar = network("c3_ss_encoder", edit=scaled(key))(encoded["x"].float())
     assert max((mean - encoded["mean"]).abs().max(), (logvar - encoded["logvar"]).abs().max()) > ATOL

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ...o_voxel.checks import check_tensor
+from ...o_voxel.checks import INTEGERS, check_tensor
 from ...o_voxel.ops.hash_grid import HashGrid, hash_grid, pack_keys
 from ..ops.submanifold_conv import neighbor_map
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 class CoordSet:
     """Voxel coordinates of a batch; immutable.
 
-    rows: [N, 4] int32 (batch, x, y, z), unique, the voxels of one item contiguous, items in order.
+    rows: [N, 4] int32 (batch, x, y, z), unique, from 0 up, the voxels of one item contiguous, items in order.
     lengths: voxels of each item, on the host, so that no kernel has to be waited for.
     origin: the coarser voxels that these subdivide, if they do; their neighbours then follow from the parents'.
     """
@@ -37,9 +37,13 @@ class CoordSet:
 
     @classmethod
     def from_items(cls, items: Sequence[Tensor]) -> CoordSet:
-        """One item for each [N_i, 3] int tensor of voxels (x, y, z)."""
+        """One item for each [N_i, 3] int tensor of voxels (x, y, z), coordinates from 0 up."""
+        if not items:
+            raise ValueError("items: expected at least one")
         rows = [
-            torch.nn.functional.pad(check_tensor(item, f"items[{i}]", (None, 3)).to(torch.int32), (1, 0), value=i)
+            torch.nn.functional.pad(
+                check_tensor(item, f"items[{i}]", (None, 3), INTEGERS).to(torch.int32), (1, 0), value=i
+            )
             for i, item in enumerate(items)
         ]
         return cls(torch.cat(rows), [len(item) for item in items])
@@ -50,8 +54,10 @@ class CoordSet:
 
         Raises ValueError when the rows of an item are not contiguous and in order.
         """
-        rows = check_tensor(rows, "rows", (None, 4)).to(torch.int32)
+        rows = check_tensor(rows, "rows", (None, 4), INTEGERS).to(torch.int32)
         item = rows[:, 0].long()
+        if bool((rows < 0).any()):
+            raise ValueError("rows: expected items and coordinates from 0 up, got negative ones")
         if bool((item.diff() < 0).any()):
             raise ValueError("rows: expected the voxels of one item after the other, got items out of order")
         lengths = torch.bincount(item, minlength=batch_size or 1).tolist()

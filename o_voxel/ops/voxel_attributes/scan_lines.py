@@ -48,12 +48,12 @@ def sorted_unique(keys: Tensor) -> Tensor:
 def cuts(ends: Tensor, budget: int) -> list[tuple[int, int, int, int]]:
     """Slabs (first, last, items before, items) of runs with these cumulative counts `ends` [N] int64.
 
-    A slab holds at most `budget` items more than its longest run. One host synchronisation.
+    A slab holds at most `budget` items more than its longest run. Two host synchronisations.
     """
     if len(ends) == 0:
         return []
     total = int(ends[-1])
-    targets = torch.arange(1, -(-total // budget), device=ends.device) * budget
+    targets = torch.arange(1, max(1, -(-total // budget)), device=ends.device) * budget
     last = torch.unique_consecutive(torch.cat((torch.searchsorted(ends, targets) + 1, targets.new_tensor([len(ends)]))))
     edges = [(0, 0), *zip(*torch.stack((last, ends[last - 1])).tolist(), strict=True)]
     pairs = zip(edges[:-1], edges[1:], strict=True)

@@ -18,11 +18,11 @@ from ....o_voxel.ops.hash_grid.kernel import find_rows, pack_key
 TAPS = 27
 TILE = 128
 # Rows are sorted by pattern inside blocks of this many, so that a tile's gathers stay close in memory.
-SORT_BLOCK = 8192
+SORT_BLOCK = 131072
 BLOCK = 128
 
 # (tile of output channels, channels a step, warps, stages) by the narrower of both channel counts; measured on H200.
-CONFIGS = {64: (64, 64, 4, 4), 128: (128, 64, 8, 3), 256: (128, 64, 8, 3)}
+CONFIGS = {64: (64, 64, 4, 5), 128: (128, 64, 4, 5), 256: (128, 64, 4, 5)}
 
 
 @dataclass(frozen=True, eq=False)
