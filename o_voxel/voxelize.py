@@ -47,8 +47,10 @@ def mesh_to_dual_grid(
     2e-3 voxels apart for 99 % of them at a side of 64. Its face weight acts as 0 or 1; here it is a weight.
     Deterministic; all backends give the same voxels and flags, and vertices within 1e-6 voxels.
 
-    Memory over input and twice the output: per slab 1.5 bits a voxel of its volume and 100 bytes an active voxel, and
-    100 bytes a triangle; slabs hold 2**25 voxels a thread with numba, 2**30 with triton, or one layer if that is more.
+    Memory beyond input and twice the output: 200 bytes a triangle, and for each slab at work 100 bytes an active
+    voxel and 1.5 bits (numba) or 3 bits (triton) a voxel of its volume. A slab is the layers that hold 2**25 voxels
+    (numba, one slab a thread), 2**30 (triton, and 170 MB more) or 2**27 (reference, 1 kB an active voxel), or one
+    layer if that is larger.
 
     Raises ValueError for face indices out of range, positions not finite, a grid too large, or a backend that does
     not work here.

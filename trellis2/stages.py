@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .capture import recorded
 from .config import Normalization, SamplerConfig
 from .models.latent_flow import LatentFlow
 from .models.structure_flow import StructureFlow
+from .models.transformer import FlowTransformer, PreparedCondition
 from .sampling import (
     Deviation,
     Guidance,
     Progress,
+    Velocity,
     average_views,
     cycle_views,
     dense_deviation,
@@ -31,10 +34,11 @@ LATENT_STRIDE = 16
 # Below this the cascade does not reduce its resolution, and each reduction takes this much off.
 CASCADE_FLOOR, CASCADE_STEP = 1024, 128
 
-Forward = Callable[[Tensor, Tensor, Ragged], Tensor]
+Forward = Callable[[Tensor, Tensor, PreparedCondition], Tensor]
 
 
 def sample_flow(
+    flow: FlowTransformer,
     forward: Forward,
     noise: Tensor,
     condition: ImageCondition,
@@ -43,21 +47,25 @@ def sample_flow(
     deviation: Deviation,
     progress: Progress | None,
 ) -> Tensor:
-    """Follow a flow network from noise under image guidance. The negative condition is zeros.
+    """Follow a flow network from noise under image guidance.
 
-    forward(x, time [B], condition) is the network; resolution says which tokens it takes; see `sampling` for the rest.
+    forward(x, time [B], condition) calls `flow`; resolution says which tokens it takes; see `sampling` for the rest.
+    The negative condition is zeros. All its tokens are alike, so attention to one is attention to all.
     """
     params, sigma_min = sampler.params, sampler.args.sigma_min
     times = schedule(params.steps, params.rescale_t)
     views = [view.replace(view.feats.to(noise.device)) for view in condition.views(resolution)]
+    items, tokens = condition.batch_size, noise.numel() // flow.config.out_channels
 
-    def toward(view: Ragged) -> Callable[[Tensor, float], Tensor]:
-        return lambda x, t: forward(x, model_time(t, len(view.lengths), x.device), view)
+    def toward(view: Ragged) -> Velocity:
+        prepared = flow.prepare(view)
+        step = recorded(lambda x, t: forward(x, t, prepared), flow.backends.launch, tokens, noise.device)
+        return lambda x, t: step(x, model_time(t, items, x.device))
 
     velocities = [toward(view) for view in views]
     by_cycle = condition.view_mode == "cycle"
     positive = cycle_views(velocities, times) if by_cycle else average_views(velocities)
-    negative = toward(views[0].replace(torch.zeros_like(views[0].feats)))
+    negative = toward(Ragged(views[0].feats.new_zeros(items, views[0].feats.shape[1]), (1,) * items))
     guidance = Guidance(params.guidance_strength, params.guidance_rescale, params.guidance_interval)
     return euler(guided(positive, negative, guidance, deviation, sigma_min), noise, times, progress)
 
@@ -70,7 +78,7 @@ def sample_structure_latent(
     progress: Progress | None = None,
 ) -> Tensor:
     """[B, C, R, R, R] noise to the latent of the sparse structure, which is not normalised."""
-    return sample_flow(flow, noise, condition, 512, sampler, dense_deviation, progress)
+    return sample_flow(flow, flow, noise, condition, 512, sampler, dense_deviation, progress)
 
 
 def sample_sparse_latent(
@@ -85,11 +93,12 @@ def sample_sparse_latent(
 ) -> SparseTensor:
     """Noise on voxels to a latent in the model's (normalised) space; concat as in `LatentFlow`."""
 
-    def forward(x: Tensor, t: Tensor, view: Ragged) -> Tensor:
-        return flow(noise.replace(x), t, view, concat).feats
+    def forward(x: Tensor, t: Tensor, image: PreparedCondition) -> Tensor:
+        return flow(noise.replace(x), t, image, concat).feats
 
     deviation = sparse_deviation(noise.coords.lengths)
-    return noise.replace(sample_flow(forward, noise.feats, condition, resolution, sampler, deviation, progress))
+    feats = sample_flow(flow, forward, noise.feats, condition, resolution, sampler, deviation, progress)
+    return noise.replace(feats)
 
 
 def normalize(latent: SparseTensor, stats: Normalization) -> SparseTensor:

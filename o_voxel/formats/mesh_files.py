@@ -35,6 +35,20 @@ WRAP_OF_CODE = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 NEAREST_CODES = (9728, 9984, 9986)
 GLB_MAGIC, JSON_CHUNK = 0x46546C67, 0x4E4F534A
 NAME = "#"
+# What trimesh and Pillow let escape when a file is not what it says.
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def load_mesh(path: str | Path, *, up: Up = "auto") -> Mesh:
@@ -53,6 +67,8 @@ def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpac
     a UserWarning. Deterministic.
     Raises FileNotFoundError, or ValueError for an unknown suffix, an unreadable file, or one without triangles.
     """
+    if factors not in ("srgb", "stored"):
+        raise ValueError(f"factors: expected 'srgb' or 'stored', got {factors!r}")
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in UP_OF_SUFFIX:
@@ -61,11 +77,13 @@ def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpac
         raise FileNotFoundError(f"no mesh file {path}")
     if up not in ("auto", "y", "z"):
         raise ValueError(f"up: expected 'auto', 'y' or 'z', got {up!r}")
+    y_up = (UP_OF_SUFFIX[suffix] if up == "auto" else up) == "y"
     try:
-        scene, header = _read(path, suffix)
-        y_up = (UP_OF_SUFFIX[suffix] if up == "auto" else up) == "y"
-        return from_trimesh(scene, y_up=y_up, factors=factors, gltf=header)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
+        # Numbers too large for float32 become inf here, which whoever uses the mesh refuses.
+        with np.errstate(over="ignore", invalid="ignore"):
+            scene, header = _read(path, suffix)
+            return from_trimesh(scene, y_up=y_up, factors=factors, gltf=header)
+    except UNREADABLE as error:
         raise ValueError(f"{path.name}: not a readable {suffix[1:]} mesh: {error}") from error
 
 
@@ -224,9 +242,16 @@ def _read(path: Path, suffix: str) -> tuple[trimesh.Scene, dict[str, Any]]:
     """(the scene, the file's JSON, {} unless it is glTF)."""
     import trimesh
 
-    if suffix not in GLTF_SUFFIXES:
-        return trimesh.load_scene(path, process=False), {}
+    class Files(trimesh.resolvers.FilePathResolver):
+        def get(self, name: str) -> bytes:
+            content = super().get(name)
+            return _utf8(content) if name.lower().endswith(".mtl") else content
+
     content = path.read_bytes()
+    options = {"file_type": suffix[1:], "resolver": Files(str(path)), "process": False}
+    if suffix not in GLTF_SUFFIXES:
+        content = _utf8(content) if suffix == ".obj" else content
+        return trimesh.load_scene(io.BytesIO(content), **options), {}
     header, rest = _split_glb(content) if suffix == ".glb" else (json.loads(content), b"")
     for number, material in enumerate(header.get("materials", [])):
         material["name"] = f"{NAME}{number}"
@@ -235,8 +260,16 @@ def _read(path: Path, suffix: str) -> tuple[trimesh.Scene, dict[str, Any]]:
         text += b" " * (-len(text) % 4)
         start = struct.pack("<5I", GLB_MAGIC, 2, 20 + len(text) + len(rest), len(text), JSON_CHUNK)
         text = start + text + rest
-    resolver = trimesh.resolvers.FilePathResolver(str(path))
-    return trimesh.load_scene(io.BytesIO(text), file_type=suffix[1:], resolver=resolver, process=False), header
+    return trimesh.load_scene(io.BytesIO(text), **options), header
+
+
+def _utf8(content: bytes) -> bytes:
+    """Text in UTF-8, or else in Latin-1, as UTF-8; names that agree between two files still do."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1").encode()
+    return content
 
 
 def _split_glb(content: bytes) -> tuple[dict[str, Any], bytes]:

@@ -66,8 +66,8 @@ def mesh_scene(
         check_tensor(material, "material", (count, 6), FLOATS)
     attrs = _attributes(colors if material is None else material, count, mesh.vertices)
     bounds = Bounds.around(mesh.vertices)
+    shadow = ground_shadow(mesh.vertices, mesh.faces, bounds)  # also checks the faces, before they index anything
     normals = axis_normals(mesh, bounds.radius) if smooth else None
-    shadow = ground_shadow(mesh.vertices, mesh.faces, bounds)
     return Scene(mesh.vertices, mesh.faces, attrs, None, normals, shadow, bounds)
 
 

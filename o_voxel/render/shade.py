@@ -46,20 +46,27 @@ def specular_scale_bias(roughness: Tensor, cosine: Tensor) -> tuple[Tensor, Tens
     return -1.04 * share + 1.04 - 0.572 * roughness, 1.04 * share - 0.04 + 0.022 * roughness
 
 
+def _reflected(f0: Tensor | float, scale: Tensor, bias: Tensor) -> Tensor:
+    """Share of even light that GGX reflects, [N] or [3, N]. What is lost between its facets is given back, coloured.
+
+    C. Fdez-Aguera, A Multiple-Scattering Microfacet Model for Real-Time Image-based Lighting, 2019; simplified.
+    """
+    return (f0 * scale + bias) * (1 + f0 * (1 / (scale + bias) - 1))
+
+
 def shade_pbr(
     light: StudioLight, yaw_deg: float, normal: Tensor, towards_eye: Tensor, base: Tensor, metal_rough: Tensor
 ) -> Tensor:
     """Radiance [3, N] of surfaces in the studio: Lambert and GGX, metallic-roughness as glTF 2.0.
 
     normal, towards_eye: unit world directions [3, N], on the same side.  base: linear [3, N].
-    metal_rough: [2, N] in [0, 1]. Light that GGX loses between its facets is given back, coloured by f0
-    (Fdez-Aguera, A Multiple-Scattering Microfacet Model for Real-Time Image-based Lighting, 2019).
+    metal_rough: [2, N] in [0, 1].
     """
     metallic, roughness = metal_rough[0], metal_rough[1].clamp(SMOOTHEST, 1)
     cosine = dot(normal, towards_eye).clamp(1e-4, 1)
     mirror = 2 * cosine * normal - towards_eye
     scale, bias = specular_scale_bias(roughness, cosine)
-    f0 = DIELECTRIC + (base - DIELECTRIC) * metallic
-    reflected = (f0 * scale + bias) * (1 + f0 * (1 / (scale + bias) - 1))
-    diffuse = base * (1 - metallic) * (1 - reflected)
+    plastic, metal = (_reflected(f0, scale, bias) for f0 in (DIELECTRIC, base))
+    reflected = torch.lerp(plastic.expand_as(metal), metal, metallic)
+    diffuse = base * (1 - metallic) * (1 - plastic)
     return diffuse * irradiance(light, yaw_deg, normal) + reflected * radiance(light, yaw_deg, mirror, roughness)

@@ -21,11 +21,13 @@ BOX = Grid((7, 33, 20), (-0.45, -0.5, -0.4), (0.13, 0.03, 0.041))
 
 
 def torus(steps=24):
-    """A closed surface, askew, of 2 steps^2 triangles."""
+    """A closed surface of 2 steps^2 triangles, turned so that none of it lies along the grid."""
     around = torch.arange(steps, dtype=torch.float64) * 2 * math.pi / steps
     u, v = torch.meshgrid(around, around, indexing="ij")
     reach = 0.3 + (0.11 + 0.01 * torch.sin(5 * u)) * v.cos()
     points = torch.stack((reach * u.cos(), reach * u.sin(), 0.11 * v.sin() + 0.1 * u.sin()), -1)
+    turn, _ = torch.linalg.qr(torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0], [3.0, 1.0, 0.2]], dtype=torch.float64))
+    points = points @ turn
     corner = torch.arange(steps * steps).reshape(steps, steps)
     a, b, c, d = corner, corner.roll(-1, 0), corner.roll((-1, -1), (0, 1)), corner.roll(-1, 1)
     faces = torch.stack((torch.stack((a, b, c), -1), torch.stack((a, c, d), -1)), -2).reshape(-1, 3)
@@ -50,7 +52,7 @@ CASES = {
     "sheet": (sheet(), Grid.cube(40)),
     "soup": (soup(), Grid.cube(31)),
     "soup in a box": (soup(30, 1), BOX),
-    "fine soup": (soup(1000, 2), Grid.cube(16)),
+    "fine soup": (soup(1000, 2, 0.9), Grid.cube(9)),
     "flat grid": (soup(), Grid((25, 1, 25), (-0.5, -0.1, -0.5), (0.04, 0.3, 0.04))),
     "one voxel": (soup(), Grid.cube(1)),
 }
@@ -177,26 +179,20 @@ def test_backends_agree(case, backend):
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # lanes without work divide 0 by 0
-@pytest.mark.parametrize(
-    "mesh, grid",
-    [
-        (soup(4, 5), Grid((7, 11, 5), (-0.45, -0.5, -0.4), (0.13, 0.09, 0.17))),
-        (soup(3, 6, 6.0), Grid((2, 3, 40), (-0.4, -0.4, -0.5), (0.5, 0.3, 0.025))),
-    ],
-    ids=["small triangles", "large triangles"],
-)
-def test_triton_in_its_interpreter_agrees(mesh, grid):
-    pytest.importorskip("triton")
+@pytest.mark.parametrize("mesh, shape", [(soup(3, 5), (6, 8, 4)), (soup(2, 9, 2.0), (4, 14, 3))])
+def test_triton_in_its_interpreter_agrees(mesh, shape, monkeypatch):
+    kernel = pytest.importorskip("pack.o_voxel.ops.mesh_to_dual_grid.kernel", exc_type=ImportError)
     if torch.cuda.is_available():
         pytest.skip("the kernels run for real here")
-    weights = QefWeights(0.7, 1.5, 0.02)
+    monkeypatch.setattr(kernel, "SLAB_VOXELS", shape[1] * 64 * (shape[0] - 2))
+    grid, weights = Grid.fit((-0.45, -0.5, -0.4), (0.55, 0.47, 0.42), shape), QefWeights(0.7, 1.5, 0.02)
     made = run_slabs(triangle_soup(mesh, grid), weights, "triton")
     assert len(made.coords) > 50
     assert_same(made, mesh_to_dual_grid(mesh, grid, weights, backend="reference"), ATOL_VOXELS)
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
-@cases
+@pytest.mark.parametrize("case", ["torus in a box", "sheet", "soup in a box", "flat grid", "one voxel"])
 def test_the_cut_into_slabs_changes_nothing(case, backend):
     module = reference
     if backend == "numba":
@@ -204,14 +200,14 @@ def test_the_cut_into_slabs_changes_nothing(case, backend):
     mesh, grid = CASES[case]
     source = triangle_soup(mesh, grid)
     whole = module.voxelize_slab(source, cut_slabs(source, grid.shape[0])[0], QefWeights())
-    for layers in (1, 4):
+    for layers in (1, 4) if backend == "numba" else (6,):
         parts = [module.voxelize_slab(source, slab, QefWeights()) for slab in cut_slabs(source, layers)]
         for name in ("coords", "dual", "intersected"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 40), st.floats(0.05, 4.0), st.tuples(*[st.integers(1, 12)] * 3))
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 20), st.floats(0.05, 3.0), st.tuples(*[st.integers(1, 12)] * 3))
 def test_numba_and_torch_agree_on_any_soup(seed, faces, spread, shape):
     mesh, grid = soup(faces, seed, spread), Grid.fit((-0.5, -0.4, -0.3), (0.5, 0.6, 0.2), shape)
     made = mesh_to_dual_grid(mesh, grid, backend="numba")
@@ -301,16 +297,19 @@ def test_crossings_below_and_above_the_grid_do_not_count():
 
 
 def test_an_open_square_is_flat_and_reaches_its_edges():
-    corners = torch.tensor([[-0.3, -0.3, 0.1], [0.3, -0.3, 0.1], [0.3, 0.3, 0.1], [-0.3, 0.3, 0.1]])
+    corners = torch.tensor([[-0.27, -0.27, 0.13], [0.27, -0.27, 0.13], [0.27, 0.27, 0.13], [-0.27, 0.27, 0.13]])
     mesh, grid = Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]])), Grid.cube(10)
-    made = mesh_to_dual_grid(mesh, grid, QefWeights(1.0, 1.0, 0.001))
-    world = grid.to_world(made.coords + made.dual)
-    assert made.coords[:, 2].unique().tolist() == [6]
-    assert made.intersected[:, :2].sum() == 0
-    torch.testing.assert_close(world[:, 2], torch.full((len(world),), 0.1), atol=1e-6, rtol=0)
-    torch.testing.assert_close(world.amax(dim=0)[:2], torch.tensor([0.3, 0.3]), atol=2e-3, rtol=0)
-    without = mesh_to_dual_grid(mesh, grid, QefWeights(1.0, 0.0, 0.001))
-    assert grid.to_world(without.coords + without.dual)[:, 0].max() < 0.29
+
+    def vertices(boundary):
+        made = mesh_to_dual_grid(mesh, grid, QefWeights(1.0, boundary, 1e-3))
+        assert made.coords[:, 2].unique().tolist() == [6]
+        assert made.intersected.any(dim=0).tolist() == [False, False, True]
+        return grid.to_world(made.coords + made.dual)
+
+    world = vertices(1.0)
+    torch.testing.assert_close(world[:, 2], torch.full((len(world),), 0.13), atol=1e-6, rtol=0)
+    torch.testing.assert_close(world.amax(dim=0)[:2], torch.tensor([0.27, 0.27]), atol=1e-3, rtol=0)
+    assert vertices(0.0)[:, :2].max() < 0.22
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
@@ -335,8 +334,8 @@ def test_degenerate_and_far_triangles(backend):
     mesh = torus()
     far = torch.tensor([[1e30, 2e30, -1e30], [0.1, 0.2, 1e9], [0.05, 0.0, 0.0]])
     vertices, n = torch.cat((mesh.vertices, far)), len(mesh.vertices)
-    line = [[0, 0, 1], [5, 5, 5], [0, 24, 24]]
-    made = mesh_to_dual_grid(Mesh(vertices, torch.cat((mesh.faces, torch.tensor(line)))), Grid.cube(32), backend=backend)
+    faces = torch.cat((mesh.faces, torch.tensor([[0, 0, 1], [5, 5, 5], [0, 24, 24]])))
+    made = mesh_to_dual_grid(Mesh(vertices, faces), Grid.cube(32), backend=backend)
     assert torch.equal(made.coords, mesh_to_dual_grid(mesh, Grid.cube(32)).coords)
     made = mesh_to_dual_grid(Mesh(vertices, torch.tensor([[n, n + 1, n + 2]])), Grid.cube(32), backend=backend)
     assert bool(((made.dual >= 0) & (made.dual <= 1)).all())
@@ -351,7 +350,7 @@ def test_grids_to_2048(n):
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
 def test_progress_rises_to_one_and_can_cancel(backend, monkeypatch):
-    monkeypatch.setattr(reference, "SLAB_VOXELS", 64 * 64 * 3)
+    monkeypatch.setattr(reference, "SLAB_VOXELS", 64 * 64 * 12)
     seen = []
     mesh_to_dual_grid(torus(), Grid.cube(64), backend=backend, progress=seen.append)
     assert len(seen) > 3

@@ -20,7 +20,10 @@ LENGTHS = [
 ]
 ROUNDING = {torch.float64: 1e-6, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
-backends = pytest.mark.parametrize("backend", [choice.name for choice in CHOICES])
+CPU = torch.device("cpu")
+HERE = [choice.name for choice in CHOICES if choice.probe(CPU, torch.float32) is None]
+
+backends = pytest.mark.parametrize("backend", HERE)
 lengths = pytest.mark.parametrize("queries, keys", LENGTHS, ids=str)
 
 
@@ -134,3 +137,20 @@ def test_malformed(changed, message):
     given = {"query": query, "key": key, "value": value, "query_lengths": (5,), "key_lengths": (6,)} | changed
     with pytest.raises(ValueError, match=message):
         attention(**given)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("backend", [choice.name for choice in CHOICES])
+def test_every_backend_of_the_gpu_is_as_good_as_plain_torch(backend, dtype):
+    generator = torch.Generator().manual_seed(3)
+    given = [torch.randn(2 * n, 12, 128, generator=generator).to("cuda", dtype) for n in (1000, 63, 63)]
+    exact = attention(*(x.double() for x in given), (1000, 1000), (63, 63), backend="reference").float()
+    plain = attention(*given, (1000, 1000), (63, 63), backend="sdpa").float()
+    ours = attention(*given, (1000, 1000), (63, 63), backend=backend).float()
+    assert (ours - exact).abs().max() <= 2 * (plain - exact).abs().max() + 1e-6
+
+
+def test_a_backend_that_does_not_work_here_says_why():
+    with pytest.raises(ValueError, match="cudnn.*does not work on cpu"):
+        attention(*tokens((3,), (2,)), (3,), (2,), backend="cudnn")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pack.trellis2.ops.norm_modulate import norm_modulate
+from pack.trellis2.ops.norm_modulate import kernel, norm_affine, norm_modulate, reference
 
 SIZES = (0, 1, 63, 1000)
 CHANNELS = 24
@@ -109,3 +109,32 @@ def test_malformed(changed, message):
     x, scale, shift, item = prepared(5, 3)
     with pytest.raises(ValueError, match=message):
         norm_modulate(**({"x": x, "scale": scale, "shift": shift, "item": item} | changed))
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@sizes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [CHANNELS, 100, 1536])
+def test_kernel(n, dtype, channels):
+    x, item = (draw(n, channels) * 3 + 5).to(DEVICE, dtype), torch.arange(n, device=DEVICE) % 3
+    scale, shift = (draw(3, channels, seed=s).to(DEVICE, dtype) for s in (2, 3))
+    weight, bias = scale[0].float().contiguous(), shift[0].float().contiguous()
+    pairs = (
+        (kernel.modulate(x, scale, shift, item, 1e-6), reference.modulate, (scale, shift, item)),
+        (kernel.affine(x, weight, bias, 1e-6), reference.affine, (weight, bias)),
+    )
+    for ours, formula, rest in pairs:
+        exact = formula(x.double(), *rest, 1e-6).double()
+        plain = formula(x, *rest, 1e-6).double()
+        assert ours.dtype == dtype
+        assert n == 0 or (ours - exact).abs().max() <= 2 * (plain - exact).abs().max() + 1e-5
+
+
+def test_norm_with_weights_of_its_own():
+    x, weight, bias = prepared(63, 1)[0], draw(CHANNELS, seed=5), draw(CHANNELS, seed=6)
+    wanted = expected(x, weight[None] - 1, bias[None], torch.zeros(63, dtype=torch.int64))
+    torch.testing.assert_close(norm_affine(x, weight, bias).double(), wanted, atol=ROUNDING[torch.float32], rtol=0)
+    with pytest.raises(ValueError, match=r"weight: expected shape \[24\]"):
+        norm_affine(x, weight[:5], bias)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pack.trellis2.ops.rope import rms_norm_rope, rotary_angles
+from pack.trellis2.ops.rope import kernel, reference, rms_norm_rope, rotary_angles
 
 SIZES = (0, 1, 63, 1000)
 HEADS = 3
@@ -148,3 +148,23 @@ def test_malformed(changed, message):
 def test_malformed_positions():
     with pytest.raises(ValueError, match=r"positions: expected shape \[\*, 3\], got \[5, 4\]"):
         rotary_angles(torch.zeros(5, 4), 24)
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 1000])
+@pytest.mark.parametrize(("heads", "width"), [(3, 20), (2, 24), (12, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_kernel(n, heads, width, dtype):
+    generator = torch.Generator().manual_seed(n)
+    packed = torch.randn(n, 3, heads, width, generator=generator).to(DEVICE, dtype)
+    gamma = torch.randn(heads, width, generator=generator).to(DEVICE)
+    angles = torch.rand(n, width // 2, generator=generator).to(DEVICE) * 6
+    rotation = (angles.cos(), angles.sin())
+    for norm, turn in ((gamma, rotation), (gamma, None), (None, rotation)):
+        ours = kernel.norm_rotate(packed[:, 1], norm, turn, width**0.5)
+        plain = reference.norm_rotate(packed[:, 1], norm, turn, width**0.5).double()
+        exact = reference.norm_rotate(packed[:, 1].float(), norm, turn, width**0.5).double()
+        assert ours.dtype == dtype
+        assert n == 0 or (ours - exact).abs().max() <= 2 * (plain - exact).abs().max() + 1e-5

@@ -165,6 +165,14 @@ def test_a_missing_file_is_named_with_folder_repository_and_command(copy, suffix
     assert f"{SHAPE_512}.{suffix} is missing from {copy}" in str(caught.value) and command in str(caught.value)
 
 
+def test_a_missing_file_of_another_repository_is_to_be_had_from_there(copy):
+    name = "ckpts/ss_dec_conv3d_16l8_fp16.safetensors"
+    (copy / "microsoft/TRELLIS-image-large" / name).unlink()
+    with pytest.raises(MissingFileError) as caught:
+        opened(copy).require(list(ROLES))
+    assert f"hf download microsoft/TRELLIS-image-large {name}" in str(caught.value)
+
+
 def test_a_folder_without_a_pipeline_is_refused(tmp_path):
     with pytest.raises(MissingFileError, match=f"pipeline.json is missing from .*{MICROSOFT}"):
         opened(tmp_path)

@@ -13,7 +13,7 @@ from pack.trellis2.config import SamplerConfig
 from pack.trellis2.pipeline import PIPELINE_TYPES, Pipeline, PipelineType
 from pack.trellis2.residency import KeepLoaded, OneAtATime, default_device, default_dtype
 from pack.trellis2.sparse import CoordSet, SparseTensor
-from pack.trellis2.stages import normalize
+from pack.trellis2.stages import cascade_voxels, normalize
 from pack.trellis2.values import ImageCondition
 from PIL import Image
 from torch import nn
@@ -250,6 +250,16 @@ def test_cascades_reach_resolutions_of_their_own(stages, condition, shape):
         assert asset.field.coords.max() < reached and asset.mesh.vertices.abs().max() < 0.51
 
 
+@pytest.mark.parametrize("count", [0, 1, 63, 1000])
+def test_cascade_voxels_hold_the_centres_of_the_fine_ones(count):
+    fine = torch.randint(0, 512, (count, 3), generator=torch.Generator().manual_seed(count), dtype=torch.int32)
+    voxels, reached = cascade_voxels(fine, 512, 1536, 49152)
+    # The centre (i + 1/2) / 512 of a fine voxel lies in voxel floor(96 (i + 1/2) / 512), here in integers.
+    expected = {tuple(96 * (2 * i + 1) // 1024 for i in row) for row in fine.tolist()}
+    assert reached == 1536 and voxels.dtype == torch.int32
+    assert voxels.tolist() == sorted(map(list, expected))
+
+
 def test_a_cascade_stops_at_its_floor(stages, condition, shape, cascade):
     floor = stages.cascade(condition, shape, resolution=2048, max_tokens=1)
     assert digest(floor) == digest(cascade)
@@ -300,7 +310,7 @@ def test_a_second_run_gives_the_same_bytes_reports_progress_and_leaves_its_input
     assert digest(inputs[stage]) == before
     assert torch.equal(torch.get_rng_state(), stream)
     assert fractions == sorted(set(fractions)) and fractions[0] > 0 and fractions[-1] == 1
-    if stage not in ("condition", "decode"):
+    if stage in ("structure", "shape", "texture"):
         assert fractions == [0.5, 1]
 
 
@@ -448,31 +458,35 @@ class Cancelled(Exception):
     pass
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_raising_from_progress_stops_within_one_step(tiny, stages, inputs, outputs, stage):
+@pytest.mark.parametrize(
+    "stage, role, begin, forwards",
+    [
+        ("condition", "image_encoder", 0, 2),  # both sizes of one image
+        ("structure", "sparse_structure_flow_model", 0, 2),  # a guided step
+        ("shape", "shape_slat_flow_model_512", 0, 2),
+        ("cascade", "shape_slat_flow_model_1024", 0, 0),  # in the decoder, before the flow
+        ("cascade", "shape_slat_flow_model_1024", 0.21, 2),
+        ("texture", "tex_slat_flow_model_512", 0, 1),  # a step without guidance
+        ("decode", "tex_slat_decoder", 0, 0),  # in the shape's half
+        ("decode", "tex_slat_decoder", 0.51, 1),
+    ],
+)
+def test_raising_from_progress_stops_within_one_step(tiny, stages, inputs, outputs, stage, role, begin, forwards):
     pipeline = Pipeline.load(str(tiny), KeepLoaded("cpu"), dtype="float32")
-    cancelled, forwards, calls = Stages(pipeline), [], []
+    cancelled, ran, calls = Stages(pipeline), [], []
     given = (inputs[stage][0][:2],) if stage == "condition" else [item(value, 0) for value in inputs[stage]]
-    roles = {
-        "condition": "image_encoder",
-        "structure": "sparse_structure_flow_model",
-        "shape": "shape_slat_flow_model_512",
-        "cascade": "shape_slat_flow_model_1024",
-        "texture": "tex_slat_flow_model_512",
-        "decode": "tex_slat_decoder",
-    }
-    with pipeline.model(roles[stage]) as network:
-        network.register_forward_pre_hook(lambda *_: forwards.append(1))
+    with pipeline.model(role) as network:
+        network.register_forward_pre_hook(lambda *_: ran.append(1))
 
     def cancel(fraction: float) -> None:
         calls.append(fraction)
-        raise Cancelled
+        if fraction >= begin:
+            raise Cancelled
 
     with pytest.raises(Cancelled):
         getattr(cancelled, stage)(*given, progress=cancel)
-    assert len(calls) == 1
-    # A step is both sizes of one image, a guided pair of forwards, or one forward; decoding stops in the shape's half.
-    assert len(forwards) == {"texture": 1, "decode": 0}.get(stage, 2)
+    assert [fraction >= begin for fraction in calls].count(True) == 1 and calls[-1] < 1
+    assert len(ran) == forwards
     expected = item(outputs[stage], 0) if stage == "structure" else getattr(stages, stage)(*given)
     assert digest(getattr(cancelled, stage)(*given)) == digest(expected)
 
@@ -533,7 +547,8 @@ class Watched:
 
 @pytest.mark.parametrize("name", list(PIPELINE_TYPES))
 def test_a_run_is_its_stages_in_order(tiny, objects, name):
-    pipeline, kind = Pipeline.load(str(tiny), Watched(), dtype="float32"), PIPELINE_TYPES[name]
+    checkpoint, kind = Counted(Checkpoint.open(str(tiny))), PIPELINE_TYPES[name]
+    pipeline = Pipeline(checkpoint, Watched(), dtype="float32")
     with pipeline.model("sparse_structure_decoder") as decoder:
         decoder.register_forward_hook(lambda _module, _args, out: out - out.flatten().topk(10).values[-1])
     pipeline.residency.events.clear()
@@ -545,6 +560,10 @@ def test_a_run_is_its_stages_in_order(tiny, objects, name):
     assert list(dict.fromkeys(stage for stage, _ in told)) == ran
     assert [done for _, done in told if done == 1] == [1] * len(ran)
     assert sorted(told, key=lambda entry: (ran.index(entry[0]), entry[1])) == told
+    sizes = {"512": (512,), "1024": (1024,)}.get(name, (512, 1024))
+    flows = [f"shape_slat_flow_model_{size}" for size in sizes] + [f"tex_slat_flow_model_{sizes[-1]}"]
+    assert [role for role in checkpoint.loaded if "slat_flow" in role] == flows
+    assert len(checkpoint.loaded) == len(flows) + 5
     assert max(count for _, count in pipeline.residency.events) == 1 and pipeline.residency.present == []
     assert asset.field.grid.shape == (kind.resolution,) * 3 and len(asset.mesh.faces) > 0
 

@@ -10,7 +10,7 @@ from ..config import FlowConfig
 from ..ops.rope import rotary_angles
 from ..sparse.tensor import Ragged, SparseTensor
 from .layers import Backends, sinusoidal_positions
-from .transformer import FlowTransformer, TokenLayout
+from .transformer import FlowTransformer, PreparedCondition, TokenLayout
 
 
 class LatentFlow(FlowTransformer):
@@ -20,7 +20,7 @@ class LatentFlow(FlowTransformer):
         super().__init__(config, backends or Backends())
 
     def forward(
-        self, x: SparseTensor, t: Tensor, condition: Ragged, concat: SparseTensor | None = None
+        self, x: SparseTensor, t: Tensor, condition: Ragged | PreparedCondition, concat: SparseTensor | None = None
     ) -> SparseTensor:
         """x: [T, in] fp32 on B items' voxels.  t: [B] fp32, 1000 * time.  concat: more input channels on the same
         voxels, after those of x (the texture model takes the shape latent so).  Returns [T, out] fp32."""

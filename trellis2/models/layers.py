@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Backends:
-    """Which implementation each op of a network uses; see `resolve_backend`."""
+    """Which implementation each op of a network uses; see `resolve_backend`. launch: see `recorded`."""
 
     attention: str = "auto"
     conv: str = "auto"
     rope: str = "auto"
     norm: str = "auto"
+    launch: str = "auto"
 
 
 class LayerNorm32(nn.LayerNorm):

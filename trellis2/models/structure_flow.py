@@ -10,7 +10,7 @@ from ..config import FlowConfig
 from ..ops.rope import rotary_angles
 from ..sparse.tensor import Ragged
 from .layers import Backends, sinusoidal_positions
-from .transformer import FlowTransformer, TokenLayout
+from .transformer import FlowTransformer, PreparedCondition, TokenLayout
 
 
 class StructureFlow(FlowTransformer):
@@ -30,7 +30,7 @@ class StructureFlow(FlowTransformer):
         with torch.device("cpu"):
             return position_table(self.config)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Ragged) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Ragged | PreparedCondition) -> Tensor:
         """x: [B, in, R, R, R] fp32 (axes x, y, z).  t: [B] fp32, 1000 * time.  Returns [B, out, R, R, R] fp32."""
         c, r = self.config.in_channels, self.config.resolution
         items = check_tensor(x, "x", (None, c, r, r, r), torch.float32).shape[0]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..config import FlowConfig
 from ..ops.attention import attention
-from ..ops.norm_modulate import norm_modulate
+from ..ops.norm_modulate import norm_affine, norm_modulate
 from ..ops.rope import rms_norm_rope
 from ..sparse.tensor import Ragged
 from .layers import Backends, FeedForward, LayerNorm32, MultiHeadRMSNorm, TimestepEmbedder, cast_layers
@@ -67,13 +67,20 @@ class CrossAttention(nn.Module):
             self.k_rms_norm = MultiHeadRMSNorm(self.heads, config.head_channels)
         self.normed = config.qk_rms_norm_cross
 
-    def forward(self, x: Tensor, condition: Ragged, layout: TokenLayout) -> Tensor:
+    def prepare(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [S, H, d] of the image tokens [S, cond_channels]: the same at every step."""
+        k, v = self.to_kv(condition).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        if self.normed:
+            k = rms_norm_rope(k, self.k_rms_norm.gamma, None, backend=self.backends.rope)
+        return k, v
+
+    def forward(
+        self, x: Tensor, prepared: tuple[Tensor, Tensor], lengths: tuple[int, ...], layout: TokenLayout
+    ) -> Tensor:
         q = self.to_q(x).unflatten(-1, (self.heads, -1))
-        k, v = self.to_kv(condition.feats).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         if self.normed:
             q = rms_norm_rope(q, self.q_rms_norm.gamma, None, backend=self.backends.rope)
-            k = rms_norm_rope(k, self.k_rms_norm.gamma, None, backend=self.backends.rope)
-        out = attention(q, k, v, layout.lengths, condition.lengths, backend=self.backends.attention)
+        out = attention(q, *prepared, layout.lengths, lengths, backend=self.backends.attention)
         return self.to_out(out.flatten(-2))
 
 
@@ -93,8 +100,14 @@ class Block(nn.Module):
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
         self.share_mod = config.share_mod
 
-    def forward(self, x: Tensor, modulation: Tensor, condition: Ragged, layout: TokenLayout) -> Tensor:
-        """x: [T, C].  modulation: [B, 6 C] when it is shared, else the time embedding [B, C]."""
+    def forward(
+        self,
+        x: Tensor,  # [T, C]
+        modulation: Tensor,  # [B, 6 C] when it is shared, else the time embedding [B, C]
+        image: tuple[Tensor, Tensor],  # this block's keys and values of the image
+        lengths: tuple[int, ...],  # image tokens of each item
+        layout: TokenLayout,
+    ) -> Tensor:  # [T, C]
         if self.share_mod:
             mixed = (self.modulation + modulation).to(x.dtype)
         else:
@@ -102,10 +115,19 @@ class Block(nn.Module):
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mixed.chunk(6, dim=-1)
         norm = self.backends.norm
         h = norm_modulate(x, scale_msa, shift_msa, layout.item, backend=norm)
-        x = x + layout.per_token(gate_msa) * self.self_attn(h, layout)
-        x = x + self.cross_attn(self.norm2(x), condition, layout)
+        x = torch.addcmul(x, layout.per_token(gate_msa), self.self_attn(h, layout))
+        h = norm_affine(x, self.norm2.weight, self.norm2.bias, eps=self.norm2.eps, backend=norm)
+        x = x + self.cross_attn(h, image, lengths, layout)
         h = norm_modulate(x, scale_mlp, shift_mlp, layout.item, backend=norm)
-        return x + layout.per_token(gate_mlp) * self.mlp(h)
+        return torch.addcmul(x, layout.per_token(gate_mlp), self.mlp(h))
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCondition:
+    """A condition as every block wants it. blocks: (keys, values) [S, H, d] each.  lengths: tokens of each item."""
+
+    blocks: tuple[tuple[Tensor, Tensor], ...]
+    lengths: tuple[int, ...]
 
 
 class FlowTransformer(nn.Module):
@@ -113,7 +135,7 @@ class FlowTransformer(nn.Module):
 
     def __init__(self, config: FlowConfig, backends: Backends) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.backends = config, backends
         channels = config.model_channels
         self.t_embedder = TimestepEmbedder(channels)
         if config.share_mod:
@@ -124,11 +146,16 @@ class FlowTransformer(nn.Module):
         self.torso_dtype = config.torso_dtype
         cast_layers(self.blocks, (nn.Linear,), self.torso_dtype)
 
+    def prepare(self, condition: Ragged) -> PreparedCondition:
+        """What the blocks need of an image, computed once for all steps: 2 C numbers a token and block."""
+        feats = condition.feats.to(self.torso_dtype)
+        return PreparedCondition(tuple(block.cross_attn.prepare(feats) for block in self.blocks), condition.lengths)
+
     def predict(
         self,
         x: Tensor,  # [T, in_channels] fp32
         t: Tensor,  # [B] fp32, 1000 * time
-        condition: Ragged,
+        condition: Ragged | PreparedCondition,
         layout: TokenLayout,
         position_embedding: Tensor | None,  # [T, C] fp32, with pe_mode "ape"
     ) -> Tensor:  # [T, out_channels] fp32
@@ -144,7 +171,7 @@ class FlowTransformer(nn.Module):
         if self.config.share_mod:
             modulation = self.adaLN_modulation(modulation)
         h, modulation = h.to(self.torso_dtype), modulation.to(self.torso_dtype)
-        condition = condition.replace(condition.feats.to(self.torso_dtype))
-        for block in self.blocks:
-            h = block(h, modulation, condition, layout)
+        image = condition if isinstance(condition, PreparedCondition) else self.prepare(condition)
+        for block, keys_values in zip(self.blocks, image.blocks, strict=True):
+            h = block(h, modulation, keys_values, image.lengths, layout)
         return self.out_layer(F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=1e-5))

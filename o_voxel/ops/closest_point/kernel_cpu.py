@@ -107,6 +107,9 @@ def child_distance(row, shift, x, y, z):
 @_compiled
 def closest_on_triangle(point, corners):
     """(squared distance, nearest edge, part along it) as reference.closest_on_triangles; edge -1 for the inside."""
+    height, area, inner = above_triangle(point, corners)
+    if area > 0.0 and min(inner) >= 0.0:
+        return height * height / area, -1, 0.0
     square, edge, part = np.inf, 0, 0.0
     for k in range(3):
         i, j = 3 * k, 3 * ((k + 1) % 3)
@@ -121,9 +124,6 @@ def closest_on_triangle(point, corners):
         here = dx * dx + dy * dy + dz * dz
         if here < square:
             square, edge, part = here, k, along
-    height, area, inner = above_triangle(point, corners)
-    if area > 0.0 and min(inner) >= 0.0:
-        square, edge = height * height / area, -1
     return square, edge, part
 
 

@@ -34,35 +34,43 @@ def _search(tree: Tree, points: Tensor, furthest: float) -> Tensor:
     The least key is the answer: the nearest face, of equally near ones the first. Where no face is within `furthest`,
     the face is NO_FACE.
     """
-    place, step = (points - tree.frame[:3]) / tree.frame[3], tree.frame[3]
+    place = (points - tree.frame[:3]) / tree.frame[3]
     query = torch.arange(len(points), device=points.device)
+    keys = torch.full((len(points),), first_key(furthest), device=points.device)
+    keys = _search_leaves(tree, points, keys, query, _likely_leaf(tree, place))
+    bound = (keys >> 32).to(torch.int32).view(torch.float32) * ((1 + SLACK) / tree.frame[3].square())
     node = torch.ones_like(query)
-    bound = torch.full_like(place[:, 0], furthest) / step
-    bound = bound.square()
     for _ in range(tree.leaves.bit_length() - 1):
-        near, far = _box_distances(tree.boxes[node], place[query])
-        query, node = query.repeat_interleave(2), (2 * node[:, None] + torch.arange(2, device=node.device)).flatten()
-        # A box touches what it holds: the answer is no further than its far corner.
-        bound.scatter_reduce_(0, query, far.flatten(), "amin")
-        kept = (near.flatten() <= bound[query] * (1 + SLACK)).nonzero().flatten()
-        query, node = query[kept], node[kept]
+        kept = (_box_distances(tree.boxes[node], place[query]) <= bound[query, None]).nonzero()
+        query, node = query[kept[:, 0]], 2 * node[kept[:, 0]] + kept[:, 1]
         if len(node) > PAIRS_A_PASS and len(points) > 1:
-            halves = points.tensor_split(2)
-            return torch.cat([_search(tree, half, furthest) for half in halves])
-    return _search_leaves(tree, points, query, node - tree.leaves, first_key(furthest))
+            return torch.cat([_search(tree, half, furthest) for half in points.tensor_split(2)])
+    return _search_leaves(tree, points, keys, query, node - tree.leaves)
 
 
-def _box_distances(rows: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances [P, 2], in steps, from `place` [P, 3] to the nearest and furthest points of two boxes."""
+def _likely_leaf(tree: Tree, place: Tensor) -> Tensor:
+    """The leaf [N] at the end of the way down that takes the child with the nearer middle."""
+    node = torch.ones(len(place), dtype=torch.int64, device=place.device)
+    for _ in range(tree.leaves.bit_length() - 1):
+        low, high = _bounds(tree.boxes[node])
+        node = 2 * node + (low + high - 2 * place[..., None]).square().sum(1).argmin(1)
+    return node - tree.leaves
+
+
+def _bounds(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Low and high bounds [P, 3, 2] float32, in steps, of a row's two boxes."""
     bounds = rows[:, :3, None] >> torch.arange(0, 4 * BITS, BITS, device=rows.device) & (2**BITS - 1)
-    low, high = bounds.float().unflatten(2, (2, 2)).unbind(3)
-    below, above = low - place[..., None], place[..., None] - high
-    near = torch.maximum(below, above).clamp_min(0).square().sum(1)
-    return near, torch.minimum(below, above).square().sum(1)
+    return bounds.float().unflatten(2, (2, 2)).unbind(3)
 
 
-def _search_leaves(tree: Tree, points: Tensor, query: Tensor, leaf: Tensor, first: int) -> Tensor:
-    keys = torch.full((len(points),), first, device=points.device)
+def _box_distances(rows: Tensor, place: Tensor) -> Tensor:
+    """Squared distances [P, 2], in steps, from `place` [P, 3] to a row's two boxes."""
+    low, high = _bounds(rows)
+    return torch.maximum(low - place[..., None], place[..., None] - high).clamp_min(0).square().sum(1)
+
+
+def _search_leaves(tree: Tree, points: Tensor, keys: Tensor, query: Tensor, leaf: Tensor) -> Tensor:
+    """`keys` [N], made less by the triangles of each pair of a `query` and a `leaf` [P]."""
     count = len(tree.face)
     start, end = leaf * count // tree.leaves, (leaf + 1) * count // tree.leaves
     for k in range(LEAF_SIZE):
@@ -71,7 +79,7 @@ def _search_leaves(tree: Tree, points: Tensor, query: Tensor, leaf: Tensor, firs
             slot = start[part] + k
             square, _ = closest_on_triangles(points[query[part]], tree.corners[slot])
             key = square.float().view(torch.int32).long() << 32 | tree.face[slot].long()
-            keys.scatter_reduce_(0, query[part], key, "amin")
+            keys = keys.scatter_reduce(0, query[part], key, "amin")
     return keys
 
 

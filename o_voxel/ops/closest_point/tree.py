@@ -95,5 +95,5 @@ def morton_codes(points: Tensor, frame: Tensor, bits: int) -> Tensor:
         (4, 0x10C30C30C30C30C3),
         (2, 0x1249249249249249),
     ):
-        cell = (cell | cell << shift) & mask
+        cell.bitwise_or_(cell << shift).bitwise_and_(mask)
     return cell[:, 0] << 2 | cell[:, 1] << 1 | cell[:, 2]

@@ -65,7 +65,8 @@ def _narrow(first, last, at_zero, slope, low, high):
 @triton.jit
 def _whole(low, high, start, stop):
     """The cells of [start, stop) from the one that holds `low` to the one that holds `high`, as a range."""
-    return tl.floor(tl.maximum(low, start)).to(tl.int32), tl.floor(tl.minimum(high, stop - 1.0)).to(tl.int32) + 1
+    first = tl.floor(tl.minimum(tl.maximum(low, start), stop)).to(tl.int32)
+    return first, tl.floor(tl.maximum(tl.minimum(high, stop - 1.0), start - 1.0)).to(tl.int32) + 1
 
 
 @triton.jit
@@ -303,8 +304,10 @@ def _add_lines(
         _, _, highest_c = rotate(axis, high, ny, nz)
         forward = way_c > 0.0
         stop = start_c + way_c
-        first = tl.maximum(tl.where(forward, tl.floor(start_c) + 1.0, tl.ceil(stop)), lowest_c).to(tl.int32)
-        last = tl.minimum(tl.where(forward, tl.floor(stop), tl.floor(start_c)), highest_c).to(tl.int32)
+        first = tl.where(forward, tl.floor(start_c) + 1.0, tl.ceil(stop))
+        last = tl.where(forward, tl.floor(stop), tl.floor(start_c))
+        first = tl.minimum(tl.maximum(first, lowest_c), highest_c + 1.0).to(tl.int32)
+        last = tl.maximum(tl.minimum(last, highest_c), lowest_c - 1.0).to(tl.int32)
         last = tl.where(live & (way_c != 0.0), last, first - 1)
         for step in range(tl.max(last - first, axis=0) + 1):
             plane = first + step

@@ -259,7 +259,8 @@ def _extent(corners, axis, frame):
 @_compiled
 def _whole(low, high, start, stop):
     """The cells of [start, stop) from the one that holds `low` to the one that holds `high`, as a range."""
-    return math.floor(max(low, float(start))), math.floor(min(high, stop - 1.0)) + 1
+    first = math.floor(min(max(low, float(start)), float(stop)))
+    return first, math.floor(max(min(high, stop - 1.0), start - 1.0)) + 1
 
 
 @_compiled
@@ -289,7 +290,7 @@ def _planes_met(start, way, axis, frame):
     first = math.floor(start) + 1.0 if way > 0.0 else math.ceil(start + way)
     last = math.floor(start + way) if way > 0.0 else math.floor(start)
     lowest, highest = (frame.low, frame.high) if axis == 0 else (0, frame.shape[axis])
-    return int(max(first, float(lowest))), int(min(last, float(highest)))
+    return int(min(max(first, float(lowest)), highest + 1.0)), int(max(min(last, float(highest)), lowest - 1.0))
 
 
 @_compiled

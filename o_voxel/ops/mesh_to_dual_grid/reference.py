@@ -203,8 +203,8 @@ def _cells_along(soup: Soup, slab: Slab) -> tuple[Tensor, Tensor]:
         forward = way[:, axis] > 0
         low, high = (slab.low, slab.high) if axis == 0 else (0, soup.shape[axis])
         # The grid planes it meets: not one that it starts on, unless it goes back from there; and one that it ends on.
-        first = torch.where(forward, start[:, axis].floor() + 1, stop[:, axis].ceil()).clamp(min=low)
-        last = torch.where(forward, stop[:, axis].floor(), start[:, axis].floor()).clamp(max=high)
+        first = torch.where(forward, start[:, axis].floor() + 1, stop[:, axis].ceil()).clamp(low, high + 1)
+        last = torch.where(forward, stop[:, axis].floor(), start[:, axis].floor()).clamp(low - 1, high)
         last = torch.where(way[:, axis] == 0, first - 1, last)
         owner, plane = _expand_range(first.to(torch.int64), last.to(torch.int64) + 1)
         part = (plane - start[owner, axis]) / way[owner, axis]
@@ -260,7 +260,8 @@ def _index(position: Tensor, soup: Soup, axis: int) -> Tensor:
 
 def _whole(low: Tensor, high: Tensor, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
     """The cells of [start, stop) from the one that holds `low` to the one that holds `high`, as a range."""
-    first, last = torch.maximum(low, start.to(low.dtype)).floor(), torch.minimum(high, stop.to(low.dtype) - 1).floor()
+    start, stop = start.to(low.dtype), stop.to(low.dtype)
+    first, last = low.maximum(start).minimum(stop).floor(), high.minimum(stop - 1).maximum(start - 1).floor()
     return first.to(torch.int64), last.to(torch.int64) + 1
 
 

@@ -39,14 +39,14 @@ def deal_rows(soup: Soup, slab: Slab) -> tuple[list[DealtRows], list[DealtRows]]
     """For each axis, the rows of grid edges that triangles cross, and of cells that the steepest along it may meet."""
     corners, normals = soup.corners[slab.triangles], soup.normals[slab.triangles]
     size = normals.new_tensor(soup.voxel_size)
-    limits = normals.new_tensor([(slab.low, 0, 0), (slab.high, *soup.shape[1:])])
+    first, end = normals.new_tensor([(slab.low, 0, 0), (slab.high, *soup.shape[1:])])
     low, high = corners.amin(dim=1) / size, corners.amax(dim=1) / size
     last = normals.new_tensor(soup.shape) - 1
-    edges = [low.clamp(min=0).minimum(last), high.clamp(min=0).minimum(last)]
-    edges = [side.to(torch.int64) for side in edges]
+    edges = [side.clamp(min=0).minimum(last).to(torch.int64) for side in (low, high)]
     edges[0][:, 0].clamp_(min=slab.low - 1)
     edges[1][:, 0].clamp_(max=slab.high)
-    cells = low.maximum(limits[0]).floor().to(torch.int64), high.minimum(limits[1] - 1).floor().to(torch.int64) + 1
+    cells = low.maximum(first).minimum(end).floor(), high.minimum(end - 1).maximum(first - 1).floor() + 1
+    cells = [side.to(torch.int64) for side in cells]
     steepest = torch.where((normals != 0).any(dim=1), normals.abs().argmax(dim=1), -1)
     starts, counts = [], []
     for start, stop, steep in ((*edges, None), (*cells, steepest)):

@@ -6,7 +6,8 @@ Every kernel works on a range and writes only its own output, so that threads ne
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ..mesh_to_dual_grid.shared.kernel_cpu import cached_njit
 
 ONE = np.float32(1)
 HALF = np.float32(0.5)
@@ -17,12 +18,12 @@ MASK, OPAQUE = 1, 0
 ALPHA = 5
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _cell(position, size, count):
     return np.int64(min(max(position / size, 0.0), count - 1.0))
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _mix(a, b, at, value_a, value_b):
     if a == b:
         return value_a
@@ -30,7 +31,7 @@ def _mix(a, b, at, value_a, value_b):
     return (1.0 - alpha) * value_a + alpha * value_b
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _bound(corners, voxel_size, shape):
     """At least as many keys as one triangle [3, 3] writes."""
     cells = np.empty(3, np.int64)
@@ -42,7 +43,7 @@ def _bound(corners, voxel_size, shape):
     return 4 * (cells[0] * cells[1] + cells[1] * cells[2] + cells[2] * cells[0])
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _scan_axis(corners, axis, voxel_size, shape, out, used):
     """Write the voxel numbers around the grid lines along `axis` that cross one triangle; returns the new `used`."""
     a0, a1 = (axis + 1) % 3, (axis + 2) % 3
@@ -80,7 +81,7 @@ def _scan_axis(corners, axis, voxel_size, shape, out, used):
     return used
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def scan_range(triangles, voxel_size, shape, tri_bits, first, last, out):
     """Write the keys of triangles [first, last) to `out` [K] int64 while they surely fit.
 
@@ -105,13 +106,13 @@ def scan_range(triangles, voxel_size, shape, tri_bits, first, last, out):
     return last, used
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def room_for(triangle, voxel_size, shape):
     """Length of `out` that is enough for one triangle [3, 3] float32."""
     return _bound(triangle, voxel_size, shape)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _wrapped(texel, size, mode):
     if mode == CLAMP:
         return min(max(texel, 0), size - 1)
@@ -121,7 +122,7 @@ def _wrapped(texel, size, mode):
     return texel % size
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _taps(position, size, mode, nearest):
     if nearest:
         low, weight = np.int64(np.floor(position)), np.float32(0)
@@ -131,7 +132,7 @@ def _taps(position, size, mode, nearest):
     return _wrapped(low, size, mode), _wrapped(low + 1, size, mode), weight
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _bilinear(texels, at, channels, wrap, nearest, u, v, out):
     """Write to `out` [channels] the texture whose level is `at` = (first byte, height, width), at (u, v)."""
     first, height, width = at[0], at[1], at[2]
@@ -148,7 +149,7 @@ def _bilinear(texels, at, channels, wrap, nearest, u, v, out):
         out[c] = total / BYTE
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _read_tables(tables, lod, material, uv, fine, coarse, values):
     """Overwrite the textured channels of `values` [C] at uv = (u, v); `fine`, `coarse` are scratch."""
     texels, levels, last_level, wrap, nearest, channels, channel_count = tables
@@ -170,7 +171,7 @@ def _read_tables(tables, lod, material, uv, fine, coarse, values):
             values[channels[g, c]] = value
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _project(plane, point, flat_sine):
     """(barycentrics of the last two corners, signed distance) of `point` over one row of Scene.plane."""
     ox, oy, oz = point[0] - plane[0], point[1] - plane[1], point[2] - plane[2]
@@ -191,14 +192,14 @@ def _project(plane, point, flat_sine):
     return v, w, distance
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _blend(corners, count, u, v, w, out):
     """Write the mix of three corners' values, `corners` [3 count]."""
     for k in range(count):
         out[k] = u * corners[k] + v * corners[count + k] + w * corners[2 * count + k]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _bend_normal(values, at, smooth, tangents, factors, textured):
     """Turn the three texels at `at` into a normal in place; without a texture, the smooth one."""
     if not textured:
@@ -216,7 +217,7 @@ def _bend_normal(values, at, smooth, tangents, factors, textured):
             values[at + k] = values[at + k] / length
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def _alpha(alpha, mode, cutoff):
     if mode == OPAQUE:
         return ONE
@@ -225,7 +226,7 @@ def _alpha(alpha, mode, cutoff):
     return alpha
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def means_range(voxels, triangles, ends, span, surface, materials, tables, settings, out):
     """Write the weighted means of voxels span = (first, last) to `out` [N, C].
 

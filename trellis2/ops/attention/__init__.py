@@ -11,8 +11,8 @@ from ....o_voxel.checks import FLOATS, check_tensor
 from ....o_voxel.ops.backend import Choice, always, resolve_backend
 from . import reference, sdpa
 
-CHOICES = (Choice("sdpa", always), Choice("reference", always))
-IMPLEMENTATIONS = {"sdpa": sdpa.attend, "reference": reference.attend}
+CHOICES = (Choice("cudnn", sdpa.cudnn_probe), Choice("sdpa", always), Choice("reference", always))
+IMPLEMENTATIONS = {"cudnn": sdpa.attend_cudnn, "sdpa": sdpa.attend, "reference": reference.attend}
 
 
 def attention(

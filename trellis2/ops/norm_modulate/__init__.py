@@ -1,4 +1,4 @@
-"""Layer normalisation followed by a modulation per batch item (adaptive layer norm).
+"""Layer normalisation followed by weights, or by a modulation per batch item (adaptive layer norm).
 
 Letters: T packed tokens, B batch items, C channels.
 """
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ....o_voxel.checks import FLOATS, check_tensor
-from ....o_voxel.ops.backend import Choice, always, resolve_backend
-from .reference import modulate
+from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
+from . import reference
 
-CHOICES = (Choice("reference", always),)
+CHOICES = (Choice("triton", triton_probe), Choice("reference", always))
 
 
 def norm_modulate(
@@ -30,8 +30,30 @@ def norm_modulate(
     check_tensor(shift, "shift", tuple(scale.shape), FLOATS)
     if item is not None:
         check_tensor(item, "item", (t,), torch.int64)
-    resolve_backend(backend, CHOICES, x.device, x.dtype)
-    return modulate(x, scale, shift, item, eps)
+    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton" and not x.requires_grad:
+        from . import kernel
+
+        return kernel.modulate(x, scale, shift, item, eps)
+    return reference.modulate(x, scale, shift, item, eps)
 
 
-__all__ = ["CHOICES", "norm_modulate"]
+def norm_affine(
+    x: Tensor,  # [T, C]
+    weight: Tensor,  # [C] fp32
+    bias: Tensor,  # [C] fp32
+    *,
+    eps: float = 1e-6,
+    backend: str = "auto",
+) -> Tensor:  # [T, C]
+    """LN(x) * weight + bias in fp32, returned in x's dtype: the norm with weights of its own."""
+    _, c = check_tensor(x, "x", (None, None), FLOATS).shape
+    check_tensor(weight, "weight", (c,), torch.float32)
+    check_tensor(bias, "bias", (c,), torch.float32)
+    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton" and not x.requires_grad:
+        from . import kernel
+
+        return kernel.affine(x, weight, bias, eps)
+    return reference.affine(x, weight, bias, eps)
+
+
+__all__ = ["CHOICES", "norm_affine", "norm_modulate"]

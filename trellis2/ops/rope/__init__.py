@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ....o_voxel.checks import FLOATS, check_tensor
-from ....o_voxel.ops.backend import Choice, always, resolve_backend
-from .reference import norm_rotate
+from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
+from . import reference
 
-CHOICES = (Choice("reference", always),)
+CHOICES = (Choice("triton", triton_probe), Choice("reference", always))
 
 
 def rotary_angles(positions: Tensor, head_channels: int, base: tuple[float, float] = (1.0, 10000.0)) -> Tensor:
@@ -43,8 +43,11 @@ def rms_norm_rope(
         check_tensor(gamma, "gamma", (heads, width), torch.float32)
     for name, part in zip(("cos", "sin"), rotation or (), strict=False):
         check_tensor(part, name, (t, width // 2), torch.float32)
-    resolve_backend(backend, CHOICES, x.device, x.dtype)
-    return norm_rotate(x, gamma, rotation, scale=math.sqrt(width))
+    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton" and not x.requires_grad:
+        from . import kernel
+
+        return kernel.norm_rotate(x, gamma, rotation, scale=math.sqrt(width))
+    return reference.norm_rotate(x, gamma, rotation, scale=math.sqrt(width))
 
 
 __all__ = ["CHOICES", "rms_norm_rope", "rotary_angles"]

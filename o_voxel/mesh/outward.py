@@ -1,0 +1,75 @@
+"""Which way out is: by the volume that a component encloses, or by the side of it that is seen from outside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..ops.raster import rasterize
+from .segments import group_sums, group_totals, precise
+from .topology import area_vectors, dot, length, numbered
+
+# |volume| / area^1.5 is 0.094 for a sphere. A closed component's volume counts whatever it is; that of an open one,
+# about its own middle, counts once the sheet is clearly bent.
+CLOSED_FLATNESS, OPEN_FLATNESS = 1e-12, 1e-2
+
+VIEW_PIXELS = 512
+VIEWS = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if 0 < abs(x) + abs(y) + abs(z) != 2]
+
+
+def by_volume(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor) -> Tensor:
+    """Which faces [F] bool to turn so that each component encloses a positive volume.
+
+    label [F] int64, flip [F] bool: components and the faces to turn for a consistent winding. boundary [F] bool: faces
+    on a boundary. A flat open component keeps the winding that most of its faces have.
+    """
+    group, count = numbered(label)
+    vector = area_vectors(vertices, faces)
+    a, b, c = (precise(vertices[faces[:, k]]) for k in range(3))
+    center = (a + b + c) / 3
+    size = length(vector)[:, None]
+    sums = group_sums(torch.cat([center * size, size], 1), group, count)
+    middle = sums[:, :3] / sums[:, 3:].clamp_min(torch.finfo(sums.dtype).tiny)
+    turned = torch.where(flip, -1, 1)
+    share = dot(center - middle[group], vector)[:, None] / 3 * turned[:, None]
+    volume = group_sums(share, group, count)[:, 0]
+    open_end = torch.zeros(count, dtype=torch.bool, device=label.device)
+    open_end[group[boundary]] = True
+    flatness = volume.abs() / sums[:, 3].pow(1.5).clamp_min(torch.finfo(sums.dtype).tiny)
+    flat = flatness <= torch.where(open_end, OPEN_FLATNESS, CLOSED_FLATNESS)
+    votes = group_totals(turned[:, None], group, count)[:, 0]
+    inward = torch.where(flat, votes < 0, volume < 0)
+    return flip ^ inward[group]
+
+
+def by_views(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor) -> Tensor:
+    """As `by_volume`, by the pixels of 14 pictures from outside that see one side or the other of each component.
+
+    What no picture sees is turned by its volume.
+    """
+    turned = by_volume(vertices, faces, label, flip, boundary)
+    group, count = numbered(label)
+    votes = torch.zeros(count, 1, dtype=torch.int64, device=label.device)
+    for view in VIEWS:
+        front, pixels = _seen(vertices, faces, view)
+        facing = torch.where(flip, -1, 1) * front * pixels
+        votes += group_totals(facing[:, None], group, count)
+    votes = votes[:, 0]
+    return torch.where((votes == 0)[group], turned, flip ^ (votes < 0)[group])
+
+
+def _seen(vertices: Tensor, faces: Tensor, view: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """(1 or -1 as its front or back is seen, pixels that see it), each [F] int64, looking at the mesh from `view`."""
+    towards = torch.tensor(view, dtype=torch.float64)
+    towards = towards / towards.norm()
+    across = torch.linalg.cross(torch.eye(3, dtype=torch.float64)[int(towards.abs().argmin())], towards)
+    across = across / across.norm()
+    frame = torch.stack([across, torch.linalg.cross(towards, across), -towards], 1)
+    points = precise(vertices) @ frame.to(precise(vertices))
+    low, high = points.amin(0), points.amax(0)
+    points = (points - (low + high) / 2) / ((high - low).amax() / 2).clamp_min(torch.finfo(torch.float32).tiny) * 0.99
+    clip = torch.cat([points, torch.ones_like(points[:, :1])], 1).to(torch.float32)
+    face = rasterize(clip, faces, (VIEW_PIXELS, VIEW_PIXELS)).face.flatten()
+    pixels = torch.bincount(face[face >= 0].to(torch.int64), minlength=len(faces))
+    normal = area_vectors(vertices, faces) @ towards.to(precise(vertices))
+    return torch.where(normal < 0, -1, 1), pixels

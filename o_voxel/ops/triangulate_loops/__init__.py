@@ -1,0 +1,49 @@
+"""Triangles over closed loops of points in space: those that lie smoothest with what is around and are best shaped."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...checks import check_tensor
+from ..backend import Choice, always, numba_probe, resolve_backend
+from . import reference
+
+CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
+MAX_POINTS = 128
+
+
+def triangulate_loops(
+    points: Tensor, rim: Tensor, start: Tensor, barred: Tensor, *, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """(triangles [T, 3] int64, rows of `points`, by loop; whole [L] bool), on the CPU.
+
+    points [P, 3] float64: loop l runs through the points start[l] to start[l + 1] ([L + 1] int64), 3 to 128 of them, and
+    back.  rim [P, 3] float64: unit normal of the surface beyond the edge from each point to the next, zero if unknown.
+    barred [B, 2] int64: points that no triangle may join, such as those joined by an edge already.
+
+    Of all triangulations the one with the least sum of squared sides, plus BEND times 1 - cos of the bend at every edge,
+    times its squared length. Triangles run along their loop. Where each triangulation needs a barred edge or a triangle
+    without area, there is none, and `whole` is False. O(n^3) in the points of a loop; deterministic; the backends
+    ("numba", "reference") agree but for rounding.
+    """
+    count = len(check_tensor(points, "points", (None, 3), torch.float64))
+    check_tensor(rim, "rim", (count, 3), torch.float64)
+    check_tensor(start, "start", (None,), torch.int64)
+    check_tensor(barred, "barred", (None, 2), torch.int64)
+    sizes = start.diff()
+    if len(sizes) and not 3 <= int(sizes.min()) <= int(sizes.max()) <= MAX_POINTS:
+        raise ValueError(f"start: expected loops of 3 to {MAX_POINTS} points, got {sizes.min()} to {sizes.max()}")
+    loop = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    barred = barred[loop[barred[:, 0]] == loop[barred[:, 1]]].sort(1).values
+    barred = barred[loop[barred[:, 0]].argsort(stable=True)]
+    if resolve_backend(backend, CHOICES, points.device) == "numba":
+        from .kernel_cpu import triangulate_loops as triangulate
+
+        bars = torch.searchsorted(loop[barred[:, 0]], torch.arange(len(sizes) + 1))
+        arrays = triangulate(*(column.contiguous().numpy() for column in (points, rim, start, barred, bars)))
+        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+    return reference.triangulate_loops(points, rim, start, barred)
+
+
+__all__ = ["CHOICES", "MAX_POINTS", "triangulate_loops"]

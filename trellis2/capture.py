@@ -1,0 +1,54 @@
+"""A network's forward as a CUDA graph: recorded once a stage, replayed every step without host work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+# Above this many tokens the card is busier than the host, and a recording would only cost its warm-up forward.
+MAX_TOKENS = 16_384
+
+
+def recorded(forward: Forward, mode: str, tokens: int, device: torch.device) -> Forward:
+    """`forward(x, t)` itself, or its recording. mode: "eager", "graph", or "auto": a graph where it pays.
+
+    Shapes, and every tensor that `forward` closes over, must stay what they are at the first call. Raises ValueError
+    for an unknown mode, or "graph" on a device without CUDA.
+    """
+    if mode not in ("auto", "graph", "eager"):
+        raise ValueError(f"launch: expected 'auto', 'graph' or 'eager', got {mode!r}")
+    if mode == "graph" and device.type != "cuda":
+        raise ValueError(f"launch 'graph' needs a CUDA device, got {device}")
+    pays = device.type == "cuda" and tokens <= MAX_TOKENS
+    return _Recording(forward) if mode == "graph" or (mode == "auto" and pays) else forward
+
+
+class _Recording:
+    """Records at the first call: one forward to warm up, which also compiles kernels, then the capture."""
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        if self._graph is None:
+            self._record(x, t)
+        self._x.copy_(x)
+        self._t.copy_(t)
+        self._graph.replay()
+        return self._out.clone()
+
+    def _record(self, x: Tensor, t: Tensor) -> None:
+        self._x, self._t = x.clone(), t.clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._forward(self._x, self._t)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._out = self._forward(self._x, self._t)
