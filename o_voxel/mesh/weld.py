@@ -11,7 +11,13 @@ from .topology import dot
 
 # Cells along an axis; three such numbers, with one cell to spare at either end, fit an int64.
 CELLS = 1 << 20
+# Half of a cell's neighbours: the other halves' pairs are theirs.
 ABOVE = [(x, y, z) for x in (0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) > (0, 0, 0)]
+
+# Rounding may put a vertex a hair off its cell's wall; in cells.
+SLACK = 1e-9
+# Pairs compared at once.
+PAIRS = 1 << 23
 
 
 def close_vertices(vertices: Tensor, distance: float, *, backend: str = "auto") -> Tensor:
@@ -36,12 +42,10 @@ def close_vertices(vertices: Tensor, distance: float, *, backend: str = "auto") 
         return label
     alone = same == order
     key, order = key[alone], order[alone]
-    pairs = [_within(key, order), _across(key, order, place - cell, cell.to(torch.int64), distance / side)]
+    sources = [_within(key, order), _across(key, order, place - cell, cell.to(torch.int64), distance / side)]
+    pairs = [_close_pairs(points, order, *source, distance) for source in sources]
     first, second = (torch.cat(ends) for ends in zip(*pairs, strict=True))
-    gap = points[first] - points[second]
-    near = dot(gap, gap) <= distance * distance
-    first, second = first[near], second[near]
-    merged, _ = components(len(vertices), first, second, torch.zeros_like(near[near]), backend=backend)
+    merged, _ = components(len(vertices), first, second, torch.zeros_like(first, dtype=torch.bool), backend=backend)
     return merged[label]
 
 
@@ -74,27 +78,40 @@ def _merge_equal(points: Tensor, key: Tensor, order: Tensor) -> Tensor:
     return same
 
 
-def _within(key: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """All pairs of vertices in one cell; `key` is sorted."""
+def _within(key: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(vertex, begin, end): each vertex, with those after it in its cell, from `begin` to `end` in `order`."""
     rows = torch.arange(len(key), device=key.device)
-    return _pairs(order, order, rows + 1, torch.searchsorted(key, key, right=True))
+    return order, rows + 1, torch.searchsorted(key, key, right=True)
 
 
-def _across(key: Tensor, order: Tensor, inside: Tensor, cell: Tensor, reach: float) -> tuple[Tensor, Tensor]:
-    """Pairs of vertices in neighbouring cells, the first within `reach` (in cells) of the walls between."""
+def _across(key: Tensor, order: Tensor, inside: Tensor, cell: Tensor, reach: float) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_within`, with those in each neighbouring cell whose walls are within `reach`, in cells, of the vertex."""
     inside, cell = inside[order], cell[order]
+    reach = reach * (1 + SLACK) + SLACK
     near = {-1: inside <= reach, 0: torch.ones_like(inside, dtype=torch.bool), 1: inside >= 1 - reach}
-    # Rounding may put a vertex a hair off its cell's wall.
-    touches = torch.stack([torch.stack([near[d][:, a] for a, d in enumerate(step)], 1).all(1) for step in ABOVE])
+    touches = torch.stack([near[x][:, 0] & near[y][:, 1] & near[z][:, 2] for x, y, z in ABOVE])
     step, row = touches.nonzero(as_tuple=True)
     wanted = _keys(cell[row] + torch.tensor(ABOVE, device=cell.device)[step])
-    ends = (torch.searchsorted(key, wanted, right=right) for right in (False, True))
-    return _pairs(order[row], order, *ends)
+    return order[row], torch.searchsorted(key, wanted), torch.searchsorted(key, wanted, right=True)
 
 
-def _pairs(first: Tensor, order: Tensor, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Each of `first` with every vertex of `order` from `begin` to `end`."""
-    count = (end - begin).clamp_min(0)
-    which = torch.repeat_interleave(torch.arange(len(first), device=first.device), count)
-    step = torch.arange(len(which), device=first.device) - (count.cumsum(0) - count)[which]
-    return first[which], order[begin[which] + step]
+def _close_pairs(
+    points: Tensor, order: Tensor, vertex: Tensor, begin: Tensor, end: Tensor, distance: float
+) -> tuple[Tensor, Tensor]:
+    """Pairs of each of `vertex` with those of order[begin] to order[end] that are within `distance` of it."""
+    some = (end > begin).nonzero().squeeze(1)
+    vertex, begin, count = vertex[some], begin[some], (end - begin)[some]
+    total = count.cumsum(0)
+    parts, row = [(vertex[:0], vertex[:0])], 0
+    while row < len(vertex):
+        done = int(total[row - 1]) if row else 0
+        until = max(row + 1, int(torch.searchsorted(total, done + PAIRS, right=True)))
+        which = torch.repeat_interleave(torch.arange(row, until, device=total.device), count[row:until])
+        step = torch.arange(len(which), device=total.device) + done - (total - count)[which]
+        first, second = vertex[which], order[begin[which] + step]
+        gap = points[first] - points[second]
+        near = dot(gap, gap) <= distance * distance
+        parts.append((first[near], second[near]))
+        row = until
+    first, second = (torch.cat(ends) for ends in zip(*parts, strict=True))
+    return first, second

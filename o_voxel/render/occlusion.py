@@ -12,7 +12,7 @@ from .vectors import dot, spans
 
 TAPS = 16
 REACH = 0.22  # of the subject's radius
-STRENGTH = 1.5
+STRENGTH = 2.0
 BIAS = 0.06  # a flat surface must not shade itself
 GOLDEN_TURN = 0.618034
 BLUR = 4  # pixels a side: the tap pattern turns over as many

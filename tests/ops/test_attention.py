@@ -152,5 +152,5 @@ def test_every_backend_of_the_gpu_is_as_good_as_plain_torch(backend, dtype):
 
 
 def test_a_backend_that_does_not_work_here_says_why():
-    with pytest.raises(ValueError, match="cudnn.*does not work on cpu"):
+    with pytest.raises(ValueError, match=r"cudnn.*does not work on cpu"):
         attention(*tokens((3,), (2,)), (3,), (2,), backend="cudnn")

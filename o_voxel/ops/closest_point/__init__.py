@@ -11,10 +11,9 @@ from torch import Tensor
 from ...checks import check_tensor
 from ...values import Mesh
 from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
-from .tree import Tree, build_tree, morton_codes
+from .tree import Tree, build_tree
 
 CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
-SORT_BITS = 10
 
 
 class ClosestPoints(NamedTuple):
@@ -87,12 +86,12 @@ def closest_point(
 
         return ClosestPoints(*closest_torch(index.tree, points, furthest))
     # Neighbours in the order look at the same nodes: of the tree's memory, most is then in a cache.
-    order = torch.sort(morton_codes(points, index.tree.frame, SORT_BITS).to(torch.int32)).indices
+    leaf, order = torch.sort(index.tree.likely_leaves(points))
     if chosen == "triton":
         from .kernel import closest_gpu as closest
     else:
         from .kernel_cpu import closest_cpu as closest
-    return ClosestPoints(*closest(index.tree, points, order, furthest))
+    return ClosestPoints(*closest(index.tree, points, leaf, order, furthest))
 
 
 def _check_finite(values: Tensor, name: str) -> None:

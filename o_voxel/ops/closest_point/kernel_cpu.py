@@ -19,16 +19,22 @@ MASK = np.int64(2**BITS - 1)
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
-def closest_cpu(tree: Tree, points: Tensor, order: Tensor, furthest: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance [N], face [N] and barycentrics [N, 3] of `points` [N, 3], visited in `order` [N] int64."""
+def closest_cpu(
+    tree: Tree, points: Tensor, leaf: Tensor, order: Tensor, furthest: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distance [N], face [N] and barycentrics [N, 3] of `points` [N, 3].
+
+    order: [N] int64, in which they are visited.  leaf: [N] int32, the likely leaf of each, in that order.
+    """
     count = len(points)
     distance, face = np.empty(count, np.float32), np.empty(count, np.int64)
     weights = np.empty((count, 3), np.float32)
     index = tuple(column.numpy() for column in (tree.boxes, tree.corners, tree.face, tree.slot, tree.frame))
-    queries, visits, first = points.numpy(), order.numpy(), np.int64(first_key(furthest))
+    queries, visits, likely, first = points.numpy(), order.numpy(), leaf.numpy(), np.int64(first_key(furthest))
 
     def search(start: int) -> None:
-        find_range(index, queries, visits[start : start + QUERIES_A_TASK], first, distance, face, weights)
+        span = slice(start, start + QUERIES_A_TASK)
+        find_range(index, queries, visits[span], likely[span], first, distance, face, weights)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(search, range(0, count, QUERIES_A_TASK)))
@@ -36,12 +42,14 @@ def closest_cpu(tree: Tree, points: Tensor, order: Tensor, furthest: float) -> t
 
 
 @_compiled
-def find_range(index, points, visits, first, distance, face, weights):
+def find_range(index, points, visits, likely, first, distance, face, weights):
     """Answers the queries `visits`. index: the tree's boxes, corners, face, slot and frame."""
     bits = np.empty(1, np.float32)
-    for query in visits:
+    for i, query in enumerate(visits):
         point = points[query]
-        key = search(index, point, first, bits)
+        key = search_leaf(index, point, likely[i], first, bits)
+        key = search_leaf(index, point, max(likely[i] - 1, 0), key, bits)
+        key = search(index, point, key, bits)
         if key & NOTHING == NOTHING:
             distance[query], face[query], weights[query] = np.inf, -1, 0.0
             continue
@@ -52,14 +60,28 @@ def find_range(index, points, visits, first, distance, face, weights):
 
 
 @_compiled
-def search(index, point, key, bits):
-    """The least key under `key`: the bits of the squared distance above, the face below. bits: room for one float."""
-    boxes, corners, faces, _, frame = index
+def search_leaf(index, point, leaf, key, bits):
+    """The least of `key` and a leaf's keys: the bits of the squared distance above, the face below.
+
+    bits: room for one float; on return it holds the squared distance.
+    """
+    boxes, corners, faces, _, _ = index
     leaves, count = len(boxes), len(corners)
+    as_bits = bits.view(np.int32)
+    for slot in range(leaf * count // leaves, (leaf + 1) * count // leaves):
+        bits[0], _, _ = closest_on_triangle(point, corners[slot])
+        key = min(key, np.int64(as_bits[0]) << 32 | np.int64(faces[slot]))
+    as_bits[0] = key >> 32
+    return key
+
+
+@_compiled
+def search(index, point, key, bits):
+    """The least key of all, given one that some leaf has, or the first, and its squared distance in `bits`."""
+    boxes, _, _, _, frame = index
+    leaves = len(boxes)
     x, y, z = (point[0] - frame[0]) / frame[3], (point[1] - frame[1]) / frame[3], (point[2] - frame[2]) / frame[3]
     to_steps = np.float32(1 + SLACK) / (frame[3] * frame[3])
-    as_bits = bits.view(np.int32)
-    as_bits[0] = key >> 32
     bound = bits[0] * to_steps
     # Bit k of `pending` says that the sibling, k levels up from `node`, is still to be seen.
     node, pending = 1, 0
@@ -74,11 +96,7 @@ def search(index, point, key, bits):
             node = first
             pending = pending << 1 | int(far <= bound)
         if node >= leaves:
-            leaf = node - leaves
-            for slot in range(leaf * count // leaves, (leaf + 1) * count // leaves):
-                bits[0], _, _ = closest_on_triangle(point, corners[slot])
-                key = min(key, np.int64(as_bits[0]) << 32 | np.int64(faces[slot]))
-            as_bits[0] = key >> 32
+            key = search_leaf(index, point, node - leaves, key, bits)
             bound = bits[0] * to_steps
         while True:
             if pending == 0:

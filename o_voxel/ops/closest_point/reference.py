@@ -34,10 +34,12 @@ def _search(tree: Tree, points: Tensor, furthest: float) -> Tensor:
     The least key is the answer: the nearest face, of equally near ones the first. Where no face is within `furthest`,
     the face is NO_FACE.
     """
-    place = (points - tree.frame[:3]) / tree.frame[3]
     query = torch.arange(len(points), device=points.device)
     keys = torch.full((len(points),), first_key(furthest), device=points.device)
-    keys = _search_leaves(tree, points, keys, query, _likely_leaf(tree, place))
+    likely = tree.likely_leaves(points).long()
+    for leaf in (likely, (likely - 1).clamp_min(0)):
+        keys = _search_leaves(tree, points, keys, query, leaf)
+    place = (points - tree.frame[:3]) / tree.frame[3]
     bound = (keys >> 32).to(torch.int32).view(torch.float32) * ((1 + SLACK) / tree.frame[3].square())
     node = torch.ones_like(query)
     for _ in range(tree.leaves.bit_length() - 1):
@@ -48,24 +50,10 @@ def _search(tree: Tree, points: Tensor, furthest: float) -> Tensor:
     return _search_leaves(tree, points, keys, query, node - tree.leaves)
 
 
-def _likely_leaf(tree: Tree, place: Tensor) -> Tensor:
-    """The leaf [N] at the end of the way down that takes the child with the nearer middle."""
-    node = torch.ones(len(place), dtype=torch.int64, device=place.device)
-    for _ in range(tree.leaves.bit_length() - 1):
-        low, high = _bounds(tree.boxes[node])
-        node = 2 * node + (low + high - 2 * place[..., None]).square().sum(1).argmin(1)
-    return node - tree.leaves
-
-
-def _bounds(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Low and high bounds [P, 3, 2] float32, in steps, of a row's two boxes."""
-    bounds = rows[:, :3, None] >> torch.arange(0, 4 * BITS, BITS, device=rows.device) & (2**BITS - 1)
-    return bounds.float().unflatten(2, (2, 2)).unbind(3)
-
-
 def _box_distances(rows: Tensor, place: Tensor) -> Tensor:
     """Squared distances [P, 2], in steps, from `place` [P, 3] to a row's two boxes."""
-    low, high = _bounds(rows)
+    bounds = rows[:, :3, None] >> torch.arange(0, 4 * BITS, BITS, device=rows.device) & (2**BITS - 1)
+    low, high = bounds.float().unflatten(2, (2, 2)).unbind(3)
     return torch.maximum(low - place[..., None], place[..., None] - high).clamp_min(0).square().sum(1)
 
 

@@ -29,11 +29,13 @@ class Tree:
 
     boxes: [L, 4] int64; row i holds the boxes of the children of node i, an axis a column: from the low bits up the
     first child's low and high bound and the second's, in steps; the last column is padding.
+    codes: [L] int64, the Morton code of each leaf's first triangle.
     corners: [F, 9] float32 by slot.  face: [F] int32 by slot.  slot: [F] int32 by face.
     frame: [4] float32, the origin and the size of a step.
     """
 
     boxes: Tensor
+    codes: Tensor
     corners: Tensor
     face: Tensor
     slot: Tensor
@@ -42,6 +44,11 @@ class Tree:
     @property
     def leaves(self) -> int:
         return len(self.boxes)
+
+    def likely_leaves(self, points: Tensor) -> Tensor:
+        """Leaf [N] int32 in or before which something near each of `points` [N, 3] is likely to lie."""
+        leaf = torch.searchsorted(self.codes, _morton_codes(points, self.frame), out_int32=True)
+        return leaf.clamp_max_(self.leaves - 1)
 
 
 def build_tree(vertices: Tensor, faces: Tensor) -> Tree:
@@ -53,22 +60,21 @@ def build_tree(vertices: Tensor, faces: Tensor) -> Tree:
     lowest, extent = low.amin(0), (high.amax(0) - low.amin(0)).amax()
     step = torch.where(extent > 0, extent / STEPS, 1.0)
     frame = torch.cat([lowest - MARGIN_STEPS * step, step[None]])
-    order = torch.sort(morton_codes((low + high) / 2, frame, MORTON_BITS), stable=True).indices
+    codes, order = torch.sort(_morton_codes((low + high) / 2, frame), stable=True)
     low = ((low[order] - frame[:3]) / step).floor_().sub_(1).to(torch.int32)
     high = ((high[order] - frame[:3]) / step).ceil_().add_(1).to(torch.int32)
     leaves = 1 << max((len(faces) - 1) // LEAF_SIZE, 0).bit_length()
-    corners = vertices[faces[order]].reshape(-1, 9)
+    start = torch.arange(leaves + 1, device=faces.device) * len(faces) // leaves
     face = order.to(torch.int32)
     slot = torch.empty_like(face)
     slot[order] = torch.arange(len(face), dtype=torch.int32, device=face.device)
-    return Tree(_boxes(*_leaf_bounds(low, high, leaves)), corners, face, slot, frame)
+    boxes = _boxes(*_leaf_bounds(low, high, start))
+    return Tree(boxes, codes[start[:-1]], vertices[faces[order]].reshape(-1, 9), face, slot, frame)
 
 
-def _leaf_bounds(low: Tensor, high: Tensor, leaves: int) -> tuple[Tensor, Tensor]:
-    """Bounds [L, 3] of the leaves from those of the slots [F, 3]."""
-    count = len(low)
-    leaf = torch.arange(leaves + 1, device=low.device) * count // leaves
-    slots = torch.minimum(leaf[:-1, None] + torch.arange(LEAF_SIZE, device=low.device), leaf[1:, None] - 1)
+def _leaf_bounds(low: Tensor, high: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds [L, 3] of the leaves from those of the slots [F, 3]. start: [L + 1] first slots."""
+    slots = torch.minimum(start[:-1, None] + torch.arange(LEAF_SIZE, device=low.device), start[1:, None] - 1)
     return low[slots].amin(1), high[slots].amax(1)
 
 
@@ -83,10 +89,10 @@ def _boxes(low: Tensor, high: Tensor) -> Tensor:
     return torch.nn.functional.pad(rows, (0, 1))
 
 
-def morton_codes(points: Tensor, frame: Tensor, bits: int) -> Tensor:
-    """Codes [N] int64, `bits` an axis, of `points` [N, 3] float32 in the tree's frame; outside, of the nearest point."""
-    scale = 2**bits / (STEPS + 2 * MARGIN_STEPS)
-    cell = ((points - frame[:3]) * (scale / frame[3])).clamp(0, 2**bits - 1).long()
+def _morton_codes(points: Tensor, frame: Tensor) -> Tensor:
+    """Codes [N] int64, 21 bits an axis, of `points` [N, 3] float32; outside the tree's frame, of its nearest point."""
+    top = 2**MORTON_BITS - 1
+    cell = ((points - frame[:3]) * (top / (STEPS + 2 * MARGIN_STEPS) / frame[3])).clamp(0, top).long()
     # Each step doubles the gaps between groups of bits, until two zeros follow every bit.
     for shift, mask in (
         (32, 0x1F00000000FFFF),
