@@ -21,7 +21,7 @@ from .config import ConfigError, PipelineConfig, parse_pipeline
 from .dino import VIT_L16, DinoConfig, DinoVisionTransformer, to_transformers_keys
 from .hub import Download, FileSource, MissingFileError, hub_download
 from .models import Backends, build_model
-from .weights import load_weights, read_tensors
+from .weights import CheckpointError, load_weights, read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -113,15 +113,16 @@ class Folder:
             raise MissingFileError(f"{role}: pipeline.json has no such model, only {list(self.config.models)}")
         path = self.config.models[role]
         source, name = self._files, path
-        # Three parts or more may name another repository; a folder of ours wins.
-        if path.count("/") >= 2 and source.find(f"{path}.json") is None:
+        # Three parts or more may name another repository; files of ours win.
+        ours = all(source.find(f"{path}.{suffix}") for suffix in ("json", "safetensors"))
+        if path.count("/") >= 2 and not ours:
             source, name = source.elsewhere(path)
         return [source.get(f"{name}.json"), source.get(f"{name}.safetensors")]
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
         if role == IMAGE_ENCODER:
             config, weights = self._encoder_files()
-            return load_encoder(weights, DinoConfig.from_transformers(_read_json(config)) if config else VIT_L16)
+            return load_encoder(weights, read_encoder_config(config) if config else VIT_L16)
         description, weights = self.files(role)
         model = build_model(_read_json(description), str(description), dtype=dtype, backends=backends)
         return load_weights(model, read_tensors(weights), str(weights))
@@ -176,7 +177,23 @@ class SingleFiles:
 def load_encoder(weights: Path, config: DinoConfig) -> DinoVisionTransformer:
     """The image encoder, from a file in the transformers, timm or ComfyUI key layout."""
     model = DinoVisionTransformer(config, device="meta", dtype=torch.float32)
-    return load_weights(model, to_transformers_keys(read_tensors(weights)), str(weights))
+    try:
+        tensors = to_transformers_keys(read_tensors(weights))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{weights}: {error}") from error
+    return load_weights(model, tensors, str(weights))
+
+
+def read_encoder_config(path: Path) -> DinoConfig:
+    """The image encoder's config.json. Raises ConfigError naming the file."""
+    try:
+        return DinoConfig.from_transformers(_read_json(path))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _read_json(path: Path) -> Any:

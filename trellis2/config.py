@@ -51,7 +51,7 @@ class FlowConfig:
     def __post_init__(self) -> None:
         if self.pe_mode not in ("ape", "rope"):
             raise ConfigError(f"pe_mode: expected 'ape' or 'rope', got {self.pe_mode!r}")
-        if self.model_channels % self.heads:
+        if self.heads < 1 or self.model_channels % self.heads:
             raise ConfigError(f"model_channels: expected a multiple of {self.heads} heads, got {self.model_channels}")
         _dtype(self.dtype)
 
@@ -247,8 +247,9 @@ def parse(kind: type[C], data: object, where: str) -> C:
         raise ConfigError(f"{where}: unknown keys {unknown[:5]}, missing keys {needed[:5]}")
     try:
         return kind(**{key: _value(str(fields[key].type), value, f"{where}.{key}") for key, value in data.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    except (TypeError, ConfigError) as error:
+        named = str(error).startswith(where)
+        raise ConfigError(str(error) if named else f"{where}: {error}") from error
 
 
 def _value(declared: str, value: object, where: str) -> object:

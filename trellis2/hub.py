@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 # download(repository, file name, folder to keep it in or None for the hub's own cache) -> the local file
 Download = Callable[[str, str, Path | None], Path]
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class MissingFileError(FileNotFoundError):
@@ -22,7 +22,7 @@ class MissingFileError(FileNotFoundError):
 def hub_download(repository: str, name: str, folder: Path | None) -> Path:
     """Fetch one file, resuming a broken download and checking its digest. Raises MissingFileError, saying why."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repository, name, local_dir=folder))
@@ -31,7 +31,7 @@ def hub_download(repository: str, name: str, folder: Path | None) -> Path:
             f"{name}: {repository} is gated. Accept its licence on the hub, then run `hf auth login` and\n"
             f"    {download_command(repository, name, folder)}"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingFileError(
             f"{name}: could not be downloaded from {repository} ({type(error).__name__}). With a connection, run\n"
             f"    {download_command(repository, name, folder)}"
@@ -93,6 +93,8 @@ class FileSource:
         Beside our own folder it is looked for as models are usually kept, `<models>/owner/repository` or
         `<models>/repository`, before it is downloaded.
         """
+        if path.count("/") < 2:
+            raise MissingFileError(f"{path}: it is not in {self.folder}, and names no repository 'owner/name'")
         owner, repository, name = path.split("/", 2)
         repo = f"{owner}/{repository}"
         parents = [] if self.folder is None else [self.folder, self.folder.parent, self.folder.parent.parent]

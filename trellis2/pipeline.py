@@ -214,6 +214,7 @@ class Pipeline:
         progress: Progress | None = None,
     ) -> TextureLatent:
         """The material latent on the voxels of a shape latent."""
+        _check_batch(condition, shape.batch_size)
         stats = self.config.tex_slat_normalization
         items = [voxels for voxels, _ in shape.slat.items()]
         tokens = 512 if max(shape.resolutions) == 512 else 1024
@@ -304,6 +305,7 @@ class Pipeline:
         sampler: SamplerConfig | None,
         progress: Progress | None,
     ) -> ShapeLatent:
+        _check_batch(condition, len(voxels))
         tokens = 512 if max(resolutions) == 512 else 1024
         sampler = sampler or self.config.shape_slat_sampler
         with self.model(f"shape_slat_flow_model_{tokens}") as flow:
@@ -317,6 +319,13 @@ class Pipeline:
     @staticmethod
     def _seeds(seed: int, items: int) -> list[int]:
         return [(seed + i) % SEED_RANGE for i in range(items)]
+
+
+def _check_batch(condition: ImageCondition, objects: int) -> None:
+    if condition.batch_size != objects:
+        raise ValueError(
+            f"condition: expected {objects} objects, as many as there are shapes, got {condition.batch_size}"
+        )
 
 
 def _scaled(progress: Progress | None, start: float, share: float) -> Progress | None:

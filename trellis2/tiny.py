@@ -43,6 +43,13 @@ def make_tiny(folder: Path, seed: int = 0) -> Path:
     published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     pipeline, models = published["pipeline"], published["models"]
     generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # building a network draws from the global stream
+        _write_networks(folder, pipeline, models, generator)
+    _write_json(folder / "pipeline.json", pipeline)
+    return folder
+
+
+def _write_networks(folder: Path, pipeline: dict[str, Any], models: dict[str, Any], generator: torch.Generator) -> None:
     for role, path in pipeline["args"]["models"].items():
         description = _shrunk(models[role])
         # Fine-tuned from one another when published, so they carry the same configuration but for the resolution.
@@ -58,8 +65,6 @@ def make_tiny(folder: Path, seed: int = 0) -> Path:
     randomize(encoder, generator)
     _write_json(folder / name / "config.json", ENCODER)
     save_weights(encoder.state_dict(), folder / name / "model.safetensors")
-    _write_json(folder / "pipeline.json", pipeline)
-    return folder
 
 
 def _shrunk(description: dict[str, Any]) -> dict[str, Any]:

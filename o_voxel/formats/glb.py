@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_tensor
+from ..checks import FLOATS, check_tensor
 from ..ops.grid_sample import grid_sample
 from ..ops.hash_grid import hash_grid
 from ..values import PBR_CHANNELS, Mesh, VoxelField
@@ -50,8 +50,13 @@ def write_glb(path: FilePath, mesh: Mesh, materials: Tensor | None = None) -> Pa
         raise ValueError("mesh: expected at least one face, got none; there is nothing to write")
     if not bool(torch.isfinite(mesh.vertices).all()):
         raise ValueError("mesh: expected finite vertices, got NaN or infinity")
+    low, high = int(mesh.faces.min()), int(mesh.faces.max())
+    if low < 0 or high >= len(mesh.vertices):
+        raise ValueError(f"mesh: expected faces of vertices 0 to {len(mesh.vertices) - 1}, got {low} to {high}")
     if materials is not None:
-        check_tensor(materials, "materials", (len(mesh.vertices), 6))
+        check_tensor(materials, "materials", (len(mesh.vertices), 6), FLOATS)
+        if not bool(torch.isfinite(materials).all()):
+            raise ValueError("materials: expected finite numbers, got NaN or infinity")
     used, faces = torch.unique(mesh.faces.long(), return_inverse=True)
     arrays = [("POSITION", _packed(to_y_up(mesh.vertices[used]), np.float32))]
     metallic, roughness = 0.0, 1.0

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..values import Mesh
 from .segments import group_sums
-from .topology import Rows, area_vectors, check_mesh, face_components, length, numbered, select_faces
+from .topology import Rows, area_vectors, face_components, length, numbered, select_faces
 
 
 def remove_small_components(

@@ -1,8 +1,8 @@
 """Which faces belong together at an edge that more than two share.
 
 The faces stand around the edge like the pages of a book. They are paired so that the surfaces go on as smoothly as
-they can; where outside and inside alternate all around, the two sides of each solid are paired, so that solids which
-touch come apart.
+they can, and fronts with fronts where those are known. Where outside and inside surely alternate all around, the two
+sides of each solid are paired, so that solids which touch come apart.
 """
 
 from __future__ import annotations
@@ -15,49 +15,55 @@ from .topology import cross, dot, unit
 
 # Smoothness is counted in whole steps, so that sums are exact: from -STEPS, folded back, to STEPS, straight on.
 STEPS = 1 << 20
-# A pair that winds against a known orientation comes last; one that winds with an unknown one breaks ties.
-AGAINST, WITH = -8 * STEPS, STEPS >> 6
+# What it counts that a pair winds alike, or not: within one surface, and between two whose fronts are sure.
+AGAINST, SURE = -8 * STEPS, 4 * STEPS
 # Faces of a fan that may be paired across others; more are only paired with a neighbour.
 CROSSING = 4
 
 
-def pair_fans(vertices: Tensor, faces: Tensor, half: Tensor, start: Tensor, flip: Tensor, label: Tensor) -> Tensor:
+def pair_fans(
+    vertices: Tensor, faces: Tensor, half: Tensor, start: Tensor, label: Tensor, flip: Tensor, sure: Tensor
+) -> Tensor:
     """The half-edge [M] int64 that each of `half` continues in, -1 for one left over.
 
     half [M] int64: half-edges of K fans, those of fan k at start[k] to start[k + 1] ([K + 1] int64), 3 or more each,
-    ascending.  flip, label [F]: the faces to turn for the winding that is known, and how far it is known.
+    ascending.  label, flip [F]: the surfaces known so far and the faces to turn for their fronts to be outside, as far
+    as `sure` [F] bool.
     """
     size = start.diff()
     fan = torch.repeat_interleave(torch.arange(len(size), device=half.device), size)
-    angle, up = _pages(vertices, faces, half, start[:-1][fan], flip)
-    order = angle.argsort(stable=True)
-    order = order[fan[order].argsort(stable=True)]
-    half, up, label = half[order], up[order], label[half[order] // 3]
-    spread = _directions(vertices, faces, half)[1]
-
     first, count = start[:-1][fan], size[fan]
+    angle, up = _pages(vertices, faces, half, first, flip)
+    order = angle.sort(stable=True).indices
+    order = order[fan[order].sort(stable=True).indices]
+    half, up = half[order], up[order]
+    label, sure = label[half // 3], sure[half // 3]
+    spread = _directions(vertices, faces, half)[1]
     place = torch.arange(len(half), device=half.device) - first
 
     def bond(step: int) -> Tensor:
         """How well each goes on in the page `step` further round."""
         other = first + (place + step) % count
         smooth = (-dot(spread, spread[other]) * STEPS).round().to(torch.int64)
-        same = up == up[other]
-        return smooth + torch.where(same, torch.where(label == label[other], AGAINST, 0), WITH)
+        alike = up != up[other]
+        known = torch.where(sure & sure[other], torch.where(alike, SURE, -SURE), 0)
+        return smooth + torch.where((label == label[other]) & ~alike, AGAINST, known)
 
+    near = bond(1)
     next_page = first + (place + 1) % count
-    base = _even_base(bond(1), up, next_page, fan, place, size)
-    base = torch.where(size % 2 == 1, _odd_base(bond(1), fan, first, place, size), base)
+    solid = _solid(up, sure, next_page, fan, size)
+    base = _even_base(near, solid, up, fan, place, size)
+    base = torch.where(size % 2 == 1, _odd_base(near, fan, first, place, size), base)
     turn = (place - base[fan]) % count
     partner = (place + torch.where(turn % 2 == 0, 1, -1)) % count
-    straight = _goes_straight(bond(1), bond(2), up, next_page, fan, place, size)
+    straight = _goes_straight(near, bond(2), fan, place, size) & ~solid
     partner = torch.where(straight[fan], (place + 2) % count, partner)
     partner = half[first + partner].masked_fill((turn == count - 1) & (count % 2 == 1), -1)
     return torch.empty_like(partner).scatter_(0, order, partner)
 
 
 def _directions(vertices: Tensor, faces: Tensor, half: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(unit axis [M, 3], unit direction away from it to the face's third vertex [M, 3], runs with the axis [M] bool)."""
+    """(unit axis [M, 3], unit direction from it to the face's third vertex [M, 3], runs along the axis [M] bool)."""
     face, corner = half // 3, half % 3
     a, b, tip = (faces[face, (corner + k) % 3] for k in range(3))
     base = precise(vertices[torch.minimum(a, b)])
@@ -76,31 +82,28 @@ def _pages(vertices: Tensor, faces: Tensor, half: Tensor, first: Tensor, flip: T
     return position, up ^ flip[half // 3]
 
 
-def _alternates(up: Tensor, next_page: Tensor, fan: Tensor, size: Tensor) -> Tensor:
-    """Fans [K] bool whose pages run up and down in turn all around."""
-    equal = torch.zeros_like(size).index_add_(0, fan, (up == up[next_page]).to(torch.int64))
-    return (equal == 0) & (size % 2 == 0)
+def _solid(up: Tensor, sure: Tensor, next_page: Tensor, fan: Tensor, size: Tensor) -> Tensor:
+    """Fans [K] bool in which outside and inside surely alternate all around."""
+    wrong = (up == up[next_page]) | ~sure
+    return (torch.zeros_like(size).index_add_(0, fan, wrong.to(torch.int64)) == 0) & (size % 2 == 0)
 
 
-def _even_base(bonds: Tensor, up: Tensor, next_page: Tensor, fan: Tensor, place: Tensor, size: Tensor) -> Tensor:
+def _even_base(near: Tensor, solid: Tensor, up: Tensor, fan: Tensor, place: Tensor, size: Tensor) -> Tensor:
     """The place [K] of a page that is paired with the next, 0 or 1: around solids, or else the smoother."""
-    signed = torch.where(place % 2 == 0, -bonds, bonds)
+    signed = torch.where(place % 2 == 0, -near, near)
     smoother = torch.zeros_like(size).index_add_(0, fan, signed) > 0
     up_first = torch.zeros_like(size).index_add_(0, fan, ((place == 0) & up).to(torch.int64)) > 0
-    return torch.where(_alternates(up, next_page, fan, size), up_first, smoother).to(torch.int64)
+    return torch.where(solid, up_first, smoother).to(torch.int64)
 
 
-def _goes_straight(
-    near: Tensor, far: Tensor, up: Tensor, next_page: Tensor, fan: Tensor, place: Tensor, size: Tensor
-) -> Tensor:
+def _goes_straight(near: Tensor, far: Tensor, fan: Tensor, place: Tensor, size: Tensor) -> Tensor:
     """Fans [K] bool of four pages that go on best in the page opposite."""
     zero = torch.zeros_like(size)
     # Of four pages, 0 and 2 and 1 and 3 are opposite; the pairs of neighbours begin at 0 and 2, or at 1 and 3.
     opposite = zero.index_add(0, fan, far.masked_fill(place >= 2, 0))
     even = zero.index_add(0, fan, near.masked_fill(place % 2 == 1, 0))
     odd = zero.index_add(0, fan, near.masked_fill(place % 2 == 0, 0))
-    best = (opposite > even) & (opposite > odd)
-    return best & (size == CROSSING) & ~_alternates(up, next_page, fan, size)
+    return (opposite > even) & (opposite > odd) & (size == CROSSING)
 
 
 def _odd_base(bonds: Tensor, fan: Tensor, first: Tensor, place: Tensor, size: Tensor) -> Tensor:
@@ -112,7 +115,7 @@ def _odd_base(bonds: Tensor, fan: Tensor, first: Tensor, place: Tensor, size: Te
     ring = first + (2 * place) % count
     running = bonds[ring].cumsum(0)
     before = running - bonds[ring]
-    total = (running[(first + count - 1)] - before[first])
+    total = running[first + count - 1] - before[first]
     begin = ((place + 1) * ((count + 1) // 2)) % count
     end = begin + (count - 1) // 2
     wrapped = end > count

@@ -46,9 +46,9 @@ def turn(faces: Tensor, flip: Tensor) -> Tensor:
 
 
 def turn_surface(surface: Surface, flip: Tensor) -> Surface:
-    """`surface` for the faces that `turn` gives: half-edges 0 and 2 of a turned face exchange places."""
+    """`surface` for the faces that `turn` gives, all wound alike: half-edges 0 and 2 of a turned face exchange places."""
     half = torch.arange(len(surface.twin), device=flip.device)
     moved = half + torch.where(flip.repeat_interleave(3), 2 - 2 * (half % 3), 0)
     twin = surface.twin[moved]
     twin = torch.where(twin < 0, twin, moved[twin])
-    return replace(surface, twin=twin, flip=surface.flip ^ flip, seam=moved[surface.seam])
+    return replace(surface, twin=twin, flip=torch.zeros_like(flip), seam=moved[surface.seam])

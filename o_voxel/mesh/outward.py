@@ -23,23 +23,30 @@ def by_volume(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boun
     label [F] int64, flip [F] bool: components and the faces to turn for a consistent winding. boundary [F] bool: faces
     on a boundary. A flat open component keeps the winding that most of its faces have.
     """
+    return enclosing(vertices, faces, label, flip, boundary)[0]
+
+
+def enclosing(
+    vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`by_volume`, and whether it is the volume [F] bool, rather than how most faces lie, that tells a face's front."""
     group, count = numbered(label)
     vector = area_vectors(vertices, faces)
     a, b, c = (precise(vertices[faces[:, k]]) for k in range(3))
-    center = (a + b + c) / 3
-    size = length(vector)[:, None]
+    center, size = (a + b + c) / 3, length(vector)[:, None]
     sums = group_sums(torch.cat([center * size, size], 1), group, count)
-    middle = sums[:, :3] / sums[:, 3:].clamp_min(torch.finfo(sums.dtype).tiny)
+    tiny = torch.finfo(sums.dtype).tiny
+    middle = sums[:, :3] / sums[:, 3:].clamp_min(tiny)
     turned = torch.where(flip, -1, 1)
     share = dot(center - middle[group], vector)[:, None] / 3 * turned[:, None]
     volume = group_sums(share, group, count)[:, 0]
     open_end = torch.zeros(count, dtype=torch.bool, device=label.device)
     open_end[group[boundary]] = True
-    flatness = volume.abs() / sums[:, 3].pow(1.5).clamp_min(torch.finfo(sums.dtype).tiny)
-    flat = flatness <= torch.where(open_end, OPEN_FLATNESS, CLOSED_FLATNESS)
+    flatness = volume.abs() / sums[:, 3].pow(1.5).clamp_min(tiny)
+    sure = flatness > torch.where(open_end, OPEN_FLATNESS, CLOSED_FLATNESS)
     votes = group_totals(turned[:, None], group, count)[:, 0]
-    inward = torch.where(flat, votes < 0, volume < 0)
-    return flip ^ inward[group]
+    inward = torch.where(sure, volume < 0, votes < 0)
+    return flip ^ inward[group], sure[group]
 
 
 def by_views(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor) -> Tensor:

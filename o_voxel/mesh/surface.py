@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ops.mesh_clean import components, match_edges
 from .fans import pair_fans
-from .outward import by_volume
+from .outward import enclosing
 from .topology import origins
 
 
@@ -34,13 +34,15 @@ class Surface:
         return (self.twin < 0).reshape(-1, 3).any(1)
 
 
-def join_faces(vertices: Tensor, faces: Tensor, *, backend: str = "auto") -> Surface:
-    """The surfaces that faces [F, 3] int64 form.
+def join_faces(
+    vertices: Tensor, faces: Tensor, matched: tuple[Tensor, Tensor] | None = None, *, backend: str = "auto"
+) -> Surface:
+    """The surfaces that faces [F, 3] int64 form. matched: their `match_edges`, where that is there already.
 
     At an edge of more than two faces they go on in pairs (see `fans`); an odd one ends there. Faces with a vertex
     twice stand alone. Deterministic.
     """
-    order, start = _proper_edges(faces, len(vertices), backend)
+    order, start = matched or _proper_edges(faces, len(vertices), backend)
     size = start.diff()
     first = start[:-1][size == 2]
     pairs = order[first], order[first + 1]
@@ -86,13 +88,30 @@ def _join_fans(
 ) -> Surface:
     """`known` with `fans` [M] joined too: half-edges of K fans, size [K] of each."""
     start = torch.cat([size.new_zeros(1), size.cumsum(0)])
-    outward = by_volume(vertices, faces, known.label, known.flip, known.boundary)
-    partner = pair_fans(vertices, faces, fans, start, outward, known.label)
+    outward = enclosing(vertices, faces, known.label, known.flip, known.boundary)
+    partner = pair_fans(vertices, faces, fans, start, known.label, *outward)
     low = fans < partner
     pairs = fans[low], partner[low]
     odd = _same_way(faces, *pairs)
     first, second = pairs[0] // 3, pairs[1] // 3
     differ = odd ^ known.flip[first] ^ known.flip[second]
-    merged, parity = components(len(faces), known.label[first], known.label[second], differ, backend=backend)
+    best = _by_support(known.label[first], known.label[second], differ)
+    links = known.label[first][best], known.label[second][best], differ[best]
+    merged, parity = components(len(faces), *links, backend=backend)
     joined = _with_pairs(known.twin, pairs, odd, merged[known.label], known.flip ^ parity[known.label])
     return replace(joined, seam=torch.cat([known.seam, fans]))
+
+
+def _by_support(first: Tensor, second: Tensor, differ: Tensor) -> Tensor:
+    """Order [L] in which links come first that say what the most links between the same two surfaces say."""
+    link = torch.stack([torch.minimum(first, second), torch.maximum(first, second), differ.to(torch.int64)], 1)
+    _, same, count = link.unique(dim=0, return_inverse=True, return_counts=True)
+    return count[same].sort(descending=True, stable=True).indices
+
+
+def select_surface(surface: Surface, kept: Tensor) -> Surface:
+    """`surface` for the faces `kept` [K] int64, ascending and whole components; without its seam."""
+    number = torch.full_like(surface.label, -1).scatter_(0, kept, torch.arange(len(kept), device=kept.device))
+    twin = surface.twin.reshape(-1, 3)[kept].flatten()
+    twin = torch.where(twin < 0, twin, number[twin // 3] * 3 + twin % 3)
+    return Surface(twin, number[surface.label[kept]], surface.flip[kept], kept[:0])

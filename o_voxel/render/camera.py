@@ -60,10 +60,13 @@ class View:
 
     def to_eye(self, points: Tensor) -> Tensor:
         """World [3, N] to the eye's frame [3, N]: right, up, and distance along the line of sight."""
-        offset = points - column(self.position, points)
+        return self.turned(points - column(self.position, points))
+
+    def turned(self, directions: Tensor) -> Tensor:
+        """World directions [3, N] in the eye's frame [3, N]."""
         axes = (self.right, self.up, tuple(-b for b in self.back))
         # Not a matmul: TF32 on a GPU would move the vertices.
-        return torch.stack([dot(column(axis, points), offset) for axis in axes])
+        return torch.stack([dot(column(axis, directions), directions) for axis in axes])
 
     def to_clip(self, points: Tensor) -> Tensor:
         """World [V, 3] to OpenGL clip space [V, 4], for `rasterize`."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
 
 from ..grid import Vector3
 from ..ops.raster import Raster, rasterize
 from .camera import Camera, View
 from .ground import ground_darkness
-from .occlusion import occlusion
+from .occlusion import occlusion, occlusion_reach, smoothed
 from .scene import Scene
 from .shade import shade_pbr, to_linear, to_srgb, tone_map
 from .studio import StudioLight
-from .vectors import cross, dot, spans, unit
+from .vectors import bands, cross, dot, for_each, spans, unit
 
 CREASE_COS = 0.77  # a corner whose direction is more than about 40 degrees off its face is an edge, not a curve
 PAPER_TOP, PAPER_BOTTOM, VIGNETTE = 0.90, 0.80, 0.10  # sRGB
@@ -61,49 +62,78 @@ class Style:
             raise ValueError(f"Style.supersample: expected 1 to 8, got {self.supersample}")
 
 
+@torch.no_grad()
 def draw(scene: Scene, camera: Camera, size: tuple[int, int], light: StudioLight, style: Style) -> Rendering:
     """One view of a scene, (H, W) pixels, on the scene's device. Deterministic.
 
-    Translucent surfaces (alpha below 1) let the background through, not what is behind them.
+    Translucent surfaces (alpha below 1) let the background through, not what is behind them. No gradients.
     """
-    side = style.supersample
-    view = camera.view(scene.bounds, size)
+    view, side, device = camera.view(scene.bounds, size), style.supersample, scene.vertices.device
     samples = (size[0] * side, size[1] * side)
     raster = rasterize(view.to_clip(scene.vertices), scene.faces, samples, backend=style.backend)
-    layers = _shade_samples(scene, raster, view, light, camera.yaw_deg)
-    means = avg_pool2d(layers[:7].view(1, 7, *samples), side)[0]
-    depth = -max_pool2d(-layers[7].view(1, 1, *samples), side)[0, 0]
-    color, alpha, normal = means[:3], means[3], unit(means[4:])
-    if style.occlusion:
-        color = color * occlusion(depth, normal, view, scene.bounds.radius)
-    if style.background is None:
-        color = color / alpha.clamp(min=1e-6)
-    else:
-        paper = _background(style.background, size, color)
-        dark = ground_darkness(scene.shadow, scene.bounds, view, size) if style.ground else 0.0
-        color = color + (1 - alpha) * (1 - dark) * paper
-    return Rendering(to_srgb(color).permute(1, 2, 0).contiguous(), alpha, normal.permute(1, 2, 0).contiguous(), depth)
+    color, alpha, normal, depth = _resolve(_shade_samples(scene, raster, view, light, camera.yaw_deg), size, side)
+    reach = occlusion_reach(scene.bounds.radius)
+    light_left = occlusion(depth, normal, view, reach) if style.occlusion else None
+
+    def compose(rows: slice) -> None:
+        part = color[:, rows]
+        if light_left is not None:
+            part = part * smoothed(light_left, depth, reach, rows)
+        if style.background is None:
+            part = part / alpha[rows].clamp(min=1e-6)
+        else:
+            paper = _background(style.background, size, rows, part)
+            if style.ground:
+                paper = paper * (1 - ground_darkness(scene.shadow, scene.bounds, view, size, rows))
+            part = part + (1 - alpha[rows]) * paper
+        color[:, rows] = to_srgb(part)
+
+    for_each(bands(size, device), device, compose)
+    return Rendering(color.permute(1, 2, 0).contiguous(), alpha, normal.permute(1, 2, 0).contiguous(), depth)
 
 
-def _shade_samples(scene: Scene, raster: Raster, view: View, light: StudioLight, yaw_deg: float) -> Tensor:
-    """Every sample [8, S]: display-linear premultiplied colour 0 to 2, alpha 3, world normal 4 to 6, depth 7."""
+def _shade_samples(
+    scene: Scene, raster: Raster, view: View, light: StudioLight, yaw_deg: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of every sample: display-linear premultiplied colour [3, S], alpha [1, S], world normal [3, S], depth [1, S]."""
     face, bary = raster.face.flatten(), raster.bary.view(-1, 3)
-    layers = bary.new_zeros(8, len(face))
-    layers[7] = torch.inf
+    color, alpha, normals, depth = (bary.new_zeros(channels, len(face)) for channels in (3, 1, 3, 1))
+    depth.fill_(torch.inf)
     covered = (face >= 0).nonzero().flatten()
-    for span in spans(len(covered), face.device):
+
+    def shade(span: slice) -> None:
         pixel = covered[span]
-        position, normal, attrs = _surface(scene, face[pixel].long(), bary[pixel].T.contiguous(), view)
+        position, normal, base, rest = _surface(scene, face[pixel].long(), bary[pixel].T.contiguous(), view)
         towards_eye = view.towards_eye(position)
         normal = _facing(normal, towards_eye)
-        shaded = tone_map(shade_pbr(light, yaw_deg, normal, towards_eye, to_linear(attrs[:3]), attrs[3:5]))
-        depth = view.to_eye(position)[2:]
-        layers[:, pixel] = torch.cat((shaded * attrs[5], attrs[5:], normal, depth))
-    return layers
+        shaded = tone_map(shade_pbr(light, yaw_deg, normal, towards_eye, to_linear(base), rest[:2]))
+        color[:, pixel], alpha[:, pixel], normals[:, pixel] = shaded * rest[2:], rest[2:], normal
+        depth[:, pixel] = view.to_eye(position)[2:]
+
+    for_each(spans(len(covered), face.device), face.device, shade)
+    return color, alpha, normals, depth
 
 
-def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:
-    """Position and normal [3, P] and attrs [6, P] at `bary` [3, P] in `face` [P]; the face itself faces the eye."""
+def _resolve(
+    layers: tuple[Tensor, Tensor, Tensor, Tensor], size: tuple[int, int], side: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`_shade_samples`, side x side a pixel, to pixels: mean colour [3, H, W] and alpha [H, W], normal, least depth."""
+    height, width = size
+    blocks = [layer.view(-1, height, side, width, side) for layer in layers]
+    color, alpha, normal, depth = (torch.empty_like(block[:, :, 0, :, 0]) for block in blocks)
+
+    def resolve(rows: slice) -> None:
+        parts = [[block[:, rows, i, :, j] for i in range(side) for j in range(side)] for block in blocks]
+        color[:, rows], alpha[:, rows] = (sum(samples) / side**2 for samples in parts[:2])
+        normal[:, rows] = unit(sum(parts[2]))
+        depth[:, rows] = reduce(torch.minimum, parts[3])
+
+    for_each(bands(size, color.device), color.device, resolve)
+    return color, alpha[0], normal, depth[0]
+
+
+def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Position, normal, base colour, and metallic, roughness and alpha, at `bary` in `face` [P]; all but it [3, P]."""
     rows = scene.faces[face].long().T.contiguous()
     a, b, c = corners = [scene.vertices[row].T.contiguous() for row in rows]
     position = _blend(corners, bary)
@@ -116,11 +146,13 @@ def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tens
         normal = [torch.where(s.abs() < CREASE_COS, flat, axis * s.sign()) for axis, s in zip(axes, along, strict=True)]
         normal = unit(_blend(normal, bary))
     if scene.owner is not None:
-        return position, normal, scene.attrs[scene.owner[face]].T
-    return position, normal, _blend([scene.attrs[row].T for row in rows], bary)
+        base, rest = scene.attrs[scene.owner[face]].T.split(3)
+        return position, normal, base, rest
+    base, rest = zip(*(scene.attrs[row].T.split(3) for row in rows), strict=True)
+    return position, normal, _blend(base, bary), _blend(rest, bary)
 
 
-def _blend(corners: list[Tensor], bary: Tensor) -> Tensor:
+def _blend(corners: Sequence[Tensor], bary: Tensor) -> Tensor:
     """Values [C, P] at `bary` [3, P] between those of three corners, each [C, P]."""
     return corners[0] * bary[0] + corners[1] * bary[1] + corners[2] * bary[2]
 
@@ -130,16 +162,15 @@ def _facing(normal: Tensor, towards_eye: Tensor) -> Tensor:
     return unit(normal - dot(normal, towards_eye).clamp(max=0) * towards_eye)
 
 
-def _background(background: str | Vector3, size: tuple[int, int], like: Tensor) -> Tensor:
-    """Linear RGB [3, H, W]: a colour, or the studio's paper, lighter above and darker to the corners."""
+def _background(background: str | Vector3, size: tuple[int, int], rows: slice, like: Tensor) -> Tensor:
+    """Linear RGB [3, rows, W]: a colour, or the studio's paper, lighter above and darker to the corners."""
     if background != "studio":
         return to_linear(like.new_tensor(background))[:, None, None]
-    y, x = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in size)
-    fall = (y[:, None] + 1) / 2
-    paper = PAPER_TOP + (PAPER_BOTTOM - PAPER_TOP) * fall * fall * (3 - 2 * fall)
-    paper = paper * (1 - VIGNETTE * (x[None] ** 2 + y[:, None] ** 2) / 2)
-    # Half a step of noise (J. Jimenez' interleaved gradient noise), or 8 bits show the gradient as rings.
     row, column = (torch.arange(n, dtype=like.dtype, device=like.device) for n in size)
-    noise = (52.9829189 * (0.00583715 * row[:, None] + 0.06711056 * column).frac()).frac()
-    paper = paper + (noise - 0.5) / 255
-    return (to_linear(paper) * like.new_tensor(PAPER_TINT)[:, None, None]).clamp(0, 1)
+    row = row[rows, None]
+    fall, x = (row + 0.5) / size[0], (2 * column + 1) / size[1] - 1
+    paper = PAPER_TOP + (PAPER_BOTTOM - PAPER_TOP) * fall * fall * (3 - 2 * fall)
+    paper = paper * (1 - VIGNETTE * (x * x + (2 * fall - 1) ** 2) / 2)
+    # Half a step of noise (J. Jimenez' interleaved gradient noise), or 8 bits show the gradient as rings.
+    noise = (52.9829189 * (0.00583715 * row + 0.06711056 * column).frac()).frac()
+    return to_linear(paper + (noise - 0.5) / 255) * like.new_tensor(PAPER_TINT)[:, None, None]

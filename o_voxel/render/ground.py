@@ -43,11 +43,11 @@ def _blurred(image: Tensor, deviation: float) -> Tensor:
     return image
 
 
-def ground_darkness(shadow: Tensor, bounds: Bounds, view: View, size: tuple[int, int]) -> Tensor:
-    """How dark each pixel [H, W] of the ground is, from `ground_shadow`; 0 where the sight does not meet the ground."""
+def ground_darkness(shadow: Tensor, bounds: Bounds, view: View, size: tuple[int, int], rows: slice) -> Tensor:
+    """How dark the ground is [rows, W], from `ground_shadow`; 0 where the sight does not meet it. size: (H, W)."""
     height, width = size
     x = ((torch.arange(width, device=shadow.device) * 2 + 1) / width - 1) / view.scale[0]
-    y = (1 - (torch.arange(height, device=shadow.device) * 2 + 1) / height) / view.scale[1]
+    y = (1 - (torch.arange(height, device=shadow.device)[rows] * 2 + 1) / height) / view.scale[1]
     plane = [x[None] * view.right[a] + y[:, None] * view.up[a] for a in range(3)]
     if view.orthographic:
         start = [view.position[a] + plane[a] for a in range(3)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .camera import View
-from .vectors import dot, spans
+from .vectors import dot, for_each, spans
 
 TAPS = 16
 REACH = 0.22  # of the subject's radius
@@ -18,22 +18,27 @@ GOLDEN_TURN = 0.618034
 BLUR = 4  # pixels a side: the tap pattern turns over as many
 
 
-def occlusion(depth: Tensor, normal: Tensor, view: View, radius: float) -> Tensor:
-    """Light left [H, W] float32 in (0, 1] at each pixel; 1 where empty.
+def occlusion_reach(radius: float) -> float:
+    """How far surroundings matter, world units, for a subject of this radius."""
+    return radius * REACH
 
-    depth: [H, W] along the sight, inf where empty.  normal: [3, H, W] world.  radius: of the subject, world units.
-    Each of TAPS nearby pixels that rises above the tangent plane within REACH takes some. Deterministic.
+
+def occlusion(depth: Tensor, normal: Tensor, view: View, reach: float) -> Tensor:
+    """Light left [H, W] float32 in (0, 1] at each pixel, 1 where empty; grainy, for `smoothed`.
+
+    depth: [H, W] along the sight, inf where empty.  normal: [3, H, W] world.
+    Each of TAPS nearby pixels that rises above the tangent plane within `reach` takes some. Deterministic.
     """
-    height, width = depth.shape
-    reach = radius * REACH
-    axes = [normal.new_tensor(axis)[:, None, None] for axis in (view.right, view.up, tuple(-b for b in view.back))]
-    facing = torch.stack([dot(axis, normal) for axis in axes]).view(3, -1)
-    flat, open_share = depth.flatten(), torch.ones_like(depth).flatten()
+    normals, flat = normal.flatten(1), depth.flatten()
+    left = torch.ones_like(flat)
     covered = flat.isfinite().nonzero().flatten()
-    for span in spans(len(covered), depth.device):
+
+    def take(span: slice) -> None:
         pixel = covered[span]
-        open_share[pixel] = _open_share(flat, facing[:, pixel], pixel, (height, width), view, reach)
-    return _smoothed(open_share.view(height, width), depth, reach)
+        left[pixel] = _open_share(flat, view.turned(normals[:, pixel]), pixel, tuple(depth.shape), view, reach)
+
+    for_each(spans(len(covered), depth.device), depth.device, take)
+    return left.view(depth.shape)
 
 
 def _eye_position(depth: Tensor, x: Tensor, y: Tensor, size: tuple[int, int], view: View) -> Tensor:
@@ -68,17 +73,19 @@ def _open_share(
     return (1 - STRENGTH / TAPS * taken).clamp(min=0.05)
 
 
-def _smoothed(values: Tensor, depth: Tensor, reach: float) -> Tensor:
-    """The mean [H, W] over BLUR x BLUR pixels of about the same depth."""
+def smoothed(values: Tensor, depth: Tensor, reach: float, rows: slice) -> Tensor:
+    """The mean [rows, W] of `values` [H, W] over BLUR x BLUR pixels of about the same `depth` [H, W]; 1 where empty."""
     height, width = depth.shape
-    total, weight = torch.zeros_like(values), torch.zeros_like(values)
-    before, after = BLUR // 2, BLUR - 1 - BLUR // 2
-    padded = torch.nn.functional.pad(values[None], (before, after, before, after))[0]
-    depths = torch.nn.functional.pad(depth[None], (before, after, before, after), value=torch.inf)[0]
-    for row in range(BLUR):
-        for column in range(BLUR):
-            window = slice(row, row + height), slice(column, column + width)
-            near = ((depths[window] - depth).abs() < reach / 4).to(values)
-            total += near * padded[window]
-            weight += near
+    total, weight = torch.zeros_like(values[rows]), torch.zeros_like(values[rows])
+    for down in range(-(BLUR // 2), BLUR - BLUR // 2):
+        for across in range(-(BLUR // 2), BLUR - BLUR // 2):
+            first, last = max(rows.start, -down), min(rows.stop, height - down)
+            left, right = max(0, -across), min(width, width - across)
+            if first >= last or left >= right:
+                continue
+            there = slice(first + down, last + down), slice(left + across, right + across)
+            here = slice(first - rows.start, last - rows.start), slice(left, right)
+            near = ((depth[there] - depth[first:last, left:right]).abs() < reach / 4).to(values)
+            total[here] += near * values[there]
+            weight[here] += near
     return torch.where(weight > 0, total / weight.clamp(min=1), 1.0)

@@ -4,12 +4,30 @@ The floor counts each face's indices and corners read once and each pixel's resu
 """
 
 import argparse
+from functools import partial
+from itertools import product
 
 from bench import DEVICE, Table, peak_mib, standard_dual_grid
 from pack.o_voxel.dual_grid import dual_grid_to_mesh
 from pack.o_voxel.ops.raster import rasterize
 from pack.o_voxel.render import Camera, StudioLight, Style, mesh_scene
 from pack.o_voxel.render.draw import draw
+
+
+def bench(table: Table, resolution: int, sizes: list[int], backends: list[str]) -> None:
+    """Rows for the mesh of one resolution."""
+    mesh = dual_grid_to_mesh(standard_dual_grid(resolution))
+    scene = mesh_scene(mesh)
+    for side, backend in product(sizes, backends):
+        clip = Camera().view(scene.bounds, (side, side)).to_clip(mesh.vertices)
+        work = partial(rasterize, clip, mesh.faces, (side, side), backend=backend)
+        note = f"{len(mesh.faces):,} faces, peak {peak_mib(work):.0f} MiB"
+        traffic = len(mesh.faces) * (12 + 48) + side * side * 20
+        table.add(f"{resolution} at {side} {backend}", work, traffic=traffic, repeat=5, note=note)
+    for name, side, style in (("draw", 1024, Style()), ("draw plain", 512, Style(supersample=1, occlusion=False))):
+        work = partial(draw, scene, Camera(), (side, side), StudioLight(), style)
+        table.add(f"{resolution} {name} at {side}", work, repeat=5, note=f"peak {peak_mib(work):.0f} MiB")
+    table.add(f"{resolution} scene", partial(mesh_scene, mesh), repeat=5, note="normals and ground shadow")
 
 
 def main() -> None:
@@ -22,25 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     table = Table("raster", options.save)
     for resolution in options.resolutions:
-        mesh = dual_grid_to_mesh(standard_dual_grid(resolution))
-        scene = mesh_scene(mesh)
-        for side in options.sizes:
-            clip = Camera().view(scene.bounds, (side, side)).to_clip(mesh.vertices)
-            traffic = len(mesh.faces) * (12 + 48) + side * side * 20
-            for backend in options.backends:
-
-                def work(clip=clip, side=side, backend=backend):
-                    return rasterize(clip, mesh.faces, (side, side), backend=backend)
-
-                note = f"{len(mesh.faces):,} faces, peak {peak_mib(work):.0f} MiB"
-                table.add(f"{resolution} at {side} {backend}", work, traffic=traffic, repeat=5, note=note)
-        for name, size, style in (("draw", 1024, Style()), ("draw plain", 512, Style(supersample=1, occlusion=False))):
-
-            def picture(size=size, style=style):
-                return draw(scene, Camera(), (size, size), StudioLight(), style)
-
-            table.add(f"{resolution} {name} at {size}", picture, repeat=5, note=f"peak {peak_mib(picture):.0f} MiB")
-        table.add(f"{resolution} scene", lambda: mesh_scene(mesh), repeat=5, note="normals and ground shadow")
+        bench(table, resolution, options.sizes, options.backends)
     table.write()
 
 

@@ -310,7 +310,7 @@ def test_corners_are_darker_than_open_ground():
     both = Mesh(torch.cat((floor.vertices, wall.vertices)), torch.cat((floor.faces, wall.faces + 8)))
     on, off = (render_mesh(both, camera, (96, 96), style=replace(PLAIN, occlusion=o)).color for o in (True, False))
     share = (on / off.clamp(min=1e-3))[..., 1]
-    assert float(share[46:52, 48].min()) < 0.88  # at the wall's foot
+    assert float(share[46:52, 48].min()) < 0.92  # at the wall's foot
     assert float(share[70, 48]) > 0.98
     assert float(share.max()) <= 1.0001
 

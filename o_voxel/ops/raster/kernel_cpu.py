@@ -22,7 +22,7 @@ FACES_A_TASK = 1 << 16
 def rasterize_cpu(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Face [H, W] int32, barycentrics [H, W, 3] and depth [H, W] float32; arguments as `rasterize`, checked there."""
     height, width = size
-    corners, triangles = clip.contiguous().numpy(), faces.to(torch.int32).contiguous().numpy()
+    corners, triangles = clip.detach().contiguous().numpy(), faces.to(torch.int32).contiguous().numpy()
     centers = [axis.numpy() for axis in pixel_centers(size, clip.device)]
     spans = [(i, min(i + FACES_A_TASK, len(triangles))) for i in range(0, len(triangles), FACES_A_TASK)]
     bands = [(row, min(row + BAND_ROWS, height)) for row in range(0, height, BAND_ROWS)]
