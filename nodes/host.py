@@ -50,6 +50,16 @@ def model_source(choice: str) -> tuple[str, Path]:
     return (choice if choice == MICROSOFT else str(local)), local
 
 
+def input_path(name: str) -> Path:
+    """A file that the user names: in ComfyUI's input folder, or an absolute path. Raises FileNotFoundError."""
+    folders = _comfy("folder_paths")
+    base = Path(folders.get_input_directory()) if folders else ROOT / "input"
+    path = base / name  # an absolute name replaces the folder
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: there is no such file in {base}; put it there, or give an absolute path")
+    return path
+
+
 def output_folder() -> Path:
     """ComfyUI's output folder; outside it, `output` beside the pack."""
     folders = _comfy("folder_paths")

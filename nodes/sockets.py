@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..o_voxel.values import Mesh, VoxelField
+from ..o_voxel.material import TexturedMesh
+from ..o_voxel.values import Mesh, OVoxel, VoxelField
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.values import ImageCondition, ShapeLatent, SparseStructure, TextureLatent
 
@@ -39,6 +40,8 @@ SHAPE = "T2_SHAPE"
 TEXTURE = "T2_TEXTURE"
 MESH = "T2_MESH"
 VOXELS = "T2_VOXELS"
+TEXTURED_MESH = "T2_TEXTURED_MESH"
+O_VOXEL = "T2_O_VOXEL"
 
 VALUES: dict[str, type] = {
     PIPELINE: Pipeline,
@@ -50,6 +53,8 @@ VALUES: dict[str, type] = {
     TEXTURE: TextureLatent,
     MESH: Mesh,
     VOXELS: VoxelField,
+    TEXTURED_MESH: TexturedMesh,
+    O_VOXEL: OVoxel,
 }
 
 

@@ -68,7 +68,7 @@ def _tiled_quads(dual_grid: DualGrid, tile_size: int) -> Tensor:
         return torch.zeros(0, 4, dtype=torch.int32, device=coords.device)
     low, high = torch.stack([coords.amin(0), coords.amax(0)]).tolist()
     across = max(range(3), key=lambda a: high[a] - low[a])
-    place = coords[:, across]
+    place = coords[:, across].contiguous()
     parts, owners = [], []
     for start in range(low[across], high[across] + 1, tile_size):
         # A quad's voxels lie at its owner or one further along each axis: one more layer completes the slab.

@@ -67,3 +67,15 @@ class VoxelField:
     def __post_init__(self) -> None:
         n = len(check_tensor(self.coords, "VoxelField.coords", (None, 3), torch.int32))
         check_tensor(self.attrs, "VoxelField.attrs", (n, None), FLOATS)
+
+
+@dataclass(frozen=True, eq=False)
+class OVoxel:
+    """A surface as voxels, and its materials where it has any. field.coords equal dual_grid.coords, row by row."""
+
+    dual_grid: DualGrid
+    field: VoxelField | None = None
+
+    def __post_init__(self) -> None:
+        if self.field is not None and not torch.equal(self.field.coords, self.dual_grid.coords):
+            raise ValueError("OVoxel.field: expected the voxels of the dual grid, in its order")

@@ -34,8 +34,8 @@ def mesh_to_dual_grid(
     Returns a DualGrid on the mesh's device: `coords` sorted by (x, y, z), `dual` in [0, 1], no `split_weight`.
 
     A grid edge that a triangle crosses makes the four voxels around it active and sets `intersected` in one of them.
-    The vertex minimises the squared distances to the planes of those triangles and of all that overlap the voxel, to
-    the lines of open edges in it, and, slightly, to the mean crossing; then it stays in the voxel's box.
+    A voxel's vertex is the point of its box with the least sum of squared distances: to the planes of those triangles
+    and of all that overlap the voxel, to the lines of open edges in it and, slightly, to the crossings.
 
     Only what lies in the grid counts: crossings with the edges inside it (not those on its outer faces), in the
     half-open box. So vertices may lie outside, and the surface then ends at the bounds; a face exactly on the upper
@@ -43,13 +43,13 @@ def mesh_to_dual_grid(
     voxel below the lower bound.
 
     Voxels and flags are the original's exactly (microsoft/TRELLIS.2, o-voxel `mesh_to_flexible_dual_grid_cpu`, whose
-    crossings are computed in float64 as here). Vertices are what it computes but for its float32 rounding: at most
-    2e-3 voxels apart for 99 % of them at a side of 64. Its face weight acts as 0 or 1; here it is a weight.
+    crossings are computed in float64 as here). Vertices are the original's but for its float32 rounding, which grows
+    with the grid: 99 % are within 2e-3 voxels at 64 a side. Its face weight acts as 0 or 1; here it is a weight.
     Deterministic; all backends give the same voxels and flags, and vertices within 1e-6 voxels.
 
     Memory beyond input and twice the output: 200 bytes a triangle, and for each slab at work 100 bytes an active
     voxel and 1.5 bits (numba) or 3 bits (triton) a voxel of its volume. A slab is the layers that hold 2**25 voxels
-    (numba, one slab a thread), 2**30 (triton, and 170 MB more) or 2**27 (reference, 1 kB an active voxel), or one
+    (numba, one slab a thread), 2**30 (triton, and 170 MB more) or 2**27 (reference, 1.5 kB an active voxel), or one
     layer if that is larger.
 
     Raises ValueError for face indices out of range, positions not finite, a grid too large, or a backend that does

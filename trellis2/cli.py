@@ -1,4 +1,4 @@
-"""The command line: generate, doctor, make-tiny. The only module that prints."""
+"""The command line: generate, voxelize, mesh, render, doctor, make-tiny. The only module that prints."""
 
 from __future__ import annotations
 
@@ -47,6 +47,26 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: what is there)")
 
+    voxels = commands.add_parser("voxelize", help="a mesh file to an O-Voxel file")
+    voxels.set_defaults(command=_voxelize)
+    voxels.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply or .stl")
+    voxels.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.vxz", help=".vxz, .npz or .ply")
+    voxels.add_argument("--resolution", type=int, default=512, help="voxels a side (default 512)")
+    voxels.add_argument("--no-materials", action="store_true", help="the surface only")
+
+    mesh = commands.add_parser("mesh", help="an O-Voxel file to a GLB")
+    mesh.set_defaults(command=_mesh)
+    mesh.add_argument("voxels", type=Path, metavar="VOXELS", help=".vxz, .npz or .ply")
+    mesh.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb")
+    mesh.add_argument("--resolution", type=int, help="voxels a side of its grid (default: the power of two that fits)")
+    mesh.add_argument("--tile-size", type=int, help="work in slabs of so many voxels")
+
+    render = commands.add_parser("render", help="a picture of a mesh or O-Voxel file, from several sides")
+    render.set_defaults(command=_render)
+    render.add_argument("file", type=Path, metavar="FILE", help="a mesh, or a .vxz")
+    render.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
+    render.add_argument("--size", type=int, default=384, help="pixels a side of each view (default 384)")
+
     doctor = commands.add_parser("doctor", help="what was found here, and what each op would use")
     doctor.set_defaults(command=_doctor)
     doctor.add_argument("--device", help="the device to ask about (default: what is there)")
@@ -83,6 +103,61 @@ def _generate(arguments: argparse.Namespace) -> int:
         materials = None if asset.field is None else vertex_materials(asset.mesh, asset.field)
         write_glb(path, asset.mesh, materials)
         print(f"{path}: {len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} faces")
+    return 0
+
+
+def _voxelize(arguments: argparse.Namespace) -> int:
+    from ..o_voxel.convert import fitted, to_records, voxelize
+    from ..o_voxel.formats.mesh_files import load_textured_mesh
+    from ..o_voxel.formats.voxels import write_voxels
+    from ..o_voxel.grid import Grid
+
+    mesh = fitted(load_textured_mesh(arguments.mesh))
+    report = _bars()
+    voxels = voxelize(
+        mesh,
+        Grid.cube(arguments.resolution),
+        materials=not arguments.no_materials,
+        progress=lambda fraction: report("voxelize", fraction),
+    )
+    write_voxels(arguments.output, to_records(voxels))
+    print(f"{arguments.output}: {len(voxels.dual_grid.coords):,} voxels")
+    return 0
+
+
+def _mesh(arguments: argparse.Namespace) -> int:
+    from ..o_voxel.convert import from_records
+    from ..o_voxel.dual_grid import dual_grid_to_mesh
+    from ..o_voxel.formats.glb import vertex_materials, write_glb
+    from ..o_voxel.formats.voxels import read_voxels
+    from ..o_voxel.grid import Grid
+
+    grid = Grid.cube(arguments.resolution) if arguments.resolution else None
+    voxels = from_records(read_voxels(arguments.voxels), grid)
+    mesh = dual_grid_to_mesh(voxels.dual_grid, arguments.tile_size)
+    write_glb(arguments.output, mesh, None if voxels.field is None else vertex_materials(mesh, voxels.field))
+    print(f"{arguments.output}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
+    return 0
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    from ..o_voxel.convert import from_records
+    from ..o_voxel.dual_grid import dual_grid_to_mesh
+    from ..o_voxel.formats.glb import vertex_materials
+    from ..o_voxel.formats.mesh_files import load_textured_mesh
+    from ..o_voxel.formats.voxels import read_voxels
+    from ..o_voxel.render import contact_sheet, mesh_scene, save_png
+
+    if arguments.file.suffix.lower() in (".vxz", ".npz"):
+        voxels = from_records(read_voxels(arguments.file))
+        mesh = dual_grid_to_mesh(voxels.dual_grid)
+        material = None if voxels.field is None else vertex_materials(mesh, voxels.field)
+        scene = mesh_scene(mesh, material=material)
+    else:
+        loaded = load_textured_mesh(arguments.file)
+        colors = None if loaded.vertex_colors is None else loaded.vertex_colors[:, :3]
+        scene = mesh_scene(loaded.mesh, colors=colors)
+    print(f"{save_png(arguments.output, contact_sheet(scene, arguments.size))}")
     return 0
 
 

@@ -14,7 +14,7 @@ from .fill_holes import add_faces, check_perimeter, hole_faces
 from .manifold import split_surface
 from .orient import OUTWARD, faces_to_turn, turn, turn_surface
 from .surface import has_twin_corners, join_faces, select_surface
-from .topology import Progress, Rows, check_mesh, following, origins, select_faces
+from .topology import Progress, Rows, check_mesh, origins, preceding, select_faces
 from .weld import close_vertices
 
 
@@ -89,18 +89,19 @@ def remove_unused_vertices(mesh: Mesh) -> tuple[Mesh, Rows]:
 
 def _duplicates(faces: Tensor, order: Tensor, start: Tensor) -> Tensor:
     """Faces [F] bool with the same vertices as an earlier one; order, start: `match_edges` of the faces."""
-    tip = origins(faces)[following(following(order))]
     size = start.diff()
     pair = start[:-1][size == 2]
-    later = order[pair[tip[pair] == tip[pair + 1]] + 1] // 3
-    many = torch.repeat_interleave(size > 2, size).nonzero().squeeze(1)
+    first, second = order[pair], order[pair + 1]
+    equal = origins(faces)[preceding(first)] == origins(faces)[preceding(second)]
     edge = torch.repeat_interleave(torch.arange(len(size), device=size.device)[size > 2], size[size > 2])
-    by_tip = tip[many].sort(stable=True).indices
+    half = order[torch.repeat_interleave(size > 2, size)]
+    tip = origins(faces)[preceding(half)]
+    by_tip = tip.sort(stable=True).indices
     by_tip = by_tip[edge[by_tip].sort(stable=True).indices]
-    edge, many = edge[by_tip], many[by_tip]
-    again = (edge[1:] == edge[:-1]) & (tip[many[1:]] == tip[many[:-1]])
+    edge, half, tip = edge[by_tip], half[by_tip], tip[by_tip]
+    again = (edge[1:] == edge[:-1]) & (tip[1:] == tip[:-1])
     found = torch.zeros(len(faces), dtype=torch.bool, device=faces.device)
-    found[torch.cat([later, order[many[1:][again]] // 3])] = True
+    found[torch.cat([second[equal], half[1:][again]]) // 3] = True
     return found
 
 

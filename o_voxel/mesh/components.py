@@ -6,12 +6,17 @@ import torch
 from torch import Tensor
 
 from ..values import Mesh
-from .segments import group_sums
-from .topology import Rows, area_vectors, face_components, length, numbered, select_faces
+from .segments import Groups
+from .topology import Rows, area_vectors, face_components, length, select_faces
 
 
 def remove_small_components(
-    mesh: Mesh, min_area_share: float = 1e-5, min_faces: int = 0, keep_largest: int | None = None, *, backend: str = "auto"
+    mesh: Mesh,
+    min_area_share: float = 1e-5,
+    min_faces: int = 0,
+    keep_largest: int | None = None,
+    *,
+    backend: str = "auto",
 ) -> tuple[Mesh, Rows]:
     """The mesh without its small components, and without vertices that no face uses.
 
@@ -41,13 +46,12 @@ def large_enough(
     vertices: Tensor, faces: Tensor, label: Tensor, min_area_share: float, min_faces: int, keep_largest: int | None
 ) -> Tensor:
     """Faces [F] bool of the components that stay; label [F] int64: the lowest face of each face's component."""
-    group, count = numbered(label)
-    size = length(area_vectors(vertices, faces))
-    sums = group_sums(torch.stack([size, torch.ones_like(size)], 1), group, count)
-    area, number = sums.unbind(1)
+    groups = Groups.of_labels(label)
+    area = groups.sums(length(area_vectors(vertices, faces))[:, None])[:, 0]
+    number = groups.totals(torch.ones_like(label)[:, None])[:, 0]
     order = area.sort(descending=True, stable=True).indices
-    rank = torch.empty_like(order).scatter_(0, order, torch.arange(count, device=order.device))
-    stays = (area >= min_area_share * area.sum()) & (number.round() >= min_faces)
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(groups.count, device=order.device))
+    stays = (area >= min_area_share * area.sum()) & (number >= min_faces)
     if keep_largest is not None:
         stays &= rank < keep_largest
-    return (stays | (rank == 0))[group]
+    return (stays | (rank == 0))[groups.number]

@@ -86,7 +86,7 @@ def hole_faces(
 
 
 def _triangulate(loops: Loops, backend: str) -> tuple[Tensor, Tensor]:
-    """(triangles [T, 3], rows of the loops' points; whether each loop has some [L]), in two levels where loops are long."""
+    """(triangles [T, 3], rows of the loops' points; whether each loop has some [L]); long loops in two levels."""
     size, place = loops.start.diff(), torch.arange(len(loops.vertex)) - loops.start[:-1][loops.loop]
     step = (size + MAX_POINTS - 1) // MAX_POINTS
     long = (step > 1)[loops.loop]
@@ -145,7 +145,8 @@ def _chain_pairs(joined: Tensor, first: Tensor, start: Tensor, row: Tensor) -> T
     begin, end = start[chain], start[chain + 1]
     here = begin + joined[:, 0] - first[chain]
     there = torch.where(joined[:, 1] == row[end - 1], end - 1, begin + joined[:, 1] - first[chain])
-    inside = (here >= begin) & (here < end - 1) & (there >= begin) & (there < end) & (row[there.clamp(begin, end - 1)] == joined[:, 1])
+    inside = (here >= begin) & (here < end - 1) & (there >= begin) & (there < end)
+    inside &= row[there.clamp(begin, end - 1)] == joined[:, 1]
     return torch.stack([here, there], 1)[inside]
 
 

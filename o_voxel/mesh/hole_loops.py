@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..ops.mesh_clean import components
-from .segments import group_sums, precise
+from .segments import Groups, precise
 from .surface import Surface
-from .topology import area_vectors, following, length, numbered, origins, unit
+from .topology import area_vectors, following, length, origins, unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +58,16 @@ def find_loops(
     at = torch.zeros(len(vertices), dtype=torch.int64, device=half.device).scatter_(0, begin, rows)
     ahead = at[end]
     label, _ = components(len(half), rows, ahead, torch.zeros_like(flipped), backend=backend)
-    group, count = numbered(label)
+    groups = Groups.of_labels(label)
     closed = torch.zeros(3 * len(faces), dtype=torch.bool, device=half.device)
     closed[shut] = True
     size = length(precise(vertices[end]) - precise(vertices[begin]))
-    columns = torch.stack([size, torch.ones_like(size), closed[half].to(size.dtype), flipped.to(size.dtype)], 1)
-    perimeter, number, barred, turned = group_sums(columns, group, count).round(decimals=12).unbind(1)
+    perimeter = groups.sums(size[:, None])[:, 0]
+    counts = torch.stack([torch.ones_like(label), closed[half], flipped], 1)
+    number, barred, turned = groups.totals(counts.to(torch.int64)).unbind(1)
     chosen = (perimeter <= max_perimeter) & (number >= 3) & (number <= max_points) & (barred == 0)
-    rows = _in_order(label, ahead, chosen[group])
-    sizes = number[chosen].round().to(torch.int64)
+    rows = _in_order(label, ahead, chosen[groups.number])
+    sizes = number[chosen]
     rim = unit(area_vectors(vertices, faces[half[rows] // 3])) * torch.where(flipped[rows], -1, 1)[:, None]
     start = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     joined = _joined(faces, begin[rows], torch.repeat_interleave(sizes), len(vertices))

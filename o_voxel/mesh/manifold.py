@@ -33,7 +33,7 @@ def split_surface(
     faces: Tensor, vertex_count: int, surface: Surface, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor, Surface]:
     """(faces [F, 3] int64, source [V] int64, the vertex that each is a copy of, the surface with the edges so made)."""
-    split, source = split_corners(faces, vertex_count, surface, backend=backend)
+    split, source = split_corners(faces, vertex_count, surface.twin, surface.flip, backend=backend)
     if len(surface.seam) == 0:
         return split, source, surface
     seam = surface.seam.unique()
@@ -43,7 +43,7 @@ def split_surface(
         twin = surface.twin.clone()
         twin[crowded] = -1
         surface = replace(surface, twin=twin)
-        split, source = split_corners(faces, vertex_count, surface, backend=backend)
+        split, source = split_corners(faces, vertex_count, surface.twin, surface.flip, backend=backend)
     return split, source, replace(surface, twin=_join_meeting(split, seam, surface.twin))
 
 
@@ -63,13 +63,15 @@ def _join_meeting(faces: Tensor, seam: Tensor, twin: Tensor) -> Tensor:
     return twin.scatter(0, half, other).scatter_(0, other, half)
 
 
-def split_corners(faces: Tensor, vertex_count: int, surface: Surface, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
-    """(faces [F, 3] int64, source [V'] int64) with a vertex of its own for each fan of a surface around a vertex.
+def split_corners(
+    faces: Tensor, vertex_count: int, twin: Tensor, flip: Tensor, *, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """(faces [F, 3] int64, source [V'] int64) with a vertex of its own for each fan of faces around a vertex.
 
     The fan with a vertex's lowest corner keeps the vertex; the others get new ones after the last, by lowest corner.
-    source: the vertex that each is a copy of.
+    source: the vertex that each is a copy of.  twin, flip: of a `Surface`.
     """
-    group = corner_groups(surface.twin, surface.flip, backend=backend)
+    group = corner_groups(twin, flip, backend=backend)
     corner = torch.arange(len(group), device=group.device)
     vertex = origins(faces)
     lowest = torch.full((vertex_count,), len(group), device=group.device).scatter_reduce_(0, vertex, corner, "amin")

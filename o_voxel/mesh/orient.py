@@ -46,7 +46,7 @@ def turn(faces: Tensor, flip: Tensor) -> Tensor:
 
 
 def turn_surface(surface: Surface, flip: Tensor) -> Surface:
-    """`surface` for the faces that `turn` gives, all wound alike: half-edges 0 and 2 of a turned face exchange places."""
+    """`surface` for the faces that `turn` gives, all wound alike. Half-edges 0 and 2 of a turned face change places."""
     half = torch.arange(len(surface.twin), device=flip.device)
     moved = half + torch.where(flip.repeat_interleave(3), 2 - 2 * (half % 3), 0)
     twin = surface.twin[moved]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..ops.raster import rasterize
-from .segments import group_sums, group_totals, precise
-from .topology import area_vectors, dot, length, numbered
+from .segments import Groups, precise
+from .topology import area_vectors, dot, length
 
 # |volume| / area^1.5 is 0.094 for a sphere. A closed component's volume counts whatever it is; that of an open one,
 # about its own middle, counts once the sheet is clearly bent.
@@ -26,27 +26,25 @@ def by_volume(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boun
     return enclosing(vertices, faces, label, flip, boundary)[0]
 
 
-def enclosing(
-    vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor
-) -> tuple[Tensor, Tensor]:
+def enclosing(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor]:
     """`by_volume`, and whether it is the volume [F] bool, rather than how most faces lie, that tells a face's front."""
-    group, count = numbered(label)
+    groups = Groups.of_labels(label)
     vector = area_vectors(vertices, faces)
     a, b, c = (precise(vertices[faces[:, k]]) for k in range(3))
     center, size = (a + b + c) / 3, length(vector)[:, None]
-    sums = group_sums(torch.cat([center * size, size], 1), group, count)
+    sums = groups.sums(torch.cat([center * size, size], 1))
     tiny = torch.finfo(sums.dtype).tiny
     middle = sums[:, :3] / sums[:, 3:].clamp_min(tiny)
     turned = torch.where(flip, -1, 1)
-    share = dot(center - middle[group], vector)[:, None] / 3 * turned[:, None]
-    volume = group_sums(share, group, count)[:, 0]
-    open_end = torch.zeros(count, dtype=torch.bool, device=label.device)
-    open_end[group[boundary]] = True
+    share = dot(center - middle[groups.number], vector)[:, None] / 3 * turned[:, None]
+    volume = groups.sums(share)[:, 0]
+    open_end = torch.zeros(groups.count, dtype=torch.bool, device=label.device)
+    open_end[groups.number[boundary]] = True
     flatness = volume.abs() / sums[:, 3].pow(1.5).clamp_min(tiny)
     sure = flatness > torch.where(open_end, OPEN_FLATNESS, CLOSED_FLATNESS)
-    votes = group_totals(turned[:, None], group, count)[:, 0]
+    votes = groups.totals(turned[:, None])[:, 0]
     inward = torch.where(sure, volume < 0, votes < 0)
-    return flip ^ inward[group], sure[group]
+    return flip ^ inward[groups.number], sure[groups.number]
 
 
 def by_views(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor) -> Tensor:
@@ -55,14 +53,14 @@ def by_views(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, bound
     What no picture sees is turned by its volume.
     """
     turned = by_volume(vertices, faces, label, flip, boundary)
-    group, count = numbered(label)
-    votes = torch.zeros(count, 1, dtype=torch.int64, device=label.device)
+    groups = Groups.of_labels(label)
+    votes = torch.zeros(groups.count, 1, dtype=torch.int64, device=label.device)
     for view in VIEWS:
         front, pixels = _seen(vertices, faces, view)
         facing = torch.where(flip, -1, 1) * front * pixels
-        votes += group_totals(facing[:, None], group, count)
+        votes += groups.totals(facing[:, None])
     votes = votes[:, 0]
-    return torch.where((votes == 0)[group], turned, flip ^ (votes < 0)[group])
+    return torch.where((votes == 0)[groups.number], turned, flip ^ (votes < 0)[groups.number])
 
 
 def _seen(vertices: Tensor, faces: Tensor, view: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

@@ -83,9 +83,7 @@ def _same_way(faces: Tensor, half: Tensor, other: Tensor) -> Tensor:
     return origins(faces)[half] == origins(faces)[other]
 
 
-def _join_fans(
-    vertices: Tensor, faces: Tensor, known: Surface, fans: Tensor, size: Tensor, backend: str
-) -> Surface:
+def _join_fans(vertices: Tensor, faces: Tensor, known: Surface, fans: Tensor, size: Tensor, backend: str) -> Surface:
     """`known` with `fans` [M] joined too: half-edges of K fans, size [K] of each."""
     start = torch.cat([size.new_zeros(1), size.cumsum(0)])
     outward = enclosing(vertices, faces, known.label, known.flip, known.boundary)

@@ -69,8 +69,8 @@ def check_mesh(mesh: Mesh) -> Mesh:
         raise ValueError(f"mesh: expected faces on {mesh.vertices.device}, got {mesh.faces.device}")
     finite = mesh.vertices.isfinite().all(1)
     if not bool(finite.all()):
-        wrong = (~finite).nonzero().squeeze(1)
-        raise ValueError(f"mesh: expected finite vertices, got {len(wrong)} with NaN or infinity, first {int(wrong[0])}")
+        wrong = (~finite).nonzero().squeeze(1).tolist()
+        raise ValueError(f"mesh: expected finite vertices, got {len(wrong)} with NaN or infinity, first {wrong[0]}")
     if len(mesh.faces):
         low, high = mesh.faces.min(), mesh.faces.max()
         if not 0 <= int(low) <= int(high) < len(mesh.vertices):
@@ -86,6 +86,11 @@ def origins(faces: Tensor) -> Tensor:
 def following(half: Tensor) -> Tensor:
     """The next half-edge around the face of each."""
     return half + 1 - 3 * (half % 3 == 2)
+
+
+def preceding(half: Tensor) -> Tensor:
+    """The half-edge before each, around its face."""
+    return half - 1 + 3 * (half % 3 == 0)
 
 
 def edges(mesh: Mesh, *, backend: str = "auto") -> Edges:
@@ -130,13 +135,6 @@ def unit(a: Tensor) -> Tensor:
     """[N, 3] directions, zero where `a` is."""
     size = length(a)[..., None]
     return torch.where(size > 0, a / size, 0.0)
-
-
-def numbered(label: Tensor) -> tuple[Tensor, int]:
-    """(group [N] int64 from 0 without gaps, their number) of labels that name the lowest row of each group."""
-    first = label == torch.arange(len(label), device=label.device)
-    number = first.cumsum(0)
-    return number[label] - 1, int(number[-1]) if len(number) else 0
 
 
 def select_faces(mesh: Mesh, kept: Tensor) -> tuple[Mesh, Rows]:

@@ -103,12 +103,15 @@ def _shade_samples(
 
     def shade(span: slice) -> None:
         pixel = covered[span]
-        position, normal, base, rest = _surface(scene, face[pixel].long(), bary[pixel].T.contiguous(), view)
+        position, normal, base, rest = _surface(
+            scene, face.index_select(0, pixel), bary.index_select(0, pixel).T.contiguous(), view
+        )
         towards_eye = view.towards_eye(position)
         normal = _facing(normal, towards_eye)
         shaded = tone_map(shade_pbr(light, yaw_deg, normal, towards_eye, to_linear(base), rest[:2]))
-        color[:, pixel], alpha[:, pixel], normals[:, pixel] = shaded * rest[2:], rest[2:], normal
-        depth[:, pixel] = view.to_eye(position)[2:]
+        distance = view.to_eye(position)[2:]
+        for layer, values in ((color, shaded * rest[2:]), (alpha, rest[2:]), (normals, normal), (depth, distance)):
+            layer.index_copy_(1, pixel, values)
 
     for_each(spans(len(covered), face.device), face.device, shade)
     return color, alpha, normals, depth
@@ -134,21 +137,21 @@ def _resolve(
 
 def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Position, normal, base colour, and metallic, roughness and alpha, at `bary` in `face` [P]; all but it [3, P]."""
-    rows = scene.faces[face].long().T.contiguous()
-    a, b, c = corners = [scene.vertices[row].T.contiguous() for row in rows]
+    rows = scene.faces.index_select(0, face).T.contiguous()
+    a, b, c = corners = [scene.vertices.index_select(0, row).T.contiguous() for row in rows]
     position = _blend(corners, bary)
     flat = unit(cross(unit(b - a), unit(c - a)))
     flat = torch.where(dot(flat, view.towards_eye(position)) < 0, -flat, flat)
     normal = flat
     if scene.normals is not None:
-        axes = [scene.normals[row].T.contiguous() for row in rows]
+        axes = [scene.normals.index_select(0, row).T.contiguous() for row in rows]
         along = [dot(axis, flat) for axis in axes]
         normal = [torch.where(s.abs() < CREASE_COS, flat, axis * s.sign()) for axis, s in zip(axes, along, strict=True)]
         normal = unit(_blend(normal, bary))
     if scene.owner is not None:
-        base, rest = scene.attrs[scene.owner[face]].T.split(3)
+        base, rest = scene.attrs.index_select(0, scene.owner.index_select(0, face)).T.split(3)
         return position, normal, base, rest
-    base, rest = zip(*(scene.attrs[row].T.split(3) for row in rows), strict=True)
+    base, rest = zip(*(scene.attrs.index_select(0, row).T.split(3) for row in rows), strict=True)
     return position, normal, _blend(base, bary), _blend(rest, bary)
 
 

@@ -35,7 +35,8 @@ def occlusion(depth: Tensor, normal: Tensor, view: View, reach: float) -> Tensor
 
     def take(span: slice) -> None:
         pixel = covered[span]
-        left[pixel] = _open_share(flat, view.turned(normals[:, pixel]), pixel, tuple(depth.shape), view, reach)
+        normal = view.turned(normals.index_select(1, pixel))
+        left.index_copy_(0, pixel, _open_share(flat, normal, pixel, tuple(depth.shape), view, reach))
 
     for_each(spans(len(covered), depth.device), depth.device, take)
     return left.view(depth.shape)
@@ -55,17 +56,18 @@ def _open_share(
     """Light left [N] at `pixel` [N] of the flat depth picture, whose normals in the eye's frame are [3, N]."""
     height, width = size
     x, y = pixel % width, pixel // width
-    here = _eye_position(depth[pixel], x, y, size, view)
+    here = _eye_position(depth.index_select(0, pixel), x, y, size, view)
     spread = torch.ones_like(here[2]) if view.orthographic else here[2]
     radius_pixels = (reach * view.scale[1] * height / 2 / spread).clamp(2, max(height / 6, 2))
-    start = ((x % BLUR) * BLUR + (y % BLUR) * 7) % (BLUR * BLUR) / (BLUR * BLUR)
+    start = ((x % BLUR) * BLUR + (y % BLUR) * 7) % (BLUR * BLUR)
+    turns = torch.arange(BLUR * BLUR, dtype=here.dtype, device=here.device) / (BLUR * BLUR)
     taken = torch.zeros_like(here[2])
     for tap in range(TAPS):
-        angle = 2 * pi * (start + tap * GOLDEN_TURN)
+        angle = 2 * pi * (turns + tap * GOLDEN_TURN)
         far = radius_pixels * ((tap + 0.5) / TAPS) ** 0.75
-        tap_x = (x + (far * angle.cos()).round().long()).clamp(0, width - 1)
-        tap_y = (y + (far * angle.sin()).round().long()).clamp(0, height - 1)
-        there = depth[tap_y * width + tap_x]
+        tap_x = (x + 0.5 + far * angle.cos().index_select(0, start)).clamp(0, width - 1).long()
+        tap_y = (y + 0.5 + far * angle.sin().index_select(0, start)).clamp(0, height - 1).long()
+        there = depth.index_select(0, tap_y * width + tap_x)
         offset = _eye_position(torch.where(there.isfinite(), there, 1e15), tap_x, tap_y, size, view) - here
         square = dot(offset, offset)
         rise = dot(offset, normal) * square.clamp(min=1e-30).rsqrt() - BIAS

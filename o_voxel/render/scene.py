@@ -12,12 +12,13 @@ from ..ops.hash_grid import hash_grid
 from ..values import Mesh, VoxelField
 from .camera import Bounds
 from .ground import ground_shadow
-from .vectors import cross, dot, spans, unit
+from .vectors import cross, length, spans, unit
 
 CLAY = (0.66, 0.65, 0.635, 0.0, 0.55, 1.0)  # the six PBR channels of what has none
 PLASTIC = (0.0, 0.5, 1.0)  # metallic, roughness, alpha of what has colours alone
 AREA_STEPS = 2.0**50  # fixed point makes sums exact, so the order of a GPU's additions is no matter
 SQUARINGS = 4
+SURE = 0.85  # squared norm over squared trace: 1 for one direction, 1/2 for two alike
 
 # Corners of a voxel's side seen from outside, counter-clockwise, by direction: +x, -x, +y, -y, +z, -z.
 SIDES = (
@@ -48,6 +49,7 @@ class Scene:
     bounds: Bounds
 
 
+@torch.no_grad()
 def mesh_scene(
     mesh: Mesh, *, colors: Tensor | None = None, material: Tensor | None = None, smooth: bool = True
 ) -> Scene:
@@ -68,9 +70,10 @@ def mesh_scene(
     bounds = Bounds.around(mesh.vertices)
     shadow = ground_shadow(mesh.vertices, mesh.faces, bounds)  # also checks the faces, before they index anything
     normals = axis_normals(mesh, bounds.radius) if smooth else None
-    return Scene(mesh.vertices, mesh.faces, attrs, None, normals, shadow, bounds)
+    return Scene(mesh.vertices.detach(), mesh.faces, attrs, None, normals, shadow, bounds)
 
 
+@torch.no_grad()
 def voxel_scene(field: VoxelField, cube: float = 1.0) -> Scene:
     """Every voxel a cube, less the sides that two voxels share. attrs: 6 channels PBR, 3 sRGB colours, 0 clay.
 
@@ -108,7 +111,8 @@ def _attributes(given: Tensor | None, count: int, like: Tensor) -> Tensor:
 
 
 def axis_normals(mesh: Mesh, radius: float) -> Tensor:
-    """The surface's direction [V, 3] float32 at each vertex, unit length, of either sign; 0 where no face is.
+    """The surface's direction [V, 3] float32 at each vertex, unit length, of either sign; 0 where no face is,
+    or no direction is the main one.
 
     The main axis of the area-weighted sum of n n^T over the vertex's faces. Unlike a mean of normals it does not
     depend on the winding, which a dual grid leaves inconsistent. radius: of a ball round the mesh, world units.
@@ -118,9 +122,9 @@ def axis_normals(mesh: Mesh, radius: float) -> Tensor:
     largest = 4 * radius * radius
     for span in spans(len(mesh.faces), mesh.faces.device):
         rows = mesh.faces[span].T.contiguous()
-        a, b, c = (mesh.vertices[row].T for row in rows.long())
+        a, b, c = (mesh.vertices.index_select(0, row).T for row in rows)
         normal = cross(b - a, c - a)
-        area = dot(normal, normal).sqrt()
+        area = length(normal)
         x, y, z = normal / area.clamp(min=1e-37)
         weight = area.double() * (AREA_STEPS / largest)
         for total, product in zip(sums, (x * x, x * y, x * z, y * y, y * z, z * z), strict=True):
@@ -129,14 +133,15 @@ def axis_normals(mesh: Mesh, radius: float) -> Tensor:
                 total.index_add_(0, row, term)
     result = torch.empty_like(mesh.vertices)
     for span in spans(len(result), result.device):
-        result[span] = _main_axis(*sums[:, span].double()).T
+        result[span] = _main_axis(*(total[span].double() for total in sums)).T
     return result
 
 
 def _main_axis(xx: Tensor, xy: Tensor, xz: Tensor, yy: Tensor, yz: Tensor, zz: Tensor) -> Tensor:
     """The eigenvector [3, N] float32 of the largest eigenvalue of symmetric matrices, given by entry, each [N].
 
-    Repeated squaring leaves the outer product of that vector with itself; its largest column is taken.
+    Repeated squaring leaves the outer product of that vector with itself; its largest column is taken. Where the next
+    eigenvalue is within about 15 %, as at the corner of a box, no direction is the surface's: 0.
     """
     for _ in range(SQUARINGS):
         scale = 1 / (xx + yy + zz).clamp(min=1e-30)
@@ -149,6 +154,10 @@ def _main_axis(xx: Tensor, xy: Tensor, xz: Tensor, yy: Tensor, yz: Tensor, zz: T
             xy * xz + yy * yz + yz * zz,
             xz * xz + yz * yz + zz * zz,
         )
-    best = torch.stack((xx, yy, zz)).argmax(dim=0)
+    trace = xx + yy + zz
+    squares = xx * xx + yy * yy + zz * zz + 2 * (xy * xy + xz * xz + yz * yz)
+    sure = squares > SURE * trace * trace
     columns = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
-    return unit(torch.stack([torch.stack(rows).gather(0, best[None])[0] for rows in columns]).float())
+    first, second = (xx >= yy) & (xx >= zz), yy >= zz
+    axis = torch.stack([torch.where(first, x, torch.where(second, y, z)) for x, y, z in columns])
+    return unit((axis / trace.clamp(min=1e-30) * sure).float())

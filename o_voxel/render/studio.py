@@ -75,19 +75,19 @@ def _room(light: StudioLight, height: Tensor, softness: Tensor | float) -> Tenso
 
 
 def _edge_pair(tangent: Tensor, half: float, scale: Tensor) -> Tensor:
-    """A box of half-width `half` blurred by a Gaussian of deviation 1 / (scale sqrt 2), at `tangent`; all [N]."""
-    return (torch.erf((tangent + half) * scale) - torch.erf((tangent - half) * scale)) / 2
+    """A box of half-width `half` blurred by a logistic bell of deviation pi / (scale sqrt 3), at `tangent`; all [N]."""
+    return torch.sigmoid((tangent + half) * scale) - torch.sigmoid((tangent - half) * scale)
 
 
 def radiance(light: StudioLight, yaw_deg: float, direction: Tensor, roughness: Tensor) -> Tensor:
     """What a reflection sees [3, N] linear RGB: unit world directions [3, N], GGX roughness [N] in 0 to 1.
 
-    The room and its lights are blurred as wide as a GGX lobe is: a box convolved with a Gaussian in the light's
-    tangent plane keeps its energy. The roughest lobes, wider than a tangent plane, turn into the irradiance.
+    The room and its lights are blurred as wide as a GGX lobe is: a box convolved with a bell in the light's tangent
+    plane keeps its energy. The roughest lobes, wider than a tangent plane, turn into the irradiance.
     """
     alpha = roughness * roughness
     result = _room(light, direction[2], 0.12 + alpha)
-    scale = (0.5**0.5) / (SHARPEST_EDGE + BLUR_PER_ALPHA * alpha)
+    scale = pi / 3**0.5 / (SHARPEST_EDGE + BLUR_PER_ALPHA * alpha)
     for box in light.boxes:
         facing, across, along = (dot(column(axis, direction), direction) for axis in box.axes(yaw_deg))
         front = 1 / facing.clamp(min=1e-3)
@@ -102,6 +102,7 @@ def irradiance(light: StudioLight, yaw_deg: float, normal: Tensor) -> Tensor:
     result = _room(light, normal[2], 1.0)
     for box in light.boxes:
         facing = dot(column(box.axes(yaw_deg)[0], normal), normal)
-        cosine = (facing + (facing * facing + TERMINATOR**2).sqrt()) / 2 - TERMINATOR**2 / 4
+        square = facing * facing + TERMINATOR**2
+        cosine = (facing + square * square.rsqrt()) / 2 - TERMINATOR**2 / 4
         result = result + cosine.clamp(min=0) * column(box.color, normal) * (box.intensity * box.solid_angle / pi)
     return result * light.exposure

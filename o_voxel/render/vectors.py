@@ -14,6 +14,12 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
+def length(a: Tensor) -> Tensor:
+    """Lengths [...] of a [3, ...], each from 1e-18 to 1e18, or 0."""
+    square = dot(a, a)
+    return square * square.clamp(min=1e-37).rsqrt()
+
+
 def cross(a: Tensor, b: Tensor) -> Tensor:
     """Cross products [3, ...] of a and b [3, ...]."""
     return torch.stack((a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]))
@@ -30,8 +36,9 @@ def column(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def _step(device: torch.device) -> int:
-    # Up to 32,767 numbers, here six an item, torch starts no threads of its own. Its threads wait for each other after
-    # every operation, which made a picture ten times slower on a machine with other work.
+    # Up to 32,767 numbers, here six an item, most operations of torch start no threads of their own. Such threads wait
+    # for each other after every operation, which made a picture ten times slower on a machine with other work. Advanced
+    # indexing, sqrt, exp, erf, cos and round start them from 2,048 numbers on: pieces use index_select and the like.
     return 5 << 10 if device.type == "cpu" else 1 << 21
 
 

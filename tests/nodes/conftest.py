@@ -124,7 +124,7 @@ class GraphRunner:
                 limits = rest[0]
                 if not limits["min"] <= value <= limits["max"]:
                     raise GraphError(f"node {node_id}.{name}: {value} is outside {limits['min']} to {limits['max']}")
-            elif kind != "STRING":
+            elif kind not in ("STRING", "BOOLEAN"):
                 raise GraphError(f"node {node_id}.{name}: {kind} must be connected")
 
     def _trace(self, value: Any, signatures: Mapping[str, str]) -> Any:

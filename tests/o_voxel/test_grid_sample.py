@@ -130,3 +130,34 @@ def test_malformed(changed, message):
     given = {"feats": feats, "index": hash_grid(coords), "points": torch.zeros(5, 3)} | changed
     with pytest.raises(ValueError, match=message):
         grid_sample(**given)
+
+
+def test_nearest_and_fill():
+    coords = torch.tensor([[2, 2, 2], [5, 2, 2]], dtype=torch.int32)
+    feats, index = torch.tensor([[1.0], [2.0]]), hash_grid(coords)
+    points = torch.tensor([[2.9, 2.5, 2.1], [3.2, 2.5, 2.5], [4.6, 2.5, 2.5], [100.0, 2.0, 2.0], [-9.0, 0.0, 0.0]])
+    assert grid_sample(feats, index, points, mode="nearest").flatten().tolist() == [1, 0, 0, 0, 0]
+    filled = grid_sample(feats, index, points, mode="nearest", fill_from=coords)
+    assert filled.flatten().tolist() == [1, 1, 2, 2, 1]
+    # Trilinear reaches a voxel from up to one voxel off its centre; only what is farther is filled.
+    blended = grid_sample(feats, index, points, fill_from=coords)
+    assert blended.flatten().tolist() == [1, 1, 2, 2, 1]
+    assert grid_sample(feats, index, points).flatten().tolist() == [1, 1, 2, 0, 0]
+
+
+def test_fill_against_brute_force():
+    generator = torch.Generator().manual_seed(5)
+    coords = torch.unique(torch.randint(0, 30, (63, 3), generator=generator, dtype=torch.int32), dim=0)
+    points = torch.rand(1000, 3, generator=generator) * 40 - 5
+    feats = torch.arange(len(coords), dtype=torch.float32)[:, None]
+    found = grid_sample(feats, hash_grid(coords), points, mode="nearest", fill_from=coords).long().squeeze(1)
+    distance = (points[:, None] - coords - 0.5).norm(dim=-1)
+    assert torch.allclose(distance.gather(1, found[:, None])[:, 0], distance.min(1).values)
+
+
+def test_bad_mode_and_fill():
+    coords = torch.zeros(1, 3, dtype=torch.int32)
+    with pytest.raises(ValueError, match="mode: expected one of"):
+        grid_sample(torch.ones(1, 2), hash_grid(coords), torch.zeros(1, 3), mode="cubic")
+    with pytest.raises(ValueError, match="fill_from"):
+        grid_sample(torch.ones(1, 2), hash_grid(coords), torch.zeros(1, 3), fill_from=coords[:0])

@@ -2,7 +2,10 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +207,25 @@ def test_the_cut_into_slabs_changes_nothing(case, backend):
         parts = [module.voxelize_slab(source, slab, QefWeights()) for slab in cut_slabs(source, layers)]
         for name in ("coords", "dual", "intersected"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+LOAD_AS_OTHER = """
+import importlib, importlib.util, sys
+import numpy
+root = sys.argv[1]
+spec = importlib.util.spec_from_file_location("other", root + "/__init__.py", submodule_search_locations=[root])
+sys.modules["other"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["other"])
+print(importlib.import_module("other.o_voxel.ops.mesh_to_dual_grid.shared.kernel_cpu").popcount(numpy.uint64(0xF00F)))
+"""
+
+
+def test_numbas_cache_outlives_a_change_of_the_package_name():
+    from pack.o_voxel.ops.mesh_to_dual_grid.shared.kernel_cpu import popcount
+
+    assert popcount(np.uint64(0xF00F)) == 8
+    command = [sys.executable, "-c", LOAD_AS_OTHER, str(Path(__file__).parents[2])]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "8\n"
 
 
 @settings(max_examples=12, deadline=None)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pack.o_voxel.ops.raster import Raster, rasterize
+from pack.o_voxel.ops.raster.reference import edge_functions
 
 BACKENDS = ["reference", "numba"] + (["triton"] if torch.cuda.is_available() else [])
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -204,6 +205,17 @@ def test_faces_without_area_are_never_drawn(backend):
     doubled = torch.randint(0, 30, (200, 3), generator=generator)
     doubled[:, 1] = doubled[:, 2]
     assert (draw(points, doubled, (16, 16), backend).face == -1).all()
+
+
+def test_the_determinant_of_no_area_is_zero_despite_rounding():
+    """Corners that depend on each other, exactly in float32; sums of their products do not fit float64."""
+    first, second = torch.randint(-(2**22), 2**22, (2, 1000, 4), generator=torch.Generator().manual_seed(0)).float()
+    corners = torch.stack((first, second, first + second), dim=1).double()
+    edges, det = edge_functions(corners)
+    assert (det == 0).all()
+    assert ((corners[:, 0, [0, 1, 3]] * edges[:, 0]).sum(1) != 0).any()
+    corners[:, 2, 0] += 1
+    assert (edge_functions(corners)[1] != 0).all()
 
 
 @each_backend

@@ -128,9 +128,16 @@ def test_normals_face_the_eye_on_both_sides_of_a_sheet():
 
 
 def test_smooth_shading_keeps_the_creases_of_a_box_and_rounds_a_sphere():
-    normal = render_mesh(box(), Camera(30, 20), (80, 80), style=replace(PLAIN, supersample=1)).normal
-    seen = normal[normal.norm(dim=-1) > 0]
-    torch.testing.assert_close(seen.abs().amax(dim=-1), torch.ones(len(seen)))
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
+    for mesh, axes in (
+        (box(), torch.eye(3)),
+        (box((-0.5, -0.2, -0.3)), torch.eye(3)),
+        (Mesh(box().vertices @ turn.T, box().faces), turn),
+    ):
+        normal = render_mesh(mesh, Camera(30, 20), (80, 80), style=replace(PLAIN, supersample=1)).normal
+        seen = normal[normal.norm(dim=-1) > 0]
+        assert len(seen) > 500
+        torch.testing.assert_close((seen @ axes).abs().amax(dim=-1), torch.ones(len(seen)))
     coarse = sphere(rings=12)
     smooth, flat = (
         render_mesh(coarse, Camera(), (80, 80), style=replace(PLAIN, smooth=s, supersample=1)).normal
@@ -333,6 +340,16 @@ def test_the_shadow_on_the_ground():
     assert torch.equal(below[0].color, below[1].color)
 
 
+def test_the_shadow_lies_under_what_throws_it():
+    """A box on the ground at +y and one high above it at -y: seen from above, the first darkens the ground more."""
+    low, high = box((-0.2, 0.6, 0), (0.2, 1, 0.4)), box((-0.2, -1, 3), (0.2, -0.6, 3.4))
+    both = Mesh(torch.cat((low.vertices, high.vertices)), torch.cat((low.faces, high.faces + 8)))
+    style, camera = replace(PLAIN, background=(0.8, 0.8, 0.8)), Camera(0, 90, orthographic=True)
+    dark, plain = (render_mesh(both, camera, (64, 64), style=replace(style, ground=g)).color for g in (True, False))
+    lost = (plain - dark).sum(-1)
+    assert float(lost[:32].sum()) > 2 * float(lost[32:].sum())
+
+
 def test_nothing_to_draw_gives_the_paper():
     nothing = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int32))
     for picture in (
@@ -366,6 +383,17 @@ def test_the_same_input_gives_the_same_bytes_and_stays():
     assert all(torch.equal(a, b) for a, b in zip(kept, (mesh.vertices, mesh.faces, colors), strict=True))
     reference = render_mesh(mesh, Camera(), (40, 40), colors=colors, style=Style(backend="reference"))
     assert all(torch.equal(a, b) for a, b in zip(every(one), every(reference), strict=True))
+
+
+def test_inference_mode_and_gradients_change_nothing():
+    mesh = sphere(rings=12)
+    wanted = every(render_mesh(mesh, size=(32, 32)))
+    with torch.inference_mode():
+        inferred = every(render_mesh(Mesh(mesh.vertices.clone(), mesh.faces.clone()), size=(32, 32)))
+    learning = every(render_mesh(Mesh(mesh.vertices.clone().requires_grad_(), mesh.faces), size=(32, 32)))
+    for parts in (inferred, learning):
+        assert all(torch.equal(a, b) for a, b in zip(wanted, parts, strict=True))
+        assert not any(part.requires_grad for part in parts)
 
 
 def test_a_turntable_turns():

@@ -115,8 +115,8 @@ def _on_triangle(px, py, pz, ax, ay, az, bx, by, bz, cx, cy, cz):
     height = px * nx + py * ny + pz * nz
     inverse = 1 / tl.where(inside, area, 1.0)
     square = tl.where(inside, height * height * inverse, square)
-    wa, wb, wc = tl.where(inside, ia * inverse, wa), tl.where(inside, ib * inverse, wb), tl.where(inside, ic * inverse, wc)
-    return square, wa, wb, wc
+    wa, wb = tl.where(inside, ia * inverse, wa), tl.where(inside, ib * inverse, wb)
+    return square, wa, wb, tl.where(inside, ic * inverse, wc)
 
 
 @triton.jit

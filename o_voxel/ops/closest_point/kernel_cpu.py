@@ -176,4 +176,5 @@ def inside_weights(point, corners, edge, part, out):
 
 @_compiled
 def to_float64(corners, k):
+    """A corner's three coordinates, from the k-th number on."""
     return np.float64(corners[k]), np.float64(corners[k + 1]), np.float64(corners[k + 2])

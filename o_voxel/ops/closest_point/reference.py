@@ -13,7 +13,7 @@ NO_FACE = 0xFFFFFFFF
 
 
 def closest_torch(tree: Tree, points: Tensor, furthest: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance [N], face [N] and barycentrics [N, 3] of `points` [N, 3]; arguments as `closest_point`, checked there."""
+    """Distance [N], face [N], barycentrics [N, 3] of `points` [N, 3]; arguments as `closest_point`, checked there."""
     face = torch.cat([_search(tree, part, furthest) for part in points.split(QUERIES_A_PASS)]) & NO_FACE
     found = face != NO_FACE
     slot = tree.slot[torch.where(found, face, 0)]

@@ -57,8 +57,11 @@ def build_tree(vertices: Tensor, faces: Tensor) -> Tree:
     corners = vertices[faces]
     low, high = corners.amin(1), corners.amax(1)
     del corners
-    lowest, extent = low.amin(0), (high.amax(0) - low.amin(0)).amax()
-    step = torch.where(extent > 0, extent / STEPS, 1.0)
+    lowest, highest = low.amin(0), high.amax(0)
+    # Far from the origin a step is not less than the rounding of the positions there.
+    rounding = torch.maximum(lowest.abs(), highest.abs()).amax() * 2**-22
+    step = torch.maximum((highest - lowest).amax() / STEPS, rounding)
+    step = torch.where(step > 0, step, 1.0)
     frame = torch.cat([lowest - MARGIN_STEPS * step, step[None]])
     codes, order = torch.sort(_morton_codes((low + high) / 2, frame), stable=True)
     low = ((low[order] - frame[:3]) / step).floor_().sub_(1).to(torch.int32)

@@ -1,4 +1,4 @@
-"""Trilinear sampling in plain torch, one corner at a time so that no [Q, 8, C] tensor exists."""
+"""Sampling in plain torch, one corner at a time so that no [Q, 8, C] tensor exists."""
 
 from __future__ import annotations
 
@@ -9,18 +9,46 @@ from torch import Tensor
 
 from ..hash_grid import HashGrid
 
+# Distances held at once by the search on a GPU: 1 GiB.
+SEARCH_PAIRS = 2**28
 
-def trilinear(feats: Tensor, index: HashGrid, points: Tensor) -> Tensor:
-    """See `grid_sample`."""
+
+def trilinear(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, Tensor]:
+    """(values [Q, C], reached [Q] bool: one of the eight voxels exists). See `grid_sample`."""
     low = torch.floor(points - 0.5)
     fraction = points - 0.5 - low
     base = low.to(torch.int64)
     total = points.new_zeros(len(points), 1)
     out = points.new_zeros(len(points), feats.shape[1])
+    reached = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for corner in itertools.product((0, 1), repeat=3):
         offset = torch.tensor(corner, device=points.device)
         row = index.find(base + offset)
         weight = torch.where(offset.bool(), fraction, 1 - fraction).prod(-1) * (row >= 0)
         out += weight[:, None] * feats[row.clamp_min(0)].float() if len(feats) else 0
         total += weight[:, None]
-    return (out / total.clamp_min(1e-12)).to(feats.dtype)
+        reached |= row >= 0
+    return (out / total.clamp_min(1e-12)).to(feats.dtype), reached & (total[:, 0] > 0)
+
+
+def containing(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, Tensor]:
+    """(values [Q, C] of the voxels that the points lie in, reached [Q] bool)."""
+    row = index.find(torch.floor(points).to(torch.int64))
+    reached = row >= 0
+    if len(feats) == 0:
+        return points.new_zeros(len(points), feats.shape[1]).to(feats.dtype), reached
+    return torch.where(reached[:, None], feats[row.clamp_min(0)], 0), reached
+
+
+def nearest_voxels(coords: Tensor, points: Tensor) -> Tensor:
+    """Row [Q] int64 of the voxel whose centre is nearest to each point, among `coords` [N, 3]."""
+    centers = coords.to(torch.float32) + 0.5
+    if points.device.type == "cpu":
+        from scipy.spatial import cKDTree
+
+        return torch.from_numpy(cKDTree(centers.numpy()).query(points.numpy())[1]).to(torch.int64)
+    step = max(1, SEARCH_PAIRS // len(centers))
+    parts = [
+        torch.cdist(part, centers, compute_mode="donot_use_mm_for_euclid_dist").argmin(1) for part in points.split(step)
+    ]
+    return torch.cat(parts)

@@ -22,7 +22,6 @@ class HashGrid:
     keys: Tensor
     rows: Tensor
     dims: int
-    count: int
     backend: str
 
     def find(self, query: Tensor) -> Tensor:
@@ -43,7 +42,7 @@ def hash_grid(coords: Tensor, *, backend: str = "auto") -> HashGrid:
     """Index the voxels `coords` [N, 3] (x, y, z) or [N, 4] (batch, x, y, z), int, each coordinate in [0, 65000)
     and each batch index below 32768.
 
-    Of equal rows the first is found. Deterministic. backend: "triton" (a hash table, about 48 bytes a voxel) or
+    Of equal rows the first is found. Deterministic. backend: "triton" (a hash table, at most 24 bytes a voxel) or
     "reference" (sorted keys, 16 bytes a voxel and a binary search).
     """
     dims = coords.shape[-1] if isinstance(coords, Tensor) and coords.ndim == 2 else 3
@@ -52,8 +51,8 @@ def hash_grid(coords: Tensor, *, backend: str = "auto") -> HashGrid:
     if chosen == "triton":
         from .kernel import build_table
 
-        return HashGrid(*build_table(coords.to(torch.int32)), dims, len(coords), chosen)
-    return HashGrid(*sort_keys(pack_keys(coords)), dims, len(coords), chosen)
+        return HashGrid(*build_table(coords.to(torch.int32)), dims, chosen)
+    return HashGrid(*sort_keys(pack_keys(coords)), dims, chosen)
 
 
 __all__ = ["CHOICES", "HashGrid", "hash_grid", "pack_keys"]

@@ -1,7 +1,8 @@
-"""The index as an open-addressing hash table in device memory.
+"""The index as an open-addressing hash table of row numbers in device memory.
 
-Traffic: building reads the coordinates once and touches about 1.5 random slots a voxel; a look-up touches about 1.5.
-Slots are filled in a racy order, but what a look-up finds does not depend on it.
+Slots hold rows; a probe compares the key of the row it finds. A row is inserted by an atomic minimum, and whichever
+row loses its slot moves on to the next, so the table's contents do not depend on the order of execution.
+Traffic: a few random slots and keys a voxel, to build and to look up.
 """
 
 from __future__ import annotations
@@ -11,23 +12,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import AXIS_BITS, AXIS_LIMIT
+from .reference import AXIS_BITS, AXIS_LIMIT, pack_keys
 
-EMPTY = tl.constexpr(-1)
+OUTSIDE = tl.constexpr(-1)
+EMPTY = tl.constexpr(2**31 - 1)
 BITS = tl.constexpr(AXIS_BITS)
 LIMIT = tl.constexpr(AXIS_LIMIT)
 BLOCK = 256
-# Lanes that have nothing to insert aim their compare-and-swap at slots of their own past the table's end.
-SPARE = 4096
 
 
 @triton.jit
 def pack_key(batch, x, y, z):
-    """Key of a coordinate; EMPTY, which is in no table, where it lies outside the range."""
+    """Key of a coordinate; OUTSIDE, which is in no table, where it lies outside the range."""
     key = (((batch.to(tl.int64) << BITS | x.to(tl.int64)) << BITS | y.to(tl.int64)) << BITS) | z.to(tl.int64)
     low = tl.minimum(tl.minimum(x, y), tl.minimum(z, batch))
     high = tl.maximum(tl.maximum(x, y), tl.maximum(z, batch))
-    return tl.where((low >= 0) & (high < LIMIT), key, EMPTY)
+    return tl.where((low >= 0) & (high < LIMIT), key, OUTSIDE)
 
 
 @triton.jit
@@ -40,15 +40,16 @@ def first_slot(key, capacity_mask):
 def find_rows(keys_ptr, rows_ptr, key, wanted, capacity_mask):
     """Row of each `key` that is `wanted`, -1 where the table lacks it."""
     slot = first_slot(key, capacity_mask)
-    row = tl.full(key.shape, -1, tl.int32)
-    active = wanted & (key != EMPTY)
+    found = tl.full(key.shape, -1, tl.int32)
+    active = wanted & (key != OUTSIDE)
     while tl.max(active.to(tl.int32), axis=0) > 0:
-        found = tl.load(keys_ptr + slot, mask=active, other=EMPTY)
-        hit = active & (found == key)
-        row = tl.where(hit, tl.load(rows_ptr + slot, mask=hit, other=-1), row)
-        active = active & (found != key) & (found != EMPTY)
+        row = tl.load(rows_ptr + slot, mask=active, other=EMPTY)
+        active = active & (row != EMPTY)
+        hit = active & (tl.load(keys_ptr + row, mask=active, other=OUTSIDE) == key)
+        found = tl.where(hit, row, found)
+        active = active & (found < 0)
         slot = (slot + 1) & capacity_mask
-    return row
+    return found
 
 
 @triton.jit
@@ -62,19 +63,15 @@ def _load_key(coords_ptr, at, mask, DIMS: tl.constexpr):
 
 
 @triton.jit
-def _insert_kernel(
-    coords_ptr, keys_ptr, rows_ptr, n, capacity_mask, SPARE: tl.constexpr, DIMS: tl.constexpr, BLOCK: tl.constexpr
-):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    key = _load_key(coords_ptr, at, at < n, DIMS)
-    spare = capacity_mask + 1 + at % SPARE
+def _insert_kernel(keys_ptr, rows_ptr, n, capacity_mask, BLOCK: tl.constexpr):
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key = tl.load(keys_ptr + row, mask=row < n, other=OUTSIDE)
     slot = first_slot(key, capacity_mask)
-    active = (at < n) & (key != EMPTY)
+    active = key != OUTSIDE
     while tl.max(active.to(tl.int32), axis=0) > 0:
-        seen = tl.atomic_cas(keys_ptr + tl.where(active, slot, spare), tl.full(key.shape, EMPTY, tl.int64), key)
-        mine = active & ((seen == EMPTY) | (seen == key))
-        tl.atomic_min(rows_ptr + slot, at, mask=mine)
-        active = active & (seen != EMPTY) & (seen != key)
+        seen = tl.atomic_min(rows_ptr + slot, row, mask=active)
+        active = active & (seen != EMPTY)
+        row = tl.maximum(row, seen)  # the loser moves on
         slot = (slot + 1) & capacity_mask
 
 
@@ -87,15 +84,14 @@ def _find_kernel(query_ptr, keys_ptr, rows_ptr, out_ptr, n, capacity_mask, DIMS:
 
 
 def build_table(coords: Tensor) -> tuple[Tensor, Tensor]:
-    """(keys, rows) of a table at most half full over `coords` [N, 3 or 4] int32; its capacity is a power of two."""
-    n, dims = coords.shape
+    """(keys, rows) over `coords` [N, 3 or 4] int32: keys [N] int64; rows [capacity] int32, a power of two, at most half
+    of them taken."""
+    n = len(coords)
     capacity = triton.next_power_of_2(max(2 * n, 64))
-    keys = torch.full((capacity + SPARE,), -1, dtype=torch.int64, device=coords.device)
-    keys[capacity:] = 0  # never EMPTY, so no compare-and-swap takes a spare slot
-    rows = torch.full((capacity,), 2**31 - 1, dtype=torch.int32, device=coords.device)
+    keys = pack_keys(coords)
+    rows = torch.full((capacity,), EMPTY.value, dtype=torch.int32, device=coords.device)
     if n:
-        grid = (triton.cdiv(n, BLOCK),)
-        _insert_kernel[grid](coords.contiguous(), keys, rows, n, capacity - 1, SPARE=SPARE, DIMS=dims, BLOCK=BLOCK)
+        _insert_kernel[(triton.cdiv(n, BLOCK),)](keys, rows, n, capacity - 1, BLOCK=BLOCK)
     return keys, rows
 
 

@@ -4,8 +4,9 @@ A slab's voxels are bits in the order of their coordinates, so a voxel's row is 
 hash table, no sort. Sums are integers, so the order of the atomics does not matter. Multiply-adds are not fused: the
 kernels take the same decisions as reference.py, whose letters and axis names they share.
 
-A lane works on one row of one triangle: of grid edges, or of cells. The host deals the rows out a
-step at a time, so that a mesh of few huge triangles fills the machine too.
+A lane works on one row of one triangle: of grid edges, or of cells. The host deals the rows out, a step at a time, so
+that a mesh of few huge triangles fills the machine too. Most traffic is atomics: nine of 8 bytes for each of the four
+voxels of a crossing, and for each overlap of a triangle and a voxel.
 """
 
 from __future__ import annotations

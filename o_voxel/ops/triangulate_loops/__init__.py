@@ -18,14 +18,14 @@ def triangulate_loops(
 ) -> tuple[Tensor, Tensor]:
     """(triangles [T, 3] int64, rows of `points`, by loop; whole [L] bool), on the CPU.
 
-    points [P, 3] float64: loop l runs through the points start[l] to start[l + 1] ([L + 1] int64), 3 to 128 of them, and
-    back.  rim [P, 3] float64: unit normal of the surface beyond the edge from each point to the next, zero if unknown.
-    barred [B, 2] int64: points that no triangle may join, such as those joined by an edge already.
+    points [P, 3] float64: loop l runs through the points start[l] to start[l + 1] ([L + 1] int64), 3 to 128 of them,
+    and back.  rim [P, 3] float64: unit normal of the surface beyond the edge from each point to the next, zero where it
+    is unknown.  barred [B, 2] int64: points that no triangle may join, such as those joined by an edge already.
 
-    Of all triangulations the one with the least sum of squared sides, plus BEND times 1 - cos of the bend at every edge,
-    times its squared length. Triangles run along their loop. Where each triangulation needs a barred edge or a triangle
-    without area, there is none, and `whole` is False. O(n^3) in the points of a loop; deterministic; the backends
-    ("numba", "reference") agree but for rounding.
+    Of all triangulations the one with the least sum of squared sides, plus at every edge its squared length times
+    BEND times 1 - cos of the bend. Triangles run along their loop. Where each triangulation needs a barred edge or a
+    triangle without area, there is none, and `whole` is False. O(n^3) in the points of a loop; deterministic; the
+    backends ("numba", "reference") agree but for rounding.
     """
     count = len(check_tensor(points, "points", (None, 3), torch.float64))
     check_tensor(rim, "rim", (count, 3), torch.float64)

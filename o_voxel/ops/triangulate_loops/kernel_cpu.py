@@ -35,17 +35,16 @@ def triangulate_loops(points, rim, start, barred, bars):
                 j = i + gap
                 least, best = np.inf, i + 1
                 for k in range(i + 1, j if wide[i, j] else i + 1):
+                    a, b, c = points[begin + i], points[begin + k], points[begin + j]
                     ab, bc, ac = 0.0, 0.0, 0.0
                     for x in range(3):
-                        ab += (points[begin + k, x] - points[begin + i, x]) ** 2
-                        bc += (points[begin + j, x] - points[begin + k, x]) ** 2
-                        ac += (points[begin + j, x] - points[begin + i, x]) ** 2
+                        ab += (b[x] - a[x]) ** 2
+                        bc += (c[x] - b[x]) ** 2
+                        ac += (c[x] - a[x]) ** 2
                     doubled = 0.0
                     for x in range(3):
                         y, z = (x + 1) % 3, (x + 2) % 3
-                        face[x] = (points[begin + k, y] - points[begin + i, y]) * (
-                            points[begin + j, z] - points[begin + i, z]
-                        ) - (points[begin + k, z] - points[begin + i, z]) * (points[begin + j, y] - points[begin + i, y])
+                        face[x] = (b[y] - a[y]) * (c[z] - a[z]) - (b[z] - a[z]) * (c[y] - a[y])
                         doubled += face[x] * face[x]
                     doubled = np.sqrt(doubled)
                     if doubled <= FLAT * max(ab, bc, ac):
@@ -83,4 +82,3 @@ def triangulate_loops(points, rim, start, barred, bars):
                         triangles[written, 2] = begin + j
                         written += 1
     return triangles[:written].copy(), whole
-

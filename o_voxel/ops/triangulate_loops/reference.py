@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,78 +15,89 @@ FLAT = 1e-6
 BATCH, UNEVEN = 1 << 20, 1.3
 
 
+@dataclass(frozen=True, eq=False)
+class _Chords:
+    """What is known of the part of each loop from point i to point j, all [L, n, n], filled in place as it grows.
+
+    cost: float64, of its best triangles.  apex: int64, the third point of the one at the chord.  normal: [..., 3]
+    float64, of that one, or beyond the rim.  barred: bool.
+    """
+
+    cost: Tensor
+    apex: Tensor
+    normal: Tensor
+    barred: Tensor
+
+
 def triangulate_loops(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
     """See the op; `barred` has the lower point first and both in one loop."""
     sizes = start.diff()
     whole = torch.zeros(len(sizes), dtype=torch.bool)
-    parts, bysize, at = [torch.zeros(0, 5, dtype=torch.int64)], sizes.argsort(stable=True).tolist(), 0
-    while at < len(bysize):
-        end = at + 1
-        while (
-            end < len(bysize)
-            and (end + 1 - at) * int(sizes[bysize[end]]) ** 2 <= BATCH
-            and int(sizes[bysize[end]]) <= UNEVEN * int(sizes[bysize[at]])
-        ):
-            end += 1
-        loops = torch.tensor(bysize[at:end])
-        found, triangles = _batch(points, rim, start[loops], sizes[loops], barred)
-        whole[loops] = found
-        triangles[:, 0] = loops[triangles[:, 0]]
-        parts.append(triangles)
-        at = end
-    triangles = torch.cat(parts)
-    first, second = triangles[:, 1], triangles[:, 3]
-    order = ((triangles[:, 0] * 256 + first) * 256 + second).argsort()
-    triangles = triangles[order]
-    return triangles[:, 1:4] + start[triangles[:, 0]][:, None], whole
+    triangles = [torch.zeros(0, 4, dtype=torch.int64)]
+    for loops in _batches(sizes):
+        whole[loops], found = _batch(points, rim, start[loops], sizes[loops], barred)
+        found[:, 0] = loops[found[:, 0]]
+        triangles.append(found)
+    loop, i, k, j = torch.cat(triangles).unbind(1)
+    order = ((loop * 256 + i) * 256 + j).argsort()
+    return (torch.stack([i, k, j], 1) + start[loop][:, None])[order], whole
+
+
+def _batches(sizes: Tensor) -> list[Tensor]:
+    """Rows of `sizes` [L], split so that those of a batch are about alike."""
+    ordered, rows = sizes.sort(stable=True)
+    batches, begin = [], 0
+    for end in range(1, len(sizes) + 1):
+        full = end == len(sizes) or ordered[end] > UNEVEN * ordered[begin]
+        if full or (end + 1 - begin) * int(ordered[end]) ** 2 > BATCH:
+            batches.append(rows[begin:end])
+            begin = end
+    return batches
 
 
 def _batch(points: Tensor, rim: Tensor, start: Tensor, size: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
-    """(whole [L], triangles [T, 5]: loop of the batch, and three points of it) of loops padded to the longest."""
-    most = int(size.max())
+    """(whole [L], triangles [T, 4]: loop of the batch, then three points of it) of loops padded to the longest."""
+    loops, most = torch.arange(len(size)), int(size.max())
     row = torch.minimum(torch.arange(most), size[:, None] - 1) + start[:, None]
+    ending = rim[start + size - 1]
     points, rim = points[row], rim[row]
-    closed = torch.zeros(len(size), most, most, dtype=torch.bool)
-    inside = (barred[:, :1] >= start) & (barred[:, :1] < start + size)
-    which, loop = inside.nonzero(as_tuple=True)
-    pair = barred[which] - start[loop][:, None]
-    closed[loop, pair[:, 0], pair[:, 1]] = True
-    closed[torch.arange(len(size)), 0, size - 1] = False
-    cost = torch.zeros(len(size), most, most, dtype=torch.float64)
-    split = torch.zeros(len(size), most, most, dtype=torch.int64)
-    normal = torch.zeros(len(size), most, most, 3, dtype=torch.float64)
+    shape = (len(size), most, most)
+    cost, normal = torch.zeros(shape, dtype=torch.float64), torch.zeros(*shape, 3, dtype=torch.float64)
+    chords = _Chords(cost, torch.zeros(shape, dtype=torch.int64), normal, torch.zeros(shape, dtype=torch.bool))
+    pair, loop = ((barred[:, :1] >= start) & (barred[:, :1] < start + size)).nonzero(as_tuple=True)
+    i, j = (barred[pair] - start[loop][:, None]).unbind(1)
+    chords.barred[loop, i, j] = True
+    chords.barred[loops, 0, size - 1] = False
     near = torch.arange(most - 1)
-    normal[:, near, near + 1] = rim[:, :-1]
-    ending = rim[torch.arange(len(size)), size - 1]
+    chords.normal[:, near, near + 1] = rim[:, :-1]
     for gap in range(2, most):
-        _widen(points, ending, size, closed, cost, split, normal, gap)
-    whole = cost[torch.arange(len(size)), 0, size - 1].isfinite()
-    return whole, _collect(split, whole, size)
+        _widen(chords, points, ending, size, gap)
+    whole = chords.cost[loops, 0, size - 1].isfinite()
+    return whole, _collect(chords.apex, whole, size)
 
 
-def _widen(points, ending, size, closed, cost, split, normal, gap) -> None:
+def _widen(chords: _Chords, points: Tensor, ending: Tensor, size: Tensor, gap: int) -> None:
     """Fills in the chords from each point to the one `gap` further, from those of shorter chords."""
     most = points.shape[1]
     i = torch.arange(most - gap)
     j, k = i + gap, i[:, None] + torch.arange(1, gap)
     i_k, j_k = i[:, None].expand_as(k), j[:, None].expand_as(k)
     a, b, c = points[:, i_k], points[:, k], points[:, j_k]
-    ab, bc, ac = b - a, c - b, c - a
-    face = torch.linalg.cross(ab, ac)
-    sides = [_dot(side, side) for side in (ab, bc, ac)]
+    face = torch.linalg.cross(b - a, c - a)
+    ab, bc, ac = _dot(b - a, b - a), _dot(c - b, c - b), _dot(c - a, c - a)
     doubled = _dot(face, face).sqrt()
     face = face / doubled.clamp_min(torch.finfo(torch.float64).tiny)[..., None]
-    total = cost[:, i_k, k] + cost[:, k, j_k] + (sides[0] + sides[1] + sides[2])
-    total = total + BEND * sides[0] * (1 - _dot(face, normal[:, i_k, k]))
-    total = total + BEND * sides[1] * (1 - _dot(face, normal[:, k, j_k]))
-    last = BEND * sides[2][:, :1] * (1 - _dot(face[:, :1], ending[:, None, None]))
-    total[:, :1] += torch.where((size == gap + 1)[:, None, None], last, 0.0)
-    flat = doubled <= FLAT * torch.maximum(torch.maximum(sides[0], sides[1]), sides[2])
-    total = total.masked_fill(flat | closed[:, i, j][..., None], torch.inf)
+    total = chords.cost[:, i_k, k] + chords.cost[:, k, j_k] + (ab + bc + ac)
+    total = total + BEND * ab * (1 - _dot(face, chords.normal[:, i_k, k]))
+    total = total + BEND * bc * (1 - _dot(face, chords.normal[:, k, j_k]))
+    closing = BEND * ac[:, :1] * (1 - _dot(face[:, :1], ending[:, None, None]))
+    total[:, :1] += torch.where((size == gap + 1)[:, None, None], closing, 0.0)
+    flat = doubled <= FLAT * torch.maximum(torch.maximum(ab, bc), ac)
+    total = total.masked_fill(flat | chords.barred[:, i, j][..., None], torch.inf)
     least = total.amin(2, keepdim=True)
     best = torch.where(total == least, k, most).amin(2)
-    cost[:, i, j], split[:, i, j] = least[..., 0], best
-    normal[:, i, j] = face.gather(2, (best - i - 1)[..., None, None].expand(-1, -1, 1, 3))[:, :, 0]
+    chords.cost[:, i, j], chords.apex[:, i, j] = least[..., 0], best
+    chords.normal[:, i, j] = face.gather(2, (best - i - 1)[..., None, None].expand(-1, -1, 1, 3))[:, :, 0]
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -92,14 +105,14 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return product[..., 0] + product[..., 1] + product[..., 2]
 
 
-def _collect(split: Tensor, whole: Tensor, size: Tensor) -> Tensor:
-    """Triangles [T, 5] (loop, i, k, j, 0) of the best triangulations, chord by chord from the outermost."""
+def _collect(apex: Tensor, whole: Tensor, size: Tensor) -> Tensor:
+    """Triangles [T, 4] (loop, i, k, j) of the best triangulations, chord by chord from the outermost."""
     loop = whole.nonzero().squeeze(1)
     i, j = torch.zeros_like(loop), size[loop] - 1
-    parts = [torch.zeros(0, 5, dtype=torch.int64)]
+    parts = [torch.zeros(0, 4, dtype=torch.int64)]
     while len(loop):
-        k = split[loop, i, j]
-        parts.append(torch.stack([loop, i, k, j, torch.zeros_like(i)], 1))
+        k = apex[loop, i, j]
+        parts.append(torch.stack([loop, i, k, j], 1))
         loop, i, j = torch.cat([loop, loop]), torch.cat([i, k]), torch.cat([k, j])
         wide = j - i > 1
         loop, i, j = loop[wide], i[wide], j[wide]

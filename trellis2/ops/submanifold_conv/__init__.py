@@ -1,6 +1,7 @@
 """Submanifold 3x3x3 convolution: outputs exist only where inputs do, absent neighbours contribute nothing.
 
-Letters: N voxels, C input channels, D output channels, K = 27 kernel taps in (x, y, z) row-major order.
+Letters: N voxels, C input channels, D output channels, K = 27 kernel taps in (x, y, z) row-major order, M children of
+the N voxels at twice the resolution.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ....o_voxel.checks import FLOATS, check_tensor
 from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from .kernel import TiledMap
 
 TAPS = 27
+CHILDREN = 8
+Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 def _triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -56,6 +60,20 @@ def neighbor_map(coords: Tensor, index: HashGrid, dilation: int = 1) -> Tensor:
     return out
 
 
+def child_neighbors(neighbors: Tensor, parent: Tensor, child: Tensor, *, backend: str = "auto") -> Tensor:
+    """The neighbour map [M, 27] int32 of voxels at twice the resolution, from their parents' [N, 27] int32, without
+    any search: a neighbour's parent is the parent itself or one of its neighbours.
+
+    parent: [M] int64, a row of `neighbors`.  child: [M] int64 in 0..7, x%2 + 2 (y%2) + 4 (z%2).
+    """
+    _check_children(neighbors, parent, child)
+    if resolve_backend(backend, CHOICES, neighbors.device) == "triton":
+        from . import kernel
+
+        return kernel.child_neighbors(neighbors, parent, child)
+    return reference.child_neighbors(neighbors, parent, child)
+
+
 def submanifold_conv(
     feats: Tensor,  # [N, C]
     neighbors: Tensor,  # [N, 27] int32
@@ -68,27 +86,103 @@ def submanifold_conv(
     """out[i] = bias + sum over taps k of weight[:, k] @ feats[neighbors[i, k]], in the dtype of `feats`.
 
     A cross-correlation whose first kernel axis is x, as in the published checkpoints (facts: FlexGEMM layout).
-    Accumulates in fp32. tiles: where to get `tile_neighbors(neighbors)` from, if it is kept; only the Triton kernel
-    asks for it. Raises ValueError on a shape or dtype that does not fit.
+    Accumulates in fp32; deterministic. tiles: where to get `tile_neighbors(neighbors)` from, if it is kept; only the
+    Triton kernel asks for it. Differentiable once in feats, weight and bias, for a map made by `neighbor_map` or
+    `child_neighbors`: i is a neighbour of j where j is one of i. Raises ValueError on a shape or dtype that does not
+    fit.
     """
+    _check_conv(feats, neighbors, weight, bias)
+    run = _runner(neighbors, tiles or (lambda: tile_neighbors(neighbors)), backend, feats)
+    return _Convolution.apply(feats, weight, bias, neighbors, run)
+
+
+def child_conv(
+    feats: Tensor,  # [N, C]
+    neighbors: Tensor,  # [N, 27] int32
+    weight: Tensor,  # [8 D, 3, 3, 3, C]
+    bias: Tensor | None,  # [8 D]
+    parent: Tensor,  # [M] int64
+    child: Tensor,  # [M] int64
+    *,
+    tiles: Callable[[], TiledMap] | None = None,
+    backend: str = "auto",
+) -> Tensor:  # [M, D]
+    """`submanifold_conv` whose output channels are eight children's, of which only those that exist are computed:
+    out[m] is channels child[m] * D and on of row parent[m].
+
+    tiles: where to get `tile_neighbors(neighbors, parent, child)` from. The reference computes all children, and so
+    do gradients.
+    """
+    _check_conv(feats, neighbors, weight, bias)
+    _check_children(neighbors, parent, child)
+    if len(weight) % CHILDREN:
+        raise ValueError(f"weight: expected a multiple of {CHILDREN} output channels, got {len(weight)}")
+    given = [feats, weight] if bias is None else [feats, weight, bias]
+    trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+    if trained or resolve_backend(backend, CHOICES, feats.device, feats.dtype) != "triton":
+        out = submanifold_conv(feats, neighbors, weight, bias, backend=backend)
+        return out.unflatten(1, (CHILDREN, -1))[parent, child]
+    from . import kernel
+
+    arranged = tile_neighbors(neighbors, parent, child) if tiles is None else tiles()
+    return kernel.convolve(feats, arranged, weight, bias)
+
+
+def tile_neighbors(neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None) -> TiledMap:
+    """A neighbour map [N, 27] int32 arranged for the Triton kernel, shared by every layer on the same voxels; with
+    `parent` and `child`, [M] int64 both, for `child_conv`."""
+    from . import kernel
+
+    return kernel.tile_neighbors(neighbors, parent, child)
+
+
+class _Convolution(torch.autograd.Function):
+    """The input's gradient is the same convolution of the output's, with the taps flipped."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, feats: Tensor, weight: Tensor, bias: Tensor | None, neighbors: Tensor, run: Run
+    ) -> Tensor:
+        ctx.save_for_backward(feats, weight, neighbors)
+        ctx.run = run
+        return run(feats, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        feats, weight, neighbors = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            ctx.run(grad, reference.transpose_weight(weight), None) if wanted[0] else None,
+            reference.weight_gradient(grad, feats, neighbors) if wanted[1] else None,
+            grad.sum(0) if wanted[2] else None,
+            None,
+            None,
+        )
+
+
+def _runner(neighbors: Tensor, tiles: Callable[[], TiledMap], backend: str, feats: Tensor) -> Run:
+    """The convolution on this map, by the implementation to use for these features."""
+    if resolve_backend(backend, CHOICES, feats.device, feats.dtype) == "triton":
+        from . import kernel
+
+        arranged = tiles()
+        return lambda feats, weight, bias: kernel.convolve(feats, arranged, weight, bias)
+    return lambda feats, weight, bias: reference.convolve(feats, neighbors, weight, bias)
+
+
+def _check_conv(feats: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     n, c = check_tensor(feats, "feats", (None, None), FLOATS).shape
     check_tensor(neighbors, "neighbors", (n, TAPS), torch.int32)
     check_tensor(weight, "weight", (None, 3, 3, 3, c), feats.dtype)
     if bias is not None:
         check_tensor(bias, "bias", (len(weight),), feats.dtype)
-    if resolve_backend(backend, CHOICES, feats.device, feats.dtype) == "triton":
-        from . import kernel
-
-        arranged = tile_neighbors(neighbors) if tiles is None else tiles()
-        return kernel.convolve(feats, arranged, weight, bias)
-    return reference.convolve(feats, neighbors, weight, bias)
 
 
-def tile_neighbors(neighbors: Tensor) -> TiledMap:
-    """A neighbour map [N, 27] int32 arranged for the Triton kernel, shared by every layer on the same voxels."""
-    from .kernel import tile_neighbors
+def _check_children(neighbors: Tensor, parent: Tensor, child: Tensor) -> None:
+    check_tensor(neighbors, "neighbors", (None, TAPS), torch.int32)
+    check_tensor(parent, "parent", (None,), torch.int64)
+    check_tensor(child, "child", (len(parent),), torch.int64)
 
-    return tile_neighbors(neighbors)
 
-
-__all__ = ["CHOICES", "neighbor_map", "submanifold_conv", "tile_neighbors"]
+__all__ = ["CHOICES", "child_conv", "child_neighbors", "neighbor_map", "submanifold_conv", "tile_neighbors"]

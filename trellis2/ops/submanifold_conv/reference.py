@@ -1,6 +1,8 @@
-"""Gather the 27 neighbours of a block of rows, then one matrix product a block."""
+"""Gather the 27 neighbours of a block of rows, then one matrix product a block; and what training needs."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,8 +15,7 @@ def convolve(feats: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | No
     """See `submanifold_conv`."""
     taps, (n, channels) = neighbors.shape[1], feats.shape
     matrix = weight.reshape(len(weight), taps * channels).t()
-    # Row -1, an absent neighbour, is the appended row of zeros.
-    padded = torch.cat([feats, feats.new_zeros(1, channels)])
+    padded = _with_absent_row(feats)
     out = feats.new_empty(n, len(weight))
     step = max(1, BLOCK_BYTES // (taps * channels * feats.element_size()))
     for start in range(0, n, step):
@@ -22,3 +23,41 @@ def convolve(feats: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | No
         gathered = padded[neighbors[rows].long()].reshape(-1, taps * channels)
         out[rows] = gathered @ matrix if bias is None else torch.addmm(bias, gathered, matrix)
     return out
+
+
+def weight_gradient(grad: Tensor, feats: Tensor, neighbors: Tensor) -> Tensor:
+    """Gradient [D, 3, 3, 3, C] of the weight, from the output's `grad` [N, D]: a product of matrices for each tap."""
+    padded, rows = _with_absent_row(feats), neighbors.long()
+    taps = [grad.t() @ padded[rows[:, tap]] for tap in range(rows.shape[1])]
+    return torch.stack(taps, dim=1).view(grad.shape[1], 3, 3, 3, feats.shape[1])
+
+
+def transpose_weight(weight: Tensor) -> Tensor:
+    """The weight [C, 3, 3, 3, D] that takes the output's gradient to the input's: i is the neighbour of j through
+    tap 26 - k where j is that of i through k."""
+    return weight.flip(1, 2, 3).permute(4, 1, 2, 3, 0).contiguous()
+
+
+def child_neighbors(neighbors: Tensor, parent: Tensor, child: Tensor) -> Tensor:
+    """See the public function."""
+    rows = torch.full((len(neighbors) + 1, 8), -1, dtype=torch.int32, device=neighbors.device)
+    rows[parent, child] = torch.arange(len(parent), dtype=torch.int32, device=neighbors.device)
+    parent_tap, sibling = (table.to(neighbors.device)[child] for table in _sibling_tables())
+    # An absent parent, -1, is the appended row, which has no children.
+    return rows[neighbors[parent].gather(1, parent_tap).long(), sibling]
+
+
+@lru_cache(maxsize=1)
+def _sibling_tables() -> tuple[Tensor, Tensor]:
+    """For child s and tap k, [8, 27] int64 each: the tap of the parent that holds the neighbour, and which child of
+    that parent it is."""
+    child = torch.arange(8)
+    bits = torch.stack([child & 1, child >> 1 & 1, child >> 2 & 1], dim=1)
+    place = bits[:, None] + torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)
+    step, bit = place.div(2, rounding_mode="floor") + 1, place.remainder(2)
+    return step @ torch.tensor([9, 3, 1]), bit @ torch.tensor([1, 2, 4])
+
+
+def _with_absent_row(feats: Tensor) -> Tensor:
+    """`feats` and a row of zeros, which row number -1, an absent neighbour, then is."""
+    return torch.cat([feats, feats.new_zeros(1, feats.shape[1])])

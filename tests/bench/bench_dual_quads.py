@@ -11,7 +11,7 @@ def main() -> None:
     parser.add_argument("--resolutions", type=int, nargs="+", default=[512, 1024] if DEVICE.type == "cuda" else [128])
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    table = Table("dual_grid", options.save)
+    table = Table("dual_quads", options.save)
     for resolution in options.resolutions:
         grid = standard_dual_grid(resolution)
         faces = len(dual_grid_to_mesh(grid).faces)

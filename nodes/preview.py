@@ -1,0 +1,57 @@
+"""Pictures of meshes, as IMAGE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..o_voxel.formats.glb import vertex_materials
+from ..o_voxel.render import Camera, mesh_scene, render_turntable
+from ..o_voxel.values import Mesh, VoxelField
+from . import host
+from .sockets import MESH, VOXELS, expect
+from .widgets import CATEGORY
+
+
+class RenderPreview:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Renders a mesh in a small studio: one picture, or a turntable as a batch of pictures."
+    FUNCTION = "render"
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("images",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        angle = {"step": 1.0}
+        return {
+            "required": {
+                "mesh": (MESH, {"tooltip": "From Decode Mesh or O-Voxel to Mesh."}),
+                "frames": ("INT", {"default": 1, "min": 1, "max": 360, "tooltip": "Pictures round the object."}),
+                "size": ("INT", {"default": 512, "min": 64, "max": 2048, "step": 64, "tooltip": "Pixels a side."}),
+                "yaw_deg": (
+                    "FLOAT",
+                    {"default": 30.0, "min": -180.0, "max": 180.0, **angle, "tooltip": "Degrees round the vertical."},
+                ),
+                "pitch_deg": (
+                    "FLOAT",
+                    {"default": 20.0, "min": -90.0, "max": 90.0, **angle, "tooltip": "Degrees above the horizon."},
+                ),
+            },
+            "optional": {"voxels": (VOXELS, {"tooltip": "Materials from the same node as the mesh; without: clay."})},
+        }
+
+    def render(
+        self, mesh: Mesh, frames: int, size: int, yaw_deg: float, pitch_deg: float, voxels: VoxelField | None = None
+    ) -> tuple[Tensor]:
+        expect(mesh, MESH)
+        material = None if voxels is None else vertex_materials(mesh, expect(voxels, VOXELS))
+        report = host.progress()
+        images = render_turntable(
+            mesh_scene(mesh, material=material),
+            frames,
+            Camera(yaw_deg=yaw_deg, pitch_deg=pitch_deg),
+            (size, size),
+            progress=lambda done, total: report(done / total),
+        )
+        return (images.cpu(),)

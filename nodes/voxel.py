@@ -1,0 +1,137 @@
+"""Meshes to O-Voxels and back, and their files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..o_voxel.convert import fitted, from_records, to_records, voxelize
+from ..o_voxel.dual_grid import dual_grid_to_mesh
+from ..o_voxel.formats.mesh_files import load_textured_mesh
+from ..o_voxel.formats.voxels import read_voxels, write_voxels
+from ..o_voxel.grid import Grid
+from ..o_voxel.material import TexturedMesh
+from ..o_voxel.values import Mesh, OVoxel, VoxelField
+from . import host
+from .sockets import MESH, O_VOXEL, TEXTURED_MESH, VOXELS, expect
+from .widgets import CATEGORY
+
+RESOLUTION = {"default": 512, "min": 16, "max": 2048, "step": 16}
+
+
+class LoadMesh:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Loads a GLB, OBJ, PLY or STL with its materials, turned to z up."
+    FUNCTION = "load"
+    RETURN_TYPES = (TEXTURED_MESH, MESH)
+    RETURN_NAMES = ("textured_mesh", "mesh")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        path = "A file in ComfyUI's input folder, or an absolute path: .glb, .gltf, .obj, .ply, .stl."
+        fit = "Centre and scale the mesh to the unit cube, where the models work. Off keeps its own position and size."
+        return {
+            "required": {
+                "file": ("STRING", {"default": "mesh.glb", "tooltip": path}),
+                "fit_unit_cube": ("BOOLEAN", {"default": True, "tooltip": fit}),
+            }
+        }
+
+    def load(self, file: str, fit_unit_cube: bool) -> tuple[TexturedMesh, Mesh]:
+        mesh = load_textured_mesh(host.input_path(file))
+        mesh = fitted(mesh) if fit_unit_cube else mesh
+        return mesh, mesh.mesh
+
+
+class MeshToVoxels:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Any mesh, open or closed, with inner parts or not, to an O-Voxel over the unit cube."
+    FUNCTION = "voxelize"
+    RETURN_TYPES = (O_VOXEL,)
+    RETURN_NAMES = ("o_voxel",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        resolution = "Voxels a side. Detail below one voxel is lost; memory and time grow with the square of it."
+        return {
+            "required": {
+                "textured_mesh": (TEXTURED_MESH, {"tooltip": "From Load Mesh, fitted to the unit cube."}),
+                "resolution": ("INT", {**RESOLUTION, "tooltip": resolution}),
+                "materials": ("BOOLEAN", {"default": True, "tooltip": "Also sample the textures on every voxel."}),
+            }
+        }
+
+    def voxelize(self, textured_mesh: TexturedMesh, resolution: int, materials: bool) -> tuple[OVoxel]:
+        mesh = expect(textured_mesh, TEXTURED_MESH)
+        return (voxelize(mesh, Grid.cube(resolution), materials=materials, progress=host.progress()),)
+
+
+class VoxelsToMesh:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "The surface of an O-Voxel, and its materials where it has any."
+    FUNCTION = "extract"
+    RETURN_TYPES = (MESH, VOXELS)
+    RETURN_NAMES = ("mesh", "voxels")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        tile = "Thickness in voxels of the slabs to work in, for large grids; 0: the whole at once. Same result."
+        return {
+            "required": {
+                "o_voxel": (O_VOXEL, {"tooltip": "From Mesh to O-Voxel or Load O-Voxel."}),
+                "tile_size": ("INT", {"default": 0, "min": 0, "max": 4096, "step": 16, "tooltip": tile}),
+            }
+        }
+
+    def extract(self, o_voxel: OVoxel, tile_size: int) -> tuple[Mesh, VoxelField | None]:
+        voxels = expect(o_voxel, O_VOXEL)
+        return dual_grid_to_mesh(voxels.dual_grid, tile_size or None), voxels.field
+
+
+class LoadVoxels:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Reads an O-Voxel from .vxz, .npz or .ply."
+    FUNCTION = "load"
+    RETURN_TYPES = (O_VOXEL,)
+    RETURN_NAMES = ("o_voxel",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        path = "A file in ComfyUI's input folder, or an absolute path: .vxz, .npz, .ply."
+        resolution = "Voxels a side of its grid, which no file says. 0: the smallest power of two that holds them."
+        return {
+            "required": {
+                "file": ("STRING", {"default": "object.vxz", "tooltip": path}),
+                "resolution": ("INT", {"default": 0, "min": 0, "max": 2048, "step": 16, "tooltip": resolution}),
+            }
+        }
+
+    def load(self, file: str, resolution: int) -> tuple[OVoxel]:
+        grid = Grid.cube(resolution) if resolution else None
+        return (from_records(read_voxels(host.input_path(file)), grid),)
+
+
+class SaveVoxels:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Saves an O-Voxel in ComfyUI's output folder, readable by the original's own tools."
+    FUNCTION = "save"
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("file",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        prefix = "Name of the file, with folders if you like, inside ComfyUI's output folder; a number is added."
+        return {
+            "required": {
+                "o_voxel": (O_VOXEL, {"tooltip": "From Mesh to O-Voxel."}),
+                "filename_prefix": ("STRING", {"default": "3d/voxels", "tooltip": prefix}),
+                "format": (["vxz", "npz", "ply"], {"default": "vxz", "tooltip": "vxz is by far the smallest."}),
+            }
+        }
+
+    def save(self, o_voxel: OVoxel, filename_prefix: str, format: str) -> dict[str, Any]:
+        records = to_records(expect(o_voxel, O_VOXEL))
+        path, subfolder = host.output_path(filename_prefix, format)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_voxels(path, records)
+        return {"ui": {}, "result": ((f"{subfolder}/" if subfolder else "") + path.name,)}
