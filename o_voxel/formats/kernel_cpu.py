@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ..ops.kernel_cpu import cached_njit
 
 # What `walk_octree` returns in place of a count.
 OVERRUN, CHILDLESS, TRAILING = -1, -2, -3
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def walk_octree(octree: np.ndarray, depth: int, codes: np.ndarray) -> int:
     """Leaves of a depth-first octree [B] uint8 whose root is at level 0 and whose leaves are at level `depth` >= 1.
 
@@ -48,7 +49,7 @@ def walk_octree(octree: np.ndarray, depth: int, codes: np.ndarray) -> int:
             leaves += 1
 
 
-@njit(cache=True, nogil=True)
+@cached_njit
 def add_links(stored: np.ndarray, slot: np.ndarray, base: np.ndarray, rows: np.ndarray) -> None:
     """Writes rows[i] = stored[slot[i]] + rows[base[i]] modulo 256, all [N, C] uint8; base[i] < i, or -1 for nothing."""
     for i in range(len(rows)):

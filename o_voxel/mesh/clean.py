@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops.mesh_clean import match_edges
 from ..values import Mesh
 from .components import check_limits, large_enough
 from .fill_holes import add_faces, check_perimeter, hole_faces
 from .manifold import split_surface
 from .orient import OUTWARD, faces_to_turn, turn, turn_surface
-from .surface import has_twin_corners, join_faces, select_surface
+from .surface import has_twin_corners, join_faces, proper_edges, select_surface
 from .topology import Progress, Rows, check_mesh, origins, preceding, select_faces
 from .weld import close_vertices
 
@@ -76,10 +75,11 @@ def remove_degenerate_faces(mesh: Mesh) -> tuple[Mesh, Rows]:
 def remove_duplicate_faces(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, Rows]:
     """The mesh with one face, the first, for each set of three vertices, however wound; without unused vertices.
 
+    Faces that name a vertex twice all stay.
     Deterministic; the same on every backend ("auto", "numba", "reference").
     """
     faces = check_mesh(mesh).faces.to(torch.int64)
-    return select_faces(mesh, ~_duplicates(faces, *match_edges(faces, len(mesh.vertices), backend=backend)))
+    return select_faces(mesh, ~_duplicates(faces, *proper_edges(faces, len(mesh.vertices), backend)))
 
 
 def remove_unused_vertices(mesh: Mesh) -> tuple[Mesh, Rows]:
@@ -88,7 +88,7 @@ def remove_unused_vertices(mesh: Mesh) -> tuple[Mesh, Rows]:
 
 
 def _duplicates(faces: Tensor, order: Tensor, start: Tensor) -> Tensor:
-    """Faces [F] bool with the same vertices as an earlier one; order, start: `match_edges` of the faces."""
+    """Faces [F] bool with the same vertices as an earlier one; order, start: their `proper_edges`."""
     size = start.diff()
     pair = start[:-1][size == 2]
     first, second = order[pair], order[pair + 1]
@@ -153,9 +153,9 @@ def _distinct_faces(
     proper = ~has_twin_corners(faces)
     if not bool(proper.all()):
         faces, row = faces[proper], row[proper]
-    matched = match_edges(faces, vertex_count, backend=backend)
+    matched = proper_edges(faces, vertex_count, backend)
     again = _duplicates(faces, *matched)
     if bool(again.any()):
         faces, row = faces[~again], row[~again]
-        matched = match_edges(faces, vertex_count, backend=backend)
+        matched = proper_edges(faces, vertex_count, backend)
     return faces, row, matched

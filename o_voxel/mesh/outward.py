@@ -53,6 +53,8 @@ def by_views(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, bound
     What no picture sees is turned by its volume.
     """
     turned = by_volume(vertices, faces, label, flip, boundary)
+    if len(faces) == 0:
+        return turned
     groups = Groups.of_labels(label)
     votes = torch.zeros(groups.count, 1, dtype=torch.int64, device=label.device)
     for view in VIEWS:

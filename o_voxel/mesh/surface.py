@@ -42,7 +42,7 @@ def join_faces(
     At an edge of more than two faces they go on in pairs (see `fans`); an odd one ends there. Faces with a vertex
     twice stand alone. Deterministic.
     """
-    order, start = matched or _proper_edges(faces, len(vertices), backend)
+    order, start = matched or proper_edges(faces, len(vertices), backend)
     size = start.diff()
     first = start[:-1][size == 2]
     pairs = order[first], order[first + 1]
@@ -62,8 +62,8 @@ def _with_pairs(twin: Tensor, pairs: tuple[Tensor, Tensor], odd: Tensor, label: 
     return Surface(twin, label, flip, cut)
 
 
-def _proper_edges(faces: Tensor, vertex_count: int, backend: str) -> tuple[Tensor, Tensor]:
-    """`match_edges` over the faces with three different vertices."""
+def proper_edges(faces: Tensor, vertex_count: int, backend: str) -> tuple[Tensor, Tensor]:
+    """`match_edges` over those of the faces [F, 3] int64 that have three different vertices."""
     proper = ~has_twin_corners(faces)
     if bool(proper.all()):
         return match_edges(faces, vertex_count, backend=backend)

@@ -39,7 +39,7 @@ def _step(device: torch.device) -> int:
     # Up to 32,767 numbers, here six an item, most operations of torch start no threads of their own. Such threads wait
     # for each other after every operation, which made a picture ten times slower on a machine with other work. Advanced
     # indexing, sqrt, exp, erf, cos and round start them from 2,048 numbers on: pieces use index_select and the like.
-    return 5 << 10 if device.type == "cpu" else 1 << 21
+    return 5 << 10 if device.type == "cpu" else 1 << 19
 
 
 def spans(count: int, device: torch.device) -> list[slice]:

@@ -16,7 +16,7 @@ def main() -> None:
             traffic = len(voxels) * (12 + 24 + 24.0 * (8 if mode == "trilinear" else 1))
             table.add(
                 f"{resolution} {len(points)} {mode}",
-                lambda: grid_sample(feats, index, points, mode=mode),  # noqa: B023 called at once
+                lambda: grid_sample(feats, index, points, mode=mode),
                 traffic=traffic,
             )
 

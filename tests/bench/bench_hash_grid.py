@@ -15,10 +15,10 @@ def main() -> None:
             name = f"{resolution} {len(voxels)} {backend}"
             table.add(
                 f"{name} build",
-                lambda: hash_grid(voxels, backend=backend),  # noqa: B023 called at once
+                lambda: hash_grid(voxels, backend=backend),
                 traffic=len(voxels) * 36.0,
             )
-            table.add(f"{name} find", lambda: index.find(beside), traffic=len(voxels) * 32.0)  # noqa: B023 called at once
+            table.add(f"{name} find", lambda: index.find(beside), traffic=len(voxels) * 32.0)
 
 
 if __name__ == "__main__":

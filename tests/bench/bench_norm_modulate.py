@@ -18,12 +18,12 @@ def main() -> None:
         for backend in ("auto", "reference"):
             table.add(
                 f"{tokens} modulate {backend}",
-                lambda: norm_modulate(x, scale, shift, None, backend=backend),  # noqa: B023 called at once
+                lambda: norm_modulate(x, scale, shift, None, backend=backend),
                 traffic=traffic,
             )
             table.add(
                 f"{tokens} affine {backend}",
-                lambda: norm_affine(x, weight, bias, backend=backend),  # noqa: B023 called at once
+                lambda: norm_affine(x, weight, bias, backend=backend),
                 traffic=traffic,
             )
 

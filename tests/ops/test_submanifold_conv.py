@@ -1,9 +1,20 @@
-"""Submanifold convolution against torch's dense one, and the neighbour map against a dictionary."""
+"""Submanifold convolution against torch's dense one, the neighbour map against a dictionary, and the kernels, on the
+GPU or in Triton's interpreter, against both."""
+
+from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 import torch
 from pack.o_voxel.ops.hash_grid import hash_grid
-from pack.trellis2.ops.submanifold_conv import neighbor_map, reference, submanifold_conv
+from pack.trellis2.ops.submanifold_conv import (
+    child_conv,
+    child_neighbors,
+    neighbor_map,
+    reference,
+    submanifold_conv,
+    tile_neighbors,
+)
 from pack.trellis2.sparse import CoordSet, SparseTensor, SubmanifoldConv3d
 from torch.nn import functional as F
 
@@ -12,7 +23,29 @@ SHAPE = (2, 9, 11, 13)  # batch, x, y, z
 CIN, COUT = 5, 3
 ROUNDING = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float64: 1e-12}
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 sizes = pytest.mark.parametrize("n", SIZES)
+groups = pytest.mark.parametrize("split_rows", [0, 2**15], ids=["one group", "three groups"])
+
+
+@pytest.fixture
+def kernel():
+    if find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    return import_module("pack.trellis2.ops.submanifold_conv.kernel")
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Memory that is not written is not a number; an index that is not written points nowhere."""
+    plain = torch.empty
+
+    def empty(*args, **kwargs):
+        out = plain(*args, **kwargs)
+        return out.fill_(torch.nan if out.is_floating_point() else 2**30)
+
+    monkeypatch.setattr(torch, "empty", empty)
 
 
 def voxels(n, seed=0):
@@ -168,3 +201,243 @@ def test_malformed_coords():
         neighbor_map(coords.long(), hash_grid(coords))
     with pytest.raises(TypeError, match=r"feats: expected a torch\.Tensor, got list"):
         submanifold_conv([[1.0]], neighbors(coords), *weights())
+
+
+# Training
+
+
+@pytest.mark.parametrize("n", [0, 1, 63])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("biased", [True, False])
+def test_gradients(n, dilation, biased):
+    around, (weight, bias) = neighbors(voxels(n), dilation), weights()
+    given = [numbers(n, CIN).requires_grad_(), weight.requires_grad_()] + [bias.requires_grad_()] * biased
+
+    def convolve(feats, weight, bias=None):
+        return submanifold_conv(feats, around, weight, bias)
+
+    assert n == 0 or torch.autograd.gradcheck(convolve, given, fast_mode=True)
+    convolve(*given).sum().backward()
+    assert [tensor.grad.shape for tensor in given] == [tensor.shape for tensor in given]
+
+
+def test_gradients_against_the_dense_convolution():
+    coords, feats, (weight, bias) = voxels(1000), numbers(1000, CIN), weights()
+    towards = numbers(1000, COUT, seed=5)
+    ours, theirs = ([t.clone().requires_grad_() for t in (feats, weight, bias)] for _ in range(2))
+    (submanifold_conv(ours[0], neighbors(coords), ours[1], ours[2]) * towards).sum().backward()
+    (dense_differentiable(coords, *theirs) * towards).sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-9, rtol=0)
+
+
+def dense_differentiable(coords, feats, weight, bias):
+    volume = torch.zeros(*SHAPE, CIN, dtype=torch.float64).index_put(tuple(coords.long().T), feats)
+    out = F.conv3d(volume.permute(0, 4, 1, 2, 3), weight.permute(0, 4, 1, 2, 3), bias, padding=1)
+    return out.permute(0, 2, 3, 4, 1)[tuple(coords.long().T)]
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_only_the_gradients_that_are_asked_for(wanted):
+    given = [numbers(63, CIN), *weights()]
+    given[wanted].requires_grad_()
+    submanifold_conv(given[0], neighbors(voxels(63)), given[1], given[2]).sum().backward()
+    assert [tensor.grad is not None for tensor in given] == [i == wanted for i in range(3)]
+
+
+# Children
+
+
+def family(n, seed=6):
+    """n parents and some of their children: (parents' CoordSet, its subdivision)."""
+    coarse = CoordSet.from_rows(voxels(n), SHAPE[0])
+    return coarse, coarse.subdivide(torch.rand(n, 8, generator=torch.Generator().manual_seed(seed)) < 0.5)
+
+
+def child_case(n, dtype=torch.float64, c=CIN, d=COUT):
+    coarse, split = family(n)
+    weight, bias = numbers(8 * d, 3, 3, 3, c, seed=2, dtype=dtype), numbers(8 * d, seed=3, dtype=dtype)
+    return numbers(n, c, dtype=dtype), neighbors(coarse.rows), weight, bias, split.parent, split.child
+
+
+@sizes
+def test_child_neighbors(n):
+    coarse, split = family(n)
+    found = child_neighbors(neighbors(coarse.rows), split.parent, split.child)
+    assert torch.equal(found, brute_force_map(split.fine.rows, 1))
+
+
+@sizes
+def test_child_conv(n):
+    feats, around, weight, bias, parent, child = child_case(n)
+    out = child_conv(feats, around, weight, bias, parent, child)
+    whole = submanifold_conv(feats, around, weight, bias)
+    expected = [whole[p, c * COUT : (c + 1) * COUT] for p, c in zip(parent.tolist(), child.tolist(), strict=True)]
+    assert torch.equal(out, torch.stack(expected) if expected else whole.new_empty(0, COUT))
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"parent": torch.zeros(3, dtype=torch.int32)}, "parent: expected int64, got int32"),
+        ({"child": torch.zeros(3, dtype=torch.int64)}, r"child: expected shape"),
+        ({"weight": numbers(9, 3, 3, 3, CIN), "bias": None}, "weight: expected a multiple of 8 output channels, got 9"),
+    ],
+)
+def test_malformed_children(changed, message):
+    names = ("feats", "neighbors", "weight", "bias", "parent", "child")
+    with pytest.raises(ValueError, match=message):
+        child_conv(**dict(zip(names, child_case(63), strict=True)) | changed)
+
+
+# Kernels
+
+
+def on_device(*tensors):
+    return [None if tensor is None else tensor.to(DEVICE) for tensor in tensors]
+
+
+@sizes
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_neighbor_map_kernel(kernel, poisoned, n, dilation):
+    coords = voxels(n)
+    table = import_module("pack.o_voxel.ops.hash_grid.kernel").build_table(coords.to(DEVICE))
+    found = kernel.find_neighbors(coords.to(DEVICE), *table, dilation)
+    assert torch.equal(found.cpu(), brute_force_map(coords, dilation))
+
+
+@sizes
+def test_child_neighbors_kernel(kernel, poisoned, n):
+    coarse, split = family(n)
+    found = kernel.child_neighbors(*on_device(neighbors(coarse.rows), split.parent, split.child))
+    assert torch.equal(found.cpu(), brute_force_map(split.fine.rows, 1))
+
+
+@sizes
+@groups
+@pytest.mark.parametrize("of_children", [False, True])
+@pytest.mark.parametrize("sort_rows", [40, 2**17])
+def test_tiles_hold_the_map(kernel, poisoned, monkeypatch, n, split_rows, of_children, sort_rows):
+    monkeypatch.setattr(kernel, "SPLIT_ROWS", split_rows)
+    monkeypatch.setattr(kernel, "SORT_ROWS", sort_rows)
+    coarse, split = family(n)
+    around, child, given = neighbors(coarse.rows), torch.zeros(n, dtype=torch.int64), ()
+    expected = around
+    if of_children:
+        child, given, expected = split.child, (split.parent, split.child), around[split.parent]
+    tiles = tile_neighbors(*on_device(around, *given))
+    held = torch.full_like(expected, -1)
+    seen = torch.zeros(tiles.groups, len(expected), dtype=torch.int64)
+    for t, count in enumerate(tiles.counts.tolist()):
+        place = tiles.places[t].cpu().long()
+        group, row = place // max(len(expected), 1), place % max(len(expected), 1)
+        row, group, section = row[place >= 0], group[place >= 0], int(tiles.sections[t])
+        seen[group, row] += 1
+        assert count == 0 or bool((group * tiles.children + child[row] == section).all())
+        for slot in range(count):
+            source = tiles.sources[t, slot].cpu()
+            held[row, int(tiles.taps[t, slot])] = source[place >= 0]
+            assert bool((source >= 0).any()) and bool((source[place < 0] == -1).all())
+    assert bool((seen == 1).all())
+    assert torch.equal(held, expected)
+
+
+def test_tiles_gather_rows_of_one_pattern(kernel):
+    """A plane, a line and lone voxels, shuffled: no tile has more taps than its own kind of voxel."""
+    plane = torch.cartesian_prod(*(torch.arange(size) for size in (1, 1, 34, 34)))
+    line = torch.cartesian_prod(*(torch.arange(size) for size in (1, 1, 1, 258))) + torch.tensor([0, 60, 60, 0])
+    lone = 3 * torch.cartesian_prod(*(torch.arange(size) for size in (1, 4, 8, 8))) + torch.tensor([0, 90, 90, 0])
+    rows = torch.cat([plane, line, lone]).int()
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    tiles = tile_neighbors(neighbors(rows).to(DEVICE))
+    assert float(tiles.counts.sum()) < 1.25 * (8 * 9 + 3 + 1 + 4 * 9) < 27 * len(tiles.counts)
+
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+
+
+def assert_as_good(ours, plain, exact):
+    """Our error is at most twice that of plain torch at the same dtype."""
+    assert ours.dtype == plain.dtype
+    assert ours.shape == exact.shape
+    if exact.numel():
+        error = (plain.double() - exact).abs().max()
+        assert float((ours.double().cpu() - exact).abs().max()) <= 2 * float(error) + 1e-6 * float(exact.abs().max())
+
+
+@sizes
+@DTYPES
+@groups
+@pytest.mark.parametrize("c, d, biased", [(5, 3, True), (64, 40, False), (72, 136, True)])
+def test_convolution_kernel(kernel, poisoned, monkeypatch, n, dtype, split_rows, c, d, biased):
+    monkeypatch.setattr(kernel, "SPLIT_ROWS", split_rows)
+    around, feats = neighbors(voxels(n)), numbers(n, c, dtype=dtype)
+    weight = (numbers(d, 3, 3, 3, c, seed=2) / c**0.5).to(dtype)
+    bias = numbers(d, seed=3, dtype=dtype) if biased else None
+    exact = reference.convolve(feats.double(), around, weight.double(), None if bias is None else bias.double())
+    plain = reference.convolve(feats, around, weight, bias)
+    ours = kernel.convolve(*on_device(feats), tile_neighbors(around.to(DEVICE)), *on_device(weight, bias))
+    assert_as_good(ours, plain, exact)
+
+
+@sizes
+@DTYPES
+@groups
+def test_child_convolution_kernel(kernel, poisoned, monkeypatch, n, dtype, split_rows):
+    monkeypatch.setattr(kernel, "SPLIT_ROWS", split_rows)
+    feats, around, weight, bias, parent, child = child_case(n, dtype, c=32, d=17)
+    exact = child_conv(feats.double(), around, weight.double(), bias.double(), parent, child)
+    plain = child_conv(feats, around, weight, bias, parent, child)
+    tiles = tile_neighbors(*on_device(around, parent, child))
+    assert_as_good(kernel.convolve(*on_device(feats), tiles, *on_device(weight, bias)), plain, exact)
+
+
+@pytest.mark.parametrize("config", ["HOPPER", "ELSEWHERE"])
+def test_every_tile_shape(kernel, poisoned, monkeypatch, config):
+    monkeypatch.setattr(kernel, "choose_config", lambda device, dtype: getattr(kernel, config))
+    around, (feats, weight) = neighbors(voxels(63)), (numbers(63, 128), numbers(256, 3, 3, 3, 128, seed=2) / 40)
+    feats, weight = feats.half(), weight.half()
+    ours = kernel.convolve(*on_device(feats), tile_neighbors(around.to(DEVICE)), *on_device(weight, None))
+    exact = reference.convolve(feats.double(), around, weight.double(), None)
+    assert_as_good(ours, reference.convolve(feats, around, weight, None), exact)
+
+
+def test_the_kernel_repeats_itself(kernel):
+    given = on_device(numbers(1000, 64, dtype=torch.float16), numbers(64, 3, 3, 3, 64, seed=2, dtype=torch.float16))
+    before = [tensor.clone() for tensor in given]
+    around = neighbors(voxels(1000)).to(DEVICE)
+    first, second = (kernel.convolve(given[0], tile_neighbors(around), given[1], None) for _ in range(2))
+    assert torch.equal(first, second)
+    assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
+
+
+def test_the_error_bound_sees_a_lost_tap_and_one_percent(kernel):
+    feats, (weight, bias), around = numbers(63, CIN, dtype=torch.float32), weights(torch.float32), neighbors(voxels(63))
+    exact = reference.convolve(feats.double(), around, weight.double(), bias.double())
+    plain = reference.convolve(feats, around, weight, bias)
+    lost = around.clone()
+    lost[7, 13] = -1
+    for wrong in (plain * 1.01, torch.zeros_like(plain), reference.convolve(feats, lost, weight, bias)):
+        with pytest.raises(AssertionError):
+            assert_as_good(wrong, plain, exact)
+
+
+@DTYPES
+def test_gradients_of_the_kernel(kernel, monkeypatch, dtype):
+    """Through the same autograd function, with the kernel forced."""
+    ops = import_module("pack.trellis2.ops.submanifold_conv")
+    monkeypatch.setattr(ops, "resolve_backend", lambda *_: "triton")
+    around = neighbors(voxels(200))
+    leaves = [
+        numbers(200, 24, dtype=dtype),
+        numbers(20, 3, 3, 3, 24, seed=2, dtype=dtype),
+        numbers(20, seed=3, dtype=dtype),
+    ]
+    ours = [tensor.to(DEVICE).requires_grad_() for tensor in leaves]
+    ops.submanifold_conv(ours[0], around.to(DEVICE), ours[1], ours[2]).sum().backward()
+    monkeypatch.undo()
+    plain, exact = ([t.to(kind).requires_grad_() for t in leaves] for kind in (dtype, torch.float64))
+    for given in (plain, exact):
+        submanifold_conv(given[0], around, given[1], given[2]).sum().backward()
+    for ours_, plain_, exact_ in zip(ours, plain, exact, strict=True):
+        assert_as_good(ours_.grad, plain_.grad, exact_.grad)

@@ -21,6 +21,8 @@ def components(count: int, first: Tensor, second: Tensor, odd: Tensor) -> tuple[
     """See the op. Every tree takes its lowest link in each round, so the forest is the one that Kruskal's finds."""
     node = torch.arange(count, device=first.device)
     parent, parity = node.clone(), torch.zeros(count, dtype=torch.bool, device=first.device)
+    apart = first != second
+    first, second, odd = first[apart], second[apart], odd[apart]
     while len(first):
         links = len(first)
         rank = torch.arange(links, device=first.device)

@@ -16,10 +16,11 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
+from ..kernel_cpu import cached_njit
 from . import kernel_formulas as formulas
 from .dual_vertex.kernel_cpu import solve_in_box
 from .shared import kernel_cpu as shared
-from .shared.kernel_cpu import cached_njit, count_ranks, popcount, write_coords
+from .shared.kernel_cpu import count_ranks, popcount, write_coords
 from .soup import MIN_REGULARIZATION, Part, QefWeights, Slab, Soup
 
 SLAB_VOXELS = 1 << 25

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from ..kernel_cpu import cached_njit
 from .reference import DEPTH_STEPS, MARGIN_PIXELS, NEGLIGIBLE, pixel_centers
 
 BAND_ROWS = 16
@@ -50,7 +51,7 @@ def rasterize_cpu(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> tuple[T
     return torch.from_numpy(face), torch.from_numpy(bary), torch.from_numpy(depth)
 
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+_compiled = partial(cached_njit, error_model="numpy")
 
 
 @_compiled

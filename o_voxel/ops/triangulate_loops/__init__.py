@@ -22,10 +22,10 @@ def triangulate_loops(
     and back.  rim [P, 3] float64: unit normal of the surface beyond the edge from each point to the next, zero where it
     is unknown.  barred [B, 2] int64: points that no triangle may join, such as those joined by an edge already.
 
-    Of all triangulations the one with the least sum of squared sides, plus at every edge its squared length times
-    BEND times 1 - cos of the bend. Triangles run along their loop. Where each triangulation needs a barred edge or a
-    triangle without area, there is none, and `whole` is False. O(n^3) in the points of a loop; deterministic; the
-    backends ("numba", "reference") agree but for rounding.
+    Of all triangulations the one with the least sum of squared sides, plus at every edge of length l with a bend b
+    BEND l^2 (1 - cos b), and FOLD l perimeter (-cos b) where that is more than a right angle. Triangles run along
+    their loop. Where each triangulation needs a barred edge or a triangle without area, there is none, and `whole` is
+    False. O(n^3) in the points of a loop; deterministic; the backends ("numba", "reference") agree but for rounding.
     """
     count = len(check_tensor(points, "points", (None, 3), torch.float64))
     check_tensor(rim, "rim", (count, 3), torch.float64)
@@ -41,7 +41,8 @@ def triangulate_loops(
         from .kernel_cpu import triangulate_loops as triangulate
 
         bars = torch.searchsorted(loop[barred[:, 0]], torch.arange(len(sizes) + 1))
-        arrays = triangulate(*(column.contiguous().numpy() for column in (points, rim, start, barred, bars)))
+        columns = (column.contiguous().numpy() for column in (points, rim, start, barred, bars))
+        arrays = triangulate(*columns, reference.BEND, reference.FOLD, reference.FLAT)
         return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
     return reference.triangulate_loops(points, rim, start, barred)
 

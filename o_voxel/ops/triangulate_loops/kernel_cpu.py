@@ -5,12 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from ..mesh_clean.kernel_cpu import compiled
-from .reference import BEND, FLAT
 
 
 @compiled
-def triangulate_loops(points, rim, start, barred, bars):
-    """See the op. barred [B, 2]: lower point first, those of loop l at bars[l] to bars[l + 1]."""
+def _bend(squared, cosine, weight, fold):
+    """What an edge costs: its length squared, the cosine between the normals on either side."""
+    return weight * squared * (1 - cosine) + fold * np.sqrt(squared) * max(-cosine, 0.0)
+
+
+@compiled
+def triangulate_loops(points, rim, start, barred, bars, bend, fold, flat):
+    """See the op. barred [B, 2]: lower point first, those of loop l at bars[l] to bars[l + 1].
+
+    bend, fold, flat: the constants of `reference`, which numba's cache would not see change.
+    """
     loops = len(start) - 1
     triangles = np.empty((max(0, len(points) - 2 * loops), 3), np.int64)
     whole = np.zeros(loops, np.bool_)
@@ -23,9 +31,14 @@ def triangulate_loops(points, rim, start, barred, bars):
     written = 0
     for loop in range(loops):
         begin, n = start[loop], start[loop + 1] - start[loop]
+        perimeter = 0.0
+        for i in range(n):
+            a, b = points[begin + i], points[begin + (i + 1) % n]
+            perimeter += np.sqrt((b[0] - a[0]) ** 2 + (b[1] - a[1]) ** 2 + (b[2] - a[2]) ** 2)
+        folded = fold * perimeter
         wide[:n, :n] = True
-        for b in range(bars[loop], bars[loop + 1]):
-            wide[barred[b, 0] - begin, barred[b, 1] - begin] = False
+        for bar in range(bars[loop], bars[loop + 1]):
+            wide[barred[bar, 0] - begin, barred[bar, 1] - begin] = False
         wide[0, n - 1] = True
         for i in range(n - 1):
             cost[i, i + 1] = 0.0
@@ -47,7 +60,7 @@ def triangulate_loops(points, rim, start, barred, bars):
                         face[x] = (b[y] - a[y]) * (c[z] - a[z]) - (b[z] - a[z]) * (c[y] - a[y])
                         doubled += face[x] * face[x]
                     doubled = np.sqrt(doubled)
-                    if doubled <= FLAT * max(ab, bc, ac):
+                    if doubled <= flat * max(ab, bc, ac):
                         continue
                     toward_a, toward_b, toward_end = 0.0, 0.0, 0.0
                     for x in range(3):
@@ -56,10 +69,10 @@ def triangulate_loops(points, rim, start, barred, bars):
                         toward_b += face[x] * normal[k, j, x]
                         toward_end += face[x] * rim[begin + n - 1, x]
                     total = cost[i, k] + cost[k, j] + (ab + bc + ac)
-                    total = total + BEND * ab * (1 - toward_a)
-                    total = total + BEND * bc * (1 - toward_b)
+                    total = total + _bend(ab, toward_a, bend, folded)
+                    total = total + _bend(bc, toward_b, bend, folded)
                     if gap == n - 1:
-                        total = total + BEND * ac * (1 - toward_end)
+                        total = total + _bend(ac, toward_end, bend, folded)
                     if total < least:
                         least, best = total, k
                         best_face[:] = face

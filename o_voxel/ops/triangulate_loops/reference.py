@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Weight of a bend against shape, both for an edge of unit length.
-BEND = 4.0
+# Weights against the shape of triangles: of a bend, for an edge of unit length, and of folding back by more than a
+# right angle, for an edge of unit length in a loop of unit perimeter.
+BEND, FOLD = 4.0, 16.0
 # A triangle has no area when its doubled area is below this share of its longest side squared.
 FLAT = 1e-6
 # Loops done together: up to so many times points squared, and none more than so much longer than another.
@@ -20,13 +21,20 @@ class _Chords:
     """What is known of the part of each loop from point i to point j, all [L, n, n], filled in place as it grows.
 
     cost: float64, of its best triangles.  apex: int64, the third point of the one at the chord.  normal: [..., 3]
-    float64, of that one, or beyond the rim.  barred: bool.
+    float64, of that one, or beyond the rim.  barred: bool.  perimeter: [L, 1, 1] float64, of the loops.
     """
 
     cost: Tensor
     apex: Tensor
     normal: Tensor
     barred: Tensor
+    perimeter: Tensor
+
+    def bend(self, squared: Tensor, face: Tensor, beyond: Tensor) -> Tensor:
+        """What an edge costs: its length squared [L, ...], unit normals [L, ..., 3] on either side."""
+        cosine = _dot(face, beyond)
+        folded = FOLD * self.perimeter
+        return BEND * squared * (1 - cosine) + folded * squared.sqrt() * (-cosine).clamp_min(0)
 
 
 def triangulate_loops(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,9 +69,13 @@ def _batch(points: Tensor, rim: Tensor, start: Tensor, size: Tensor, barred: Ten
     row = torch.minimum(torch.arange(most), size[:, None] - 1) + start[:, None]
     ending = rim[start + size - 1]
     points, rim = points[row], rim[row]
+    side = points.roll(-1, 1) - points
+    perimeter = _dot(side, side).sqrt().cumsum(1)[:, -1, None, None]
     shape = (len(size), most, most)
     cost, normal = torch.zeros(shape, dtype=torch.float64), torch.zeros(*shape, 3, dtype=torch.float64)
-    chords = _Chords(cost, torch.zeros(shape, dtype=torch.int64), normal, torch.zeros(shape, dtype=torch.bool))
+    chords = _Chords(
+        cost, torch.zeros(shape, dtype=torch.int64), normal, torch.zeros(shape, dtype=torch.bool), perimeter
+    )
     pair, loop = ((barred[:, :1] >= start) & (barred[:, :1] < start + size)).nonzero(as_tuple=True)
     i, j = (barred[pair] - start[loop][:, None]).unbind(1)
     chords.barred[loop, i, j] = True
@@ -88,9 +100,9 @@ def _widen(chords: _Chords, points: Tensor, ending: Tensor, size: Tensor, gap: i
     doubled = _dot(face, face).sqrt()
     face = face / doubled.clamp_min(torch.finfo(torch.float64).tiny)[..., None]
     total = chords.cost[:, i_k, k] + chords.cost[:, k, j_k] + (ab + bc + ac)
-    total = total + BEND * ab * (1 - _dot(face, chords.normal[:, i_k, k]))
-    total = total + BEND * bc * (1 - _dot(face, chords.normal[:, k, j_k]))
-    closing = BEND * ac[:, :1] * (1 - _dot(face[:, :1], ending[:, None, None]))
+    total = total + chords.bend(ab, face, chords.normal[:, i_k, k])
+    total = total + chords.bend(bc, face, chords.normal[:, k, j_k])
+    closing = chords.bend(ac[:, :1], face[:, :1], ending[:, None, None])
     total[:, :1] += torch.where((size == gap + 1)[:, None, None], closing, 0.0)
     flat = doubled <= FLAT * torch.maximum(torch.maximum(ab, bc), ac)
     total = total.masked_fill(flat | chords.barred[:, i, j][..., None], torch.inf)

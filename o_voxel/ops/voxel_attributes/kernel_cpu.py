@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mesh_to_dual_grid.shared.kernel_cpu import cached_njit
+from ..kernel_cpu import cached_njit
 
 ONE = np.float32(1)
 HALF = np.float32(0.5)

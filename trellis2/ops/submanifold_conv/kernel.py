@@ -311,8 +311,8 @@ def _conv_kernel(
         acc = tl.dot(gathered, kernel, acc, input_precision="ieee")
     if HAS_BIAS:
         # Of the groups of taps the first brings the bias.
-        mask = (column < D) & (section < CHILDREN)
-        acc += tl.load(bias_ptr + first + tl.arange(0, BLOCK_D), mask=mask, other=0.0).to(tl.float32)[None, :]
+        mask = column < tl.where(section < CHILDREN, D, 0)
+        acc += tl.load(bias_ptr + section % CHILDREN * D + column, mask=mask, other=0.0).to(tl.float32)[None, :]
     place = tl.load(places_ptr + tile * TILE + lane)
     target = out_ptr + place.to(tl.int64)[:, None] * D + column[None, :]
     tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=(place >= 0)[:, None] & (column < D)[None, :])

@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ...kernel_cpu import cached_njit
 from .. import kernel_formulas as formulas
-from ..shared.kernel_cpu import cached_njit
 
 FIXED_POINT = formulas.FIXED_POINT
 

@@ -1,31 +1,13 @@
-"""What the numba functions of this op share: a safe cache, and voxels as bits.
+"""What the numba functions of this op share: voxels as bits.
 
 A slab's voxels are bits of uint64 words in the order of their coordinates; each row of voxels along z begins a word.
 """
 
 from __future__ import annotations
 
-import inspect
-import sys
-import zlib
-from collections.abc import Callable
-from types import ModuleType
-
 import numpy as np
-from numba import njit
 
-
-def cached_njit(function: Callable, *uses: ModuleType) -> Callable:
-    """`function` compiled without the GIL and cached on disk, per name of its module and text of the modules it uses.
-
-    numba finds a cache file by the function's file, name and line. Loaded under another package name, the file raises
-    ModuleNotFoundError (ComfyUI loads a pack by its path, pip by its name), and it is blind to changes in another
-    file. So both go into the function's name.
-    """
-    module = sys.modules[function.__module__]
-    text = module.__name__ + "".join(inspect.getsource(m) for m in (module, *uses))
-    function.__qualname__ = f"{function.__qualname__}_{zlib.crc32(text.encode()):08x}"
-    return njit(cache=True, nogil=True)(function)
+from ...kernel_cpu import cached_njit
 
 
 @cached_njit
