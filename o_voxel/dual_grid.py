@@ -32,8 +32,9 @@ def dual_grid_to_mesh(dual_grid: DualGrid, tile_size: int | None = None) -> Mesh
     tile_size: voxels; the grid is then cut into slabs that thick across its longest axis, and what is needed besides
     input and output is held for one slab at a time. The result is the same, bit for bit, for every tile size.
     """
-    quad = quads(dual_grid) if tile_size is None else _tiled_quads(dual_grid, tile_size)
-    return Mesh(dual_vertices(dual_grid), triangulate(quad, dual_grid.split_weight))
+    if tile_size is None:
+        return Mesh(dual_vertices(dual_grid), triangulate(quads(dual_grid), dual_grid.split_weight))
+    return Mesh(dual_vertices(dual_grid), _tiled_faces(dual_grid, tile_size))
 
 
 def dual_grid_to_centered_mesh(dual_grid: DualGrid) -> Mesh:
@@ -59,28 +60,42 @@ def quads(dual_grid: DualGrid) -> Tensor:
     return dual_quads(dual_grid.coords, dual_grid.intersected)[0]
 
 
-def _tiled_quads(dual_grid: DualGrid, tile_size: int) -> Tensor:
-    """`quads` with the look-ups done slab by slab."""
+def _tiled_faces(dual_grid: DualGrid, tile_size: int) -> Tensor:
+    """The faces [2 Q, 3] int32, slab by slab, each written where the whole would have put it."""
     if tile_size < 1:
         raise ValueError(f"tile_size: expected at least 1 voxel, got {tile_size}")
-    coords = dual_grid.coords
+    coords, crossed = dual_grid.coords, dual_grid.intersected
     if len(coords) == 0:
-        return torch.zeros(0, 4, dtype=torch.int32, device=coords.device)
-    low, high = torch.stack([coords.amin(0), coords.amax(0)]).tolist()
+        return torch.zeros(0, 3, dtype=torch.int32, device=coords.device)
+    # Crossed edges up to and including each voxel's. An edge's rank among them is the place of its two faces, as long
+    # as no quad is incomplete.
+    ends = crossed.sum(1, dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    low, high, edges = torch.cat([coords.amin(0), coords.amax(0), ends[-1:]]).split((3, 3, 1))
+    low, high, edges = low.tolist(), high.tolist(), int(edges)
     across = max(range(3), key=lambda a: high[a] - low[a])
-    place = coords[:, across].contiguous()
-    parts, owners = [], []
+    layer = coords[:, across]
+    faces = torch.empty(edges, 6, dtype=torch.int32, device=coords.device)
+    whole = torch.zeros(edges, dtype=torch.bool, device=coords.device)
     for start in range(low[across], high[across] + 1, tile_size):
         # A quad's voxels lie at its owner or one further along each axis: one more layer completes the slab.
-        rows = ((place >= start) & (place <= start + tile_size)).nonzero().squeeze(1)
-        owned = dual_grid.intersected[rows] & (place[rows] < start + tile_size)[:, None]
-        quad, edge = dual_quads(coords[rows], owned)
-        parts.append(rows[quad].to(torch.int32))
-        owners.append(rows[edge // 3] * 3 + edge % 3)
-    quad, owner = torch.cat(parts), torch.cat(owners)
-    if bool((owner.diff() > 0).all()):  # lexicographic voxels come out of x slabs in order
-        return quad
-    return quad.index_select(0, owner.argsort())
+        rows = ((layer >= start) & (layer <= start + tile_size)).nonzero().squeeze(1)
+        flags = crossed[rows]
+        quad, edge = dual_quads(coords[rows], flags & (layer[rows] < start + tile_size)[:, None])
+        back = flags.sum(1, dtype=torch.int32)[:, None] - flags.cumsum(1, dtype=torch.int32)
+        target = (ends[rows][:, None] - back - 1).reshape(-1)[edge]
+        faces[target] = triangulate(rows.to(torch.int32)[quad], dual_grid.split_weight).view(-1, 6)
+        whole[target] = True
+    return _kept(faces, whole).view(-1, 3)
+
+
+def _kept(rows: Tensor, keep: Tensor) -> Tensor:
+    """rows[keep] [N, C], moved together in place, a part at a time, so that no second copy exists."""
+    end = 0
+    for part, wanted in zip(rows.split(2**18), keep.split(2**18), strict=True):
+        left = part[wanted]
+        rows[end : end + len(left)] = left
+        end += len(left)
+    return rows[:end]
 
 
 def triangulate(quad: Tensor, split_weight: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import FLOATS, check_tensor
+from ..color import to_linear
 from ..ops.grid_sample import grid_sample
 from ..ops.hash_grid import hash_grid
 from ..values import PBR_CHANNELS, Mesh, VoxelField
@@ -26,11 +27,6 @@ def to_y_up(vectors: Tensor) -> Tensor:
     """Positions or directions [N, 3] from our z-up frame to glTF's y-up one: (x, y, z) to (x, z, -y)."""
     x, y, z = vectors.unbind(1)
     return torch.stack([x, z, -y], dim=1)
-
-
-def srgb_to_linear(values: Tensor) -> Tensor:
-    """sRGB-encoded colour in [0, 1] to linear light (IEC 61966-2-1)."""
-    return torch.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def vertex_materials(mesh: Mesh, field: VoxelField) -> Tensor:
@@ -63,7 +59,7 @@ def write_glb(path: FilePath, mesh: Mesh, materials: Tensor | None = None) -> Pa
     if materials is not None:
         kept = materials[used].float().clamp(0, 1)
         metallic, roughness = (float(kept[:, PBR_CHANNELS[name]].mean()) for name in ("metallic", "roughness"))
-        color = srgb_to_linear(kept[:, PBR_CHANNELS["base_color"]])
+        color = to_linear(kept[:, PBR_CHANNELS["base_color"]])
         opaque = torch.nn.functional.pad(color, (0, 1), value=1.0)
         arrays.append(("COLOR_0", _packed((opaque * 65535).round(), np.uint16)))
     content = _assemble(arrays, _packed(faces, np.uint32), metallic, roughness)

@@ -9,13 +9,14 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..color import to_linear, to_srgb
 from ..grid import Vector3
 from ..ops.raster import Raster, rasterize
 from .camera import Camera, View
 from .ground import ground_darkness
 from .occlusion import occlusion, occlusion_reach, smoothed
 from .scene import Scene
-from .shade import shade_pbr, to_linear, to_srgb, tone_map
+from .shade import shade_pbr, tone_map
 from .studio import StudioLight
 from .vectors import bands, cross, dot, for_each, spans, unit
 

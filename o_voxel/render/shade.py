@@ -12,17 +12,6 @@ DIELECTRIC = 0.04  # reflectance of a non-metal seen head on, glTF 2.0 appendix 
 SMOOTHEST = 0.045
 
 
-def to_linear(srgb: Tensor) -> Tensor:
-    """sRGB in [0, 1], any shape, to linear (IEC 61966-2-1)."""
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb.clamp(min=0) + 0.055) / 1.055) ** 2.4)
-
-
-def to_srgb(linear: Tensor) -> Tensor:
-    """Linear in [0, 1], any shape, to sRGB (IEC 61966-2-1)."""
-    linear = linear.clamp(0, 1)
-    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
-
-
 def tone_map(light: Tensor) -> Tensor:
     """Unbounded radiance [3, N] to [0, 1] by the Khronos PBR Neutral curve: base colours stay, highlights fold."""
     start, desaturation = 0.8 - DIELECTRIC, 0.15

@@ -173,3 +173,29 @@ def test_centered_split_is_differentiable_and_covers_the_same_quads():
     plain = dual_grid_to_centered_mesh(dataclasses.replace(source, split_weight=None))
     corners = plain.vertices[quad.long()]
     assert torch.allclose(plain.vertices[900:], corners.mean(1), atol=1e-6)
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize("tile_size", [16, 64, 100, 128, 4096])
+@pytest.mark.parametrize("order", ["lexicographic", "shuffled"])
+def test_tiled_equals_whole_on_a_surface(tile_size, order):
+    """A ball of 160 voxels across with a hole in its voxels, so that some quads are incomplete."""
+    axis = torch.arange(160) - 79.5
+    radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
+    coords = ((radius > 77) & (radius < 79)).nonzero().to(torch.int32)
+    generator = torch.Generator().manual_seed(1)
+    coords = coords[torch.rand(len(coords), generator=generator) < 0.98]
+    if order == "shuffled":
+        coords = coords[torch.randperm(len(coords), generator=generator)]
+    crossed, weight = (
+        torch.rand(len(coords), 3, generator=generator) < 0.5,
+        torch.rand(len(coords), generator=generator),
+    )
+    source = DualGrid(
+        coords.to(DEVICE), torch.rand(len(coords), 3).to(DEVICE), crossed.to(DEVICE), Grid.cube(160), weight.to(DEVICE)
+    )
+    whole = dual_grid_to_mesh(source)
+    assert 1000 < len(whole.faces) < 2 * crossed.sum()
+    assert torch.equal(whole.faces, dual_grid_to_mesh(source, tile_size).faces)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from pack.o_voxel.formats.glb import srgb_to_linear, to_y_up, vertex_materials, write_glb
+from pack.o_voxel.formats.glb import to_y_up, vertex_materials, write_glb
 from pack.o_voxel.grid import Grid
 from pack.o_voxel.values import Mesh, VoxelField
 
@@ -115,7 +115,7 @@ def test_bounds_are_those_of_the_used_vertices(tmp_path):
     [(0.0, 0.0), (0.04045, 0.0031308), (0.5, 0.2140411), (0.735357, 0.5), (1.0, 1.0), (0.02, 0.02 / 12.92)],
 )
 def test_colours_are_linear(tmp_path, encoded, linear):
-    assert srgb_to_linear(torch.tensor([encoded])).item() == pytest.approx(linear, abs=1e-6)
+    assert to_linear(torch.tensor([encoded])).item() == pytest.approx(linear, abs=1e-6)
     materials = torch.zeros(3, 6)
     materials[:, 1] = encoded
     mesh = random_mesh(3, 0)

@@ -8,7 +8,8 @@ import pytest
 import torch
 import trimesh
 from pack.o_voxel.attributes import voxel_materials
-from pack.o_voxel.formats.glb import srgb_to_linear, write_glb
+from pack.o_voxel.color import to_linear
+from pack.o_voxel.formats.glb import write_glb
 from pack.o_voxel.formats.mesh_files import from_trimesh, linear_to_srgb, load_mesh, load_textured_mesh
 from pack.o_voxel.grid import Grid
 from pack.o_voxel.values import Mesh
@@ -215,7 +216,7 @@ def test_a_second_uv_set_is_reported(tmp_path):
 
 def test_srgb_there_and_back():
     values = torch.linspace(0, 1, 100, dtype=torch.float64)
-    np.testing.assert_allclose(linear_to_srgb(srgb_to_linear(values).numpy()), values.numpy(), atol=1e-7)
+    np.testing.assert_allclose(linear_to_srgb(to_linear(values).numpy()), values.numpy(), atol=1e-7)
 
 
 def test_malformed_files_are_refused(tmp_path):

@@ -6,6 +6,7 @@ from math import asin, pi, sqrt, tan
 import numpy as np
 import pytest
 import torch
+from pack.o_voxel.color import to_linear, to_srgb
 from pack.o_voxel.grid import Grid
 from pack.o_voxel.render import (
     Camera,
@@ -22,7 +23,7 @@ from pack.o_voxel.render import (
 )
 from pack.o_voxel.render.camera import Bounds
 from pack.o_voxel.render.ground import ground_shadow
-from pack.o_voxel.render.shade import shade_pbr, to_linear, to_srgb, tone_map
+from pack.o_voxel.render.shade import shade_pbr, tone_map
 from pack.o_voxel.render.studio import irradiance, radiance
 from pack.o_voxel.values import Mesh, VoxelField
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from . import kernel_formulas as formulas
 from .dual_vertex.kernel import solve_in_box
 from .rows import deal_rows
-from .shared.kernel import count_bits, formula, launch, rotate, rotate_back, row_of, write_coords
+from .shared.kernel import VARIABLE, count_bits, formula, launch, rotate, rotate_back, row_of, write_coords
 from .soup import MIN_REGULARIZATION, Part, QefWeights, Slab, Soup
 
 SLAB_VOXELS = 1 << 30
@@ -91,7 +91,7 @@ def _add_plane(system, row, nx, ny, nz, distance, weight, px, py, pz, x, y, z, m
     tl.atomic_add(at + 8, bz, mask=mask, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def _visit_rows(
     row_triangle, row_place, n_rows, corners, normals, offsets, settings, bits, last_ranks, system, intersected,
     low, high, nx, ny, nz, stride_x, stride_y, axis: tl.constexpr, adding: tl.constexpr, block: tl.constexpr,
@@ -191,7 +191,7 @@ def _widen(near, far, row, au, av, bu, bv):
     return near, far
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def _add_overlaps(
     row_triangle, row_place, n_rows, corners, normals, offsets, settings, bits, last_ranks, system,
     low, high, nx, ny, nz, stride_x, stride_y, axis: tl.constexpr, block: tl.constexpr,
@@ -284,7 +284,7 @@ def _add_line(cell_x, cell_y, cell_z, edge, starts, matrices, bits, last_ranks, 
                 tl.atomic_add(at + first, (weight * m * FIXED_POINT).to(tl.int64), mask=here, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def _add_lines(
     edges, n_edges, starts, ways, matrices, settings, bits, last_ranks, system,
     low, high, nx, ny, nz, stride_x, stride_y, block: tl.constexpr,

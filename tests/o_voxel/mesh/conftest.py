@@ -108,6 +108,24 @@ def raw(resolution=40, crossing=True):
     return dual_grid_to_mesh(DualGrid(coords, dual, crossed.reshape(-1, 3), Grid.cube(n)))
 
 
+def voxels(filled):
+    """The skin of filled cells [X, Y, Z] bool, facing outward, with one vertex a lattice point."""
+    filled = np.pad(np.asarray(filled, dtype=bool), 1)
+    quads = []
+    for axis in range(3):
+        across = [np.eye(3, dtype=int)[(axis + k) % 3] for k in (1, 2)]
+        inside, outside = filled, np.roll(filled, -1, axis)
+        for low, high, ring in ((inside, outside, (0, 1, 2, 3)), (outside, inside, (0, 3, 2, 1))):
+            cells = np.argwhere(low & ~high)
+            corner = cells + np.eye(3, dtype=int)[axis]
+            corners = [corner, corner + across[0], corner + across[0] + across[1], corner + across[1]]
+            quads.append(np.stack([corners[k] for k in ring], 1))
+    quads = np.concatenate(quads)
+    points, row = np.unique(quads.reshape(-1, 3), axis=0, return_inverse=True)
+    row = row.reshape(-1, 4)
+    return mesh(points, np.concatenate([row[:, [0, 1, 2]], row[:, [0, 2, 3]]]))
+
+
 def to_trimesh(whole):
     return trimesh.Trimesh(whole.vertices.numpy(), whole.faces.numpy(), process=False)
 
@@ -125,7 +143,7 @@ def same(a, b):
 
 @pytest.fixture(scope="session")
 def shapes():
-    makers = (mesh, box, sphere, sheet, moebius, fan, join, stack, scramble, without, raw)
+    makers = (mesh, box, sphere, sheet, moebius, fan, join, stack, scramble, without, raw, voxels)
     return SimpleNamespace(**{f.__name__: f for f in (*makers, to_trimesh, edge_sizes, same)})
 
 

@@ -11,6 +11,7 @@ from pack.o_voxel.mesh.clean import (
     remove_unused_vertices,
     weld,
 )
+from pack.o_voxel.mesh.topology import edges
 from pack.o_voxel.values import Mesh
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -136,6 +137,13 @@ def dirty(shapes):
     return shapes.stack(doubled, *crumbs)
 
 
+def open_inside(whole):
+    """Edges with one face, but for the rim of the sheet."""
+    found = edges(whole)
+    ends = whole.vertices[found.ends(whole.faces.long())[found.sizes == 1]]
+    return int((ends.abs().amax((1, 2)) < 0.45).sum())
+
+
 def test_a_dirty_surface_comes_out_sound(shapes, backend):
     source = dirty(shapes)
     before = source.vertices.clone(), source.faces.clone()
@@ -146,14 +154,13 @@ def test_a_dirty_surface_comes_out_sound(shapes, backend):
     result = shapes.to_trimesh(whole)
     sizes = shapes.edge_sizes(source)
     assert sizes.max() > 2
-    assert (sizes == 1).sum() > 200
+    assert open_inside(source) > 50
     assert shapes.edge_sizes(whole).max() == 2
     assert result.is_winding_consistent
     assert len(np.unique(np.sort(whole.faces.numpy(), 1), axis=0)) == len(whole.faces)
     assert result.area_faces.min() > 0
     assert not shapes.to_trimesh(source).is_winding_consistent
-    # All that is left open is the rim of the sheet and slits between it and the ball.
-    assert (shapes.edge_sizes(whole) == 1).sum() < 0.4 * (sizes == 1).sum()
+    assert open_inside(whole) < 0.5 * open_inside(source)
     old_vertices, old_faces = rows.vertices >= 0, rows.faces >= 0
     assert torch.equal(whole.vertices[old_vertices], source.vertices[rows.vertices[old_vertices]])
     assert 0 < (~old_faces).sum() < 0.1 * len(whole.faces)
@@ -187,7 +194,7 @@ def test_what_is_clean_stays(shapes, backend):
     twice, rows = clean(once, backend=backend)
     assert shapes.same(once, twice)
     assert torch.equal(rows.faces, torch.arange(len(once.faces)))
-    assert torch.equal(rows.vertices, torch.arange(len(once.vertices)))
+    assert torch.equal(once.vertices[rows.vertices], once.vertices)
 
 
 def test_the_same_input_gives_the_same_bytes(shapes):

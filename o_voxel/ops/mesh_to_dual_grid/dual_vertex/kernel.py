@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import kernel_formulas as formulas
-from ..shared.kernel import formula, launch, rotate, rotate_back
+from ..shared.kernel import VARIABLE, formula, launch, rotate, rotate_back
 
 FIXED_POINT = tl.constexpr(formulas.FIXED_POINT)
 
@@ -29,7 +29,7 @@ def _unit(x):
     return tl.minimum(tl.maximum(x, 0.0), 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def _solve(system, dual, n_rows, block: tl.constexpr):
     """The point of the unit box where each system's u^T A u - 2 b . u is least, as reference.py finds it."""
     lane = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)

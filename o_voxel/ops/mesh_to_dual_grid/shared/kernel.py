@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 
 BLOCK = 128
+# Integer arguments that would each double the kernels to compile, for their being 1 or multiples of 16.
+VARIABLE = ("n_rows", "n_words", "n_edges", "low", "high", "nx", "ny", "nz", "stride_x", "stride_y")
 
 
 def formula(function: Callable) -> Callable:
@@ -56,7 +58,7 @@ def row_of(bit, word, last_rank):
     return (last_rank - popcount(word & ~((1 << (bit & 31)) - 1))).to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def count_bits(bits, counts, n_words, block: tl.constexpr):
     """Set bits of each word."""
     lane = tl.program_id(0) * block + tl.arange(0, block)
@@ -64,7 +66,7 @@ def count_bits(bits, counts, n_words, block: tl.constexpr):
     tl.store(counts + lane, popcount(tl.load(bits + lane, mask=live, other=0)), mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def write_coords(bits, last_ranks, coords, n_words, low, stride_x, stride_y, block: tl.constexpr):
     """Coordinates [N, 3] of the marked voxels. low: first layer; strides: bits from a voxel to the next."""
     lane = tl.program_id(0) * block + tl.arange(0, block)
