@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from pack.o_voxel.color import to_linear
 from pack.o_voxel.formats.glb import to_y_up, vertex_materials, write_glb
 from pack.o_voxel.grid import Grid
 from pack.o_voxel.values import Mesh, VoxelField
