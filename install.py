@@ -173,10 +173,12 @@ def missing(wanted: Iterable[Requirement], versions: Mapping[str, str]) -> list[
 def constraints(versions: Mapping[str, str], replaced: Iterable[str]) -> str:
     """A constraints file under which pip only adds: it pins all that is installed but `replaced`, and rules out torch.
 
-    An absent package of torch's is bound below 0, so that no dependency can bring it.
+    An absent package of torch's that is not asked for is bound below 0, so that no dependency can bring it.
     """
-    pins = [f"{name}=={version}" for name, version in sorted(versions.items()) if name not in set(replaced)]
-    return "\n".join(pins + [f"{name}<0" for name in TORCH_FAMILY if name not in versions]) + "\n"
+    wanted = set(replaced)
+    pins = [f"{name}=={version}" for name, version in sorted(versions.items()) if name not in wanted]
+    barred = [f"{name}<0" for name in TORCH_FAMILY if name not in versions and name not in wanted]
+    return "\n".join(pins + barred) + "\n"
 
 
 # Installing
