@@ -42,7 +42,7 @@ DEMO_IMAGE = "assets/images/chair.png"
 DEMO_OUTPUT = "output/demo.glb"
 
 # `python -m pytest` would put the root on sys.path, where our `nodes` hides ComfyUI's `nodes.py`.
-PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.console_main())"
+PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
 HAS_PIP = "import importlib.util, sys; sys.exit(importlib.util.find_spec('pip') is None)"
 
 NO_VENV = """this Python cannot make a virtual environment (it lacks venv or ensurepip).
