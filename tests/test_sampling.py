@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,8 +75,18 @@ class Counting:
         return network(x, t, view)
 
 
+class Flow:
+    """What `sample_flow` asks of a network: nothing prepared, one output channel, no recording."""
+
+    config = SimpleNamespace(out_channels=1)
+    backends = SimpleNamespace(launch="eager")
+
+    def prepare(self, view):
+        return view
+
+
 def sample(forward, noise, given, settings, progress=None):
-    return sample_flow(forward, noise, given, 512, settings, dense_deviation, progress)
+    return sample_flow(Flow(), forward, noise, given, 512, settings, dense_deviation, progress)
 
 
 @pytest.mark.parametrize("rescale", [1.0, 3.0, 5.0])
@@ -249,7 +260,7 @@ def test_a_batch_is_its_singles_when_sparse():
             return torch.cat([0.3 * x - x.mean() * x.abs() + c.mean(0) + s / 1000 for x, s, c in parts])
 
         deviation = sparse_deviation(lengths)
-        return sample_flow(forward, noise, ImageCondition(tokens, None), 512, sampler(), deviation, None)
+        return sample_flow(Flow(), forward, noise, ImageCondition(tokens, None), 512, sampler(), deviation, None)
 
     together = run(lengths, noise, given.tokens_512)
     for i, length in enumerate(lengths):
