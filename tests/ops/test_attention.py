@@ -141,13 +141,14 @@ def test_malformed(changed, message):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("keys", "width"), [(63, 128), (1, 128), (2, 16), (63, 20)])
 @pytest.mark.parametrize("backend", [choice.name for choice in CHOICES])
-def test_every_backend_of_the_gpu_is_as_good_as_plain_torch(backend, dtype):
+def test_every_backend_of_the_gpu_is_as_good_as_plain_torch(backend, keys, width, dtype):
     generator = torch.Generator().manual_seed(3)
-    given = [torch.randn(2 * n, 12, 128, generator=generator).to("cuda", dtype) for n in (1000, 63, 63)]
-    exact = attention(*(x.double() for x in given), (1000, 1000), (63, 63), backend="reference").float()
-    plain = attention(*given, (1000, 1000), (63, 63), backend="sdpa").float()
-    ours = attention(*given, (1000, 1000), (63, 63), backend=backend).float()
+    given = [torch.randn(2 * n, 12, width, generator=generator).to("cuda", dtype) for n in (1000, keys, keys)]
+    exact = attention(*(x.double() for x in given), (1000, 1000), (keys, keys), backend="reference").float()
+    plain = attention(*given, (1000, 1000), (keys, keys), backend="sdpa").float()
+    ours = attention(*given, (1000, 1000), (keys, keys), backend=backend).float()
     assert (ours - exact).abs().max() <= 2 * (plain - exact).abs().max() + 1e-6
 
 

@@ -40,8 +40,10 @@ def attention(
     attend = IMPLEMENTATIONS[resolve_backend(backend, CHOICES, query.device, query.dtype)]
     if len(set(query_lengths)) <= 1 and len(set(key_lengths)) <= 1:
         items = max(len(query_lengths), 1)
-        dense = (x.reshape(items, -1, heads, width) for x in (query, key, value))
-        return attend(*dense).reshape(total, heads, width)
+        q, k, v = (x.reshape(items, -1, heads, width) for x in (query, key, value))
+        # Attention to a single token is that token's value; some fused kernels refuse the shape.
+        out = v.expand_as(q) if k.shape[1] == 1 else attend(q, k, v)
+        return out.reshape(total, heads, width)
     out = query.new_empty(query.shape)
     pairs = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
     for target, (q, k, v) in zip(out.split(query_lengths), pairs, strict=True):
