@@ -1,0 +1,69 @@
+"""Triangles over closed loops of points in space: those that lie smoothest with what is around and are best shaped."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...checks import check_tensor
+from ..backend import Choice, always, numba_probe, resolve_backend
+from . import reference
+
+CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
+MAX_POINTS = 128
+
+
+def triangulate_loops(
+    points: Tensor, rim: Tensor, start: Tensor, barred: Tensor, *, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """(triangles [T, 3] int64, rows of `points`, by loop; whole [L] bool), on the CPU.
+
+    points [P, 3] float64: loop l runs through the points start[l] to start[l + 1] ([L + 1] int64), 3 to 128 of them,
+    and back.  rim [P, 3] float64: unit normal of the surface beyond the edge from each point to the next, zero where it
+    is unknown.  barred [B, 2] int64: points that no triangle may join, such as those joined by an edge already.
+
+    Of all triangulations the one with the least sum of squared sides, plus at every edge of length l with a bend b
+    BEND l^2 (1 - cos b), and FOLD l perimeter (-cos b) where that is more than a right angle. Triangles run along
+    their loop. Where each triangulation needs a barred edge or a triangle without area, there is none, and `whole` is
+    False. O(n^3) in the points of a loop; deterministic; the backends ("numba", "reference") agree but for rounding.
+    """
+    count = len(check_tensor(points, "points", (None, 3), torch.float64))
+    check_tensor(rim, "rim", (count, 3), torch.float64)
+    check_tensor(start, "start", (None,), torch.int64)
+    check_tensor(barred, "barred", (None, 2), torch.int64)
+    sizes = start.diff()
+    if len(sizes) and not 3 <= int(sizes.min()) <= int(sizes.max()) <= MAX_POINTS:
+        raise ValueError(f"start: expected loops of 3 to {MAX_POINTS} points, got {sizes.min()} to {sizes.max()}")
+    loop = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    barred = barred[loop[barred[:, 0]] == loop[barred[:, 1]]].sort(1).values
+    if resolve_backend(backend, CHOICES, points.device) == "numba":
+        return _in_threads(points, rim, start, barred)
+    return reference.triangulate_loops(points, rim, start, barred)
+
+
+def _in_threads(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
+    """The numba kernel on runs of loops of about equal cost, one for each of torch's threads."""
+    from .kernel_cpu import triangulate_loops as triangulate
+
+    barred = barred[barred[:, 0].argsort(stable=True)]
+    bars = torch.searchsorted(barred[:, 0].contiguous(), start)
+    columns = [column.contiguous().numpy() for column in (points, rim, start, barred, bars)]
+    work = start.diff().pow(3).cumsum(0)
+    shares = torch.arange(1, torch.get_num_threads()) * (work[-1] if len(work) else 0) // torch.get_num_threads()
+    ends = [0, *torch.searchsorted(work, shares).tolist(), len(work)]
+
+    def run(span: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return triangulate(*columns, span, reference.BEND, reference.FOLD, reference.FLAT)
+
+    spans = [span for span in zip(ends[:-1], ends[1:], strict=True) if span[0] < span[1]]
+    with ThreadPoolExecutor(max(len(spans), 1)) as pool:
+        parts = list(pool.map(run, spans))
+    triangles = [torch.zeros(0, 3, dtype=torch.int64), *(torch.from_numpy(part) for part, _ in parts)]
+    whole = [torch.zeros(0, dtype=torch.bool), *(torch.from_numpy(part) for _, part in parts)]
+    return torch.cat(triangles), torch.cat(whole)
+
+
+__all__ = ["CHOICES", "MAX_POINTS", "triangulate_loops"]
