@@ -37,6 +37,11 @@ def kernel():
 
 
 @pytest.fixture
+def maps(kernel):
+    return import_module("pack.trellis2.ops.submanifold_conv.maps.kernel")
+
+
+@pytest.fixture
 def poisoned(monkeypatch):
     """Memory that is not written is not a number; an index that is not written points nowhere."""
     plain = torch.empty
@@ -298,29 +303,29 @@ def on_device(*tensors):
 
 @sizes
 @pytest.mark.parametrize("dilation", [1, 3])
-def test_neighbor_map_kernel(kernel, poisoned, monkeypatch, n, dilation):
-    monkeypatch.setattr(kernel, "LOOKUPS", 4096)  # a program of the interpreter takes as long for more
+def test_neighbor_map_kernel(maps, poisoned, monkeypatch, n, dilation):
+    monkeypatch.setattr(maps, "LOOKUPS", 4096)  # a program of the interpreter takes as long for more
     coords = voxels(n)
     table = import_module("pack.o_voxel.ops.hash_grid.kernel").build_table(coords.to(DEVICE))
-    found = kernel.find_neighbors(coords.to(DEVICE), *table, dilation)
+    found = maps.find_neighbors(coords.to(DEVICE), *table, dilation)
     assert torch.equal(found.cpu(), brute_force_map(coords, dilation))
 
 
 @sizes
-def test_child_neighbors_kernel(kernel, poisoned, n):
+def test_child_neighbors_kernel(maps, poisoned, n):
     coarse, split = family(n)
-    found = kernel.child_neighbors(*on_device(neighbors(coarse.rows), split.parent, split.child))
+    found = maps.child_neighbors(*on_device(neighbors(coarse.rows), split.parent, split.child))
     assert torch.equal(found.cpu(), brute_force_map(split.fine.rows, 1))
 
 
 @sizes
 @groups
 @pytest.mark.parametrize("of_children", [False, True])
-def test_tiles_hold_the_map(kernel, poisoned, monkeypatch, n, split_rows, of_children):
-    monkeypatch.setattr(kernel, "SPLIT_ROWS", split_rows)
-    monkeypatch.setattr(kernel, "SORT_ROWS", 40)
-    coarse, split = family(n)
-    around, child, given = neighbors(coarse.rows), torch.zeros(n, dtype=torch.int64), ()
+def test_tiles_hold_the_map(maps, poisoned, monkeypatch, n, split_rows, of_children):
+    monkeypatch.setattr(maps, "SPLIT_ROWS", split_rows)
+    monkeypatch.setattr(maps, "SORT_ROWS", 40)
+    coarse, split = family(n // 4 if of_children else n)
+    around, child, given = neighbors(coarse.rows), torch.zeros(len(coarse), dtype=torch.int64), ()
     expected = around
     if of_children:
         child, given, expected = split.child, (split.parent, split.child), around[split.parent]
@@ -375,8 +380,8 @@ def assert_as_good(ours, plain, exact):
     "n, c, d",
     [(0, 5, 3), (1, 72, 136), (63, 64, 40), (63, 1, 1), (1000, 5, 3), pytest.param(1000, 64, 129, marks=ON_GPU_ONLY)],
 )
-def test_convolution_kernel(kernel, poisoned, monkeypatch, n, dtype, split_rows, c, d):
-    monkeypatch.setattr(kernel, "SPLIT_ROWS", split_rows)
+def test_convolution_kernel(kernel, maps, poisoned, monkeypatch, n, dtype, split_rows, c, d):
+    monkeypatch.setattr(maps, "SPLIT_ROWS", split_rows)
     biased = d != 40
     around, feats = neighbors(voxels(n)), numbers(n, c, dtype=dtype)
     weight = (numbers(d, 3, 3, 3, c, seed=2) / c**0.5).to(dtype)
@@ -390,8 +395,8 @@ def test_convolution_kernel(kernel, poisoned, monkeypatch, n, dtype, split_rows,
 @pytest.mark.parametrize("n", [0, 1, 63, pytest.param(1000, marks=ON_GPU_ONLY)])
 @DTYPES
 @groups
-def test_child_convolution_kernel(kernel, poisoned, monkeypatch, n, dtype, split_rows):
-    monkeypatch.setattr(kernel, "SPLIT_ROWS", split_rows)
+def test_child_convolution_kernel(kernel, maps, poisoned, monkeypatch, n, dtype, split_rows):
+    monkeypatch.setattr(maps, "SPLIT_ROWS", split_rows)
     feats, around, weight, bias, parent, child = child_case(n, dtype, c=32, d=17)
     exact = child_conv(feats.double(), around, weight.double(), bias.double(), parent, child)
     plain = child_conv(feats, around, weight, bias, parent, child)
@@ -399,20 +404,20 @@ def test_child_convolution_kernel(kernel, poisoned, monkeypatch, n, dtype, split
     assert_as_good(kernel.convolve(*on_device(feats), tiles, *on_device(weight, bias)), plain, exact)
 
 
-@pytest.mark.parametrize("config", ["HOPPER", "ELSEWHERE"])
+@pytest.mark.parametrize("config", ["HOPPER", "HOPPER_WIDE", "NVIDIA", "AMD"])
 def test_every_tile_shape(kernel, poisoned, monkeypatch, config):
-    monkeypatch.setattr(kernel, "choose_config", lambda device, dtype: getattr(kernel, config))
-    around = neighbors(torch.cartesian_prod(torch.arange(1), *[torch.arange(3)] * 3).int())
-    feats, weight = numbers(27, 128, dtype=torch.float16), (numbers(136, 3, 3, 3, 128, seed=2) / 40).half()
+    monkeypatch.setattr(kernel, "choose_config", lambda *_: getattr(kernel, config))
+    around = neighbors(torch.tensor([[0, 0, 0, z] for z in range(9)], dtype=torch.int32))
+    feats, weight = numbers(9, 128, dtype=torch.float16), (numbers(136, 3, 3, 3, 128, seed=2) / 40).half()
     ours = kernel.convolve(*on_device(feats), tile_neighbors(around.to(DEVICE)), *on_device(weight, None))
     exact = reference.convolve(feats.double(), around, weight.double(), None)
     assert_as_good(ours, reference.convolve(feats, around, weight, None), exact)
 
 
 def test_the_kernel_repeats_itself(kernel):
-    given = on_device(numbers(300, 24, dtype=torch.float16), numbers(40, 3, 3, 3, 24, seed=2, dtype=torch.float16))
+    given = on_device(numbers(150, 24, dtype=torch.float16), numbers(40, 3, 3, 3, 24, seed=2, dtype=torch.float16))
     before = [tensor.clone() for tensor in given]
-    around = neighbors(voxels(300)).to(DEVICE)
+    around = neighbors(voxels(150)).to(DEVICE)
     first, second = (kernel.convolve(given[0], tile_neighbors(around), given[1], None) for _ in range(2))
     assert torch.equal(first, second)
     assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
@@ -430,13 +435,23 @@ def test_the_error_bound_sees_a_lost_tap_and_one_percent(kernel):
 
 
 @DTYPES
+@pytest.mark.parametrize("n, c, d, splits", [(0, 5, 3, 1), (1, 5, 3, 1), (150, 24, 17, 2)])
+def test_weight_gradient_kernel(kernel, poisoned, monkeypatch, dtype, n, c, d, splits):
+    monkeypatch.setattr(kernel, "GRADIENT_PROGRAMS", 27 * splits)
+    around, grad, feats = neighbors(voxels(n)), numbers(n, d, seed=7, dtype=dtype), numbers(n, c, dtype=dtype)
+    ours = kernel.weight_gradient(*on_device(grad, feats, around))
+    exact = reference.weight_gradient(grad.double(), feats.double(), around)
+    assert_as_good(ours, reference.weight_gradient(grad, feats, around), exact)
+
+
+@DTYPES
 def test_gradients_of_the_kernel(kernel, monkeypatch, dtype):
     """Through the same autograd function, with the kernel forced."""
     ops = import_module("pack.trellis2.ops.submanifold_conv")
     monkeypatch.setattr(ops, "resolve_backend", lambda *_: "triton")
-    around = neighbors(voxels(200))
+    around = neighbors(voxels(63))
     leaves = [
-        numbers(200, 24, dtype=dtype),
+        numbers(63, 24, dtype=dtype),
         numbers(20, 3, 3, 3, 24, seed=2, dtype=dtype),
         numbers(20, seed=3, dtype=dtype),
     ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import SparseDecoderConfig, SparseEncoderConfig
+from ..ops.submanifold_conv import child_conv
 from ..sparse import (
     CoordSet,
     SparseTensor,
@@ -49,9 +50,6 @@ class _Resample(nn.Module):
         self.conv1 = SubmanifoldConv3d(in_channels, middle, backend=backend)
         self.conv2 = SubmanifoldConv3d(out_channels, out_channels, backend=backend)
 
-    def first(self, x: SparseTensor) -> SparseTensor:
-        return self.conv1(x.replace(F.silu(self.norm1(x.feats))))
-
     def second(self, h: SparseTensor) -> Tensor:
         return self.conv2(h.replace(F.silu(self.norm2(h.feats)))).feats
 
@@ -65,7 +63,7 @@ class DownBlock(_Resample):
 
     def forward(self, x: SparseTensor) -> tuple[SparseTensor, Subdivision]:
         subdivision = x.coords.coarsen()
-        h = spatial_to_channel(self.first(x), subdivision)
+        h = spatial_to_channel(self.conv1(x.replace(F.silu(self.norm1(x.feats)))), subdivision)
         skip = spatial_to_channel(x, subdivision).feats.unflatten(1, (self.out_channels, -1)).mean(-1)
         return h.replace(self.second(h) + skip), subdivision
 
@@ -85,7 +83,16 @@ class UpBlock(_Resample):
         return self.to_subdiv(x.feats) if self.predict else None
 
     def forward(self, x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
-        h = channel_to_spatial(self.first(x), subdivision)
+        children = child_conv(
+            F.silu(self.norm1(x.feats)),
+            x.coords.neighbors(),
+            self.conv1.weight,
+            self.conv1.bias,
+            subdivision.parent,
+            subdivision.child,
+            backend=self.conv1.backend,
+        )
+        h = SparseTensor(children, subdivision.fine)
         skip = channel_to_spatial(x, subdivision).feats.repeat_interleave(self.repeat, dim=1)
         return h.replace(self.second(h) + skip)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ...o_voxel.checks import INTEGERS, check_tensor
 from ...o_voxel.ops.hash_grid import HashGrid, hash_grid, pack_keys
-from ..ops.submanifold_conv import neighbor_map
+from ..ops.submanifold_conv import child_neighbors, neighbor_map
 
 T = TypeVar("T")
 
@@ -129,13 +128,8 @@ class CoordSet:
     def _inherited_neighbors(self) -> Tensor:
         """The neighbour map from the parents' one, without any search: a neighbour's parent is the parent itself or
         one of its neighbours."""
-        coarse, parent, child = self._origin.coarse, self._origin.parent, self._origin.child
-        rows = torch.full((len(coarse) + 1, 8), -1, dtype=torch.int32, device=self.device)
-        rows[parent, child] = torch.arange(len(self), dtype=torch.int32, device=self.device)
-        parent_tap, neighbor_child = (table.to(self.device)[child] for table in _sibling_tables())
-        neighbor_parent = coarse.neighbors()[parent].gather(1, parent_tap).long()
-        # An absent parent, -1, is the appended row, which has no children.
-        return rows[neighbor_parent, neighbor_child]
+        origin = self._origin
+        return child_neighbors(origin.coarse.neighbors(), origin.parent, origin.child)
 
     def _coarsen(self) -> Subdivision:
         halved = self.rows.clone()
@@ -155,17 +149,6 @@ class Origin:
     coarse: CoordSet
     parent: Tensor
     child: Tensor
-
-
-@lru_cache(maxsize=1)
-def _sibling_tables() -> tuple[Tensor, Tensor]:
-    """For child s and tap k, [8, 27] int64 each: the tap of the parent that holds the neighbour, and which child of
-    that parent it is."""
-    child = torch.arange(8)
-    bits = torch.stack([child & 1, child >> 1 & 1, child >> 2 & 1], dim=1)
-    place = bits[:, None] + torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)
-    step, bit = place.div(2, rounding_mode="floor") + 1, place.remainder(2)
-    return step @ torch.tensor([9, 3, 1]), bit @ torch.tensor([1, 2, 4])
 
 
 @dataclass(frozen=True, eq=False)

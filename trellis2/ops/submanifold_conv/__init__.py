@@ -7,6 +7,7 @@ the N voxels at twice the resolution.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,11 +20,10 @@ from ....o_voxel.ops.hash_grid import HashGrid
 from . import reference
 
 if TYPE_CHECKING:
-    from .kernel import TiledMap
+    from .maps.kernel import TiledMap
 
 TAPS = 27
 CHILDREN = 8
-Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 def _triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -43,7 +43,7 @@ def neighbor_map(coords: Tensor, index: HashGrid, dilation: int = 1) -> Tensor:
     if dilation < 1:
         raise ValueError(f"dilation: expected at least 1, got {dilation}")
     if index.backend == "triton":
-        from .kernel import find_neighbors
+        from .maps.kernel import find_neighbors
 
         return find_neighbors(coords, index.keys, index.rows, dilation)
     rows = torch.arange(len(coords), dtype=torch.int32, device=coords.device)
@@ -68,7 +68,7 @@ def child_neighbors(neighbors: Tensor, parent: Tensor, child: Tensor, *, backend
     """
     _check_children(neighbors, parent, child)
     if resolve_backend(backend, CHOICES, neighbors.device) == "triton":
-        from . import kernel
+        from .maps import kernel
 
         return kernel.child_neighbors(neighbors, parent, child)
     return reference.child_neighbors(neighbors, parent, child)
@@ -92,8 +92,8 @@ def submanifold_conv(
     fit.
     """
     _check_conv(feats, neighbors, weight, bias)
-    run = _runner(neighbors, tiles or (lambda: tile_neighbors(neighbors)), backend, feats)
-    return _Convolution.apply(feats, weight, bias, neighbors, run)
+    plan = _plan(neighbors, tiles or (lambda: tile_neighbors(neighbors)), backend, feats)
+    return _Convolution.apply(feats, weight, bias, plan)
 
 
 def child_conv(
@@ -131,44 +131,54 @@ def child_conv(
 def tile_neighbors(neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None) -> TiledMap:
     """A neighbour map [N, 27] int32 arranged for the Triton kernel, shared by every layer on the same voxels; with
     `parent` and `child`, [M] int64 both, for `child_conv`."""
-    from . import kernel
+    from .maps import kernel
 
     return kernel.tile_neighbors(neighbors, parent, child)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One implementation on one map. convolve(feats, weight, bias); weight_gradient(output's gradient, feats)."""
+
+    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    weight_gradient: Callable[[Tensor, Tensor], Tensor]
+
+
+def _plan(neighbors: Tensor, tiles: Callable[[], TiledMap], backend: str, feats: Tensor) -> _Plan:
+    """The implementation to use for these features."""
+    if resolve_backend(backend, CHOICES, feats.device, feats.dtype) == "triton":
+        from . import kernel
+
+        arranged = tiles()
+        return _Plan(
+            lambda feats, weight, bias: kernel.convolve(feats, arranged, weight, bias),
+            lambda grad, feats: kernel.weight_gradient(grad, feats, neighbors),
+        )
+    return _Plan(
+        lambda feats, weight, bias: reference.convolve(feats, neighbors, weight, bias),
+        lambda grad, feats: reference.weight_gradient(grad, feats, neighbors),
+    )
 
 
 class _Convolution(torch.autograd.Function):
     """The input's gradient is the same convolution of the output's, with the taps flipped."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, feats: Tensor, weight: Tensor, bias: Tensor | None, neighbors: Tensor, run: Run
-    ) -> Tensor:
-        ctx.save_for_backward(feats, weight, neighbors)
-        ctx.run = run
-        return run(feats, weight, bias)
+    def forward(ctx: FunctionCtx, feats: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+        ctx.save_for_backward(feats, weight)
+        ctx.plan = plan
+        return plan.convolve(feats, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        feats, weight, neighbors = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
+        (feats, weight), wanted = ctx.saved_tensors, ctx.needs_input_grad
         return (
-            ctx.run(grad, reference.transpose_weight(weight), None) if wanted[0] else None,
-            reference.weight_gradient(grad, feats, neighbors) if wanted[1] else None,
+            ctx.plan.convolve(grad, reference.transpose_weight(weight), None) if wanted[0] else None,
+            ctx.plan.weight_gradient(grad, feats) if wanted[1] else None,
             grad.sum(0) if wanted[2] else None,
             None,
-            None,
         )
-
-
-def _runner(neighbors: Tensor, tiles: Callable[[], TiledMap], backend: str, feats: Tensor) -> Run:
-    """The convolution on this map, by the implementation to use for these features."""
-    if resolve_backend(backend, CHOICES, feats.device, feats.dtype) == "triton":
-        from . import kernel
-
-        arranged = tiles()
-        return lambda feats, weight, bias: kernel.convolve(feats, arranged, weight, bias)
-    return lambda feats, weight, bias: reference.convolve(feats, neighbors, weight, bias)
 
 
 def _check_conv(feats: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None) -> None:

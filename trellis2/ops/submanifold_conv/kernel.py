@@ -1,4 +1,4 @@
-"""Submanifold convolution as an implicit matrix product on the GPU, and the maps that it runs on.
+"""Submanifold convolution as an implicit matrix product on the GPU.
 
 Rows that share a neighbour pattern are put into one tile, and a tile visits only the taps that one of its rows has.
 Floor: 2 * pairs * C * D operations (pairs: existing neighbours), or reading the gathered rows once through L2.
@@ -6,257 +6,19 @@ Floor: 2 * pairs * C * D operations (pairs: existing neighbours), or reading the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....o_voxel.ops.hash_grid.kernel import find_rows, pack_key
+from .maps.kernel import TAPS, TILE, TiledMap
 
 try:
     from triton.tools.tensor_descriptor import TensorDescriptor
 except ImportError:  # Triton before 3.4
     TensorDescriptor = None
-
-TAPS = 27
-TILE = 128
-# Look-ups of a program, which has one warp: it waits for its longest probe.
-LOOKUPS = 64
-# Rows are sorted by pattern inside blocks of this many, so that a tile's gathers stay close in memory.
-SORT_ROWS = 131072
-# Below this many rows the taps are split into three groups, each with tiles of its own, whose results are added up:
-# few rows share 27 neighbours, many share 9. Measured on an H200: 1.35 times faster at 9,556 rows, 1.08 at 38,404.
-SPLIT_ROWS = 49152
-# Keys of 26 bits of pattern and a number below this fit an int32.
-KEY_BLOCKS = 31
-
-
-@dataclass(frozen=True, eq=False)
-class TiledMap:
-    """A neighbour map arranged for the kernel: M tiles of 128 places, some of them empty.
-
-    places: [M, 128] int32, the row of the output that a place computes, -1 for none; in group g of G the row R is
-    g * rows + R.  sections: [M] int32, group * children + child of the tile.  taps: [M, 27 / G] int32, those that the
-    tile needs, first ones first.  counts: [M] int32, how many.  sources: [M, 27 / G, 128] int32, the rows of the input
-    gathered for these taps, -1 where absent.  rows: of the output.  groups: G.  children: 8 where each output row is
-    a child of an input row, else 1.
-    """
-
-    places: Tensor
-    sections: Tensor
-    taps: Tensor
-    counts: Tensor
-    sources: Tensor
-    rows: int
-    groups: int
-    children: int
-
-
-@triton.jit
-def _entries(BLOCK: tl.constexpr):
-    """The entries of a map [N, 27] that this program fills: their numbers, voxels and taps."""
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    local = (start % 27).to(tl.int32) + tl.arange(0, BLOCK)
-    return start + tl.arange(0, BLOCK), start // 27 + local // 27, local % 27
-
-
-@triton.jit
-def _neighbor_kernel(
-    coords_ptr, keys_ptr, rows_ptr, out_ptr, n, capacity_mask, DILATION: tl.constexpr, BLOCK: tl.constexpr
-):
-    entry, voxel, tap = _entries(BLOCK)
-    inside = voxel < n
-    base = coords_ptr + voxel * 4
-    batch = tl.load(base, mask=inside, other=0)
-    x = tl.load(base + 1, mask=inside, other=-1) + (tap // 9 - 1) * DILATION
-    y = tl.load(base + 2, mask=inside, other=-1) + (tap // 3 % 3 - 1) * DILATION
-    z = tl.load(base + 3, mask=inside, other=-1) + (tap % 3 - 1) * DILATION
-    row = find_rows(keys_ptr, rows_ptr, pack_key(batch, x, y, z), inside, capacity_mask)
-    tl.store(out_ptr + entry, row, mask=inside)
-
-
-def find_neighbors(coords: Tensor, keys: Tensor, rows: Tensor, dilation: int) -> Tensor:
-    """The neighbour map [N, 27] int32 of `coords` [N, 4] int32, from the hash table over them."""
-    n = len(coords)
-    out = torch.empty(n, TAPS, dtype=torch.int32, device=coords.device)
-    if n:
-        _neighbor_kernel[(triton.cdiv(n * TAPS, LOOKUPS),)](
-            coords.contiguous(), keys, rows, out, n, len(rows) - 1, DILATION=dilation, BLOCK=LOOKUPS, num_warps=1
-        )
-    return out
-
-
-@triton.jit
-def _child_neighbor_kernel(coarse_ptr, rows_ptr, parent_ptr, child_ptr, out_ptr, n, BLOCK: tl.constexpr):
-    entry, voxel, tap = _entries(BLOCK)
-    inside = voxel < n
-    child = tl.load(child_ptr + voxel, mask=inside, other=0).to(tl.int32)
-    parent = tl.load(parent_ptr + voxel, mask=inside, other=0)
-    # 1 to 4: half of it is the parent's step plus one, its parity the neighbour's place among its siblings.
-    x = (child & 1) + tap // 9 + 1
-    y = (child >> 1 & 1) + tap // 3 % 3 + 1
-    z = (child >> 2 & 1) + tap % 3 + 1
-    near = tl.load(coarse_ptr + parent * 27 + (x // 2 * 9 + y // 2 * 3 + z // 2), mask=inside, other=-1)
-    sibling = (x & 1) + (y & 1) * 2 + (z & 1) * 4
-    row = tl.load(rows_ptr + near.to(tl.int64) * 8 + sibling, mask=near >= 0, other=-1)
-    tl.store(out_ptr + entry, row, mask=inside)
-
-
-def child_neighbors(coarse: Tensor, parent: Tensor, child: Tensor) -> Tensor:
-    """See the public function."""
-    n, device = len(parent), coarse.device
-    rows = torch.full((len(coarse), 8), -1, dtype=torch.int32, device=device)
-    rows[parent, child] = torch.arange(n, dtype=torch.int32, device=device)
-    out = torch.empty(n, TAPS, dtype=torch.int32, device=device)
-    if n:
-        grid, block = (triton.cdiv(n * TAPS, 512),), 512
-        _child_neighbor_kernel[grid](
-            coarse.contiguous(), rows, parent.contiguous(), child.contiguous(), out, n, BLOCK=block
-        )
-    return out
-
-
-@triton.jit
-def _key_kernel(
-    neighbors_ptr,
-    parent_ptr,
-    child_ptr,
-    keys_ptr,
-    n,
-    block_rows,
-    blocks,
-    CHILDREN: tl.constexpr,
-    SLOTS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    group = tl.program_id(1)
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    section = group * CHILDREN + tl.zeros((BLOCK,), tl.int32)
-    source = row.to(tl.int64)
-    if CHILDREN > 1:
-        source = tl.load(parent_ptr + row, mask=row < n, other=0)
-        section += tl.load(child_ptr + row, mask=row < n, other=0).to(tl.int32)
-    # Faces take the high bits, then edges, then corners: the rarer a neighbour, the lower. The centre is always there.
-    tap = tl.arange(0, 32)
-    x = tap // 9 - 1
-    y = tap // 3 % 3 - 1
-    z = tap % 3 - 1
-    order = (x * x + y * y + z * z) * 32 + tap
-    rank = tl.sum((order[None, :] < order[:, None]).to(tl.int32), axis=1)
-    wanted = (tap // SLOTS == group) & (rank > 0) & (rank < 27)
-    bit = tl.where(wanted, 1 << ((26 - rank) & 31), 0)
-    near = tl.load(
-        neighbors_ptr + source[:, None] * 27 + tap[None, :], mask=(row < n)[:, None] & wanted[None, :], other=-1
-    )
-    key = tl.sum(tl.where(near >= 0, bit[None, :], 0), axis=1)
-    # The place in a Gray code: what follows differs by few neighbours.
-    key ^= key >> 1
-    key ^= key >> 2
-    key ^= key >> 4
-    key ^= key >> 8
-    key ^= key >> 16
-    key |= (section * blocks + row // block_rows) << 26
-    tl.store(keys_ptr + group.to(tl.int64) * n + row, key, mask=row < n)
-
-
-@triton.jit
-def _tile_kernel(
-    neighbors_ptr,
-    parent_ptr,
-    order_ptr,
-    edges_ptr,
-    places_ptr,
-    sections_ptr,
-    taps_ptr,
-    counts_ptr,
-    sources_ptr,
-    n,
-    CHILDREN: tl.constexpr,
-    SECTIONS: tl.constexpr,
-    SLOTS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    tile = tl.program_id(0)
-    # Every section, edges[i] to edges[i + 1] of the order, begins a tile.
-    number = tl.arange(0, 32)
-    low = tl.load(edges_ptr + number, mask=number < SECTIONS, other=0).to(tl.int32)
-    high = tl.load(edges_ptr + number + 1, mask=number < SECTIONS, other=0).to(tl.int32)
-    tiles = (high - low + TILE - 1) // TILE
-    section = tl.sum(((tl.cumsum(tiles, axis=0) <= tile) & (number < SECTIONS)).to(tl.int32), axis=0)
-    first = tl.sum(tl.where(number < section, tiles, 0), axis=0)
-    lane = tl.arange(0, TILE)
-    at = tl.sum(tl.where(number == section, low, 0), axis=0) + (tile - first) * TILE + lane
-    inside = at < tl.sum(tl.where(number == section, high, 0), axis=0)
-    group = section // CHILDREN
-    place = tl.load(order_ptr + at, mask=inside, other=-1)
-    source = place - group.to(tl.int64) * n
-    if CHILDREN > 1:
-        source = tl.load(parent_ptr + source, mask=inside, other=0)
-    slot = tl.arange(0, COLUMNS)
-    tap = group * SLOTS + slot
-    near = tl.load(
-        neighbors_ptr + source[:, None] * 27 + tap[None, :], mask=inside[:, None] & (slot < SLOTS)[None, :], other=-1
-    )
-    needed = tl.max(near, axis=0) >= 0
-    spot = tile.to(tl.int64) * SLOTS + tl.cumsum(needed.to(tl.int32), axis=0) - 1
-    tl.store(sources_ptr + spot[None, :] * TILE + lane[:, None], near, mask=(lane >= 0)[:, None] & needed[None, :])
-    tl.store(taps_ptr + spot, tap, mask=needed)
-    tl.store(counts_ptr + tile, tl.sum(needed.to(tl.int32), axis=0))
-    tl.store(sections_ptr + tile, section)
-    tl.store(places_ptr + tile.to(tl.int64) * TILE + lane, place.to(tl.int32))
-
-
-def tile_neighbors(neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None) -> TiledMap:
-    """See the public function."""
-    n, device = len(neighbors if parent is None else parent), neighbors.device
-    groups, children = 3 if n < SPLIT_ROWS else 1, 1 if parent is None else 8
-    slots, sections = TAPS // groups, groups * children
-    tiles = (groups * n + sections * (TILE - 1)) // TILE if n else 0
-
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.int32, device=device)
-
-    out = TiledMap(
-        empty(tiles, TILE),
-        empty(tiles),
-        empty(tiles, slots),
-        empty(tiles),
-        empty(tiles, slots, TILE),
-        n,
-        groups,
-        children,
-    )
-    if n == 0:
-        return out
-    neighbors = neighbors.contiguous()
-    parent, child = (neighbors if index is None else index.contiguous() for index in (parent, child))
-    blocks = min(triton.cdiv(n, SORT_ROWS * children), KEY_BLOCKS // sections)
-    keys = empty(groups * n)
-    grid, block_rows = (triton.cdiv(n, 32), groups), triton.cdiv(n, blocks)
-    _key_kernel[grid](neighbors, parent, child, keys, n, block_rows, blocks, CHILDREN=children, SLOTS=slots, BLOCK=32)
-    keys, order = torch.sort(keys, stable=True)
-    edges = torch.searchsorted(keys, torch.arange(sections + 1, dtype=torch.int32, device=device) * (blocks << 26))
-    _tile_kernel[(tiles,)](
-        neighbors,
-        parent,
-        order,
-        edges,
-        out.places,
-        out.sections,
-        out.taps,
-        out.counts,
-        out.sources,
-        n,
-        CHILDREN=children,
-        SECTIONS=sections,
-        SLOTS=slots,
-        COLUMNS=triton.next_power_of_2(slots),
-        TILE=TILE,
-    )
-    return out
 
 
 @triton.jit
@@ -282,11 +44,12 @@ def _conv_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    # Tiles run fastest: the programs at work share a few columns of the weight, which stay in L2.
-    tile = tl.program_id(0).to(tl.int64)
+    # Columns run fastest: the programs that gather the same rows are neighbours in time.
+    blocks = tl.cdiv(D, BLOCK_D)
+    tile = (tl.program_id(0) // blocks).to(tl.int64)
     section = tl.load(sections_ptr + tile)
-    column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    first = section % CHILDREN * D + tl.program_id(1) * BLOCK_D
+    column = tl.program_id(0) % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
+    first = section % CHILDREN * D + tl.program_id(0) % blocks * BLOCK_D
     weight_row = (first + tl.arange(0, BLOCK_D)).to(tl.int64) * (27 * C)
     lane = tl.arange(0, TILE)
     depth = tl.arange(0, BLOCK_C)
@@ -342,24 +105,36 @@ class Config:
 
 # The pipeline of an indirect load is half as deep as its number of stages: 5 make 3 buffers, two programs an SM.
 HOPPER = Config(128, 64, 4, 5, descriptor=TensorDescriptor is not None)
-# What fits the 99 KB of shared memory of consumer cards, or AMD's 64.
-ELSEWHERE = Config(128, 32, 4, 3)
+# From 512 output channels on: 10 % faster, for the rows are gathered half as often.
+HOPPER_WIDE = replace(HOPPER, block_d=256, warps=8)
+# 50 KB of the 99 KB of shared memory of consumer cards, and AMD's, whose stages count otherwise.
+NVIDIA = Config(128, 32, 4, 7)
+AMD = Config(128, 32, 4, 2)
 # Full precision goes through the ordinary cores, and is bound by them.
 FULL = Config(64, 32, 4, 2)
+# The weight's gradient: a tile of it, rows a step, and how many programs keep a card busy.
+GRADIENT = Config(128, 128, 8, 5)
+GRADIENT_ELSEWHERE = Config(64, 64, 4, 2)
+GRADIENT_ROWS = 64
+GRADIENT_PROGRAMS = 1056
 
 
-def choose_config(device: torch.device, dtype: torch.dtype) -> Config:
-    """The tile shape for a card, by measurement on an H200 and by what must fit elsewhere."""
+def choose_config(device: torch.device, dtype: torch.dtype, channels: int) -> Config:
+    """The tile shape for a card and a number of output channels, by measurement on an H200 and by what must fit
+    elsewhere."""
     if dtype == torch.float32:
         return FULL
-    if device.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(device)[0] not in (9, 10)):
-        return ELSEWHERE
-    return HOPPER
+    if torch.version.hip:
+        return AMD
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] not in (9, 10):
+        return NVIDIA
+    return HOPPER_WIDE if channels >= 512 else HOPPER
 
 
 def convolve(feats: Tensor, tiles: TiledMap, weight: Tensor, bias: Tensor | None) -> Tensor:
     """See `submanifold_conv` and `child_conv`. float32 is multiplied in full precision, not TF32."""
-    (n, c), d, config = feats.shape, len(weight) // tiles.children, choose_config(feats.device, feats.dtype)
+    (n, c), d = feats.shape, len(weight) // tiles.children
+    config = choose_config(feats.device, feats.dtype, d)
     out = torch.empty(tiles.rows, d, dtype=feats.dtype, device=feats.device)
     if tiles.rows == 0 or d == 0:
         return out
@@ -370,10 +145,10 @@ def convolve(feats: Tensor, tiles: TiledMap, weight: Tensor, bias: Tensor | None
     block_d = min(config.block_d, max(16, triton.next_power_of_2(d)))
     weight = weight.contiguous().view(len(weight), TAPS * c)
     descriptor = config.descriptor and c % block_c == 0 and weight.data_ptr() % 16 == 0
-    _conv_kernel[(len(tiles.counts), triton.cdiv(d, block_d))](
+    _conv_kernel[(len(tiles.counts) * triton.cdiv(d, block_d),)](
         feats.contiguous(),
         TensorDescriptor.from_tensor(weight, [block_d, block_c]) if descriptor else weight,
-        weight if bias is None else bias,
+        weight if bias is None else bias.contiguous(),
         partial,
         tiles.places,
         tiles.sections,
@@ -397,3 +172,67 @@ def convolve(feats: Tensor, tiles: TiledMap, weight: Tensor, bias: Tensor | None
     if tiles.groups > 1:
         _add_kernel[(triton.cdiv(out.numel(), 1024),)](partial, out, out.numel(), GROUPS=tiles.groups, BLOCK=1024)
     return out
+
+
+@triton.jit
+def _weight_gradient_kernel(
+    grad_ptr,
+    x_ptr,
+    neighbors_ptr,
+    out_ptr,
+    n,
+    share,
+    C,
+    D,
+    BLOCK_D: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Taps run fastest: the programs at work share rows, which stay in L2.
+    tap = tl.program_id(0)
+    split = tl.program_id(2)
+    blocks = tl.cdiv(C, BLOCK_C)
+    column = tl.program_id(1) // blocks * BLOCK_D + tl.arange(0, BLOCK_D)
+    channel = tl.program_id(1) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    acc = tl.zeros((BLOCK_D, BLOCK_C), dtype=tl.float32)
+    for start in range(split * share, tl.minimum(split * share + share, n), BLOCK_N):
+        row = start + tl.arange(0, BLOCK_N)
+        source = tl.load(neighbors_ptr + row.to(tl.int64) * 27 + tap, mask=row < n, other=-1)
+        known = (source >= 0)[:, None]
+        grad = tl.load(
+            grad_ptr + row.to(tl.int64)[:, None] * D + column[None, :], mask=known & (column < D)[None, :], other=0.0
+        )
+        gathered = tl.load(
+            x_ptr + source.to(tl.int64)[:, None] * C + channel[None, :], mask=known & (channel < C)[None, :], other=0.0
+        )
+        acc = tl.dot(grad.T, gathered, acc, input_precision="ieee")
+    target = out_ptr + ((split * D + column).to(tl.int64)[:, None] * 27 + tap) * C + channel[None, :]
+    tl.store(target, acc, mask=(column < D)[:, None] & (channel < C)[None, :])
+
+
+def weight_gradient(grad: Tensor, feats: Tensor, neighbors: Tensor) -> Tensor:
+    """See the reference's. The rows are dealt out in equal shares, and the shares' sums added in order."""
+    (n, c), d = feats.shape, grad.shape[1]
+    config = GRADIENT if choose_config(feats.device, feats.dtype, 128) is HOPPER else GRADIENT_ELSEWHERE
+    block_c = min(config.block_c, max(16, triton.next_power_of_2(c)))
+    block_d = min(config.block_d, max(16, triton.next_power_of_2(d)))
+    blocks = triton.cdiv(d, block_d) * triton.cdiv(c, block_c)
+    splits = min(triton.cdiv(GRADIENT_PROGRAMS, TAPS * blocks), max(1, triton.cdiv(n, GRADIENT_ROWS)))
+    share = triton.cdiv(triton.cdiv(n, splits), GRADIENT_ROWS) * GRADIENT_ROWS
+    partial = torch.empty(splits, d, 3, 3, 3, c, dtype=torch.float32, device=feats.device)
+    _weight_gradient_kernel[(TAPS, blocks, splits)](
+        grad.contiguous(),
+        feats.contiguous(),
+        neighbors.contiguous(),
+        partial,
+        n,
+        share,
+        c,
+        d,
+        BLOCK_D=block_d,
+        BLOCK_C=block_c,
+        BLOCK_N=GRADIENT_ROWS,
+        num_warps=config.warps,
+        num_stages=config.stages,
+    )
+    return partial.sum(0).to(feats.dtype)

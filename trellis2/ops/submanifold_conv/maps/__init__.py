@@ -1,0 +1,1 @@
+"""Neighbour maps on the GPU, and their arrangement into tiles."""
