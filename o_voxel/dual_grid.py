@@ -69,7 +69,8 @@ def _tiled_faces(dual_grid: DualGrid, tile_size: int) -> Tensor:
         return torch.zeros(0, 3, dtype=torch.int32, device=coords.device)
     # Crossed edges up to and including each voxel's. An edge's rank among them is the place of its two faces, as long
     # as no quad is incomplete.
-    ends = crossed.sum(1, dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    x, y, z = crossed.to(torch.int8).unbind(1)
+    ends = (x + y + z).cumsum(0, dtype=torch.int32)
     low, high, edges = torch.cat([coords.amin(0), coords.amax(0), ends[-1:]]).split((3, 3, 1))
     low, high, edges = low.tolist(), high.tolist(), int(edges)
     across = max(range(3), key=lambda a: high[a] - low[a])
@@ -81,8 +82,8 @@ def _tiled_faces(dual_grid: DualGrid, tile_size: int) -> Tensor:
         rows = ((layer >= start) & (layer <= start + tile_size)).nonzero().squeeze(1)
         flags = crossed[rows]
         quad, edge = dual_quads(coords[rows], flags & (layer[rows] < start + tile_size)[:, None])
-        back = flags.sum(1, dtype=torch.int32)[:, None] - flags.cumsum(1, dtype=torch.int32)
-        target = (ends[rows][:, None] - back - 1).reshape(-1)[edge]
+        last, (_, y, z) = ends[rows] - 1, flags.to(torch.int32).unbind(1)
+        target = torch.stack([last - z - y, last - z, last], dim=1).reshape(-1)[edge]
         faces[target] = triangulate(rows.to(torch.int32)[quad], dual_grid.split_weight).view(-1, 6)
         whole[target] = True
     return _kept(faces, whole).view(-1, 3)
