@@ -1,0 +1,172 @@
+"""Fewer faces for the same surface: to a number of faces, to an error, or to whichever comes first."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..checks import check_tensor
+from ..ops.backend import resolve_backend
+from ..ops.simplify import CHOICES, collapse_edges
+from ..values import Mesh
+from .topology import Progress, check_mesh
+
+# The library keeps every open edge; where they would take more than this part of the faces, it is not for us.
+MOST_OPEN = 1 / 3
+
+
+@torch.no_grad()
+def simplify(
+    mesh: Mesh,
+    faces: int | None = None,
+    *,
+    max_error: float | None = None,
+    locked: Tensor | None = None,
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> Mesh:
+    """A mesh of at most `faces` faces with the shape of `mesh`, by edge collapses at the least quadric error.
+
+    faces: how many are wanted; one less where a closed surface has an even number. None: as `max_error` says.
+    max_error: world units; no vertex is put where its root-mean-square distance to the planes of the faces that it
+    stands for, by area, is more. With both, whichever comes first.
+    locked: [V] bool, vertices that neither move nor go, such as those on both sides of a texture seam.
+    backend: "triton" (GPU), "library" (CPU: fast-simplification; no `max_error`, no `locked`), "reference" (plain
+    torch), or "auto": on the CPU the library where it can do what is asked, and else the reference.
+    progress: called with the part done, 0 to 1; may raise, to cancel. The library calls it at the end only.
+
+    Closed surfaces stay closed, in as many pieces; no edge comes to have more faces than two that had not; winding
+    stays, and no face turns by more than 78 degrees from how it was ("library" promises neither of the last three;
+    "auto" looks at its edges and takes the reference instead where it must). Open borders hold: "library" keeps their
+    vertices, the others straighten them where that costs little, within a mean edge down to a fortieth of the faces in
+    the tests. Where edges have more than two faces (a raw dual grid has some) only the curve they form is kept. Where
+    nothing more can be taken without changing how the surface is connected, the result has more faces than were asked
+    for. Faces that name a vertex twice or stand where another does are dropped, then vertices without faces. A mesh
+    with few enough faces is returned as it is.
+
+    The same bytes each time, on one backend; another gives another mesh of the same quality. Sizes do not matter:
+    lengths are taken in units of about the mean edge. Memory on the GPU: 0.25 KiB a face.
+
+    After Garland and Heckbert 1997, in rounds of independent collapses.
+    Raises ValueError for neither bound, a bound out of range, positions not finite, or faces of vertices not there.
+    """
+    check_mesh(mesh)
+    _check_bounds(faces, max_error)
+    if locked is not None:
+        check_tensor(locked, "locked", (len(mesh.vertices),), torch.bool)
+    chosen = _choose(backend, mesh, max_error, locked)
+    if len(mesh.faces) == 0 or (max_error is None and len(mesh.faces) <= faces):
+        return mesh
+    rows = distinct_faces(mesh.faces)
+    if len(rows) == 0:
+        return _compact(mesh.vertices, rows, mesh.faces.dtype)
+    unit = _unit(mesh.vertices, rows)
+    target, error = faces or 0, float("inf") if max_error is None else max_error / unit
+    origin = (mesh.vertices.amin(0) + mesh.vertices.amax(0)) / 2
+    position = (mesh.vertices - origin) / unit
+
+    if chosen == "library":
+        found = _by_library(position, rows, target, required=backend == "library") if len(rows) > target else None
+        if found is not None:
+            _report_end(progress)
+            return _compact(found[0] * unit + origin, found[1], mesh.faces.dtype)
+        chosen = "reference"
+    placed, rows = collapse_edges(
+        position, rows, target, max_error=error, locked=locked, backend=chosen, progress=progress
+    )
+    _report_end(progress)
+    # What did not move keeps its very place.
+    vertices = torch.where(placed == position, mesh.vertices, placed * unit + origin)
+    return _compact(vertices, rows, mesh.faces.dtype)
+
+
+def _report_end(progress: Progress | None) -> None:
+    if progress is not None:
+        progress(1.0)
+
+
+def _check_bounds(faces: int | None, max_error: float | None) -> None:
+    if faces is None and max_error is None:
+        raise ValueError("simplify: expected a number of faces or a max_error, got neither")
+    if faces is not None and faces < 1:
+        raise ValueError(f"faces: expected at least 1, got {faces}")
+    if max_error is not None and not 0 <= max_error < float("inf"):
+        raise ValueError(f"max_error: expected 0 or more, got {max_error}")
+
+
+def _choose(backend: str, mesh: Mesh, max_error: float | None, locked: Tensor | None) -> str:
+    """The backend, of those that can do what is asked."""
+    able = [choice for choice in CHOICES if choice.name != "library" or (max_error is None and locked is None)]
+    if backend == "library" and len(able) < len(CHOICES):
+        raise ValueError('backend "library": expected neither max_error nor locked, got one')
+    return resolve_backend(backend, able, mesh.vertices.device)
+
+
+def _by_library(position: Tensor, faces: Tensor, target: int, required: bool) -> tuple[Tensor, Tensor] | None:
+    """The library's mesh, finished by the reference where it stopped short; None where the reference is needed.
+
+    required: the library was asked for, whatever it does.
+    """
+    before = _odd_edges(faces)
+    if not required and before[0] > MOST_OPEN * target:
+        return None
+    vertices, rows = collapse_edges(position, faces, target, backend="library")
+    rows = distinct_faces(rows, even_out=True)
+    if required:
+        return vertices, rows
+    if any(new > old for new, old in zip(_odd_edges(rows), before, strict=True)):
+        return None
+    if len(rows) > target:
+        return collapse_edges(vertices, rows, target, backend="reference")
+    return vertices, rows
+
+
+def _odd_edges(faces: Tensor) -> tuple[int, int]:
+    """How many edges have one face, and how many more than two."""
+    counts = edge_faces(faces)
+    return int((counts == 1).sum()), int((counts > 2).sum())
+
+
+def edge_faces(faces: Tensor) -> Tensor:
+    """How many of `faces` [F, 3] int each of their edges has, [E] int64."""
+    low, high = torch.stack([faces, faces.roll(-1, 1)], dim=2).reshape(-1, 2).long().aminmax(dim=1)
+    return torch.unique(low << 32 | high, return_counts=True)[1]
+
+
+def distinct_faces(faces: Tensor, *, even_out: bool = False) -> Tensor:
+    """`faces` [F, 3] as [G, 3] int32 in the same order, without those that name a vertex twice or stand on another.
+
+    Of faces with the same corners the first is kept. even_out: only of an odd number of them; two such faces are what
+    is left of a piece that was pressed flat, and what is around it closes without them.
+    """
+    a, b, c = faces.unbind(1)
+    rows = ((a != b) & (b != c) & (c != a)).nonzero().flatten()
+    corners = faces[rows].long()
+    low, high = corners.aminmax(dim=1)
+    corners = torch.stack([low, corners.sum(1) - low - high, high], dim=1)
+    last = high.sort(stable=True).indices
+    order = last[(corners[last, 0] << 32 | corners[last, 1]).sort(stable=True).indices]
+    corners = corners[order]
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = (corners[1:] != corners[:-1]).any(1)
+    start = first.nonzero().flatten()
+    if even_out:
+        start = start[torch.diff(start, append=start.new_tensor([len(order)])) % 2 == 1]
+    return faces[rows[order[start].sort().values]].to(torch.int32)
+
+
+def _unit(vertices: Tensor, faces: Tensor) -> float:
+    """The power of two next to the mean edge: scaling by it is exact."""
+    corners = vertices[faces.long()]
+    mean = float((corners - corners.roll(1, 1)).norm(dim=2).mean())
+    return 2.0 ** round(math.log2(mean)) if mean > 0 else 1.0
+
+
+def _compact(vertices: Tensor, faces: Tensor, dtype: torch.dtype) -> Mesh:
+    """The mesh of `faces` with the vertices that they use, in order."""
+    used = torch.zeros(len(vertices), dtype=torch.bool, device=vertices.device)
+    used[faces.flatten().long()] = True
+    number = (used.cumsum(0) - 1).to(dtype)
+    return Mesh(vertices[used], number[faces.long()])

@@ -1,0 +1,181 @@
+"""The search under numba: a query at a time down and up the tree, all of torch's threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernel_cpu import cached_njit
+from .reference import first_key
+from .tree import BITS, SLACK, Tree
+
+QUERIES_A_TASK = 1 << 13
+NOTHING = np.int64(0xFFFFFFFF)
+MASK = np.int64(2**BITS - 1)
+
+_compiled = partial(cached_njit, error_model="numpy")
+
+
+def closest_cpu(
+    tree: Tree, points: Tensor, leaf: Tensor, order: Tensor, furthest: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distance [N], face [N] and barycentrics [N, 3] of `points` [N, 3].
+
+    order: [N] int64, in which they are visited.  leaf: [N] int32, the likely leaf of each, in that order.
+    """
+    count = len(points)
+    distance, face = np.empty(count, np.float32), np.empty(count, np.int64)
+    weights = np.empty((count, 3), np.float32)
+    index = tuple(column.numpy() for column in (tree.boxes, tree.corners, tree.face, tree.slot, tree.frame))
+    queries, visits, likely, first = points.numpy(), order.numpy(), leaf.numpy(), np.int64(first_key(furthest))
+
+    def search(start: int) -> None:
+        span = slice(start, start + QUERIES_A_TASK)
+        find_range(index, queries, visits[span], likely[span], first, distance, face, weights)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(search, range(0, count, QUERIES_A_TASK)))
+    return torch.from_numpy(distance), torch.from_numpy(face), torch.from_numpy(weights)
+
+
+@_compiled
+def find_range(index, points, visits, likely, first, distance, face, weights):
+    """Answers the queries `visits`. index: the tree's boxes, corners, face, slot and frame."""
+    bits = np.empty(1, np.float32)
+    for i, query in enumerate(visits):
+        point = points[query]
+        key = search_leaf(index, point, likely[i], first, bits)
+        key = search_leaf(index, point, max(likely[i] - 1, 0), key, bits)
+        key = search(index, point, key, bits)
+        if key & NOTHING == NOTHING:
+            distance[query], face[query], weights[query] = np.inf, -1, 0.0
+            continue
+        face[query] = key & NOTHING
+        square, edge, part = closest_on_triangle(point, index[1][index[3][face[query]]])
+        distance[query] = np.sqrt(square)
+        inside_weights(point, index[1][index[3][face[query]]], edge, part, weights[query])
+
+
+@_compiled
+def search_leaf(index, point, leaf, key, bits):
+    """The least of `key` and a leaf's keys: the bits of the squared distance above, the face below.
+
+    bits: room for one float; on return it holds the squared distance.
+    """
+    boxes, corners, faces, _, _ = index
+    leaves, count = len(boxes), len(corners)
+    as_bits = bits.view(np.int32)
+    for slot in range(leaf * count // leaves, (leaf + 1) * count // leaves):
+        bits[0], _, _ = closest_on_triangle(point, corners[slot])
+        key = min(key, np.int64(as_bits[0]) << 32 | np.int64(faces[slot]))
+    as_bits[0] = key >> 32
+    return key
+
+
+@_compiled
+def search(index, point, key, bits):
+    """The least key of all, given one that some leaf has, or the first, and its squared distance in `bits`."""
+    boxes, _, _, _, frame = index
+    leaves = len(boxes)
+    x, y, z = (point[0] - frame[0]) / frame[3], (point[1] - frame[1]) / frame[3], (point[2] - frame[2]) / frame[3]
+    to_steps = np.float32(1 + SLACK) / (frame[3] * frame[3])
+    bound = bits[0] * to_steps
+    # Bit k of `pending` says that the sibling, k levels up from `node`, is still to be seen.
+    node, pending = 1, 0
+    while True:
+        while node < leaves:
+            near, far = child_distance(boxes[node], 0, x, y, z), child_distance(boxes[node], 2 * BITS, x, y, z)
+            first = 2 * node
+            if far < near:
+                near, far, first = far, near, first + 1
+            if near > bound:
+                break
+            node = first
+            pending = pending << 1 | int(far <= bound)
+        if node >= leaves:
+            key = search_leaf(index, point, node - leaves, key, bits)
+            bound = bits[0] * to_steps
+        while True:
+            if pending == 0:
+                return key
+            while pending & 1 == 0:
+                node >>= 1
+                pending >>= 1
+            node ^= 1
+            pending ^= 1
+            if child_distance(boxes[node >> 1], (node & 1) * 2 * BITS, x, y, z) <= bound:
+                break
+
+
+@_compiled
+def child_distance(row, shift, x, y, z):
+    """Squared distance, in steps, from a place to the box of a row's first (shift 0) or second child."""
+    square = np.float32(0)
+    for axis, place in enumerate((x, y, z)):
+        below = np.float32(row[axis] >> shift & MASK) - place
+        above = place - np.float32(row[axis] >> (shift + BITS) & MASK)
+        gap = max(below, above, np.float32(0))
+        square += gap * gap
+    return square
+
+
+@_compiled
+def closest_on_triangle(point, corners):
+    """(squared distance, nearest edge, part along it) as reference.closest_on_triangles; edge -1 for the inside."""
+    height, area, inner = above_triangle(point, corners)
+    if area > 0.0 and min(inner) >= 0.0:
+        return height * height / area, -1, 0.0
+    square, edge, part = np.inf, 0, 0.0
+    for k in range(3):
+        i, j = 3 * k, 3 * ((k + 1) % 3)
+        ax, ay, az = to_float64(corners, i)
+        bx, by, bz = to_float64(corners, j)
+        px, py, pz = point[0] - ax, point[1] - ay, point[2] - az
+        bx, by, bz = bx - ax, by - ay, bz - az
+        length = bx * bx + by * by + bz * bz
+        along = (px * bx + py * by + pz * bz) / (length if length > 0.0 else 1.0)
+        along = min(max(along, 0.0), 1.0)
+        dx, dy, dz = px - along * bx, py - along * by, pz - along * bz
+        here = dx * dx + dy * dy + dz * dz
+        if here < square:
+            square, edge, part = here, k, along
+    return square, edge, part
+
+
+@_compiled
+def above_triangle(point, corners):
+    """(height times the root of area, area, weights) of a point over a triangle's plane; area: the normal's square."""
+    ax, ay, az = to_float64(corners, 0)
+    bx, by, bz = to_float64(corners, 3)
+    cx, cy, cz = to_float64(corners, 6)
+    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
+    nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    area = nx * nx + ny * ny + nz * nz
+    scale = area if area > 0.0 else 1.0
+    px, py, pz = point[0] - ax, point[1] - ay, point[2] - az
+    qx, qy, qz = point[0] - bx, point[1] - by, point[2] - bz
+    wx, wy, wz = cx - bx, cy - by, cz - bz
+    first = nx * (wy * qz - wz * qy) + ny * (wz * qx - wx * qz) + nz * (wx * qy - wy * qx)
+    second = nx * (py * vz - pz * vy) + ny * (pz * vx - px * vz) + nz * (px * vy - py * vx)
+    third = nx * (uy * pz - uz * py) + ny * (uz * px - ux * pz) + nz * (ux * py - uy * px)
+    return px * nx + py * ny + pz * nz, area, (first / scale, second / scale, third / scale)
+
+
+@_compiled
+def inside_weights(point, corners, edge, part, out):
+    """Writes the corners' weights [3] of the point that `closest_on_triangle` found."""
+    if edge < 0:
+        out[0], out[1], out[2] = above_triangle(point, corners)[2]
+        return
+    out[:] = 0.0
+    out[edge], out[(edge + 1) % 3] = 1.0 - part, part
+
+
+@_compiled
+def to_float64(corners, k):
+    """A corner's three coordinates, from the k-th number on."""
+    return np.float64(corners[k]), np.float64(corners[k + 1]), np.float64(corners[k + 2])

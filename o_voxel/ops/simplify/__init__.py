@@ -1,0 +1,56 @@
+"""Simplification of a triangle mesh by collapsing edges, cheapest first by quadric error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from ..backend import Choice, always, resolve_backend, triton_probe
+from .graph import build_graph
+from .rounds import run_rounds
+
+
+def _probe_library(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cpu":
+        return f"runs on the CPU, not on {device}"
+    return None if find_spec("fast_simplification") else "fast-simplification is not installed"
+
+
+CHOICES = (Choice("triton", triton_probe), Choice("library", _probe_library), Choice("reference", always))
+
+
+def collapse_edges(
+    position: Tensor,
+    faces: Tensor,
+    target: int,
+    *,
+    max_error: float = float("inf"),
+    locked: Tensor | None = None,
+    backend: str = "auto",
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Positions [V, 3] float32 and faces [G, 3] int32 after collapses, G <= target where the topology lets it.
+
+    position: [V, 3] float32 in units of about an edge; rows that no face uses any more keep their last place.
+    faces: [F, 3] int32, F >= 1, no corner twice in a face and no face twice.  max_error: in the same units.
+    locked: [V] bool, vertices that neither move nor go; "library" has none of these two.
+    backend: "triton", "library" (fast-simplification, other rows: V changes), or "reference" (plain torch).
+    Deterministic for each backend and version of it.
+    """
+    chosen = resolve_backend(backend, CHOICES, position.device)
+    if chosen == "library":
+        from .kernel_cpu import collapse_library
+
+        return collapse_library(position, faces, target)
+    if chosen == "triton":
+        from . import kernel as steps
+    else:
+        from . import reference as steps
+    graph = run_rounds(build_graph(position, faces, locked), steps, target, max_error, progress)
+    return graph.position, graph.faces
+
+
+__all__ = ["CHOICES", "collapse_edges"]
