@@ -53,6 +53,7 @@ class Material:
     emissive, normal) or one.
     alpha_mode: "OPAQUE" makes alpha 1; "MASK" makes it 0 below `alpha_cutoff` and 1 elsewhere; "BLEND" keeps it.
     normal_texture: tangent space, +x along u and +y along v (up); `normal_scale` multiplies its x and y.
+    occlusion_texture: the share of ambient light that arrives, linear.  double_sided: back faces are drawn too.
     """
 
     base_color_factor: Vector3 = (1.0, 1.0, 1.0)
@@ -69,6 +70,8 @@ class Material:
     alpha_texture: Texture | None = None
     normal_scale: float = 1.0
     normal_texture: Texture | None = None
+    occlusion_texture: Texture | None = None
+    double_sided: bool = False
 
     def __post_init__(self) -> None:
         if self.alpha_mode not in get_args(AlphaMode):
@@ -109,6 +112,7 @@ TEXTURE_CHANNELS = {
     "alpha_texture": 1,
     "emissive_texture": 3,
     "normal_texture": 3,
+    "occlusion_texture": 1,
 }
 
 

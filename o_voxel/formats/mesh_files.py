@@ -191,6 +191,8 @@ class _MaterialReader:
             alpha_texture=None if mode == "OPAQUE" else self._texture(material.baseColorTexture, (3,), base),
             normal_scale=float((normal or {}).get("scale", 1.0)),
             normal_texture=self._texture(material.normalTexture, (0, 1, 2), normal),
+            occlusion_texture=self._texture(material.occlusionTexture, (0,), stored.get("occlusionTexture")),
+            double_sided=bool(material.doubleSided),
         )
 
     def _stored(self, material: Any) -> Mapping[str, Any]:

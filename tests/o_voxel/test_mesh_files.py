@@ -83,6 +83,8 @@ def test_gltf_materials(tmp_path):
         emissiveFactor=[0.0, 0.5, 1.0],
         emissiveTexture=glow,
         normalTexture=bumps,
+        occlusionTexture=packed,
+        doubleSided=True,
         alphaMode="MASK",
         alphaCutoff=0.4,
     )
@@ -110,6 +112,8 @@ def test_gltf_materials(tmp_path):
     assert np.array_equal(found.roughness_texture.image.numpy(), np.asarray(packed)[..., 1:2])
     assert np.array_equal(found.emissive_texture.image.numpy(), np.asarray(glow))
     assert np.array_equal(found.normal_texture.image.numpy(), np.asarray(bumps))
+    assert np.array_equal(found.occlusion_texture.image.numpy(), np.asarray(packed)[..., :1])
+    assert found.double_sided
     assert (found.base_color_texture.wrap, found.base_color_texture.filter) == (("clamp", "mirror"), "nearest")
     assert (found.metallic_texture.wrap, found.metallic_texture.filter) == (("repeat", "repeat"), "linear")
     np.testing.assert_allclose(mesh.uv.numpy(), UV, atol=1e-7)
