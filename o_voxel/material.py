@@ -117,6 +117,25 @@ TEXTURE_CHANNELS = {
 
 
 @dataclass(frozen=True, eq=False)
+class UVMap:
+    """Where each face of a mesh lies in a texture.
+
+    uv: [U, 2] float32, v up; an atlas lies in [0, 1].  faces: [F, 3] int32 or int64, rows of `uv`, beside the mesh's own.
+    chart: [F] int32 or int64, 0 to the number of charts - 1; faces of one chart are connected in the texture.
+    """
+
+    uv: Tensor
+    faces: Tensor
+    chart: Tensor
+
+    def __post_init__(self) -> None:
+        integers = (torch.int32, torch.int64)
+        check_tensor(self.uv, "UVMap.uv", (None, 2), torch.float32)
+        faces = len(check_tensor(self.faces, "UVMap.faces", (None, 3), integers))
+        check_tensor(self.chart, "UVMap.chart", (faces,), integers)
+
+
+@dataclass(frozen=True, eq=False)
 class TexturedMesh:
     """A mesh with materials. Tensors are on the mesh's device; values are checked where they are used.
 
