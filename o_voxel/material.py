@@ -120,7 +120,7 @@ TEXTURE_CHANNELS = {
 class UVMap:
     """Where each face of a mesh lies in a texture.
 
-    uv: [U, 2] float32, v up; an atlas lies in [0, 1].  faces: [F, 3] int32 or int64, rows of `uv`, beside the mesh's own.
+    uv: [U, 2] float32, v up; an atlas lies in [0, 1].  faces: [F, 3] int32 or int64, rows of `uv`, as the mesh's.
     chart: [F] int32 or int64, 0 to the number of charts - 1; faces of one chart are connected in the texture.
     """
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..values import Mesh
-from .surface import check_mesh
+from .topology import check_mesh
 
 
 def single_index(mesh: Mesh, uv: Tensor, uv_faces: Tensor) -> tuple[Mesh, Tensor, Tensor]:
@@ -20,9 +20,9 @@ def single_index(mesh: Mesh, uv: Tensor, uv_faces: Tensor) -> tuple[Mesh, Tensor
     if uv_faces.shape != faces.shape:
         raise ValueError(f"uv_faces: expected {list(faces.shape)} like the faces, got {list(uv_faces.shape)}")
     corners = uv_faces.to(torch.int64)
-    if len(faces) and not (0 <= int(corners.min()) and int(corners.max()) < len(uv)):
-        bounds = f"{int(corners.min())} to {int(corners.max())}"
-        raise ValueError(f"uv_faces: expected rows of uv, 0 to {len(uv) - 1}, got {bounds}")
+    low, high = (int(corners.min()), int(corners.max())) if len(faces) else (0, 0)
+    if len(faces) and (low < 0 or high >= len(uv)):
+        raise ValueError(f"uv_faces: expected rows of uv, 0 to {len(uv) - 1}, got {low} to {high}")
     pair, joined = (faces * max(len(uv), 1) + corners).unique(return_inverse=True)
     rows = pair // max(len(uv), 1)
     return Mesh(mesh.vertices[rows], joined), uv[pair % max(len(uv), 1)], rows

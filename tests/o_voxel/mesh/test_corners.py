@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from pack.o_voxel.mesh.corners import single_index
 from pack.o_voxel.values import Mesh
 
