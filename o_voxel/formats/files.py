@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,3 +38,19 @@ def atomic_write(path: FilePath) -> Iterator[BinaryIO]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_files(contents: Mapping[Path, bytes]) -> Path:
+    """Writes files that belong together, makes their folders, and returns the path of the last, the one to open.
+
+    All are written in full before the first appears; they appear in order. Raises OSError as `open` does.
+    """
+    paths = list(contents)
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        # A stack ends its last entry first.
+        files = {path: stack.enter_context(atomic_write(path)) for path in reversed(paths)}
+        for path in paths:
+            files[path].write(contents[path])
+    return paths[-1]

@@ -1,32 +1,25 @@
-"""glTF 2.0 binary files: a mesh with vertex colours. y up, as glTF wants; bytes are a function of the input alone."""
+"""glTF 2.0 binary files. y up, as glTF wants; bytes are a function of the input alone."""
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..checks import FLOATS, check_tensor
-from ..color import to_linear
+from ..material import Material, TexturedMesh
 from ..ops.grid_sample import grid_sample
 from ..ops.hash_grid import hash_grid
 from ..values import PBR_CHANNELS, Mesh, VoxelField
-from .files import FilePath, atomic_write
-
-FLOAT, UINT16, UINT32 = 5126, 5123, 5125
-VERTEX_DATA, INDEX_DATA = 34962, 34963
-
-
-def to_y_up(vectors: Tensor) -> Tensor:
-    """Positions or directions [N, 3] from our z-up frame to glTF's y-up one: (x, y, z) to (x, z, -y)."""
-    x, y, z = vectors.unbind(1)
-    return torch.stack([x, z, -y], dim=1)
+from .draco import add_compressed_primitive
+from .drawn import as_textured, checked, drawn, with_normals
+from .files import FilePath, write_files
+from .fit import Fitted, fit
+from .gltf import Document
+from .gltf_geometry import add_primitive, primitive, quantized
+from .gltf_materials import MaterialWriter, largest_side
+from .options import SaveOptions
 
 
 def vertex_materials(mesh: Mesh, field: VoxelField) -> Tensor:
@@ -35,81 +28,69 @@ def vertex_materials(mesh: Mesh, field: VoxelField) -> Tensor:
     return grid_sample(field.attrs.float(), hash_grid(field.coords), points).clamp(0, 1)
 
 
-def write_glb(path: FilePath, mesh: Mesh, materials: Tensor | None = None) -> Path:
-    """Write `mesh`, and with `materials` [V, 6] float (PBR_CHANNELS, base colour in sRGB) its colours.
+def colored(mesh: Mesh, materials: Tensor) -> TexturedMesh:
+    """`mesh` with the base colours of `materials` [V, 6] float (PBR_CHANNELS) at its vertices.
 
-    Base colour becomes linear vertex colours; metallic and roughness are one factor each, their means, until the mesh
-    is textured. Double-sided, because a raw dual-grid surface has no consistent winding. Vertices that no face uses are
-    left out. The file appears whole or not at all. Raises ValueError for an empty or non-finite mesh.
+    Metallic and roughness are one factor each, the means over the vertices in use, until the mesh is textured.
+    Double-sided, because a raw dual-grid surface has no consistent winding. Raises ValueError for other materials.
     """
-    if len(mesh.faces) == 0:
-        raise ValueError("mesh: expected at least one face, got none; there is nothing to write")
-    if not bool(torch.isfinite(mesh.vertices).all()):
-        raise ValueError("mesh: expected finite vertices, got NaN or infinity")
-    low, high = int(mesh.faces.min()), int(mesh.faces.max())
-    if low < 0 or high >= len(mesh.vertices):
-        raise ValueError(f"mesh: expected faces of vertices 0 to {len(mesh.vertices) - 1}, got {low} to {high}")
+    check_tensor(materials, "materials", (len(mesh.vertices), 6), FLOATS)
+    if not bool(torch.isfinite(materials).all()):
+        raise ValueError("materials: expected finite numbers, got NaN or infinity")
+    values = materials.to(mesh.vertices.device).float().clamp(0, 1)
+    used = values[mesh.faces.long().unique()]
+    means = {name: float(used[:, PBR_CHANNELS[name]].mean()) for name in ("metallic", "roughness")}
+    surface = Material(metallic_factor=means["metallic"], roughness_factor=means["roughness"], double_sided=True)
+    colors = torch.nn.functional.pad(values[:, PBR_CHANNELS["base_color"]], (0, 1), value=1.0)
+    return TexturedMesh(mesh, (surface,), vertex_colors=colors)
+
+
+def write_glb(
+    path: FilePath,
+    mesh: Mesh | TexturedMesh,
+    materials: Tensor | None = None,
+    options: SaveOptions = SaveOptions(),
+) -> Path:
+    """Writes `mesh`, with its materials or, for a bare Mesh, with `materials` as `colored` takes them.
+
+    Missing folders are made; the file appears whole or not at all. Raises as `encode_glb`, and OSError.
+    """
+    return write_files({Path(path): encode_glb(mesh, materials, options).content})
+
+
+def encode_glb(
+    mesh: Mesh | TexturedMesh, materials: Tensor | None = None, options: SaveOptions = SaveOptions()
+) -> Fitted:
+    """The bytes of the file that `write_glb` writes, and what was given up for `options.max_bytes`.
+
+    One primitive a material; base colour with alpha, occlusion-roughness-metallic, normal and emission as one image
+    each. A Draco stream may merge vertices that are alike. Vertices that no face uses are left out.
+    Raises ValueError for an empty mesh, for numbers that are not finite, for materials that one image cannot hold and
+    for a size that cannot be reached; ImportError for Draco without DracoPy.
+    """
+    options.y_up(".glb")
+    if materials is not None and isinstance(mesh, TexturedMesh):
+        raise ValueError("materials: expected None with a TexturedMesh, which has its own")
+    whole = checked(as_textured(mesh))
     if materials is not None:
-        check_tensor(materials, "materials", (len(mesh.vertices), 6), FLOATS)
-        if not bool(torch.isfinite(materials).all()):
-            raise ValueError("materials: expected finite numbers, got NaN or infinity")
-    used, faces = torch.unique(mesh.faces.long(), return_inverse=True)
-    arrays = [("POSITION", _packed(to_y_up(mesh.vertices[used]), np.float32))]
-    metallic, roughness = 0.0, 1.0
-    if materials is not None:
-        kept = materials[used].float().clamp(0, 1)
-        metallic, roughness = (float(kept[:, PBR_CHANNELS[name]].mean()) for name in ("metallic", "roughness"))
-        color = to_linear(kept[:, PBR_CHANNELS["base_color"]])
-        opaque = torch.nn.functional.pad(color, (0, 1), value=1.0)
-        arrays.append(("COLOR_0", _packed((opaque * 65535).round(), np.uint16)))
-    content = _assemble(arrays, _packed(faces, np.uint32), metallic, roughness)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target) as file:
-        file.write(content)
-    return target
+        whole = checked(colored(whole.mesh, materials))
+    flat = drawn(with_normals(whole, options.crease_deg))
+    parts = [(row, flat.part(row)) for row in flat.material_ids.unique().tolist()]
+    geometry = [
+        primitive(part, options.scale, tangents=whole.materials[row].normal_texture is not None) for row, part in parts
+    ]
+    shown = tuple(whole.materials[row] for row, _ in parts)
 
+    def encode(chosen: SaveOptions) -> bytes:
+        document = Document()
+        writer = MaterialWriter(document, chosen)
+        pieces, place = quantized(geometry) if chosen.quantize else (geometry, {})
+        if chosen.quantize:
+            document.use("KHR_mesh_quantization", required=True)
+        add = add_compressed_primitive if chosen.draco else add_primitive
+        primitives = [add(document, piece, writer.add(material)) for piece, material in zip(pieces, shown, strict=True)]
+        root = {"mesh": document.add("meshes", {"primitives": primitives}), **place}
+        document.add("scenes", {"nodes": [document.add("nodes", root)]})
+        return document.to_glb()
 
-def _packed(values: Tensor, dtype: type[np.generic]) -> np.ndarray:
-    return np.ascontiguousarray(values.cpu().numpy().astype(dtype))
-
-
-def _assemble(
-    attributes: Sequence[tuple[str, np.ndarray]], faces: np.ndarray, metallic: float, roughness: float
-) -> bytes:
-    """The file of one mesh: a JSON chunk that describes the views of one binary chunk."""
-    views: list[dict[str, Any]] = []
-    accessors: list[dict[str, Any]] = []
-    binary = bytearray()
-    component = {np.dtype(np.float32): FLOAT, np.dtype(np.uint16): UINT16, np.dtype(np.uint32): UINT32}
-
-    def add(array: np.ndarray, kind: str, target: int, **more: Any) -> int:
-        views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": array.nbytes, "target": target})
-        view = {"bufferView": len(views) - 1, "componentType": component[array.dtype], "type": kind}
-        accessors.append({**view, "count": array.size if kind == "SCALAR" else len(array), **more})
-        binary.extend(array.tobytes())
-        binary.extend(bytes(-len(binary) % 4))
-        return len(accessors) - 1
-
-    indices = add(faces.reshape(-1), "SCALAR", INDEX_DATA)
-    primitive: dict[str, int] = {}
-    for name, array in attributes:
-        bounds = {"min": array.min(0).tolist(), "max": array.max(0).tolist()} if name == "POSITION" else {}
-        scaled = {"normalized": True} if array.dtype == np.uint16 else {}
-        primitive[name] = add(array, f"VEC{array.shape[1]}", VERTEX_DATA, **bounds, **scaled)
-    surface = {"baseColorFactor": [1, 1, 1, 1], "metallicFactor": metallic, "roughnessFactor": roughness}
-    document = {
-        "asset": {"version": "2.0", "generator": "ComfyUI-TRELLIS2"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [{"attributes": primitive, "indices": indices, "material": 0}]}],
-        "materials": [{"pbrMetallicRoughness": surface, "doubleSided": True}],
-        "accessors": accessors,
-        "bufferViews": views,
-        "buffers": [{"byteLength": len(binary)}],
-    }
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(binary), 0x004E4942) + binary
-    return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks
+    return fit(encode, options, largest_side(shown))

@@ -1,5 +1,6 @@
 """GLB files, read back by hand (glTF 2.0 specification) and by trimesh."""
 
+import functools
 import json
 import struct
 from pathlib import Path
@@ -9,12 +10,17 @@ import pytest
 import torch
 import trimesh
 from pack.o_voxel.color import to_linear
-from pack.o_voxel.formats.glb import to_y_up, vertex_materials, write_glb
+from pack.o_voxel.formats.glb import vertex_materials, write_glb
+from pack.o_voxel.formats.gltf_geometry import to_y_up
+from pack.o_voxel.formats.options import SaveOptions
 from pack.o_voxel.grid import Grid
 from pack.o_voxel.values import Mesh, VoxelField
 
 COMPONENTS = {5126: np.dtype("<f4"), 5123: np.dtype("<u2"), 5125: np.dtype("<u4")}
 WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
+
+# As it comes: no normals are made, so that no vertex is split.
+write_flat = functools.partial(write_glb, options=SaveOptions(crease_deg=None))
 
 
 def random_mesh(vertices: int, faces: int, dtype=torch.int32, seed: int = 0) -> Mesh:
@@ -76,7 +82,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
 def test_a_file_holds_the_surface(tmp_path, vertices, faces, colored, dtype):
     mesh = random_mesh(vertices, faces, dtype)
-    path = write_glb(tmp_path / "a.glb", mesh, random_materials(vertices) if colored else None)
+    path = write_flat(tmp_path / "a.glb", mesh, random_materials(vertices) if colored else None)
     assert path == tmp_path / "a.glb"
     arrays = read(path)
     assert set(arrays) == {"POSITION", "faces"} | ({"COLOR_0"} if colored else set())
@@ -95,18 +101,18 @@ def test_y_is_up_and_nothing_is_mirrored():
 def test_unused_vertices_are_left_out(tmp_path):
     mesh = Mesh(torch.arange(15.0).reshape(5, 3), torch.tensor([[4, 1, 2], [1, 4, 2]]))
     materials = random_materials(5)
-    arrays = read(write_glb(tmp_path / "a.glb", mesh, materials))
+    arrays = read(write_flat(tmp_path / "a.glb", mesh, materials))
     np.testing.assert_array_equal(arrays["POSITION"], to_y_up(mesh.vertices[[1, 2, 4]]).numpy())
     assert arrays["faces"].tolist() == [[2, 0, 1], [0, 2, 1]]
     assert len(arrays["COLOR_0"]) == 3
     used_only = Mesh(mesh.vertices[[1, 2, 4]], torch.tensor([[2, 0, 1], [0, 2, 1]]))
-    other = write_glb(tmp_path / "b.glb", used_only, materials[[1, 2, 4]])
+    other = write_flat(tmp_path / "b.glb", used_only, materials[[1, 2, 4]])
     assert other.read_bytes() == (tmp_path / "a.glb").read_bytes()
 
 
 def test_bounds_are_those_of_the_used_vertices(tmp_path):
     mesh = Mesh(torch.tensor([[0.0, 0, 0], [1, 2, 3], [0, 1, 0], [99, 99, 99]]), torch.tensor([[0, 1, 2]]))
-    document, _ = chunks(write_glb(tmp_path / "a.glb", mesh))
+    document, _ = chunks(write_flat(tmp_path / "a.glb", mesh))
     (positions,) = [a for a in document["accessors"] if "min" in a]
     assert positions["min"] == [0, 0, -2] and positions["max"] == [1, 3, 0]
 
@@ -120,7 +126,7 @@ def test_colours_are_linear(tmp_path, encoded, linear):
     materials = torch.zeros(3, 6)
     materials[:, 1] = encoded
     mesh = random_mesh(3, 0)
-    colors = read(write_glb(tmp_path / "a.glb", Mesh(mesh.vertices, torch.tensor([[0, 1, 2]])), materials))["COLOR_0"]
+    colors = read(write_flat(tmp_path / "a.glb", Mesh(mesh.vertices, torch.tensor([[0, 1, 2]])), materials))["COLOR_0"]
     assert colors.dtype == np.uint16 and colors.shape == (3, 4)
     np.testing.assert_allclose(colors / 65535, [[0, linear, 0, 1]] * 3, atol=1e-5)
 
@@ -129,7 +135,7 @@ def test_colours_go_with_their_vertices_and_are_clamped(tmp_path):
     mesh = Mesh(torch.eye(3), torch.tensor([[2, 0, 1]]))
     materials = torch.tensor([[2.0, 0, 0, 0, 0, 0], [0, 1, -1, 0, 0, 0], [0, 0, 1, 0, 0, 0]])
     before = materials.clone()
-    document, _ = chunks(write_glb(tmp_path / "a.glb", mesh, materials))
+    document, _ = chunks(write_flat(tmp_path / "a.glb", mesh, materials))
     colors = read(tmp_path / "a.glb")["COLOR_0"]
     assert colors.tolist() == [[65535, 0, 0, 65535], [0, 65535, 0, 65535], [0, 0, 65535, 65535]]
     (accessor,) = [a for a in document["accessors"] if a["type"] == "VEC4"]
@@ -142,7 +148,7 @@ def test_metallic_and_roughness_are_means_over_the_used_vertices(tmp_path):
     materials = torch.zeros(4, 6)
     materials[:, 3] = torch.tensor([0.0, 0.3, 0.6, 100.0])
     materials[:, 4] = torch.tensor([1.0, 3.0, 0.1, 100.0])
-    document, _ = chunks(write_glb(tmp_path / "a.glb", mesh, materials))
+    document, _ = chunks(write_flat(tmp_path / "a.glb", mesh, materials))
     (material,) = document["materials"]
     surface = material["pbrMetallicRoughness"]
     assert surface["metallicFactor"] == pytest.approx(0.3) and surface["roughnessFactor"] == pytest.approx(0.7)
@@ -150,7 +156,7 @@ def test_metallic_and_roughness_are_means_over_the_used_vertices(tmp_path):
 
 
 def test_a_surface_without_materials_is_white_and_rough(tmp_path):
-    document, _ = chunks(write_glb(tmp_path / "a.glb", random_mesh(4, 5)))
+    document, _ = chunks(write_flat(tmp_path / "a.glb", random_mesh(4, 5)))
     surface = document["materials"][0]["pbrMetallicRoughness"]
     assert surface == {"baseColorFactor": [1, 1, 1, 1], "metallicFactor": 0, "roughnessFactor": 1}
     assert document["asset"]["version"] == "2.0"
@@ -162,22 +168,22 @@ def test_the_same_surface_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         mesh, materials = random_mesh(50, 63), random_materials(50)
         before = (mesh.vertices.clone(), mesh.faces.clone(), materials.clone())
-        files.append(write_glb(tmp_path / f"{name}.glb", mesh, materials).read_bytes())
+        files.append(write_flat(tmp_path / f"{name}.glb", mesh, materials).read_bytes())
         assert all(map(torch.equal, before, (mesh.vertices, mesh.faces, materials)))
     assert files[0] == files[1]
-    assert files[0] != write_glb(tmp_path / "c.glb", random_mesh(50, 63), random_materials(50, seed=2)).read_bytes()
+    assert files[0] != write_flat(tmp_path / "c.glb", random_mesh(50, 63), random_materials(50, seed=2)).read_bytes()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_materials_of_any_float_are_written(tmp_path, dtype):
     mesh, materials = random_mesh(5, 7), random_materials(5).to(dtype)
-    wide = write_glb(tmp_path / "a.glb", mesh, materials.float()).read_bytes()
-    assert write_glb(tmp_path / "b.glb", mesh, materials).read_bytes() == wide
+    wide = write_flat(tmp_path / "a.glb", mesh, materials.float()).read_bytes()
+    assert write_flat(tmp_path / "b.glb", mesh, materials).read_bytes() == wide
 
 
 def test_trimesh_reads_the_same_surface(tmp_path):
     mesh = random_mesh(100, 63, torch.int64)
-    path = write_glb(tmp_path / "a.glb", mesh, random_materials(100))
+    path = write_flat(tmp_path / "a.glb", mesh, random_materials(100))
     loaded = trimesh.load_mesh(path, process=False)
     arrays = read(path)
     np.testing.assert_array_equal(loaded.faces, arrays["faces"])
@@ -188,7 +194,7 @@ def test_trimesh_reads_the_same_surface(tmp_path):
 
 def test_folders_are_made_and_strings_are_paths(tmp_path):
     path = tmp_path / "new" / "folder" / "ä b.glb"
-    assert write_glb(str(path), random_mesh(4, 5)) == path
+    assert write_flat(str(path), random_mesh(4, 5)) == path
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -203,7 +209,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, old):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="no space left"):
-        write_glb(path, random_mesh(4, 5))
+        write_flat(path, random_mesh(4, 5))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == ({} if old is None else {path.name: old})
 
 
@@ -234,7 +240,7 @@ def test_a_write_that_stops_halfway_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("builtins.open", opened)
     with pytest.raises(OSError, match="halfway"):
-        write_glb(tmp_path / "a.glb", random_mesh(4, 5))
+        write_flat(tmp_path / "a.glb", random_mesh(4, 5))
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
 
@@ -242,7 +248,7 @@ def test_a_write_that_stops_halfway_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("vertices", [0, 4])
 def test_a_surface_without_faces_is_refused(tmp_path, vertices):
     with pytest.raises(ValueError, match="mesh: expected at least one face"):
-        write_glb(tmp_path / "a.glb", Mesh(torch.zeros(vertices, 3), torch.zeros(0, 3, dtype=torch.int32)))
+        write_flat(tmp_path / "a.glb", Mesh(torch.zeros(vertices, 3), torch.zeros(0, 3, dtype=torch.int32)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,7 +257,7 @@ def test_a_vertex_that_is_not_finite_is_refused(tmp_path, value):
     vertices = torch.eye(3)
     vertices[1, 2] = value
     with pytest.raises(ValueError, match="mesh: expected finite vertices"):
-        write_glb(tmp_path / "a.glb", Mesh(vertices, torch.tensor([[0, 1, 2]])))
+        write_flat(tmp_path / "a.glb", Mesh(vertices, torch.tensor([[0, 1, 2]])))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -260,7 +266,7 @@ def test_a_material_that_is_not_a_number_is_refused(tmp_path, channel):
     materials = torch.full((3, 6), 0.5)
     materials[1, channel] = float("nan")
     with pytest.raises(ValueError, match="materials"):
-        write_glb(tmp_path / "a.glb", Mesh(torch.eye(3), torch.tensor([[0, 1, 2]])), materials)
+        write_flat(tmp_path / "a.glb", Mesh(torch.eye(3), torch.tensor([[0, 1, 2]])), materials)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -271,13 +277,13 @@ def test_a_material_that_is_not_a_number_is_refused(tmp_path, channel):
 )
 def test_materials_of_another_form_are_refused(tmp_path, materials):
     with pytest.raises(ValueError, match="materials"):
-        write_glb(tmp_path / "a.glb", Mesh(torch.eye(3), torch.tensor([[0, 1, 2]])), materials)
+        write_flat(tmp_path / "a.glb", Mesh(torch.eye(3), torch.tensor([[0, 1, 2]])), materials)
 
 
 @pytest.mark.parametrize("row", [3, -1])
 def test_a_face_of_no_vertex_is_refused(tmp_path, row):
     with pytest.raises((ValueError, IndexError)):
-        write_glb(tmp_path / "a.glb", Mesh(torch.eye(3), torch.tensor([[0, 1, row]])))
+        write_flat(tmp_path / "a.glb", Mesh(torch.eye(3), torch.tensor([[0, 1, row]])))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,108 @@
+"""A glTF 2.0 document in the making: what refers to what, and the one binary chunk behind it.
+
+Sources: glTF 2.0 specification (Khronos); key names as there.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+COMPONENT_TYPES = {"int8": 5120, "uint8": 5121, "int16": 5122, "uint16": 5123, "uint32": 5125, "float32": 5126}
+SHAPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
+VERTEX_DATA, INDEX_DATA = 34962, 34963
+GLB_MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
+GENERATOR = "ComfyUI-TRELLIS2"
+
+
+class Document:
+    """Lists of glTF objects that grow; `add_…` return a row in them. `to_glb` is a function of the calls alone."""
+
+    def __init__(self) -> None:
+        self._lists: dict[str, list[dict[str, Any]]] = {}
+        self._binary = bytearray()
+        self._extensions: dict[str, bool] = {}
+
+    def add(self, name: str, value: dict[str, Any]) -> int:
+        """The row of `value` in the list `name`: "materials", "meshes", "nodes", ..."""
+        rows = self._lists.setdefault(name, [])
+        rows.append(value)
+        return len(rows) - 1
+
+    def add_once(self, name: str, value: dict[str, Any]) -> int:
+        """As `add`, but the row of an equal value if there is one."""
+        rows = self._lists.get(name, [])
+        return rows.index(value) if value in rows else self.add(name, value)
+
+    def use(self, extension: str, required: bool) -> None:
+        """Names an extension; `required`: a reader that does not know it must refuse the file."""
+        self._extensions[extension] = required or self._extensions.get(extension, False)
+
+    def add_view(self, content: bytes, **more: Any) -> int:
+        """The row of a buffer view of `content`, which starts on a multiple of four bytes."""
+        self._binary.extend(bytes(-len(self._binary) % 4))
+        view = {"buffer": 0, "byteOffset": len(self._binary), "byteLength": len(content), **more}
+        self._binary.extend(content)
+        return self.add("bufferViews", view)
+
+    def add_indices(self, indices: np.ndarray) -> int:
+        """The row of an accessor of `indices` [N]."""
+        narrow = narrow_indices(indices)
+        return self.add_accessor(narrow[:, None], self.add_view(narrow.tobytes(), target=INDEX_DATA))
+
+    def add_vertices(self, values: np.ndarray, *, normalized: bool = False, bounds: bool = False) -> int:
+        """The row of an accessor of `values` [N, 1 to 4], one a vertex, with each vertex on a multiple of four bytes."""
+        size = values.itemsize * values.shape[1]
+        stride = size + -size % 4
+        padded = np.zeros((len(values), stride), np.uint8)
+        padded[:, :size] = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), size)
+        spaced = {"byteStride": stride} if stride != size else {}
+        view = self.add_view(padded.tobytes(), target=VERTEX_DATA, **spaced)
+        return self.add_accessor(values, view, normalized=normalized, bounds=bounds)
+
+    def add_accessor(
+        self, values: np.ndarray, view: int | None, *, normalized: bool = False, bounds: bool = False
+    ) -> int:
+        """The row of an accessor that describes `values` [N, 1 to 4]; view None: an extension holds the data."""
+        accessor = {} if view is None else {"bufferView": view}
+        accessor |= {"componentType": COMPONENT_TYPES[values.dtype.name], "count": len(values)}
+        accessor["type"] = SHAPES[values.shape[1]]
+        if normalized:
+            accessor["normalized"] = True
+        if bounds:
+            accessor |= {"min": values.min(0).tolist(), "max": values.max(0).tolist()}
+        return self.add("accessors", accessor)
+
+    def add_image(self, content: bytes, media_type: str) -> int:
+        """The row of an image stored inside the file."""
+        return self.add("images", {"bufferView": self.add_view(content), "mimeType": media_type})
+
+    def to_glb(self) -> bytes:
+        """The whole file."""
+        binary = bytes(self._binary) + bytes(-len(self._binary) % 4)
+        top: dict[str, Any] = {"asset": {"version": "2.0", "generator": GENERATOR}, "scene": 0, **self._lists}
+        top["buffers"] = [{"byteLength": len(binary)}]
+        for key, names in (("extensionsUsed", list(self._extensions)), ("extensionsRequired", self._required())):
+            if names:
+                top[key] = names
+        return pack_glb(top, binary)
+
+    def _required(self) -> list[str]:
+        return [name for name, required in self._extensions.items() if required]
+
+
+def narrow_indices(indices: np.ndarray) -> np.ndarray:
+    """`indices` as uint16 where that holds them, else as uint32. 65535 itself means "start anew" to a graphics card."""
+    return indices.astype(np.uint16 if indices.max() < 65535 else np.uint32)
+
+
+def pack_glb(document: Mapping[str, Any], binary: bytes) -> bytes:
+    """The GLB container around a JSON document and its buffer, whose length is a multiple of four."""
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-len(text) % 4)
+    parts = [struct.pack("<II", len(text), JSON_CHUNK), text, struct.pack("<II", len(binary), BINARY_CHUNK), binary]
+    return struct.pack("<III", GLB_MAGIC, 2, 12 + sum(map(len, parts))) + b"".join(parts)

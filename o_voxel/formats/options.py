@@ -1,0 +1,65 @@
+"""What can be chosen about a mesh file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+UpAxis = Literal["auto", "y", "z"]
+
+# The axis that points up where the caller does not say: glTF's by its specification, OBJ's and STL's by custom.
+UP_OF_SUFFIX = {".glb": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """How to write a mesh. A format ignores what it has no place for.
+
+    up: the axis that points up in the file; "auto" is y in GLB (which allows no other) and OBJ, z in PLY and STL.
+    scale: units of the file for one of ours. Printers read STL in millimetres: 100 makes a mesh of size 1 10 cm tall.
+    crease_deg: a mesh without normals gets smooth ones, but where faces bend by more; None leaves its faces flat.
+    image_format: of a GLB's textures. "jpeg" leaves those with alpha to PNG; "webp" needs a reader of EXT_texture_webp.
+    quality: 1 to 100, of JPEG and WebP.  png_level: 0 to 9, see `encode_png`.
+    max_texture: the most texels a side; larger images are halved until they fit. None: as they are.
+    quantize: a GLB's geometry in integers of 16 and 8 bits (KHR_mesh_quantization), half as large.
+    draco: a GLB's geometry by Draco (KHR_draco_mesh_compression), a tenth as large; needs the package DracoPy.
+    max_bytes: the most that a GLB may take; `formats.fit` says what is given up for it.
+    ply_uv: texture coordinates as s and t in a PLY, which splits vertices at the seams.
+    """
+
+    up: UpAxis = "auto"
+    scale: float = 1.0
+    crease_deg: float | None = 60.0
+    image_format: ImageFormat = "png"
+    quality: int = 90
+    png_level: int = 1
+    max_texture: int | None = None
+    quantize: bool = False
+    draco: bool = False
+    max_bytes: int | None = None
+    ply_uv: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("up", UpAxis), ("image_format", ImageFormat)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"{name}: expected one of {get_args(allowed)}, got {getattr(self, name)!r}")
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"scale: expected a positive number, got {self.scale}")
+        if self.crease_deg is not None and not 0 <= self.crease_deg <= 180:
+            raise ValueError(f"crease_deg: expected 0 to 180 or None, got {self.crease_deg}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality: expected 1 to 100, got {self.quality}")
+        if not 0 <= self.png_level <= 9:
+            raise ValueError(f"png_level: expected 0 to 9, got {self.png_level}")
+        for name in ("max_texture", "max_bytes"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1 or None, got {getattr(self, name)}")
+        if self.quantize and self.draco:
+            raise ValueError("quantize: expected False with draco, which quantises by itself")
+
+    def y_up(self, suffix: str) -> bool:
+        """Whether a file of this suffix has y up. Raises ValueError for a GLB with z up."""
+        if suffix == ".glb" and self.up == "z":
+            raise ValueError("up: expected 'auto' or 'y' for a GLB, whose specification says y; got 'z'")
+        return (UP_OF_SUFFIX[suffix] if self.up == "auto" else self.up) == "y"
