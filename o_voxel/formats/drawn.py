@@ -37,7 +37,7 @@ class DrawnMesh:
 
 
 def as_textured(mesh: Mesh | TexturedMesh) -> TexturedMesh:
-    """`mesh` itself, or a bare one in a rough white, drawn from both sides because its winding is not known to agree."""
+    """`mesh` itself, or a bare one in a rough white, drawn from both sides: its winding may not agree."""
     if isinstance(mesh, TexturedMesh):
         return mesh
     return TexturedMesh(mesh, (Material(metallic_factor=0.0, double_sided=True),))

@@ -55,7 +55,7 @@ class Document:
         return self.add_accessor(narrow[:, None], self.add_view(narrow.tobytes(), target=INDEX_DATA))
 
     def add_vertices(self, values: np.ndarray, *, normalized: bool = False, bounds: bool = False) -> int:
-        """The row of an accessor of `values` [N, 1 to 4], one a vertex, with each vertex on a multiple of four bytes."""
+        """The row of an accessor of `values` [N, 1 to 4], one a vertex, each on a multiple of four bytes."""
         size = values.itemsize * values.shape[1]
         stride = size + -size % 4
         padded = np.zeros((len(values), stride), np.uint8)

@@ -53,7 +53,7 @@ def shrink(image: np.ndarray, max_side: int | None) -> np.ndarray:
 
 
 def encode_image(image: np.ndarray, options: SaveOptions, *, color: bool) -> ImageFile:
-    """The file of `image` [H, W, 1, 3 or 4] uint8. color: it is one to the eye; numbers are stored without loss in WebP.
+    """The file of `image` [H, W, 1, 3 or 4] uint8. color: it is seen as such; else WebP stores it without loss.
 
     JPEG keeps full colour resolution, because the channels of a normal or a packed map are no colour. Images with
     alpha become PNG where JPEG is asked for. The same bytes for the same input and library versions.

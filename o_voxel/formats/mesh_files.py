@@ -21,6 +21,8 @@ from torch import Tensor
 
 from ..material import Material, Texture, TexturedMesh
 from ..values import Mesh
+from .gltf import GLB_MAGIC, JSON_CHUNK
+from .gltf_normalized import expand_normalized
 
 if TYPE_CHECKING:
     import trimesh
@@ -33,7 +35,6 @@ UP_OF_SUFFIX = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"
 GLTF_SUFFIXES = (".glb", ".gltf")
 WRAP_OF_CODE = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 NEAREST_CODES = (9728, 9984, 9986)
-GLB_MAGIC, JSON_CHUNK = 0x46546C67, 0x4E4F534A
 NAME = "#"
 # What trimesh and Pillow let escape when a file is not what it says.
 UNREADABLE = (
@@ -255,6 +256,7 @@ def _read(path: Path, suffix: str) -> tuple[trimesh.Scene, dict[str, Any]]:
         content = _utf8(content) if suffix == ".obj" else content
         return trimesh.load_scene(io.BytesIO(content), **options), {}
     header, rest = _split_glb(content) if suffix == ".glb" else (json.loads(content), b"")
+    rest = expand_normalized(header, rest)
     for number, material in enumerate(header.get("materials", [])):
         material["name"] = f"{NAME}{number}"
     text = json.dumps(header).encode()
