@@ -113,5 +113,16 @@ def drawn(mesh: TexturedMesh) -> DrawnMesh:
     return DrawnMesh(single, uv, normals, tangent, colors, ids)
 
 
+def to_y_up(vectors: Tensor) -> Tensor:
+    """Positions or directions [N, 3] from our z-up frame to the y-up one of glTF: (x, y, z) to (x, z, -y)."""
+    x, y, z = vectors.unbind(1)
+    return torch.stack([x, z, -y], dim=1)
+
+
+def turned(vectors: Tensor, y_up: bool) -> Tensor:
+    """`vectors` [N, 3] as they are, or y up."""
+    return to_y_up(vectors) if y_up else vectors
+
+
 def _rows(values: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if values is None else values[rows]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..color import to_linear
-from .drawn import DrawnMesh
+from .drawn import DrawnMesh, to_y_up
 from .gltf import Document
 
 INT16, INT8, UINT16 = 32767, 127, 65535
@@ -29,12 +29,6 @@ class Primitive:
 
     indices: np.ndarray
     attributes: dict[str, Attribute]
-
-
-def to_y_up(vectors: Tensor) -> Tensor:
-    """Positions or directions [N, 3] from our z-up frame to glTF's y-up one: (x, y, z) to (x, z, -y)."""
-    x, y, z = vectors.unbind(1)
-    return torch.stack([x, z, -y], dim=1)
 
 
 def primitive(part: DrawnMesh, scale: float, *, tangents: bool) -> Primitive:

@@ -18,7 +18,7 @@ EXPANDED = ("POSITION", "NORMAL", "TANGENT", "TEXCOORD")
 
 
 def expand_normalized(document: dict[str, Any], chunks: bytes) -> bytes:
-    """`chunks`, what follows the JSON of a GLB, with such attributes appended as float32; `document` then refers to them.
+    """`chunks`, what follows the JSON of a GLB, with such attributes added as float32; `document` refers to them.
 
     Colours stay. Raises LookupError, TypeError or ValueError for a malformed file.
     """

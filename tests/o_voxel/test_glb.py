@@ -10,8 +10,8 @@ import pytest
 import torch
 import trimesh
 from pack.o_voxel.color import to_linear
+from pack.o_voxel.formats.drawn import to_y_up
 from pack.o_voxel.formats.glb import vertex_materials, write_glb
-from pack.o_voxel.formats.gltf_geometry import to_y_up
 from pack.o_voxel.formats.options import SaveOptions
 from pack.o_voxel.grid import Grid
 from pack.o_voxel.values import Mesh, VoxelField
