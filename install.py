@@ -33,7 +33,7 @@ OLDEST_PYTHON = (3, 10)
 TORCH = "torch==2.13.0"
 # Triton's interpreter runs the kernels' tests where there is no GPU; it has no wheel beyond Linux.
 TRITON = ("triton",) if sys.platform == "linux" else ()
-TEST_REQUIREMENTS = ("pytest", "hypothesis", "ruff", "setuptools>=77", "zstandard", *TRITON)
+TEST_REQUIREMENTS = ("pytest", "hypothesis", "ruff", "setuptools>=77", "zstandard", "DracoPy", *TRITON)
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio", "triton")
 OPTIONAL = frozenset({"numba"})  # no wheel for this Python: the numpy and scipy twins of its kernels serve
 

@@ -1,4 +1,4 @@
-"""The command line: generate, voxelize, mesh, render, doctor, make-tiny. The only module that prints."""
+"""The command line: generate, voxelize, mesh, convert, render, doctor, make-tiny. The only module that prints."""
 
 from __future__ import annotations
 
@@ -60,6 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     mesh.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb")
     mesh.add_argument("--resolution", type=int, help="voxels a side of its grid (default: the power of two that fits)")
     mesh.add_argument("--tile-size", type=int, help="work in slabs of so many voxels")
+
+    convert = commands.add_parser("convert", help="a mesh file to another format")
+    convert.set_defaults(command=_convert)
+    convert.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply or .stl")
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".glb, .obj, .ply or .stl")
+    convert.add_argument("--scale", type=float, default=1.0, help="units of the file for one of the mesh (default 1)")
+    convert.add_argument("--images", choices=("png", "jpeg", "webp"), default="png", help="textures of a .glb")
+    convert.add_argument("--max-texture", type=int, help="the most texels a side")
+    convert.add_argument("--quantize", action="store_true", help="a .glb's geometry in small integers")
+    convert.add_argument("--draco", action="store_true", help="a .glb's geometry by Draco")
+    convert.add_argument("--max-bytes", type=int, help="the most that a .glb may take")
 
     render = commands.add_parser("render", help="a picture of a mesh or O-Voxel file, from several sides")
     render.set_defaults(command=_render)
@@ -137,6 +148,24 @@ def _mesh(arguments: argparse.Namespace) -> int:
     mesh = dual_grid_to_mesh(voxels.dual_grid, arguments.tile_size)
     write_glb(arguments.output, mesh, None if voxels.field is None else vertex_materials(mesh, voxels.field))
     print(f"{arguments.output}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from ..o_voxel.formats.mesh_files import load_textured_mesh
+    from ..o_voxel.formats.save import SaveOptions, save_mesh
+
+    options = SaveOptions(
+        scale=arguments.scale,
+        image_format=arguments.images,
+        max_texture=arguments.max_texture,
+        quantize=arguments.quantize,
+        draco=arguments.draco,
+        max_bytes=arguments.max_bytes,
+    )
+    saved = save_mesh(arguments.output, load_textured_mesh(arguments.mesh), options)
+    changes = "".join(f"; {change}" for change in saved.changes)
+    print(f"{saved.path}: {saved.size:,} bytes{changes}")
     return 0
 
 

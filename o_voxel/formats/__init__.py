@@ -1,7 +1,6 @@
-"""Files: meshes, and voxels as .vxz, .npz or .ply, which the original, microsoft/TRELLIS.2's o_voxel, reads and writes too.
+"""Files. Voxels as .vxz, .npz or .ply, which the original, microsoft/TRELLIS.2's o_voxel, reads and writes too.
 
-Meshes: `mesh_files` reads them, `save.save_mesh` writes them.
-
+Meshes are read by `mesh_files` and written by `save`.
 `read_voxels` and `write_voxels` go by the suffix; `iter_vxz` reads a chunk at a time. Malformed files raise ValueError
 with the file's name and the fault, in bounded memory; a file is written whole or not at all.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,23 +31,27 @@ def write_obj(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = 
     """Writes `mesh` as `path`, its materials as the .mtl of the same name, each texture as a .png whose name begins so.
 
     y up unless `options.up` says z. Places, texture coordinates and normals keep an index each, so nothing is split.
-    Colours stay sRGB; vertex colours follow the places, as most readers expect. Occlusion has no place in an .mtl.
+    Colours stay sRGB. Occlusion has no place in an .mtl. Vertex colours follow the places, as most readers expect; a
+    mesh that has them and no texture coordinates goes without an .mtl, which would hide them.
     All files are whole before the first appears; the .obj appears last. Deterministic.
     Raises ValueError as `drawn.checked` and for texture coordinates that are not finite; OSError.
     """
     target = Path(path)
     whole = checked(as_textured(mesh))
+    # Readers that find a material look for no vertex colours.
+    if whole.uv is None and whole.vertex_colors is not None:
+        return write_files({target: _text(_geometry(whole, options, named=False))})
     # Readers split names in an .mtl at spaces.
     stem = "_".join(target.stem.split())
     textures, library = _library(whole.materials, stem, options)
     files = {target.with_name(name): content for name, content in textures.items()}
-    files[target.with_name(f"{stem}.mtl")] = library.encode()
-    text = "\n".join([f"mtllib {stem}.mtl", *_geometry(whole, options), ""])
-    return write_files({**files, target: text.encode()})
+    files[target.with_name(f"{stem}.mtl")] = _text(library)
+    lines = [f"mtllib {stem}.mtl", *_geometry(whole, options, named=True)]
+    return write_files({**files, target: _text(lines)})
 
 
-def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -> tuple[dict[str, bytes], str]:
-    """({file name: PNG}, text of the .mtl)."""
+def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -> tuple[dict[str, bytes], list[str]]:
+    """({file name: PNG}, lines of the .mtl)."""
     names: dict[int, str] = {}
     files: dict[str, bytes] = {}
     lines: list[str] = []
@@ -65,7 +69,7 @@ def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -
             scaled = f" -bm {material.normal_scale:.9g}" if field == "normal_texture" else ""
             lines.append(f"{keyword}{scaled} {names[id(texture)]}")
         lines.append("")
-    return files, "\n".join(lines)
+    return files, lines
 
 
 def _factors(material: Material) -> Iterator[str]:
@@ -79,7 +83,8 @@ def _factors(material: Material) -> Iterator[str]:
     yield from (f"{keyword} {_numbers((value,))}" for keyword, value in shares.items())
 
 
-def _geometry(mesh: TexturedMesh, options: SaveOptions) -> Iterator[str]:
+def _geometry(mesh: TexturedMesh, options: SaveOptions, *, named: bool) -> Iterator[str]:
+    """Lines of the .obj. named: faces say which material they have."""
     y_up = options.y_up(".obj")
     places = turned(mesh.mesh.vertices, y_up) * options.scale
     if mesh.vertex_colors is None:
@@ -100,8 +105,13 @@ def _geometry(mesh: TexturedMesh, options: SaveOptions) -> Iterator[str]:
     ids = np.zeros(len(indices), np.int64) if mesh.material_ids is None else mesh.material_ids.numpy()
     for number in np.unique(ids).tolist():
         rows = indices[ids == number]
-        yield f"usemtl material_{number}"
+        if named:
+            yield f"usemtl material_{number}"
         yield _formatted(f"f {slot} {slot} {slot}", rows.reshape(len(rows), -1))
+
+
+def _text(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _finite_uv(uv: Tensor, faces: Tensor) -> Tensor:
