@@ -68,7 +68,8 @@ def checked(mesh: TexturedMesh) -> TexturedMesh:
 def with_normals(mesh: TexturedMesh, crease_deg: float | None) -> TexturedMesh:
     """`mesh` with normals of length 1. Its own stay, but those that are zero or not finite are made from its faces.
 
-    Without any they are smooth, but where faces bend by more than `crease_deg`, which splits vertices; None: without.
+    Without any they are smooth, but where faces bend by more than `crease_deg`, which splits vertices. None: without,
+    unless a normal texture needs them; then they are the faces' own.
     """
     if mesh.normals is not None:
         finite = mesh.normals.isfinite().all(1)
@@ -76,9 +77,9 @@ def with_normals(mesh: TexturedMesh, crease_deg: float | None) -> TexturedMesh:
         wrong = length(normals) < 0.5
         made = vertex_normals(mesh.mesh).double() if bool(wrong.any()) else normals
         return replace(mesh, normals=torch.where(wrong[:, None], made, normals).float())
-    if crease_deg is None:
+    if crease_deg is None and not _bumpy(mesh):
         return mesh
-    smooth, normals, rows = smooth_by_angle(mesh.mesh, crease_deg)
+    smooth, normals, rows = smooth_by_angle(mesh.mesh, crease_deg or 0.0)
     return replace(
         mesh,
         mesh=smooth,
@@ -105,8 +106,7 @@ def drawn(mesh: TexturedMesh) -> DrawnMesh:
         if not bool(uv.isfinite().all()):
             raise ValueError("uv: expected finite coordinates, got NaN or infinity; unwrap the mesh again")
     normals, colors = _rows(mesh.normals, rows), _rows(mesh.vertex_colors, rows)
-    bumpy = any(material.normal_texture is not None for material in mesh.materials)
-    if not bumpy or normals is None or uv is None:
+    if not _bumpy(mesh) or normals is None or uv is None:
         return DrawnMesh(single, uv, normals, None, colors, ids)
     single, tangent, split = tangents(single, normals, uv)
     uv, normals, colors = (_rows(values, split.vertices) for values in (uv, normals, colors))
@@ -122,6 +122,10 @@ def to_y_up(vectors: Tensor) -> Tensor:
 def turned(vectors: Tensor, y_up: bool) -> Tensor:
     """`vectors` [N, 3] as they are, or y up."""
     return to_y_up(vectors) if y_up else vectors
+
+
+def _bumpy(mesh: TexturedMesh) -> bool:
+    return mesh.uv is not None and any(material.normal_texture is not None for material in mesh.materials)
 
 
 def _rows(values: Tensor | None, rows: Tensor) -> Tensor | None:

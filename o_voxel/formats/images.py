@@ -64,7 +64,8 @@ def encode_image(image: np.ndarray, options: SaveOptions, *, color: bool) -> Ima
         loss = {"quality": options.quality} if color else {"lossless": True, "quality": 0}
         return ImageFile(_saved(picture, format="WEBP", method=2, exact=True, **loss), "image/webp")
     if options.image_format == "jpeg" and image.shape[2] != 4:
-        quality = {"quality": options.quality, "subsampling": 0, "optimize": True}
+        # Not "optimize": Pillow then needs room for the whole file at once, which noise does not leave it.
+        quality = {"quality": options.quality, "subsampling": 0}
         return ImageFile(_saved(_to_pillow(image), format="JPEG", **quality), "image/jpeg")
     return ImageFile(encode_png(image, options.png_level), "image/png")
 
