@@ -16,6 +16,7 @@ COMPONENT_TYPES = {"int8": 5120, "uint8": 5121, "int16": 5122, "uint16": 5123, "
 SHAPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
 VERTEX_DATA, INDEX_DATA = 34962, 34963
 GLB_MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
+MAX_SIZE = (1 << 32) - 1
 GENERATOR = "ComfyUI-TRELLIS2"
 
 
@@ -101,8 +102,14 @@ def narrow_indices(indices: np.ndarray) -> np.ndarray:
 
 
 def pack_glb(document: Mapping[str, Any], binary: bytes) -> bytes:
-    """The GLB container around a JSON document and its buffer, whose length is a multiple of four."""
+    """The GLB container around a JSON document and its buffer, whose length is a multiple of four.
+
+    Raises ValueError beyond 4 GiB, which the container's lengths cannot say.
+    """
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
-    parts = [struct.pack("<II", len(text), JSON_CHUNK), text, struct.pack("<II", len(binary), BINARY_CHUNK), binary]
-    return struct.pack("<III", GLB_MAGIC, 2, 12 + sum(map(len, parts))) + b"".join(parts)
+    size = 28 + len(text) + len(binary)
+    if size > MAX_SIZE:
+        raise ValueError(f"mesh: expected a file of at most {MAX_SIZE:,} bytes, got {size:,}; simplify it")
+    parts = [struct.pack("<5I", GLB_MAGIC, 2, size, len(text), JSON_CHUNK), text]
+    return b"".join([*parts, struct.pack("<II", len(binary), BINARY_CHUNK), binary])

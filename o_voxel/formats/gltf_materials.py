@@ -28,11 +28,11 @@ class MaterialWriter:
 
     def add(self, material: Material) -> int:
         """The row of `material` in the document."""
-        color = [*_linear(material.base_color_factor), material.alpha_factor]
+        color = [*_linear(material.base_color_factor), float(material.alpha_factor)]
         surface: dict[str, Any] = {
             "baseColorFactor": color,
-            "metallicFactor": material.metallic_factor,
-            "roughnessFactor": material.roughness_factor,
+            "metallicFactor": float(material.metallic_factor),
+            "roughnessFactor": float(material.roughness_factor),
         }
         stored: dict[str, Any] = {"pbrMetallicRoughness": surface}
         if (base := self._base_color(material)) is not None:
@@ -40,12 +40,12 @@ class MaterialWriter:
         self._add_packed(material, surface, stored)
         if material.normal_texture is not None:
             index = self._texture((material.normal_texture,), (3,), color=False)
-            stored["normalTexture"] = {"index": index, "scale": material.normal_scale}
+            stored["normalTexture"] = {"index": index, "scale": float(material.normal_scale)}
         self._add_emission(material, stored)
         if material.alpha_mode != "OPAQUE":
             stored["alphaMode"] = material.alpha_mode
         if material.alpha_mode == "MASK":
-            stored["alphaCutoff"] = material.alpha_cutoff
+            stored["alphaCutoff"] = float(material.alpha_cutoff)
         if material.double_sided:
             stored["doubleSided"] = True
         return self._document.add("materials", stored)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import trimesh
 from pack.o_voxel.color import to_linear
+from pack.o_voxel.formats import gltf
 from pack.o_voxel.formats.glb import encode_glb, write_glb
 from pack.o_voxel.formats.mesh_files import load_textured_mesh
 from pack.o_voxel.formats.options import SaveOptions
@@ -344,6 +345,15 @@ def test_textures_shrink_last(ball):
     assert fitted.changes == ("jpeg at quality 70", "quantised geometry", "textures of at most 128 texels")
     assert images(fitted.content)[0].size == (64, 128)
     assert encode_glb(mesh, options=fitted.options).content == fitted.content
+
+
+def test_a_file_beyond_the_formats_size_is_refused(monkeypatch, ball, materials):
+    size = len(encode_glb(ball((materials["plain"],))).content)
+    monkeypatch.setattr(gltf, "MAX_SIZE", size)
+    assert len(encode_glb(ball((materials["plain"],))).content) == size
+    monkeypatch.setattr(gltf, "MAX_SIZE", size - 1)
+    with pytest.raises(ValueError, match="simplify"):
+        encode_glb(ball((materials["plain"],)))
 
 
 def test_bad_numbers_are_refused(ball, materials):
