@@ -51,8 +51,8 @@ def write_obj(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = 
 
 
 def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -> tuple[dict[str, bytes], list[str]]:
-    """({file name: PNG}, lines of the .mtl)."""
-    names: dict[int, str] = {}
+    """({file name: PNG}, lines of the .mtl). A texture that several materials use alike is stored once."""
+    names: dict[tuple, str] = {}
     files: dict[str, bytes] = {}
     lines: list[str] = []
     for number, material in enumerate(materials):
@@ -62,24 +62,39 @@ def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -
             texture: Texture | None = getattr(material, field)
             if texture is None or (field == "alpha_texture" and material.alpha_mode == "OPAQUE"):
                 continue
-            if id(texture) not in names:
-                names[id(texture)] = f"{prefix}_{ending}.png"
+            cut = _cut(material) if field == "alpha_texture" else None
+            if (id(texture), cut) not in names:
+                names[id(texture), cut] = f"{prefix}_{ending}.png"
                 image = shrink(pixels_of(texture), options.max_texture)
-                files[names[id(texture)]] = encode_png(image, options.png_level)
+                image = image if cut is None else np.where(image >= cut, 255, 0).astype(np.uint8)
+                files[names[id(texture), cut]] = encode_png(image, options.png_level)
             scaled = f" -bm {material.normal_scale:.9g}" if field == "normal_texture" else ""
-            lines.append(f"{keyword}{scaled} {names[id(texture)]}")
+            lines.append(f"{keyword}{scaled} {names[id(texture), cut]}")
         lines.append("")
     return files, lines
 
 
+def _cut(material: Material) -> float | None:
+    """The alpha, 0 to 255, below which "MASK" makes a texel transparent; an .mtl has no word for that mode."""
+    if material.alpha_mode != "MASK":
+        return None
+    return 255 * material.alpha_cutoff / max(material.alpha_factor, 1e-9)
+
+
+def _opacity(material: Material) -> float:
+    if material.alpha_mode == "BLEND":
+        return material.alpha_factor
+    hidden = material.alpha_mode == "MASK" and material.alpha_factor < material.alpha_cutoff
+    return 0.0 if hidden else 1.0
+
+
 def _factors(material: Material) -> Iterator[str]:
-    alpha = 1.0 if material.alpha_mode == "OPAQUE" else material.alpha_factor
     # The Blinn-Phong exponent of the same width, for readers without PBR.
     exponent = min(2 / max(material.roughness_factor, 1e-3) ** 4 - 2, 1000.0)
     yield "illum 2"
     for keyword, values in (("Kd", material.base_color_factor), ("Ke", material.emissive_factor)):
         yield f"{keyword} {_numbers(values)}"
-    shares = {"Pr": material.roughness_factor, "Pm": material.metallic_factor, "Ns": exponent, "d": alpha}
+    shares = {"Pr": material.roughness_factor, "Pm": material.metallic_factor, "Ns": exponent, "d": _opacity(material)}
     yield from (f"{keyword} {_numbers((value,))}" for keyword, value in shares.items())
 
 

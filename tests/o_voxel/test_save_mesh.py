@@ -95,6 +95,18 @@ def test_an_obj_of_several_materials(tmp_path, ball, materials):
     assert {file.name for file in tmp_path.glob("*.png")} == {"a_0_base_color.png", "a_2_alpha.png"}
 
 
+def test_an_obj_knows_masks_as_sharp_alpha(tmp_path, ball, materials):
+    mask = materials["mask"]
+    save_mesh(tmp_path / "a.obj", ball((mask,)))
+    image = np.asarray(Image.open(tmp_path / "a_alpha.png"))
+    np.testing.assert_array_equal(image == 255, mask.alpha_texture.image[..., 0].numpy() / 255 >= mask.alpha_cutoff)
+    assert set(np.unique(image)) == {0, 255}
+    for factor, opacity in ((0.2, "0"), (0.4, "1")):
+        hidden = Material(alpha_mode="MASK", alpha_cutoff=0.3, alpha_factor=factor)
+        save_mesh(tmp_path / "b.obj", ball((hidden,)))
+        assert f"\nd {opacity}\n" in (tmp_path / "b.mtl").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
 def test_vertex_colours_come_back(tmp_path, ball, suffix):
     plain = ball((Material(),)).mesh
