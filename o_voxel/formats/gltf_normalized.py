@@ -55,8 +55,9 @@ def _floats(accessor: dict[str, Any], view: dict[str, Any], binary: bytes) -> np
         raise ValueError(f"normalized accessor: expected integers in the file's own buffer, got {accessor!r:.200}")
     row = dtype.itemsize * width
     stride = view.get("byteStride", row)
-    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
-    if min(start, stride - row) < 0 or start + (count - 1) * stride + row > len(binary):
-        raise ValueError(f"normalized accessor: expected {count} values inside the buffer, got {accessor!r:.200}")
-    values = np.ndarray((count, width), dtype, binary, start, (stride, dtype.itemsize))
+    start, offset = view.get("byteOffset", 0), accessor.get("byteOffset", 0)
+    end = offset + (count - 1) * stride + row
+    if min(start, offset, stride - row) < 0 or end > view["byteLength"] or start + end > len(binary):
+        raise ValueError(f"normalized accessor: expected {count} values inside its view, got {accessor!r:.200}")
+    values = np.ndarray((count, width), dtype, binary, start + offset, (stride, dtype.itemsize))
     return np.maximum(values / np.iinfo(dtype).max, -1).astype(np.float32)

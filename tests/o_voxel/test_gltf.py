@@ -119,6 +119,12 @@ def test_draco(tmp_path, ball, materials):
         assert len(back.mesh.faces) == len(mesh.mesh.faces)
         bounds = [torch.stack([m.mesh.vertices.amin(0), m.mesh.vertices.amax(0)]) for m in (back, mesh)]
         torch.testing.assert_close(*bounds, atol=1e-4, rtol=0)
+        outward = back.mesh.vertices - torch.tensor([0.1, 0, 0])
+        a, b, c = outward[back.mesh.faces].unbind(1)
+        assert bool(((torch.linalg.cross(b - a, c - a) * a).sum(1) > 0).all())
+        torch.testing.assert_close(back.normals, outward / outward.norm(dim=1, keepdim=True), atol=0.05, rtol=0)
+        height = 0.5 + (outward[:, 2] / 0.4).clamp(-1, 1).asin() / torch.pi
+        torch.testing.assert_close(back.uv[:, 1], height, atol=0.02, rtol=0)
         assert path.read_bytes() == encode_glb(mesh, options=SaveOptions(draco=True)).content
     assert all(i["numErrors"] + i["numWarnings"] == 0 for i in reports(list(paths.values())).values())
 
@@ -297,6 +303,33 @@ def test_quantized_numbers(ball, materials):
     np.testing.assert_allclose(found["NORMAL"] / 127, exact["NORMAL"], atol=0.005)
     np.testing.assert_allclose(found["TEXCOORD_0"] / 65535, exact["TEXCOORD_0"], atol=1e-5)
     assert len(content) < len(encode_glb(mesh).content)
+
+
+def test_bytes_of_a_quantised_file_changed_at_random_are_read_or_refused(tmp_path, ball, materials):
+    whole = encode_glb(ball((materials["color"],)), options=SaveOptions(quantize=True)).content
+    text_end = 20 + struct.unpack_from("<I", whole, 12)[0]
+    generator = np.random.default_rng(0)
+    path = tmp_path / "a.glb"
+    for _ in range(60):
+        changed = np.frombuffer(whole, np.uint8).copy()
+        changed[generator.integers(20, text_end, 2)] = generator.integers(32, 127, 2)
+        path.write_bytes(changed.tobytes())
+        try:
+            load_textured_mesh(path)
+        except ValueError as error:
+            assert "a.glb" in str(error)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"count": 10**9}, {"count": -1}, {"byteOffset": -8}, {"componentType": 5126}], ids=str
+)
+def test_quantised_values_outside_the_file_are_refused(tmp_path, ball, materials, wrong):
+    found, binary = document(encode_glb(ball((materials["color"],)), options=SaveOptions(quantize=True)).content)
+    row = found["meshes"][0]["primitives"][0]["attributes"]["TEXCOORD_0"]
+    found["accessors"][row] |= wrong
+    (tmp_path / "a.glb").write_bytes(gltf.pack_glb(found, binary))
+    with pytest.raises(ValueError, match=r"a\.glb.*normalized accessor"):
+        load_textured_mesh(tmp_path / "a.glb")
 
 
 def test_one_point_of_a_mesh_can_be_quantised(tmp_path):
