@@ -10,7 +10,7 @@ import torch
 from ..color import to_linear
 from ..material import Material, Texture
 from .gltf import Document
-from .images import encode_image, pack_channels, pixels_of
+from .images import encode_image, pack_channels
 from .options import SaveOptions
 
 WRAP_CODES = {"repeat": 10497, "clamp": 33071, "mirror": 33648}
@@ -121,7 +121,7 @@ class MaterialWriter:
 def largest_side(materials: tuple[Material, ...]) -> int:
     """The longest side of all their textures, in texels; 0 without any."""
     textures = (value for material in materials for value in vars(material).values() if isinstance(value, Texture))
-    return max((max(pixels_of(texture).shape[:2]) for texture in textures), default=0)
+    return max((max(texture.image.shape[:2]) for texture in textures), default=0)
 
 
 def _reading(texture: Texture) -> tuple[tuple[str, str], str]:
