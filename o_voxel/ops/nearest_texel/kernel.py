@@ -35,7 +35,7 @@ def _find_columns(rows, found, start, end, width, BLOCK: tl.constexpr):
     best = tl.where(mask, gap * gap, 0)
     nearest = tl.where(row < 0, -1, row * width + x)
     step = 1
-    active = (best > 1) & (width > 1)
+    active = (best > 1) & ((x >= 1) | (x + 1 < width))
     while tl.max(active.to(tl.int32), axis=0) > 0:
         for side in tl.static_range(2):
             column = x + (2 * side - 1) * step
@@ -45,5 +45,5 @@ def _find_columns(rows, found, start, end, width, BLOCK: tl.constexpr):
             best = tl.where(nearer, square, best)
             nearest = tl.where(nearer, row * width + column, nearest)
         step += 1
-        active = (best > step * step) & (step < width)
+        active = (best > step * step) & ((x >= step) | (x + step < width))
     tl.store(found + texel, nearest, mask)
