@@ -91,7 +91,9 @@ class BakeSources:
             local = self.frames.encode(samples.face, samples.weights, place.normals)
             normal = local, torch.ones_like(reached)
         if self.sky is not None:
-            share = open_sky(self.sky, place.points, place.normals, reach=options.occlusion_reach, backend=self.backend)
+            share = open_sky(
+                self.sky, place.points, place.normals, place.flat, reach=options.occlusion_reach, backend=self.backend
+            )
             # A sample that is not on the surface may be inside it, where all is dark.
             occlusion = share[:, None], place.found
         return Channels((values.float().clamp(0, 1), reached), normal, occlusion)

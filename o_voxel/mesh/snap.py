@@ -16,12 +16,13 @@ from .topology import cross, dot, unit
 
 
 class Snapped(NamedTuple):
-    """points: [P, 3] float32 on the surface, or as they were.  normals: [P, 3] float32, the surface's, smooth, or as
-    they were.  found: [P] bool, whether the surface was near and agreed.
+    """points: [P, 3] float32 on the surface, or as they were.  normals, flat: [P, 3] float32, the surface's, smooth and
+    of the face, or as they were.  found: [P] bool, whether the surface was near and agreed.
     """
 
     points: Tensor
     normals: Tensor
+    flat: Tensor
     found: Tensor
 
 
@@ -71,9 +72,11 @@ class DenseSurface:
         flat = unit(cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
         cosine = dot(flat, normals)
         if self.normals is None:
-            smooth, cosine = flat * cosine.sign()[:, None], cosine.abs()
+            flat = smooth = flat * cosine.sign()[:, None]
+            cosine = cosine.abs()
         else:
             smooth = unit(interpolate(self.normals[rows], nearest.barycentric))
         offset = place - points
         found = (nearest.face >= 0) & (cosine >= min_cosine) & (dot(offset, offset) <= max_distance**2)
-        return Snapped(torch.where(found[:, None], place, points), torch.where(found[:, None], smooth, normals), found)
+        kept = zip((place, smooth, flat), (points, normals, normals), strict=True)
+        return Snapped(*(torch.where(found[:, None], new, old) for new, old in kept), found)

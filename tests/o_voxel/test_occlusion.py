@@ -72,6 +72,17 @@ def test_a_ball_does_not_shade_itself():
     assert share.min() > 0.95
 
 
+def test_smooth_normals_at_an_edge_do_not_shade_it():
+    box = trimesh.creation.box((1, 1, 1))
+    mesh = Mesh(torch.tensor(box.vertices, dtype=torch.float32), torch.tensor(box.faces))
+    sky = draw_sky(mesh, sphere_directions(64), SIDE)
+    points = torch.tensor(box.triangles_center, dtype=torch.float32)
+    flat = torch.tensor(box.face_normals, dtype=torch.float32)
+    smooth = torch.nn.functional.normalize(points, dim=1)
+    assert open_sky(sky, points, smooth, flat).min() > 0.99
+    assert open_sky(sky, points, smooth).min() < 0.95
+
+
 def test_what_is_out_of_reach_does_not_count():
     lid = [(-1, -1, 1), (1, -1, 1), (1, 1, 1), (-1, 1, 1)]
     room, middle = quads(FLOOR, lid), [[0.0, 0.0, 0.0]]
@@ -106,9 +117,10 @@ def test_backends_agree(count, monkeypatch):
     monkeypatch.setattr(kernel, "BLOCK", 1024)
     mesh, points, normals = scene(count)
     sky = draw_sky(mesh, sphere_directions(16), 64)
-    wanted = open_sky(sky, points, normals, backend="reference")
-    parts = [part.to(DEVICE) for part in (sky.depth, sky.axes, sky.center, sky.radius, points, normals)]
-    others = open_sky(sky, points, normals, backend="numba"), kernel.open_sky_gpu(*parts, math.inf).cpu()
+    flat = torch.nn.functional.normalize(normals + 0.3 * points, dim=1)
+    wanted = open_sky(sky, points, normals, flat, backend="reference")
+    parts = [part.to(DEVICE) for part in (sky.depth, sky.axes, sky.center, sky.radius, points, normals, flat)]
+    others = open_sky(sky, points, normals, flat, backend="numba"), kernel.open_sky_gpu(*parts, math.inf).cpu()
     for share in others:
         off = (share - wanted).abs()
         assert (off < 1e-4).float().mean() > 0.995

@@ -87,18 +87,29 @@ def draw_sky(
     return Sky(depth, axes, center, radius[None])
 
 
-def open_sky(sky: Sky, points: Tensor, normals: Tensor, *, reach: float | None = None, backend: str = "auto") -> Tensor:
+def open_sky(
+    sky: Sky,
+    points: Tensor,
+    normals: Tensor,
+    flat: Tensor | None = None,
+    *,
+    reach: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
     """The share [P] float32 of an evenly bright sky's light that arrives at `points` [P, 3], weighted by the cosine.
 
-    points: [P, 3] float32, world units, on the mesh of `sky`.  normals: [P, 3] float32 unit vectors.
+    points: [P, 3] float32, world units, on the mesh of `sky`.  normals: [P, 3] float32 unit vectors, what the cosine is
+    with.  flat: [P, 3] float32 unit normals of the faces that the points are on, where `normals` are smooth: else a
+    rounded edge would have its own faces in the way. None: `normals`.
     reach: world units; what blocks from farther away is ignored (of several blockers in a line the farthest counts).
     1 where nothing blocks, as on an open plane, or no direction is in front. A blocker has to rise a pixel above the
-    point's own plane, and directions within 6 degrees of that plane are left out. Each picture is read between its
-    four nearest pixels, so shadow edges are soft by one.
+    plane of the point's face, and directions within 6 degrees of that plane are left out. Each picture is read between
+    its four nearest pixels, so shadow edges are soft by one.
     backend: "triton" (GPU), "numba" (CPU), "reference" (plain torch) or "auto"; equal but for rounding. Deterministic.
     """
     count = len(check_tensor(points, "points", (None, 3), torch.float32))
     check_tensor(normals, "normals", (count, 3), torch.float32)
+    flat = check_tensor(normals if flat is None else flat, "flat", (count, 3), torch.float32)
     if reach is not None and not reach > 0:
         raise ValueError(f"reach: expected None or more than 0, got {reach}")
     chosen = resolve_backend(backend, CHOICES, points.device)
@@ -109,8 +120,8 @@ def open_sky(sky: Sky, points: Tensor, normals: Tensor, *, reach: float | None =
         from .kernel_cpu import open_sky_cpu as implementation
     else:
         from .reference import open_sky_torch as implementation
-    parts = sky.depth, sky.axes, sky.center, sky.radius
-    return implementation(*(part.contiguous() for part in parts), points.contiguous(), normals.contiguous(), limit)
+    parts = sky.depth, sky.axes, sky.center, sky.radius, points, normals, flat
+    return implementation(*(part.contiguous() for part in parts), limit)
 
 
 __all__ = ["CHOICES", "Sky", "draw_sky", "open_sky", "picture_axes", "sphere_directions"]

@@ -19,7 +19,14 @@ _MIN_COSINE = tl.constexpr(MIN_COSINE)
 
 
 def open_sky_gpu(
-    depth: Tensor, axes: Tensor, center: Tensor, radius: Tensor, points: Tensor, normals: Tensor, reach: float
+    depth: Tensor,
+    axes: Tensor,
+    center: Tensor,
+    radius: Tensor,
+    points: Tensor,
+    normals: Tensor,
+    flat: Tensor,
+    reach: float,
 ) -> Tensor:
     """As reference.open_sky_torch."""
     share = torch.empty_like(points[:, 0])
@@ -27,10 +34,15 @@ def open_sky_gpu(
         part = slice(start, start + POINTS_A_LAUNCH)
         size = len(points[part])
         _look_up[(triton.cdiv(size, BLOCK),)](
-            depth, axes, center, radius, points[part], normals[part], share[part], size, reach, len(depth),
+            depth, axes, center, radius, points[part], normals[part], flat[part], share[part], size, reach, len(depth),
             depth.shape[1], BLOCK=BLOCK,
         )  # fmt: skip
     return share
+
+
+@triton.jit
+def _load_row(row, live):
+    return tl.load(row, live, 0.0), tl.load(row + 1, live, 0.0), tl.load(row + 2, live, 0.0)
 
 
 @triton.jit
@@ -39,18 +51,14 @@ def _dot(x, y, z, row):
 
 
 @triton.jit(do_not_specialize=["n", "reach"])
-def _look_up(depth, axes, center, radius, points, normals, share, n, reach, count, side, BLOCK: tl.constexpr):
+def _look_up(depth, axes, center, radius, points, normals, flat, share, n, reach, count, side, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = at < n
     row = at.to(tl.int64) * 3
-    x = tl.load(points + row, live, 0.0) - tl.load(center)
-    y = tl.load(points + row + 1, live, 0.0) - tl.load(center + 1)
-    z = tl.load(points + row + 2, live, 0.0) - tl.load(center + 2)
-    nx, ny, nz = (
-        tl.load(normals + row, live, 0.0),
-        tl.load(normals + row + 1, live, 0.0),
-        tl.load(normals + row + 2, live, 0.0),
-    )
+    x, y, z = _load_row(points + row, live)
+    x, y, z = x - tl.load(center), y - tl.load(center + 1), z - tl.load(center + 2)
+    nx, ny, nz = _load_row(normals + row, live)
+    fx, fy, fz = _load_row(flat + row, live)
     half = side * 0.5
     scale, pixel = 1 / tl.load(radius), 2 * tl.load(radius) / side
     light = tl.zeros([BLOCK], dtype=tl.float32)
@@ -59,13 +67,14 @@ def _look_up(depth, axes, center, radius, points, normals, share, n, reach, coun
     for _ in range(count):
         up, towards = right + 3, right + 6
         cosine = _dot(nx, ny, nz, towards)
-        faces_it = live & (cosine > _MIN_COSINE)
+        steepness = _dot(fx, fy, fz, towards)
+        faces_it = live & (steepness > _MIN_COSINE) & (cosine > 0)
         column = (_dot(x, y, z, right) * scale + 1) * half - 0.5
         line = (1 - _dot(x, y, z, up) * scale) * half - 0.5
         height = _dot(x, y, z, towards)
-        slope = pixel / tl.maximum(cosine, _MIN_COSINE)
-        right_slope = -_dot(nx, ny, nz, right) * slope
-        down_slope = _dot(nx, ny, nz, up) * slope
+        slope = pixel / tl.maximum(steepness, _MIN_COSINE)
+        right_slope = -_dot(fx, fy, fz, right) * slope
+        down_slope = _dot(fx, fy, fz, up) * slope
         left, top = tl.floor(column), tl.floor(line)
         seen = tl.zeros([BLOCK], dtype=tl.float32)
         for tap in tl.static_range(4):

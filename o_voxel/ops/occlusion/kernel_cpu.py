@@ -18,16 +18,23 @@ _compiled = partial(cached_njit, error_model="numpy")
 
 
 def open_sky_cpu(
-    depth: Tensor, axes: Tensor, center: Tensor, radius: Tensor, points: Tensor, normals: Tensor, reach: float
+    depth: Tensor,
+    axes: Tensor,
+    center: Tensor,
+    radius: Tensor,
+    points: Tensor,
+    normals: Tensor,
+    flat: Tensor,
+    reach: float,
 ) -> Tensor:
     """As reference.open_sky_torch."""
     share = np.empty(len(points), np.float32)
     sky = tuple(part.numpy() for part in (depth, axes, center, radius))
-    place, direction = points.numpy(), normals.numpy()
+    place, direction, plane = points.numpy(), normals.numpy(), flat.numpy()
 
     def look(start: int) -> None:
         span = slice(start, start + POINTS_A_TASK)
-        look_up(*sky, place[span], direction[span], np.float32(reach), share[span])
+        look_up(*sky, place[span], direction[span], plane[span], np.float32(reach), share[span])
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(look, range(0, len(points), POINTS_A_TASK)))
@@ -35,7 +42,7 @@ def open_sky_cpu(
 
 
 @_compiled
-def look_up(depth, axes, center, radius, points, normals, reach, share):
+def look_up(depth, axes, center, radius, points, normals, flat, reach, share):
     """Writes the share [P] of the light that arrives at points [P, 3]."""
     side = depth.shape[1]
     half, one = np.float32(side / 2), np.float32(1)
@@ -44,16 +51,17 @@ def look_up(depth, axes, center, radius, points, normals, reach, share):
     for p in range(len(points)):
         light, whole = np.float32(0), np.float32(0)
         x, y, z = points[p, 0] - center[0], points[p, 1] - center[1], points[p, 2] - center[2]
-        nx, ny, nz = normals[p, 0], normals[p, 1], normals[p, 2]
+        nx, ny, nz = flat[p, 0], flat[p, 1], flat[p, 2]
         for k in range(len(depth)):
             right, up, towards = axes[k]
-            cosine = nx * towards[0] + ny * towards[1] + nz * towards[2]
-            if not cosine > least:
+            cosine = normals[p, 0] * towards[0] + normals[p, 1] * towards[1] + normals[p, 2] * towards[2]
+            steepness = nx * towards[0] + ny * towards[1] + nz * towards[2]
+            if not (steepness > least and cosine > 0):
                 continue
             column = ((x * right[0] + y * right[1] + z * right[2]) * scale + one) * half - np.float32(0.5)
             row = (one - (x * up[0] + y * up[1] + z * up[2]) * scale) * half - np.float32(0.5)
             height = x * towards[0] + y * towards[1] + z * towards[2]
-            slope = pixel / cosine
+            slope = pixel / steepness
             right_slope = -(nx * right[0] + ny * right[1] + nz * right[2]) * slope
             down_slope = (nx * up[0] + ny * up[1] + nz * up[2]) * slope
             left, top = np.int64(np.floor(column)), np.int64(np.floor(row))

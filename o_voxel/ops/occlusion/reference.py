@@ -18,7 +18,14 @@ BIAS_PIXELS = 1.0
 
 
 def open_sky_torch(
-    depth: Tensor, axes: Tensor, center: Tensor, radius: Tensor, points: Tensor, normals: Tensor, reach: float
+    depth: Tensor,
+    axes: Tensor,
+    center: Tensor,
+    radius: Tensor,
+    points: Tensor,
+    normals: Tensor,
+    flat: Tensor,
+    reach: float,
 ) -> Tensor:
     """The share [P]; arguments as `open_sky`, the parts of a `Sky` first."""
     side = depth.shape[1]
@@ -26,11 +33,11 @@ def open_sky_torch(
     moved = points - center
     light, whole = torch.zeros_like(points[:, 0]), torch.zeros_like(points[:, 0])
     for picture, (right, up, towards) in zip(depth, axes, strict=True):
-        cosine = _dot(normals, towards)
+        cosine, steepness = _dot(normals, towards), _dot(flat, towards)
         x, y, z = _dot(moved, right) / radius, _dot(moved, up) / radius, _dot(moved, towards)
         column, row = (x + 1) * (side / 2) - 0.5, (1 - y) * (side / 2) - 0.5
-        slope = pixel / cosine.clamp_min(MIN_COSINE)
-        right_slope, down_slope = -_dot(normals, right) * slope, _dot(normals, up) * slope
+        slope = pixel / steepness.clamp_min(MIN_COSINE)
+        right_slope, down_slope = -_dot(flat, right) * slope, _dot(flat, up) * slope
         left, top = column.floor(), row.floor()
         seen = torch.zeros_like(z)
         for dx, dy in itertools.product((0, 1), repeat=2):
@@ -40,7 +47,7 @@ def open_sky_torch(
             where = torch.where(inside, py * side + px, 0).long()
             rise = picture.flatten()[where] - (z + (px - column) * right_slope + (py - row) * down_slope)
             seen += weight * ~(inside & (rise > BIAS_PIXELS * pixel) & (rise < reach))
-        weight = torch.where(cosine > MIN_COSINE, cosine, 0.0)
+        weight = torch.where(steepness > MIN_COSINE, cosine.clamp_min(0), 0.0)
         light += weight * seen
         whole += weight
     return torch.where(whole > 0, light / torch.where(whole > 0, whole, 1.0), 1.0)
