@@ -32,10 +32,10 @@ class Layer:
             torch.zeros(shape, dtype=torch.uint8, device=device), torch.zeros(shape[0], dtype=torch.bool, device=device)
         )
 
-    def write(self, rows: slice, values: Tensor, valid: Tensor) -> None:
-        """Put `values` [T, K] uint8 at the texels `rows` where `valid` [T] bool."""
-        self.texels[rows] = torch.where(valid[:, None], values, self.texels[rows])
-        self.valid[rows] |= valid
+    def write(self, where: slice | Tensor, values: Tensor, valid: Tensor) -> None:
+        """Put `values` [T, K] uint8 at the texels `where` if `valid` [T] bool."""
+        self.texels[where] = torch.where(valid[:, None], values, self.texels[where])
+        self.valid[where] |= valid
 
     def filled(self, resolution: int, backend: str) -> Tensor:
         """[R, R, K] uint8; each texel that is not valid as the nearest that is. One has to be."""
@@ -66,16 +66,15 @@ class Atlas:
 
     def write(self, samples: Samples, channels: Channels) -> None:
         """Put the means of what `samples` found into their texels."""
-        rows = slice(*(row * self.resolution for row in samples.rows))
         means, valid = samples.means(*channels.field)
-        self.field.write(rows, unit_bytes(means), valid)
+        self.field.write(samples.texels, unit_bytes(means), valid)
         if self.normal is not None:
             means, valid = samples.means(*channels.normal)
-            self.normal.write(rows, normal_bytes(unit(means)), valid)
+            self.normal.write(samples.texels, normal_bytes(unit(means)), valid)
         if self.occlusion is not None:
             means, valid = samples.means(*channels.occlusion)
-            self.occlusion.write(rows, unit_bytes(means), valid)
-        self.covered[rows] |= samples.texels()
+            self.occlusion.write(samples.texels, unit_bytes(means), valid)
+        self.covered[samples.texels] |= samples.covered()
 
     def material(self, options: BakeOptions, backend: str) -> Material:
         """Every texel filled. Raises ValueError where no texel was covered, or none had a value."""

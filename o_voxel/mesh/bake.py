@@ -49,8 +49,9 @@ def bake(
     is baked. Textures: base colour, metallic, roughness; alpha unless OPAQUE; tangent-space normals and occlusion as
     asked for.
 
-    Deterministic: the same bytes each time on one device and backend. GPU memory beyond the arguments: about 90 bytes a
-    dense face, 30 a texel, some 2 GiB for the rows at hand, and 4 MiB a ray for occlusion.
+    Deterministic: the same bytes each time on one device and backend. GPU memory beyond the arguments: half a KiB a
+    dense face for a moment and 100 bytes to the end, 20 bytes a texel, 1 GiB for the rows at hand, and 4 MiB a ray for
+    occlusion.
     Raises ValueError for meshes or voxels that are empty, not finite or on different devices; uv outside the atlas; an
     atlas where no face has an area, or no texel a voxel near.
     """

@@ -27,7 +27,7 @@ class BakeOptions:
 
     resolution: int = 2048
     supersample: int = 1
-    snap_voxels: float = 2.0
+    snap_voxels: float = 4.0
     snap_min_cosine: float = 0.2
     dense_oriented: bool = True
     normal_map: bool = True

@@ -14,6 +14,9 @@ from .normals import vertex_normals
 from .texels import interpolate
 from .topology import cross, dot, unit
 
+# Where else to begin, of the distance allowed: thin parts need little, and a long step may land at something else.
+AHEAD = (0.25, -0.25, 0.75, -0.75)
+
 
 class Snapped(NamedTuple):
     """points: [P, 3] float32 on the surface, or as they were.  normals, flat: [P, 3] float32, the surface's, smooth and
@@ -47,11 +50,11 @@ class DenseSurface:
 
         Nothing farther than `max_distance` (world units) counts, nor a face whose normal's cosine with the point's is
         below `min_cosine`, nor its absolute value where the surface is not oriented. Where the nearest place is on the
-        wrong side of a thin part, the right one is sought from half the distance ahead of the point and behind it.
+        wrong side of a thin part, the right one is sought from some places ahead of the point and behind it.
         A surface not oriented gives its faces' normals, turned to the point's side. Deterministic.
         """
         snapped = self._nearest(points, points, normals, max_distance, min_cosine, backend)
-        for ahead in (0.5, -0.5):
+        for ahead in AHEAD:
             missed = (~snapped.found).nonzero().squeeze(1)
             if len(missed) == 0:
                 break

@@ -18,13 +18,16 @@ SAMPLES_A_BAND_ELSEWHERE = 1 << 19
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Places on a mesh that texels see. rows: the band, first and last + 1 row of the atlas.
+    """Places on a mesh that texels see.
 
-    slot: [P] int64, number of the sample in the band's picture [rows, side, resolution, side]; slots are all different.
-    face: [P] int64.  weights: [P, 3] float32 of the face's corners.  side: samples along a texel's side.
+    texels: the T texels by number, row * resolution + column of the atlas: a slice of whole rows, or [T] int64.
+    count: T.  side: samples along a texel's side.  resolution: texels a row.
+    slot: [P] int64, place of the sample in the picture of T side^2 of them, row by row; all different.
+    face: [P] int64.  weights: [P, 3] float32 of the face's corners.
     """
 
-    rows: tuple[int, int]
+    texels: slice | Tensor
+    count: int
     resolution: int
     side: int
     slot: Tensor
@@ -35,22 +38,20 @@ class Samples:
         """`corners` [F, 3, K], values at the faces' corners, between them at the samples [P, K]."""
         return interpolate(corners[self.face], self.weights)
 
-    def texels(self) -> Tensor:
-        """Whether each texel of the band has a sample, [T] bool."""
-        mark = torch.ones_like(self.weights[:, :0])
-        return self.means(mark, torch.ones_like(self.face, dtype=torch.bool))[1]
+    def covered(self) -> Tensor:
+        """Whether each texel has a sample, [T] bool."""
+        return self.means(self.weights[:, :0], torch.ones_like(self.face, dtype=torch.bool))[1]
 
     def means(self, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(mean [T, K], whether there is one [T] bool) of the `valid` [P] bool of `values` [P, K], by texel."""
-        texels = (self.rows[1] - self.rows[0]) * self.resolution
-        # The count is one more column; adding over a fixed layout, not by address, keeps the order of the sums.
+        # How many there are is one more column. The order of the sums is that of the picture, the same each time.
         columns = torch.cat([values, values.new_ones(len(values), 1)], 1) * valid[:, None]
-        picture = values.new_zeros(texels * self.side**2, columns.shape[1]).index_copy_(0, self.slot, columns)
+        sums = values.new_zeros(self.count * self.side**2, columns.shape[1]).index_copy_(0, self.slot, columns)
         if self.side > 1:
-            shape = (self.rows[1] - self.rows[0], self.side, self.resolution, self.side, columns.shape[1])
-            picture = picture.view(shape).sum(3).sum(1).reshape(texels, -1)
-        count = picture[:, -1]
-        return picture[:, :-1] / count.clamp_min(1)[:, None], count > 0
+            sums = sums.view(-1, self.side, self.resolution, self.side, columns.shape[1]).sum(3).sum(1)
+            sums = sums.reshape(self.count, -1)
+        number = sums[:, -1]
+        return sums[:, :-1] / number.clamp_min(1)[:, None], number > 0
 
 
 def interpolate(corners: Tensor, weights: Tensor) -> Tensor:
@@ -77,7 +78,9 @@ def band_samples(uv_map: UVMap, resolution: int, side: int, start: int, *, backe
     raster = rasterize(clip, uv_map.faces, ((end - start) * side, resolution * side), backend=backend)
     face = raster.face.flatten()
     slot = (face >= 0).nonzero().squeeze(1)
-    return Samples((start, end), resolution, side, slot, face[slot].long(), raster.bary.view(-1, 3)[slot])
+    texels = slice(start * resolution, end * resolution)
+    weights = raster.bary.view(-1, 3)[slot]
+    return Samples(texels, (end - start) * resolution, resolution, side, slot, face[slot].long(), weights)
 
 
 def lone_samples(uv_map: UVMap, resolution: int, seen: Tensor, covered: Tensor) -> Samples | None:
@@ -97,7 +100,7 @@ def lone_samples(uv_map: UVMap, resolution: int, seen: Tensor, covered: Tensor) 
     if len(face) == 0:
         return None
     # Of several faces in a texel the lowest.
-    first = torch.full((resolution**2,), len(seen), device=seen.device).scatter_reduce_(0, texel, face, "amin")
-    kept = first[texel] == face
-    weights = torch.full((int(kept.sum()), 3), 1 / 3, device=seen.device)
-    return Samples((0, resolution), resolution, 1, texel[kept], face[kept], weights)
+    texel, number = texel.unique(return_inverse=True)
+    first = torch.full_like(texel, len(seen)).scatter_reduce_(0, number, face, "amin")
+    weights = torch.full((len(texel), 3), 1 / 3, device=seen.device)
+    return Samples(texel, len(texel), resolution, 1, torch.arange(len(texel), device=seen.device), first, weights)

@@ -67,9 +67,7 @@ def steps(table: Table, case: str, given: tuple, options: BakeOptions, repeat: i
     snapped = [sources.dense.snap(p.contiguous(), n.contiguous(), reach, 0.2) for p, n in places]
     layer = Layer.empty(options.resolution, 6, DEVICE)
     for band in samples:
-        layer.write(
-            slice(*(r * options.resolution for r in band.rows)), layer.texels[: len(band.texels())], band.texels()
-        )
+        layer.write(band.texels, layer.texels[: band.count], band.covered())
     covered = sum(len(band.slot) for band in samples)
     found = sum(int(place.found.sum()) for place in snapped)
     rows = {
