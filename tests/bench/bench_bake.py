@@ -7,6 +7,7 @@ Baseline on an H200, colour and metallic-roughness alone: ComfyUI core 2.27 s (2
 
 import argparse
 import math
+from dataclasses import replace
 
 import torch
 from bench import DEVICE, Table, peak_mib, standard_dual_grid
@@ -94,6 +95,21 @@ def steps(table: Table, case: str, given: tuple, options: BakeOptions, repeat: i
         table.add(f"{case} {name}", work, repeat=repeat, note=note)
 
 
+def check() -> None:
+    """Raise where a bake is not the same twice, or backends differ by more than rounding."""
+    given = subject(128, 4000)
+    options = BakeOptions(resolution=256, supersample=2, occlusion=True, occlusion_rays=16)
+    first, second, plain = (
+        bake(*given, options, backend=backend).materials[0] for backend in ("auto", "auto", "reference")
+    )
+    for name in ("base_color", "metallic", "roughness", "normal", "occlusion"):
+        one, two, other = (getattr(material, f"{name}_texture").image for material in (first, second, plain))
+        # A shadow's edge turns over where rounding does.
+        apart = ((one.int() - other.int()).abs() > 1).float().mean()
+        if not torch.equal(one, two) or apart > (1e-3 if name == "occlusion" else 0):
+            raise RuntimeError(f"{name}: expected the same texels twice and on other backends, {apart:.1%} are not")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -103,17 +119,20 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
+    check()
     table = Table("bake", arguments.save)
     for case in arguments.cases:
         voxels, faces, resolution, side = (int(part) for part in case.split(","))
         given = subject(voxels, faces)
         options = BakeOptions(resolution=resolution, supersample=side)
+        lit = replace(options, occlusion=True)
+        for name, asked in (("whole", options), ("whole, occlusion", lit))[: 2 if DEVICE.type == "cuda" else 1]:
 
-        def work(given=given, options=options):
-            return bake(*given, options)
+            def work(given=given, asked=asked):
+                return bake(*given, asked)
 
-        note = f"{len(given[2].faces):,} dense faces, {peak_mib(work):.0f} MiB"
-        table.add(f"{case} whole", work, repeat=arguments.repeat, note=note)
+            note = f"{len(given[2].faces):,} dense faces, {peak_mib(work):.0f} MiB"
+            table.add(f"{case} {name}", work, repeat=arguments.repeat, note=note)
         if side == 1:
             steps(table, case, given, options, arguments.repeat)
         del given, work
