@@ -73,7 +73,7 @@ class DenseSurface:
         corners = self.mesh.vertices[rows]
         place = interpolate(corners, nearest.barycentric)
         flat = unit(cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
-        cosine = dot(flat, normals)
+        cosine = dot(flat, normals).clamp(-1, 1)
         if self.normals is None:
             flat = smooth = flat * cosine.sign()[:, None]
             cosine = cosine.abs()
