@@ -1,0 +1,181 @@
+"""Manifold dual contouring: the surface between inside and outside as a closed 2-manifold, in grid units.
+
+Every cube of eight points gets a vertex for each sheet of the surface in it (`sheets`), in the middle of where that
+sheet crosses the cube's edges. Every crossed edge gets a quad of the four cubes around. The quads of one vertex form a
+ring, because the sheets' pieces do; and a side has two quads, unless one sheet of a cube meets one of its neighbour
+twice, through a face that is inside crosswise. There a vertex on the face is put in for each of the two meetings.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops.flood_fill import POINTS, SIDE
+from .block_field import BLOCKS_A_CHUNK, BlockField
+from .sheets import sheet_tables
+
+# The cubes around an edge lie below its low end by these, along the other two axes; counter-clockwise about the first
+# of them crossed with the second, which is the edge's direction, or against it for an edge along y.
+RING = ((0, 0), (1, 0), (1, 1), (0, 1))
+EDGES_A_CHUNK = 1 << 20
+# Positions are added up in whole steps, so that the order does not count.
+STEPS = float(1 << 20)
+
+
+class Cells(NamedTuple):
+    """The cubes that the surface passes. first: [64 B] int32 by slot, the first vertex of each.  case: [64 B] uint8,
+    its inside corners.  edges: [E] int64, 3 slot + axis of each crossed edge, by its low end.  count: of vertices."""
+
+    first: Tensor
+    case: Tensor
+    edges: Tensor
+    count: int
+
+
+def contour(field: BlockField) -> tuple[Tensor, Tensor]:
+    """(vertices [V, 3] float32 in grid units, faces [F, 3] int32) of the field's surface, wound to face outside.
+
+    Every edge has two faces, which run along it in opposite directions; every vertex has one fan. Quads are cut along
+    their shorter diagonal. Deterministic. The field's outermost points have to be outside.
+    """
+    cells = _find_cells(field)
+    quads, at, inner = _quads(field, cells)
+    vertices = _means(quads, at, cells.count)
+    twice = _twice(field, cells, quads, inner)
+    fans, extra = _fans(quads, at, inner, twice, cells.count)
+    plain = quads[~twice.any(1)] if twice.any() else quads
+    return torch.cat([vertices, extra]), torch.cat([_halves(vertices, plain), fans])
+
+
+def _find_cells(field: BlockField) -> Cells:
+    """Looks through all blocks for cubes and edges with ends on both sides."""
+    device, count = field.values.device, len(field.coords)
+    cases, edges = torch.empty(count, POINTS, dtype=torch.uint8, device=device), []
+    for start in range(0, count, BLOCKS_A_CHUNK):
+        inside = _with_neighbours(field, slice(start, min(start + BLOCKS_A_CHUNK, count)))
+        case = torch.zeros(len(inside), SIDE, SIDE, SIDE, dtype=torch.uint8, device=device)
+        for corner in range(8):
+            x, y, z = (slice(place, place + SIDE) for place in (corner >> 2, corner >> 1 & 1, corner & 1))
+            case |= inside[:, x, y, z] << corner
+        cases[start : start + BLOCKS_A_CHUNK] = case.reshape(-1, POINTS)
+        # Corners 4, 2 and 1 are a step along x, y and z from corner 0.
+        crossed = torch.stack([(case >> bit ^ case) & 1 for bit in (4, 2, 1)], -1).reshape(-1)
+        edges.append(crossed.nonzero().squeeze(1) + start * POINTS * 3)
+    case = cases.view(-1)
+    counts = sheet_tables(device)[0].to(torch.uint8)
+    passed = ((case != 0) & (case != 255)).nonzero().squeeze(1)
+    sheets = counts[case[passed].to(torch.int32)]
+    upto = sheets.cumsum(0, dtype=torch.int32)
+    first = torch.zeros(len(case), dtype=torch.int32, device=device)
+    first[passed] = upto - sheets
+    total = int(upto[-1]) if len(upto) else 0
+    return Cells(first, case, torch.cat(edges) if edges else passed, total)
+
+
+def _with_neighbours(field: BlockField, rows: slice) -> Tensor:
+    """[n, 5, 5, 5] uint8: which points are inside, of the blocks in `rows` and the first ones beyond, upwards."""
+    axis = torch.arange(SIDE + 1, device=field.values.device)
+    within = torch.cartesian_prod(axis, axis, axis)
+    block = (within // SIDE * within.new_tensor([4, 2, 1])).sum(1)
+    place = (within % SIDE * within.new_tensor([16, 4, 1])).sum(1)
+    steps = torch.cartesian_prod(*[torch.arange(2, device=axis.device)] * 3)
+    around = field.coords[rows].to(torch.int64)[:, None] + steps
+    found = field.table[tuple(around.unbind(-1))].to(torch.int64) * POINTS
+    inside = field.values.view(-1)[found[:, block] + place] <= 0
+    return inside.to(torch.uint8).reshape(-1, *[SIDE + 1] * 3)
+
+
+def _quads(field: BlockField, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
+    """(quads [E, 4] int32 facing outside, where the surface crosses [E, 3] float32, slot of the inside end [E] int64)."""
+    device = field.values.device
+    of_edge = sheet_tables(device)[1]
+    flat, unit = field.values.view(-1), torch.eye(3, dtype=torch.int64, device=device)
+    others = torch.tensor([[1, 2], [0, 2], [0, 1]], device=device)
+    ring = torch.tensor(RING, device=device)
+    quads, crossings, inner = [], [], []
+    for edge in cells.edges.split(EDGES_A_CHUNK):
+        slot, axis = edge // 3, edge % 3
+        low = field.points(slot)
+        far = field.slots(low + unit[axis])
+        here, there = flat[slot], flat[far]
+        along = here / (here - there)
+        crossings.append(low + unit[axis] * along[:, None])
+        inner.append(torch.where(here <= 0, slot, far))
+
+        steps = unit[others[axis]]  # [n, 2, 3]
+        around = low[:, None] - (ring[None, :, :, None] * steps[:, None]).sum(2)
+        cell = field.slots(around)
+        number = axis[:, None] * 4 + ring[:, 0] * 2 + ring[:, 1]
+        quad = cells.first[cell] + of_edge[cells.case[cell].to(torch.int64), number].to(torch.int32)
+        backwards = (here <= 0) == (axis == 1)
+        quads.append(torch.where(backwards[:, None], quad.flip(1), quad))
+    if not quads:
+        return torch.empty(0, 4, dtype=torch.int32, device=device), flat.new_empty(0, 3), cells.edges
+    return torch.cat(quads), torch.cat(crossings), torch.cat(inner)
+
+
+def _means(quads: Tensor, at: Tensor, count: int) -> Tensor:
+    """The mean [count, 3] float32 of the positions `at` [E, 3] of the quads of each vertex."""
+    total = torch.zeros(count, 4, dtype=torch.int64, device=quads.device)
+    for quad, place in zip(quads.split(EDGES_A_CHUNK), at.split(EDGES_A_CHUNK), strict=True):
+        whole = torch.nn.functional.pad((place * STEPS).round().to(torch.int64), (0, 1), value=1)
+        for corner in quad.unbind(1):
+            total.index_add_(0, corner, whole)
+    # Whole parts and the rest apart: float32 holds either.
+    mean, rest = total[:, :3] // total[:, 3:], total[:, :3] % total[:, 3:]
+    return ((mean + rest / total[:, 3:]) / STEPS).to(torch.float32)
+
+
+def _twice(field: BlockField, cells: Cells, quads: Tensor, inner: Tensor) -> Tensor:
+    """The sides [E, 4] bool, from a corner to the next, that have four quads."""
+    wrong = torch.zeros(quads.shape, dtype=torch.bool, device=quads.device)
+    flagged = sheet_tables(quads.device)[2][cells.case.to(torch.int32)].nonzero().squeeze(1)
+    vertex = torch.zeros(cells.count, dtype=torch.bool, device=quads.device)
+    for sheet in range(4):
+        vertex[(cells.first[flagged] + sheet).clamp_max(cells.count - 1)] = True
+    # Both ends of such a side are flagged; so are a few others.
+    sides = vertex[quads] & vertex[quads.roll(-1, 1)]
+    which = sides.nonzero()
+    ends = torch.stack([quads, quads.roll(-1, 1)], 2)[which[:, 0], which[:, 1]].sort(1).values
+    _, same, faces = ends.unique(dim=0, return_inverse=True, return_counts=True)
+    double = which[faces[same] == 4]
+    wrong[double[:, 0], double[:, 1]] = True
+    return wrong
+
+
+def _fans(quads: Tensor, at: Tensor, inner: Tensor, twice: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(faces [F, 3] int32, vertices [N, 3]) of the quads with a side in `twice`, as fans around where they cross.
+
+    The two meetings on a side keep different inside points apart: the vertex put in goes by that point.
+    """
+    rows = twice.any(1).nonzero().squeeze(1)
+    centre = torch.full_like(inner, 0, dtype=torch.int32)
+    centre[rows] = count + torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+    quad, side = twice.nonzero().unbind(1)
+    start, end = quads[quad, side], quads[quad, (side + 1) % 4]
+    key = torch.stack([torch.minimum(start, end), torch.maximum(start, end), inner[quad]], 1)
+    found, same = key.unique(dim=0, return_inverse=True)
+    put_in = count + len(rows) + same.to(torch.int32)
+    middle = at.new_zeros(len(found), 3)
+    # Each has two quads, and a sum of two does not depend on the order.
+    middle.index_add_(0, same, at[quad] / 2)
+    split = torch.cat([torch.stack([start, put_in, centre[quad]], 1), torch.stack([put_in, end, centre[quad]], 1)])
+    whole, side = (~twice[rows]).nonzero().unbind(1)
+    whole = rows[whole]
+    plain = torch.stack([quads[whole, side], quads[whole, (side + 1) % 4], centre[whole]], 1)
+    return torch.cat([plain, split]), torch.cat([at[rows], middle])
+
+
+def _halves(vertices: Tensor, quads: Tensor) -> Tensor:
+    """Two triangles [2 E, 3] int32 of each of `quads` [E, 4]."""
+    parts = []
+    for quad in quads.split(EDGES_A_CHUNK):
+        a, b, c, d = quad.unbind(1)
+        across, other = ((vertices[p] - vertices[q]).square().sum(1) for p, q in ((a, c), (b, d)))
+        first = torch.stack([a, b, c, a, c, d], 1)
+        second = torch.stack([a, b, d, b, c, d], 1)
+        parts.append(torch.where((across <= other)[:, None], first, second).reshape(-1, 3))
+    return torch.cat(parts) if parts else quads.new_empty(0, 3)
