@@ -42,10 +42,10 @@ def contour(field: BlockField) -> tuple[Tensor, Tensor]:
     their shorter diagonal. Deterministic. The field's outermost points have to be outside.
     """
     cells = _find_cells(field)
-    quads, at, inner = _quads(field, cells)
+    quads, at, outer = _quads(field, cells)
     vertices = _means(quads, at, cells.count)
-    twice = _twice(field, cells, quads, inner)
-    fans, extra = _fans(quads, at, inner, twice, cells.count)
+    twice = _twice(field, cells, quads, outer)
+    fans, extra = _fans(quads, at, outer, twice, cells.count)
     plain = quads[~twice.any(1)] if twice.any() else quads
     return torch.cat([vertices, extra]), torch.cat([_halves(vertices, plain), fans])
 
@@ -89,13 +89,13 @@ def _with_neighbours(field: BlockField, rows: slice) -> Tensor:
 
 
 def _quads(field: BlockField, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
-    """(quads [E, 4] int32 facing outside, where the surface crosses [E, 3] float32, slot of the inside end [E] int64)."""
+    """(quads [E, 4] int32 facing outside, where the surface crosses [E, 3] float32, slot of the outer end [E])."""
     device = field.values.device
     of_edge = sheet_tables(device)[1]
     flat, unit = field.values.view(-1), torch.eye(3, dtype=torch.int64, device=device)
     others = torch.tensor([[1, 2], [0, 2], [0, 1]], device=device)
     ring = torch.tensor(RING, device=device)
-    quads, crossings, inner = [], [], []
+    quads, crossings, outer = [], [], []
     for edge in cells.edges.split(EDGES_A_CHUNK):
         slot, axis = edge // 3, edge % 3
         low = field.points(slot)
@@ -103,7 +103,7 @@ def _quads(field: BlockField, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         here, there = flat[slot], flat[far]
         along = here / (here - there)
         crossings.append(low + unit[axis] * along[:, None])
-        inner.append(torch.where(here <= 0, slot, far))
+        outer.append(torch.where(here <= 0, far, slot))
 
         steps = unit[others[axis]]  # [n, 2, 3]
         around = low[:, None] - (ring[None, :, :, None] * steps[:, None]).sum(2)
@@ -114,7 +114,7 @@ def _quads(field: BlockField, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         quads.append(torch.where(backwards[:, None], quad.flip(1), quad))
     if not quads:
         return torch.empty(0, 4, dtype=torch.int32, device=device), flat.new_empty(0, 3), cells.edges
-    return torch.cat(quads), torch.cat(crossings), torch.cat(inner)
+    return torch.cat(quads), torch.cat(crossings), torch.cat(outer)
 
 
 def _means(quads: Tensor, at: Tensor, count: int) -> Tensor:
@@ -129,7 +129,7 @@ def _means(quads: Tensor, at: Tensor, count: int) -> Tensor:
     return ((mean + rest / total[:, 3:]) / STEPS).to(torch.float32)
 
 
-def _twice(field: BlockField, cells: Cells, quads: Tensor, inner: Tensor) -> Tensor:
+def _twice(field: BlockField, cells: Cells, quads: Tensor, outer: Tensor) -> Tensor:
     """The sides [E, 4] bool, from a corner to the next, that have four quads."""
     wrong = torch.zeros(quads.shape, dtype=torch.bool, device=quads.device)
     flagged = sheet_tables(quads.device)[2][cells.case.to(torch.int32)].nonzero().squeeze(1)
@@ -146,17 +146,17 @@ def _twice(field: BlockField, cells: Cells, quads: Tensor, inner: Tensor) -> Ten
     return wrong
 
 
-def _fans(quads: Tensor, at: Tensor, inner: Tensor, twice: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _fans(quads: Tensor, at: Tensor, outer: Tensor, twice: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(faces [F, 3] int32, vertices [N, 3]) of the quads with a side in `twice`, as fans around where they cross.
 
-    The two meetings on a side keep different inside points apart: the vertex put in goes by that point.
+    The two meetings on a side keep different outside points apart: the vertex put in goes by that point.
     """
     rows = twice.any(1).nonzero().squeeze(1)
-    centre = torch.full_like(inner, 0, dtype=torch.int32)
+    centre = torch.full_like(outer, 0, dtype=torch.int32)
     centre[rows] = count + torch.arange(len(rows), dtype=torch.int32, device=rows.device)
     quad, side = twice.nonzero().unbind(1)
     start, end = quads[quad, side], quads[quad, (side + 1) % 4]
-    key = torch.stack([torch.minimum(start, end), torch.maximum(start, end), inner[quad]], 1)
+    key = torch.stack([torch.minimum(start, end), torch.maximum(start, end), outer[quad]], 1)
     found, same = key.unique(dim=0, return_inverse=True)
     put_in = count + len(rows) + same.to(torch.int32)
     middle = at.new_zeros(len(found), 3)

@@ -1,15 +1,21 @@
-import sys, time
-import bench, torch
-from bench import DEVICE, milliseconds, peak_mib, standard_dual_grid
+import sys
+
+import torch
+from bench import milliseconds, peak_mib, standard_dual_grid
 from pack.o_voxel.dual_grid import dual_grid_to_mesh
+from pack.o_voxel.mesh import band as B
+from pack.o_voxel.mesh import block_field as F
+from pack.o_voxel.mesh import contour as C
+from pack.o_voxel.mesh import pull_back as P
+from pack.o_voxel.mesh import remesh as R
 from pack.o_voxel.mesh.remesh import remesh
 from pack.o_voxel.mesh.shell import outer_shell
-from pack.o_voxel.mesh import shell as S, remesh as R, band as B, contour as C, block_field as F, pull_back as P
 from pack.o_voxel.ops.closest_point import build_index
-from pack.o_voxel.ops.flood_fill import flood_fill
 from pack.o_voxel.values import Mesh
+
+
 def manifold(m):
-    e=m.faces[:,[0,1,1,2,2,0]].reshape(-1,2).long(); d=(e[:,0]<<32)|e[:,1]; 
+    e=m.faces[:,[0,1,1,2,2,0]].reshape(-1,2).long(); d=(e[:,0]<<32)|e[:,1]
     u=d.unique(); rev=((u&0xffffffff)<<32)|(u>>32)
     return len(u)==len(d) and torch.equal(rev.sort().values,u)
 def med(f,n=5): t=milliseconds(f,n); return f'{t[len(t)//2]:.2f}'
@@ -22,7 +28,7 @@ for r in [int(a) for a in sys.argv[1:]]:
     for level in (1.0,.55):
         grid=R.fit_grid(mesh,r,level); print('fit',med(lambda:R.fit_grid(mesh,r,level)))
         t=Mesh(grid.to_grid(mesh.vertices),mesh.faces); idx=build_index(t); print('index',med(lambda:build_index(t)))
-        shape=tuple(n//4 for n in grid.shape); 
+        shape=tuple(n//4 for n in grid.shape)
         fld=B.sample_band(idx,shape,level); print('band',med(lambda:B.sample_band(idx,shape,level)),len(fld.coords)*64)
         cells=C._find_cells(fld); print('cells',med(lambda:C._find_cells(fld)))
         q,at,inner=C._quads(fld,cells); print('quads',med(lambda:C._quads(fld,cells)),len(q))
