@@ -19,10 +19,11 @@ from .block_field import BlockField
 # Blocks along a side of the groups that the search starts with.
 GROUP = 4
 QUERIES_A_CHUNK = 1 << 21
-# From the middle of the points of a cube of n a side to its corner ones: (n - 1) / 2 sqrt(3). Rounding is far less
-# than the slack.
+# Rounding is far less than the slack.
 SLACK = 0.01
 DIAGONAL = math.sqrt(3) + SLACK
+# From the middle of 2 x 2 x 2 points to the far end of a grid edge that starts at one of them.
+EDGE_REACH = math.sqrt(1.5**2 + 0.5**2 + 0.5**2) + SLACK
 
 
 def sample_band(
@@ -51,11 +52,11 @@ def sample_band(
 
     groups = tuple(-(-n // GROUP) for n in shape)
     cells = torch.cartesian_prod(*(torch.arange(n, dtype=torch.int32, device=device) for n in groups))
-    coarse, kept = _near(offsets, cells, GROUP * SIDE, DIAGONAL)
+    coarse, kept = _near(offsets, cells, GROUP * SIDE, _cube_reach(GROUP * SIDE))
     children = _children(cells[kept], GROUP)
     fits = (children < torch.tensor(shape, device=device)).all(1)
     coords = children[fits]
-    fine, kept = _near(offsets, coords, SIDE, DIAGONAL)
+    fine, kept = _near(offsets, coords, SIDE, _cube_reach(SIDE))
 
     # A block's row: that of its group's side, then that of its own, then its own.
     near = coords[kept]
@@ -68,9 +69,13 @@ def sample_band(
     return BlockField(table, near, _block_values(offsets, near))
 
 
-def _near(offsets: Callable[[Tensor, float], Tensor], cells: Tensor, side: int, margin: float) -> tuple[Tensor, Tensor]:
-    """(offset [N] at the middle of each cell of `side` points, rows [K] of those with points within `margin` of 0)."""
-    reach = (side - 1) / 2 * DIAGONAL + margin
+def _cube_reach(side: int) -> float:
+    """From the middle of a cell of side^3 points to the far corner of a cube of eight that starts in it."""
+    return (side + 1) / 2 * DIAGONAL
+
+
+def _near(offsets: Callable[[Tensor, float], Tensor], cells: Tensor, side: int, reach: float) -> tuple[Tensor, Tensor]:
+    """(offset [N] at the middle of each cell of side^3 points, rows [K] of those with the level within `reach`)."""
     found = offsets(cells * float(side) + (side - 1) / 2, reach)
     return found, (found.abs() <= reach).nonzero().squeeze(1)
 
@@ -82,16 +87,16 @@ def _children(cells: Tensor, count: int) -> Tensor:
 
 
 def _block_values(offsets: Callable[[Tensor, float], Tensor], coords: Tensor) -> Tensor:
-    """[B + 2, 64] values of the blocks `coords` [B, 3], exact within one of the level, and of outside and inside."""
+    """[B + 2, 64] values of the blocks `coords` [B, 3], exact at ends of crossed edges, and of the two rest rows."""
     values = torch.empty(len(coords) + 2, POINTS, device=coords.device)
     values[-2], values[-1] = 1.0, -1.0
     octants = _children(coords, 2)
-    middle, kept = _near(offsets, octants, 2, 1 + SLACK)
+    middle, kept = _near(offsets, octants, 2, EDGE_REACH)
     # Places [8, 8] in a block of the points of its octants.
     corners = _children(_children(torch.zeros(1, 3, dtype=torch.int64, device=coords.device), 2), 2)
     places = (corners * corners.new_tensor([16, 4, 1])).sum(1).reshape(8, 8)
     values[:-2].scatter_(1, places.flatten().expand(len(coords), -1), middle.reshape(-1, 8).repeat_interleave(8, 1))
     slots = (kept // 8 * POINTS)[:, None] + places[kept % 8]
     points = _children(octants[kept], 2).to(torch.float32)
-    values.view(-1)[slots.flatten()] = offsets(points, 1 + SLACK + DIAGONAL)
+    values.view(-1)[slots.flatten()] = offsets(points, EDGE_REACH + DIAGONAL)
     return values

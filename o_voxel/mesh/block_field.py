@@ -55,12 +55,16 @@ class BlockField:
 
 
 def flood_outside(field: BlockField, backend: str) -> Tensor:
-    """Bits [X, Y, Z] int64 (see ops.flood_fill) of the outside points that a flood from the grid's corner reaches."""
+    """Bits [X, Y, Z] int64 (see ops.flood_fill) of the outside points that a flood from the grid's border reaches.
+
+    The blocks at the border have to be outside.
+    """
     place = torch.arange(POINTS, device=field.values.device)
     free = [((part > 0).to(torch.int64) << place).sum(1) for part in field.values.split(BLOCKS_A_CHUNK)]
     free = torch.cat(free)[field.table]
     seeds = torch.zeros_like(free)
-    seeds[0, 0, 0] = 1
+    for axis in range(3):
+        seeds.movedim(axis, 0)[[0, -1]] = -1
     return flood_fill(free, seeds, backend=backend)
 
 

@@ -43,11 +43,17 @@ def contour(field: BlockField) -> tuple[Tensor, Tensor]:
     """
     cells = _find_cells(field)
     quads, at, outer = _quads(field, cells)
-    vertices = _means(quads, at, cells.count)
-    twice = _twice(field, cells, quads, outer)
-    fans, extra = _fans(quads, at, outer, twice, cells.count)
-    plain = quads[~twice.any(1)] if twice.any() else quads
-    return torch.cat([vertices, extra]), torch.cat([_halves(vertices, plain), fans])
+    pinched = _pinched(cells)
+    count = cells.count
+    del cells
+    vertices = _means(quads, at, count)
+    quad, side = _double_sides(quads, pinched)
+    if len(quad) == 0:
+        return vertices, _halves(vertices, quads)
+    fans, extra = _fans(quads, at, outer, quad, side, count)
+    plain = torch.ones(len(quads), dtype=torch.bool, device=quads.device)
+    plain[quad] = False
+    return torch.cat([vertices, extra]), torch.cat([_halves(vertices, quads[plain]), fans])
 
 
 def _find_cells(field: BlockField) -> Cells:
@@ -95,26 +101,25 @@ def _quads(field: BlockField, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
     flat, unit = field.values.view(-1), torch.eye(3, dtype=torch.int64, device=device)
     others = torch.tensor([[1, 2], [0, 2], [0, 1]], device=device)
     ring = torch.tensor(RING, device=device)
-    quads, crossings, outer = [], [], []
-    for edge in cells.edges.split(EDGES_A_CHUNK):
-        slot, axis = edge // 3, edge % 3
+    count = len(cells.edges)
+    quads = torch.empty(count, 4, dtype=torch.int32, device=device)
+    at, outer = flat.new_empty(count, 3), torch.empty(count, dtype=torch.int32, device=device)
+    for start in range(0, count, EDGES_A_CHUNK):
+        rows = slice(start, start + EDGES_A_CHUNK)
+        slot, axis = cells.edges[rows] // 3, cells.edges[rows] % 3
         low = field.points(slot)
         far = field.slots(low + unit[axis])
         here, there = flat[slot], flat[far]
-        along = here / (here - there)
-        crossings.append(low + unit[axis] * along[:, None])
-        outer.append(torch.where(here <= 0, far, slot))
+        at[rows] = low + unit[axis] * (here / (here - there))[:, None]
+        outer[rows] = torch.where(here <= 0, far, slot).to(torch.int32)
 
         steps = unit[others[axis]]  # [n, 2, 3]
-        around = low[:, None] - (ring[None, :, :, None] * steps[:, None]).sum(2)
-        cell = field.slots(around)
+        cell = field.slots(low[:, None] - (ring[None, :, :, None] * steps[:, None]).sum(2))
         number = axis[:, None] * 4 + ring[:, 0] * 2 + ring[:, 1]
         quad = cells.first[cell] + of_edge[cells.case[cell].to(torch.int64), number].to(torch.int32)
         backwards = (here <= 0) == (axis == 1)
-        quads.append(torch.where(backwards[:, None], quad.flip(1), quad))
-    if not quads:
-        return torch.empty(0, 4, dtype=torch.int32, device=device), flat.new_empty(0, 3), cells.edges
-    return torch.cat(quads), torch.cat(crossings), torch.cat(outer)
+        quads[rows] = torch.where(backwards[:, None], quad.flip(1), quad)
+    return quads, at, outer
 
 
 def _means(quads: Tensor, at: Tensor, count: int) -> Tensor:
@@ -129,53 +134,62 @@ def _means(quads: Tensor, at: Tensor, count: int) -> Tensor:
     return ((mean + rest / total[:, 3:]) / STEPS).to(torch.float32)
 
 
-def _twice(field: BlockField, cells: Cells, quads: Tensor, outer: Tensor) -> Tensor:
-    """The sides [E, 4] bool, from a corner to the next, that have four quads."""
-    wrong = torch.zeros(quads.shape, dtype=torch.bool, device=quads.device)
-    flagged = sheet_tables(quads.device)[2][cells.case.to(torch.int32)].nonzero().squeeze(1)
-    vertex = torch.zeros(cells.count, dtype=torch.bool, device=quads.device)
+def _pinched(cells: Cells) -> Tensor:
+    """Vertices [V] bool of cubes with a sheet that runs twice through a face, and a few others."""
+    rows = sheet_tables(cells.case.device)[2][cells.case.to(torch.int32)].nonzero().squeeze(1)
+    found = torch.zeros(cells.count, dtype=torch.bool, device=rows.device)
     for sheet in range(4):
-        vertex[(cells.first[flagged] + sheet).clamp_max(cells.count - 1)] = True
-    # Both ends of such a side are flagged; so are a few others.
-    sides = vertex[quads] & vertex[quads.roll(-1, 1)]
-    which = sides.nonzero()
-    ends = torch.stack([quads, quads.roll(-1, 1)], 2)[which[:, 0], which[:, 1]].sort(1).values
-    _, same, faces = ends.unique(dim=0, return_inverse=True, return_counts=True)
-    double = which[faces[same] == 4]
-    wrong[double[:, 0], double[:, 1]] = True
-    return wrong
+        found[(cells.first[rows] + sheet).clamp_max(cells.count - 1)] = True
+    return found
 
 
-def _fans(quads: Tensor, at: Tensor, outer: Tensor, twice: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(faces [F, 3] int32, vertices [N, 3]) of the quads with a side in `twice`, as fans around where they cross.
+def _double_sides(quads: Tensor, pinched: Tensor) -> tuple[Tensor, Tensor]:
+    """(quad [K] int64, side [K] int64, from its corner to the next) of all sides that four quads have."""
+    found = []
+    for start in range(0, len(quads), EDGES_A_CHUNK):
+        ends = pinched[quads[start : start + EDGES_A_CHUNK]]
+        found.append((ends & ends.roll(-1, 1)).nonzero() + torch.tensor([start, 0], device=quads.device))
+    if not found:
+        return quads.new_empty(0, dtype=torch.int64), quads.new_empty(0, dtype=torch.int64)
+    quad, side = torch.cat(found).unbind(1)
+    ends = torch.stack([quads[quad, side], quads[quad, (side + 1) % 4]], 1).sort(1).values
+    _, same, count = ends.unique(dim=0, return_inverse=True, return_counts=True)
+    double = count[same] == 4
+    return quad[double], side[double]
 
-    The two meetings on a side keep different outside points apart: the vertex put in goes by that point.
+
+def _fans(quads: Tensor, at: Tensor, outer: Tensor, quad: Tensor, side: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(faces [F, 3] int32, vertices [N, 3]) of the quads with double sides, as fans around where they cross.
+
+    quad, side: [K] int64, the double sides; count: of the vertices so far, which the new ones follow. The two meetings
+    on such a side keep different outside points apart: the vertex put in goes by that point.
     """
-    rows = twice.any(1).nonzero().squeeze(1)
-    centre = torch.full_like(outer, 0, dtype=torch.int32)
-    centre[rows] = count + torch.arange(len(rows), dtype=torch.int32, device=rows.device)
-    quad, side = twice.nonzero().unbind(1)
+    rows, fan = quad.unique(return_inverse=True)
+    centre = torch.arange(len(rows), dtype=torch.int32, device=rows.device) + count
     start, end = quads[quad, side], quads[quad, (side + 1) % 4]
     key = torch.stack([torch.minimum(start, end), torch.maximum(start, end), outer[quad]], 1)
     found, same = key.unique(dim=0, return_inverse=True)
-    put_in = count + len(rows) + same.to(torch.int32)
+    put_in = same.to(torch.int32) + count + len(rows)
     middle = at.new_zeros(len(found), 3)
     # Each has two quads, and a sum of two does not depend on the order.
     middle.index_add_(0, same, at[quad] / 2)
-    split = torch.cat([torch.stack([start, put_in, centre[quad]], 1), torch.stack([put_in, end, centre[quad]], 1)])
-    whole, side = (~twice[rows]).nonzero().unbind(1)
-    whole = rows[whole]
-    plain = torch.stack([quads[whole, side], quads[whole, (side + 1) % 4], centre[whole]], 1)
-    return torch.cat([plain, split]), torch.cat([at[rows], middle])
+
+    single = torch.ones(len(rows), 4, dtype=torch.bool, device=rows.device)
+    single[fan, side] = False
+    whole, corner = single.nonzero().unbind(1)
+    ring = quads[rows[whole]]
+    plain = torch.stack([ring.gather(1, c[:, None])[:, 0] for c in (corner, (corner + 1) % 4)] + [centre[whole]], 1)
+    halves = [torch.stack(ends, 1) for ends in ((start, put_in, centre[fan]), (put_in, end, centre[fan]))]
+    return torch.cat([plain, *halves]), torch.cat([at[rows], middle])
 
 
 def _halves(vertices: Tensor, quads: Tensor) -> Tensor:
-    """Two triangles [2 E, 3] int32 of each of `quads` [E, 4]."""
-    parts = []
-    for quad in quads.split(EDGES_A_CHUNK):
+    """Two triangles [2 E, 3] int32 of each of `quads` [E, 4], cut along the shorter diagonal."""
+    faces = quads.new_empty(len(quads), 6)
+    for start in range(0, len(quads), EDGES_A_CHUNK):
+        quad = quads[start : start + EDGES_A_CHUNK]
         a, b, c, d = quad.unbind(1)
         across, other = ((vertices[p] - vertices[q]).square().sum(1) for p, q in ((a, c), (b, d)))
-        first = torch.stack([a, b, c, a, c, d], 1)
-        second = torch.stack([a, b, d, b, c, d], 1)
-        parts.append(torch.where((across <= other)[:, None], first, second).reshape(-1, 3))
-    return torch.cat(parts) if parts else quads.new_empty(0, 3)
+        first, second = torch.stack([a, b, c, a, c, d], 1), torch.stack([a, b, d, b, c, d], 1)
+        faces[start : start + EDGES_A_CHUNK] = torch.where((across <= other)[:, None], first, second)
+    return faces.reshape(-1, 3)

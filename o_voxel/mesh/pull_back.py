@@ -13,8 +13,9 @@ from .topology import cross, dot
 
 VERTICES_A_CHUNK = 1 << 20
 FACES_A_CHUNK = 1 << 20
-# The parts of its way that a vertex goes at last: all, or less in turn while a face of it turns over.
-PARTS = (1.0, 0.5, 0.25, 0.0)
+# The parts of its way that a vertex goes at last: all, or less in turn while a face of it turns over. Around a convex
+# edge faces lose all their area at the end of it, and hardly any of their place shortly before.
+PARTS = (1.0, 0.95, 0.8, 0.5, 0.25, 0.0)
 
 
 def pull_back(

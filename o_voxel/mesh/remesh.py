@@ -16,8 +16,9 @@ from .pull_back import pull_back
 from .topology import Progress, check_mesh
 
 LEAST, MOST = 8, 1024
-# How far from a level, in voxels, its contour's vertices may be and still be taken for the surface's.
-STRAY = 0.4
+# How far beyond its level, in voxels, a contour's vertex may be: in a concave corner it is the mean of three crossings,
+# each of which is two thirds of a voxel away.
+CORNER = 0.75
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def remesh(
     report(0.7)
     if project > 0:
         vertices = pull_back(
-            shell, target, index, project, band + STRAY, backend=backend, report=lambda part: report(0.7 + 0.3 * part)
+            shell, target, index, project, band + CORNER, backend=backend, report=lambda part: report(0.7 + 0.3 * part)
         )
         shell = Mesh(vertices, shell.faces)
     report(1.0)
@@ -101,8 +102,10 @@ def fit_grid(mesh: Mesh, resolution: int, level: float) -> Grid:
     size = max(far - near for near, far in zip(low, high, strict=True)) / resolution
     if size <= 0:
         raise ValueError(f"mesh: expected faces with some extent, got all at {low}")
-    margin = math.ceil(level) + 2
-    # Beyond the last block that the surface may be near comes one that is outside.
-    points = [math.ceil((far - near) / size) + 2 * margin + 1 for near, far in zip(low, high, strict=True)]
+    # The blocks at the border are outside: one block and more below the surface, at least one above.
+    margin = SIDE + math.ceil(level) + 1
+    points = [
+        margin + math.ceil((far - near) / size) + math.ceil(level) + 1 for near, far in zip(low, high, strict=True)
+    ]
     shape = tuple((-(-n // SIDE) + 2) * SIDE for n in points)
     return Grid(shape, tuple(near - margin * size for near in low), (size,) * 3)

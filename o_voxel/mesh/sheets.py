@@ -1,10 +1,10 @@
 """How a surface passes through a cube of eight points, by which of them are inside: one vertex for each sheet of it.
 
 Corner 4 x + 2 y + z is the point (x, y, z) of the cube. Edge 4 a + 2 b + c runs along axis a, at b and c along the
-other two axes, in order. On a face whose corners are inside crosswise the surface keeps the outside corners apart: outside,
-points hang together along grid edges only, so that a wall one point thick holds at every slope. Both cubes of the face
-decide so, and therefore the sheets of all cubes fit together (after Schaefer, Ju and Warren 2007, "Manifold dual
-contouring"; the rule for faces is that of marching cubes with consistent faces).
+other two axes, in order. On a face whose corners are inside crosswise the surface keeps the outside corners apart:
+outside, points hang together along grid edges only, so that a wall one point thick holds at every slope. Both cubes of
+the face decide so, and therefore the sheets of all cubes fit together (after Schaefer, Ju and Warren 2007, "Manifold
+dual contouring"; the rule for faces is that of marching cubes with consistent faces).
 """
 
 from __future__ import annotations

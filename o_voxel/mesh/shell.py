@@ -15,7 +15,7 @@ from .band import sample_band
 from .block_field import BLOCKS_A_CHUNK, BlockField, fill_unreached, flood_outside, reached_points
 from .contour import contour
 from .pull_back import pull_back
-from .remesh import STRAY, check_part, check_resolution, empty_like, fit_grid
+from .remesh import CORNER, check_part, check_resolution, empty_like, fit_grid
 from .topology import Progress, check_mesh
 
 # Voxels that the shell stands off from the surface before it is moved back. A flood goes from point to point, and where
@@ -23,6 +23,8 @@ from .topology import Progress, check_mesh
 WALL = 0.55
 # How far beyond the surface, in voxels, it has to be solid for a vertex to be moved back.
 DEPTH = 1.5
+# Where gaps are closed, vertices further than this from where they should be stand over one, and stay.
+STRAY = 0.4
 WIDEST = 32.0
 
 
@@ -42,7 +44,8 @@ def outer_shell(
 
     resolution: voxels along the longest side of the mesh's box, 8 to 1024. The grid is laid around the mesh.
     close_gaps: voxels, 0 to 32; the flood does not enter gaps and holes narrower than that, wherever they lead, and
-    they are filled level with their rims. Below 1.1 only what the grid cannot resolve closes.
+    they are filled level with their rims, and concave corners rounded by half of it. Up to 1.1 there is no difference:
+    what the grid cannot resolve closes anyway.
     project: the part of the way back on the surface that vertices go, 0 to 1. At 0 the solid is larger than the
     surface by 0.55 voxels all around.
     backend: "triton" (GPU), "numba" (CPU), "reference" (plain torch) or "auto".
@@ -66,7 +69,8 @@ def outer_shell(
         return empty_like(mesh)
     report = progress or (lambda part: None)
     level = max(WALL, close_gaps / 2)
-    grid = fit_grid(mesh, resolution, level)
+    # Worn down by the second pass, the solid has another level as far outside of its surface, which nothing is made of.
+    grid = fit_grid(mesh, resolution, 2 * level - WALL)
     target = Mesh(grid.to_grid(mesh.vertices), mesh.faces)
     index = build_index(target)
     report(0.1)
@@ -78,6 +82,7 @@ def outer_shell(
     shell = Mesh(*contour(field))
     report(0.7)
     if project > 0:
+        reach = WALL + (STRAY if level > WALL else CORNER)
 
         def thin(here: Tensor, nearest: Tensor) -> Tensor:
             """Whether it is not solid beyond the surface."""
@@ -85,7 +90,7 @@ def outer_shell(
             return ~field.inside_near(nearest + way * DEPTH)
 
         reporting = {"backend": backend, "report": lambda part: report(0.7 + 0.3 * part)}
-        shell = Mesh(pull_back(shell, target, index, project, WALL + STRAY, spare=thin, **reporting), shell.faces)
+        shell = Mesh(pull_back(shell, target, index, project, reach, spare=thin, **reporting), shell.faces)
     report(1.0)
     return Mesh(grid.to_world(shell.vertices), shell.faces.to(mesh.faces.dtype))
 
