@@ -16,6 +16,7 @@ from torch import Tensor
 from ..ops.flood_fill import POINTS, SIDE
 from .block_field import BLOCKS_A_CHUNK, BlockField
 from .sheets import sheet_tables
+from .topology import dot, length
 
 # The cubes around an edge lie below its low end by these, along the other two axes; counter-clockwise about the first
 # of them crossed with the second, which is the edge's direction, or against it for an edge along y.
@@ -23,6 +24,17 @@ RING = ((0, 0), (1, 0), (1, 1), (0, 1))
 EDGES_A_CHUNK = 1 << 20
 # Positions are added up in whole steps, so that the order does not count.
 STEPS = float(1 << 20)
+# What the length of a diagonal counts, against how far it leaves the surface.
+LENGTH = 0.1
+
+
+class Contour(NamedTuple):
+    """vertices: [V, 3] float32 in grid units.  quads: [Q, 4] int32 rows of them.  fans: [F, 3] int32, the triangles of
+    the few quads that are none."""
+
+    vertices: Tensor
+    quads: Tensor
+    fans: Tensor
 
 
 class Cells(NamedTuple):
@@ -35,11 +47,11 @@ class Cells(NamedTuple):
     count: int
 
 
-def contour(field: BlockField) -> tuple[Tensor, Tensor]:
-    """(vertices [V, 3] float32 in grid units, faces [F, 3] int32) of the field's surface, wound to face outside.
+def contour(field: BlockField) -> Contour:
+    """The field's surface, wound to face outside.
 
-    Every edge has two faces, which run along it in opposite directions; every vertex has one fan. Quads are cut along
-    their shorter diagonal. Deterministic. The field's outermost points have to be outside.
+    Every edge has two faces, which run along it in opposite directions; every vertex has one fan; however the quads
+    are cut. Deterministic. The field's outermost points have to be outside.
     """
     cells = _find_cells(field)
     quads, at, outer = _quads(field, cells)
@@ -49,11 +61,36 @@ def contour(field: BlockField) -> tuple[Tensor, Tensor]:
     vertices = _means(quads, at, count)
     quad, side = _double_sides(quads, pinched)
     if len(quad) == 0:
-        return vertices, _halves(vertices, quads)
+        return Contour(vertices, quads, quads.new_empty(0, 3))
     fans, extra = _fans(quads, at, outer, quad, side, count)
     plain = torch.ones(len(quads), dtype=torch.bool, device=quads.device)
     plain[quad] = False
-    return torch.cat([vertices, extra]), torch.cat([_halves(vertices, quads[plain]), fans])
+    return Contour(torch.cat([vertices, extra]), quads[plain], fans)
+
+
+def cut_quads(shell: Contour, position: Tensor, normal: Tensor) -> Tensor:
+    """The triangles [F, 3] int32 of a contour with its vertices at `position` [V, 3].
+
+    A quad is cut along the diagonal that leaves the surface least at its ends, by their normals [V, 3], which may be
+    zero; and of two alike, along the shorter.
+    """
+    count = len(shell.quads)
+    faces = shell.quads.new_empty(2 * count + len(shell.fans), 3)
+    faces[2 * count :] = shell.fans
+    halves = faces[: 2 * count].view(count, 6)
+    for start in range(0, count, EDGES_A_CHUNK):
+        quad = shell.quads[start : start + EDGES_A_CHUNK]
+        a, b, c, d = quad.unbind(1)
+        across, other = (_departure(position, normal, *ends) for ends in ((a, c), (b, d)))
+        first, second = torch.stack([a, b, c, a, c, d], 1), torch.stack([a, b, d, b, c, d], 1)
+        halves[start : start + EDGES_A_CHUNK] = torch.where((across <= other)[:, None], first, second)
+    return faces
+
+
+def _departure(position: Tensor, normal: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """How far [N] the ways between two vertices leave the surface there, and a little for their length."""
+    way = position[end] - position[start]
+    return dot(way, normal[start]).abs() + dot(way, normal[end]).abs() + LENGTH * length(way)
 
 
 def _find_cells(field: BlockField) -> Cells:
@@ -181,15 +218,3 @@ def _fans(quads: Tensor, at: Tensor, outer: Tensor, quad: Tensor, side: Tensor, 
     plain = torch.stack([ring.gather(1, c[:, None])[:, 0] for c in (corner, (corner + 1) % 4)] + [centre[whole]], 1)
     halves = [torch.stack(ends, 1) for ends in ((start, put_in, centre[fan]), (put_in, end, centre[fan]))]
     return torch.cat([plain, *halves]), torch.cat([at[rows], middle])
-
-
-def _halves(vertices: Tensor, quads: Tensor) -> Tensor:
-    """Two triangles [2 E, 3] int32 of each of `quads` [E, 4], cut along the shorter diagonal."""
-    faces = quads.new_empty(len(quads), 6)
-    for start in range(0, len(quads), EDGES_A_CHUNK):
-        quad = quads[start : start + EDGES_A_CHUNK]
-        a, b, c, d = quad.unbind(1)
-        across, other = ((vertices[p] - vertices[q]).square().sum(1) for p, q in ((a, c), (b, d)))
-        first, second = torch.stack([a, b, c, a, c, d], 1), torch.stack([a, b, d, b, c, d], 1)
-        faces[start : start + EDGES_A_CHUNK] = torch.where((across <= other)[:, None], first, second)
-    return faces.reshape(-1, 3)

@@ -12,13 +12,13 @@ from ..ops.flood_fill import SIDE
 from ..values import Mesh
 from .band import sample_band
 from .contour import contour
-from .pull_back import pull_back
+from .pull_back import Aim, pull_back
 from .topology import Progress, check_mesh
 
 LEAST, MOST = 8, 1024
-# How far beyond its level, in voxels, a contour's vertex may be: in a concave corner it is the mean of three crossings,
-# each of which is two thirds of a voxel away.
-CORNER = 0.75
+# How far beyond its level, in voxels, a contour's vertex may be: in a concave corner it is the mean of crossings that
+# are most of a voxel away, and more so the sharper the corner.
+CORNER = 1.2
 
 
 @torch.no_grad()
@@ -43,8 +43,8 @@ def remesh(
     The mesh may be open, non-manifold, self-intersecting, wound at random; degenerate faces are points or lines of it.
     An unsigned distance has two sides everywhere: a closed surface gets a shell outside and another one inside
     (`shell.outer_shell` gives one). Every edge has two faces and every vertex one fan; faces look away from the mesh.
-    Vertices that go back by less, so that no face turns over, may stay up to `band` away. Convex edges and corners of
-    the mesh are met exactly with `project` 1, concave ones rounded by about a voxel. The same bytes each time, on one
+    Vertices that go back by less, so that no face turns over, may stay up to `band` away. With `project` 1 edges and
+    corners of the mesh come back sharp, but for what is finer than a voxel. The same bytes each time, on one
     backend. An empty mesh gives an empty one.
 
     Raises ValueError for arguments out of range, positions not finite, faces of vertices that are not there, or a mesh
@@ -63,16 +63,13 @@ def remesh(
     report(0.1)
     blocks = tuple(n // SIDE for n in grid.shape)
     field = sample_band(index, blocks, band, backend=backend, report=lambda part: report(0.1 + 0.4 * part))
-    shell = Mesh(*contour(field))
+    shell = contour(field)
     del field
     report(0.7)
-    if project > 0:
-        vertices = pull_back(
-            shell, target, index, project, band + CORNER, backend=backend, report=lambda part: report(0.7 + 0.3 * part)
-        )
-        shell = Mesh(vertices, shell.faces)
+    aim = Aim(band, project, band + CORNER)
+    made = pull_back(shell, target, index, aim, backend=backend, report=lambda part: report(0.7 + 0.3 * part))
     report(1.0)
-    return Mesh(grid.to_world(shell.vertices), shell.faces.to(mesh.faces.dtype))
+    return Mesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))
 
 
 def check_resolution(resolution: int) -> None:

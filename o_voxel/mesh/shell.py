@@ -14,7 +14,7 @@ from ..values import Mesh
 from .band import sample_band
 from .block_field import BLOCKS_A_CHUNK, BlockField, fill_unreached, flood_outside, reached_points
 from .contour import contour
-from .pull_back import pull_back
+from .pull_back import Aim, pull_back
 from .remesh import CORNER, check_part, check_resolution, empty_like, fit_grid
 from .topology import Progress, check_mesh
 
@@ -23,8 +23,6 @@ from .topology import Progress, check_mesh
 WALL = 0.55
 # How far beyond the surface, in voxels, it has to be solid for a vertex to be moved back.
 DEPTH = 1.5
-# Where gaps are closed, vertices further than this from where they should be stand over one, and stay.
-STRAY = 0.4
 WIDEST = 32.0
 
 
@@ -44,8 +42,8 @@ def outer_shell(
 
     resolution: voxels along the longest side of the mesh's box, 8 to 1024. The grid is laid around the mesh.
     close_gaps: voxels, 0 to 32; the flood does not enter gaps and holes narrower than that, wherever they lead, and
-    they are filled level with their rims, and concave corners rounded by half of it. Up to 1.1 there is no difference:
-    what the grid cannot resolve closes anyway.
+    they are filled level with their rims, and concave corners rounded by half of that. Up to 1.1 it makes no
+    difference: what the grid cannot resolve closes anyway.
     project: the part of the way back on the surface that vertices go, 0 to 1. At 0 the solid is larger than the
     surface by 0.55 voxels all around.
     backend: "triton" (GPU), "numba" (CPU), "reference" (plain torch) or "auto".
@@ -54,8 +52,8 @@ def outer_shell(
     A sheet, or a wall thinner than about a voxel, is no solid: it becomes one about 1.1 voxels thick, whatever
     `project` is. A surface with a hole wider than the gaps closed is flooded inside, so that a wall of that thickness
     is left of it. Every edge has two faces and every vertex one fan; the signed volume is positive. Moving back turns
-    no face over; solids that nearly touch may come to cut each other by less than a voxel. Convex edges are met
-    exactly with `project` 1, concave ones rounded by about a voxel. The same bytes each time, on one backend. An empty
+    no face over; solids that nearly touch may come to cut each other by less than a voxel. With `project` 1 edges come
+    back sharp, but for what is finer than a voxel. The same bytes each time, on one backend. An empty
     mesh gives an empty one.
 
     Raises ValueError for arguments out of range, positions not finite, faces of vertices that are not there, or a mesh
@@ -79,20 +77,18 @@ def outer_shell(
     if level > WALL:
         field = _worn(field, reached, target, index, level, backend, lambda part: report(0.4 + 0.2 * part))
     del reached
-    shell = Mesh(*contour(field))
+    shell = contour(field)
     report(0.7)
-    if project > 0:
-        reach = WALL + (STRAY if level > WALL else CORNER)
 
-        def thin(here: Tensor, nearest: Tensor) -> Tensor:
-            """Whether it is not solid beyond the surface."""
-            way = torch.nn.functional.normalize(nearest - here, dim=1)
-            return ~field.inside_near(nearest + way * DEPTH)
+    def thin(here: Tensor, nearest: Tensor) -> Tensor:
+        """Whether it is not solid beyond the surface."""
+        way = torch.nn.functional.normalize(nearest - here, dim=1)
+        return ~field.inside_near(nearest + way * DEPTH)
 
-        reporting = {"backend": backend, "report": lambda part: report(0.7 + 0.3 * part)}
-        shell = Mesh(pull_back(shell, target, index, project, reach, spare=thin, **reporting), shell.faces)
+    aim = Aim(WALL, project, level + CORNER, level > WALL, thin)
+    made = pull_back(shell, target, index, aim, backend=backend, report=lambda part: report(0.7 + 0.3 * part))
     report(1.0)
-    return Mesh(grid.to_world(shell.vertices), shell.faces.to(mesh.faces.dtype))
+    return Mesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))
 
 
 def _solid(
@@ -117,15 +113,7 @@ def _worn(
 
     So a gap stays closed that the first one had closed, and all else is as if it had not been.
     """
-    shell = Mesh(*contour(field))
-    # From where the grid has them to where they are exactly.
-    place = pull_back(shell, target, index, 1.0, level + STRAY, backend=backend)
-    away = shell.vertices - place
-    distance = away.norm(dim=1, keepdim=True)
-    exact = place + away / distance.clamp_min(1e-6) * level
-    near = (distance > level / 2) & ((distance - level).abs() < STRAY)
-    shell = Mesh(torch.where(near, exact, shell.vertices), shell.faces)
-
+    shell = pull_back(contour(field), target, index, Aim(level, 0.0, level + CORNER), backend=backend)
     worn = level - WALL
     depth = sample_band(build_index(shell), tuple(reached.shape), worn, backend=backend, report=report)
     values = depth.values.clone()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from pack.o_voxel.mesh.block_field import BlockField
-from pack.o_voxel.mesh.contour import contour
+from pack.o_voxel.mesh.contour import contour, cut_quads
 from pack.o_voxel.mesh.manifold import split_non_manifold
 from pack.o_voxel.mesh.sheets import sheet_tables
 from pack.o_voxel.mesh.topology import face_components
@@ -23,6 +23,12 @@ def to_field(values):
     return BlockField(table, coords, torch.cat([rows, torch.tensor([[1.0], [-1.0]]).expand(2, 64)]))
 
 
+def surface(field):
+    """(vertices, faces), quads cut along their shorter diagonals."""
+    shell = contour(field)
+    return shell.vertices, cut_quads(shell, shell.vertices, torch.zeros_like(shell.vertices))
+
+
 def noise(share, seed):
     values = torch.rand([4 * BLOCKS] * 3, generator=torch.Generator().manual_seed(seed)) - share
     values[[0, -1]] = values[:, [0, -1]] = values[:, :, [0, -1]] = 1.0
@@ -37,7 +43,7 @@ def signed_volume(vertices, faces):
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_noise_gives_a_manifold(share):
     values = noise(share, 1)
-    vertices, faces = contour(to_field(values))
+    vertices, faces = surface(to_field(values))
     half = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).long()
     keys = half[:, 0] << 32 | half[:, 1]
     assert len(keys.unique()) == len(keys)  # one face on each side of an edge,
@@ -53,7 +59,7 @@ def test_noise_gives_a_manifold(share):
 def test_as_many_surfaces_as_the_grid_has(share):
     """Outside hangs together along grid edges, inside across faces too; each surface has one of each on its sides."""
     values = noise(share, 2)
-    vertices, faces = contour(to_field(values))
+    vertices, faces = surface(to_field(values))
     inside = torch.nn.functional.pad(values <= 0, (1,) * 6).numpy()
     regions = ndimage.label(~inside)[1] + ndimage.label(inside, ndimage.generate_binary_structure(3, 2))[1]
     surfaces = len(face_components(Mesh(vertices, faces)).unique())
@@ -65,7 +71,7 @@ def test_where_it_crosses():
     """A ball: vertices on it to second order, faces outwards, the volume right."""
     axis = torch.arange(20.0) - 9.5
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
-    vertices, faces = contour(to_field((x * x + y * y + z * z).sqrt() - 7.3))
+    vertices, faces = surface(to_field((x * x + y * y + z * z).sqrt() - 7.3))
     radius = (vertices - 4 - 9.5).norm(dim=1)
     assert (radius - 7.3).abs().max() < 0.06
     assert signed_volume(vertices, faces) == pytest.approx(4 / 3 * torch.pi * 7.3**3, rel=0.03)
@@ -74,14 +80,14 @@ def test_where_it_crosses():
 def test_one_point():
     values = torch.ones(4, 4, 4)
     values[1, 2, 3] = -1.0
-    vertices, faces = contour(to_field(values))
+    vertices, faces = surface(to_field(values))
     assert (len(vertices), len(faces)) == (8, 12)
     torch.testing.assert_close(vertices.mean(0), torch.tensor([5.0, 6.0, 7.0]))
     assert signed_volume(vertices, faces) > 0
 
 
 def test_nothing():
-    vertices, faces = contour(to_field(torch.ones(4, 4, 4)))
+    vertices, faces = surface(to_field(torch.ones(4, 4, 4)))
     assert vertices.shape == (0, 3)
     assert faces.shape == (0, 3)
 

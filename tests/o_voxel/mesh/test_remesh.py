@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from pack.o_voxel.mesh.band import sample_band
+from pack.o_voxel.mesh.contour import contour
 from pack.o_voxel.mesh.manifold import split_non_manifold
-from pack.o_voxel.mesh.remesh import remesh
+from pack.o_voxel.mesh.pull_back import Aim, pull_back
+from pack.o_voxel.mesh.remesh import fit_grid, remesh
 from pack.o_voxel.mesh.shell import outer_shell
 from pack.o_voxel.ops.closest_point import build_index, closest_point
 from pack.o_voxel.values import Mesh
@@ -114,7 +117,9 @@ def winding(mesh, points):
 
 def assert_holds(made, mesh, voxel):
     """All of the surface is inside what was made around it, but for what was moved back on it."""
-    samples = mesh.vertices[mesh.faces].mean(1)[:100]
+    corners = mesh.vertices[mesh.faces]
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
+    samples = corners.mean(1)[area > 0][:100]
     near = closest_point(build_index(made), samples).distance / voxel
     assert ((winding(made, samples) > 0.5) | (near < 0.4)).all()
 
@@ -142,7 +147,7 @@ def test_moved_back_it_is_on_the_surface(shape):
     mesh = shape()
     made = remesh(mesh, 32, project=1.0)
     away = closest_point(build_index(mesh), made.vertices).distance / voxel_size(mesh, 32)
-    assert float((away < 0.06).float().mean()) > 0.98
+    assert float((away < 0.06).float().mean()) > 0.95
 
 
 @pytest.mark.parametrize("tilt", [0.0, np.pi / 4, 0.8])
@@ -162,15 +167,35 @@ def test_narrow_gaps_close_with_a_wide_band():
     assert [to_trimesh(remesh(mesh, 40, band=band, project=0.0)).body_count for band in (1.0, 2.5)] == [4, 3]
 
 
-def test_no_face_turns_over():
+@pytest.mark.parametrize("shape", [box, crossing_boxes, soup], ids=lambda shape: shape.__name__)
+@pytest.mark.parametrize("part", [0.0, 1.0])
+def test_no_face_turns_over(shape, part):
     """Corners of the input move many vertices to one point; faces still stand as they stood."""
-    before, after = (remesh(box(), 24, project=project) for project in (0.0, 1.0))
-    assert torch.equal(before.faces, after.faces)
-    old, new = (
-        torch.linalg.cross(at[:, 1] - at[:, 0], at[:, 2] - at[:, 0])
-        for at in (mesh.vertices[mesh.faces] for mesh in (before, after))
-    )
-    assert ((old * new).sum(1) > 0).all()
+    mesh = shape()
+    grid = fit_grid(mesh, 24, 1.0)
+    target = Mesh(grid.to_grid(mesh.vertices), mesh.faces)
+    index = build_index(target)
+    shell = contour(sample_band(index, tuple(n // 4 for n in grid.shape), 1.0))
+    made = pull_back(shell, target, index, Aim(1.0, part, 2.0))
+    before, after = (vertices[made.faces] for vertices in (shell.vertices, made.vertices))
+    old, new = (torch.linalg.cross(at[:, 1] - at[:, 0], at[:, 2] - at[:, 0]) for at in (before, after))
+    still = ((before - after).abs() < 1e-5).all(2).all(1)
+    assert (((old * new).sum(1) > 0) | still).all()
+
+
+def test_concave_creases_come_back():
+    """Two boxes through each other, turned: vertices stand along all of the lines where they meet."""
+    both = crossing_boxes()
+    turned = trimesh.transformations.rotation_matrix(0.5, [1, 0.7, 0.2])[:3, :3]
+    rotation = torch.tensor(turned, dtype=torch.float32, device=DEVICE)
+    made = outer_shell(Mesh(both.vertices @ rotation.T, both.faces), 40)
+    voxel = voxel_size(Mesh(both.vertices @ rotation.T, both.faces), 40)
+    # Where the top of the first meets the second's side at x = 0: from y = -0.05 to 0.3, at z = 0.3.
+    line = torch.tensor([[0.0, -0.05, 0.3]], device=DEVICE) + torch.linspace(0.05, 0.3, 30, device=DEVICE)[
+        :, None
+    ] * torch.tensor([[0.0, 1, 0]], device=DEVICE)
+    away = closest_point(build_index(made), line @ rotation.T).distance / voxel
+    assert float(away.max()) < 0.1
 
 
 @pytest.mark.parametrize("offset, scale", [((0, 0, 0), 1e-3), ((100.0, -50, 7), 20.0)])
