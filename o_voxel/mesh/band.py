@@ -31,13 +31,15 @@ def sample_band(
     shape: tuple[int, int, int],
     level: float,
     *,
+    wanted: Tensor | None = None,
     backend: str = "auto",
     report: Callable[[float], None] = lambda part: None,
 ) -> BlockField:
     """The distance less `level` on a grid of `shape` blocks, for an index over a mesh in grid units.
 
     Exact at both ends of every grid edge on which it turns its sign; right in sign everywhere. Every cube of eight
-    points in which it turns has its low corner in a block of the field. report: called with the part done, may raise.
+    points in which it turns has its low corner in a block of the field. wanted: blocks [X, Y, Z] bool that the field is
+    wanted in; elsewhere it says "outside" or "inside" at random. report: called with the part done, may raise.
     """
     device = index.device
 
@@ -56,6 +58,8 @@ def sample_band(
     children = _children(cells[kept], GROUP)
     fits = (children < torch.tensor(shape, device=device)).all(1)
     coords = children[fits]
+    if wanted is not None:
+        coords = coords[wanted[tuple(coords.long().unbind(1))]]
     fine, kept = _near(offsets, coords, SIDE, _cube_reach(SIDE))
 
     # A block's row: that of its group's side, then that of its own, then its own.

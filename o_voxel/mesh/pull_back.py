@@ -92,10 +92,8 @@ def _unturned(vertices: Tensor, faces: Tensor, move: Tensor) -> Tensor:
     touched = faces
     # Every round takes a step from some vertex, and faces whose vertices have none left stand as they stood.
     while len(touched):
-        turned = [
-            chunk[_turns(vertices, move * part[step.to(torch.int32)][:, None], chunk)]
-            for chunk in touched.split(FACES_A_CHUNK)
-        ]
+        moved = move * part[step.to(torch.int32)][:, None]
+        turned = [chunk[_turns(vertices, moved, chunk)] for chunk in touched.split(FACES_A_CHUNK)]
         shorter = torch.zeros(len(move), dtype=torch.bool, device=move.device)
         shorter[torch.cat(turned).flatten().to(torch.int64)] = True
         shorter &= step < len(PARTS) - 1

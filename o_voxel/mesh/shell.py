@@ -74,10 +74,13 @@ def outer_shell(
     report(0.1)
     shape = tuple(n // SIDE for n in grid.shape)
     field, reached = _solid(index, shape, level, backend, lambda part: report(0.1 + 0.3 * part))
-    if level > WALL:
-        field = _worn(field, reached, target, index, level, backend, lambda part: report(0.4 + 0.2 * part))
-    del reached
     shell = contour(field)
+    if level > WALL:
+        del field
+        far = pull_back(shell, target, index, Aim(level, 0.0, level + CORNER), backend=backend)
+        field = _worn(far, reached, level - WALL, backend, lambda part: report(0.4 + 0.2 * part))
+        shell = contour(field)
+    del reached
     report(0.7)
 
     def thin(here: Tensor, nearest: Tensor) -> Tensor:
@@ -100,28 +103,23 @@ def _solid(
     return fill_unreached(field, reached), reached
 
 
-def _worn(
-    field: BlockField,
-    reached: Tensor,
-    target: Mesh,
-    index: MeshIndex,
-    level: float,
-    backend: str,
-    report: Callable[[float], None],
-) -> BlockField:
-    """The solid of `field`, which stands off from `target` by `level`, worn down evenly until it does by WALL.
+def _worn(shell: Mesh, reached: Tensor, depth: float, backend: str, report: Callable[[float], None]) -> BlockField:
+    """The solid within `shell`, as flooded around, worn down evenly by `depth`.
 
-    So a gap stays closed that the first one had closed, and all else is as if it had not been.
+    With the shell that far out, a gap that it spans stays closed, and all else is as if it had not been.
     """
-    shell = pull_back(contour(field), target, index, Aim(level, 0.0, level + CORNER), backend=backend)
-    worn = level - WALL
-    depth = sample_band(build_index(shell), tuple(reached.shape), worn, backend=backend, report=report)
-    values = depth.values.clone()
-    for start in range(0, len(depth.coords), BLOCKS_A_CHUNK):
-        rows = slice(start, min(start + BLOCKS_A_CHUNK, len(depth.coords)))
-        # What is outside stays so, and goes on as far as `worn` below the shell.
-        out = reached_points(depth, reached, rows)
-        values[rows] = torch.where(out, values[rows] + 2 * worn, -values[rows])
-    deep = (depth.table == depth.outside) & (reached == 0)
-    table = torch.where(depth.table > depth.outside, depth.outside, depth.table)
-    return replace(depth, table=torch.where(deep, depth.outside + 1, table), values=values)
+    # What the flood has all of is outside, and so are the places next to it, as long as all around is too.
+    partly = (reached != -1).to(torch.float32)[None, None]
+    wanted = torch.nn.functional.max_pool3d(partly, 3, 1, 1)[0, 0] > 0
+    del partly
+    shape = tuple(reached.shape)
+    field = sample_band(build_index(shell), shape, depth, wanted=wanted, backend=backend, report=report)
+    values = field.values.clone()
+    for start in range(0, len(field.coords), BLOCKS_A_CHUNK):
+        rows = slice(start, min(start + BLOCKS_A_CHUNK, len(field.coords)))
+        # What is outside stays so, and goes on as far as `depth` below the shell.
+        out = reached_points(field, reached, rows)
+        values[rows] = torch.where(out, values[rows] + 2 * depth, -values[rows])
+    deep = (field.table == field.outside) & (reached == 0)
+    table = torch.where(field.table > field.outside, field.outside, field.table)
+    return replace(field, table=torch.where(deep, field.outside + 1, table), values=values)

@@ -1,5 +1,6 @@
-"""Remeshing and the outer shell, with the memory that they take. Baseline on an H200, 1.2 M faces at 512: CuMesh's
-narrow-band dual contouring 31 ms, ComfyUI core's 3.9 s and 5.4 GiB."""
+"""Remeshing and the outer shell, with the memory that they take, in voxels of 1/resolution of the unit cube, the model's grid.
+Baseline on an H200, 1.2 M faces at 512: CuMesh's narrow-band dual contouring 31 ms after 0.61 s for its index, ComfyUI
+core's 3.9 s and 5.4 GiB."""
 
 import argparse
 
@@ -19,11 +20,12 @@ def main() -> None:
     table = Table("remesh", options.save)
     for resolution in options.resolutions:
         mesh = dual_grid_to_mesh(standard_dual_grid(options.input or resolution))
+        voxels = round(resolution * float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max()))
         cases = {
-            "remesh": lambda mesh=mesh, n=resolution: remesh(mesh, n),
-            "remesh in place": lambda mesh=mesh, n=resolution: remesh(mesh, n, project=0.0),
-            "outer_shell": lambda mesh=mesh, n=resolution: outer_shell(mesh, n),
-            "outer_shell, gaps of 6": lambda mesh=mesh, n=resolution: outer_shell(mesh, n, close_gaps=6.0),
+            "remesh": lambda mesh=mesh, n=voxels: remesh(mesh, n),
+            "remesh in place": lambda mesh=mesh, n=voxels: remesh(mesh, n, project=0.0),
+            "outer_shell": lambda mesh=mesh, n=voxels: outer_shell(mesh, n),
+            "outer_shell, gaps of 6": lambda mesh=mesh, n=voxels: outer_shell(mesh, n, close_gaps=6.0),
         }
         for name, work in cases.items():
             made = work()
