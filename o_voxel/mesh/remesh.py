@@ -43,9 +43,9 @@ def remesh(
     The mesh may be open, non-manifold, self-intersecting, wound at random; degenerate faces are points or lines of it.
     An unsigned distance has two sides everywhere: a closed surface gets a shell outside and another one inside
     (`shell.outer_shell` gives one). Every edge has two faces and every vertex one fan; faces look away from the mesh.
-    Vertices that go back by less, so that no face turns over, may stay up to `band` away. With `project` 1 edges and
-    corners of the mesh come back sharp, but for what is finer than a voxel. The same bytes each time, on one
-    backend. An empty mesh gives an empty one.
+    Vertices that go back by less, so that no face turns over, may stay up to `band` away, mostly in acute corners. With
+    `project` 1 edges and corners of the mesh come back sharp, but for what is finer than a voxel. The same bytes each
+    time, on one backend. An empty mesh gives an empty one.
 
     Raises ValueError for arguments out of range, positions not finite, faces of vertices that are not there, or a mesh
     that is a single point.
