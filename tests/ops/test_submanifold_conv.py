@@ -10,6 +10,7 @@ from pack.o_voxel.ops.hash_grid import hash_grid
 from pack.trellis2.ops.submanifold_conv import (
     child_conv,
     child_neighbors,
+    child_rows,
     neighbor_map,
     reference,
     submanifold_conv,
@@ -179,8 +180,8 @@ def test_layer():
         ({"feats": numbers(CIN)}, r"feats: expected shape \[\*, \*\]"),
         ({"feats": numbers(63, CIN).long()}, "feats: expected float16"),
         (
-            {"neighbors": torch.zeros(62, 27, dtype=torch.int32)},
-            r"neighbors: expected shape \[63, 27\], got \[62, 27\]",
+            {"neighbors": torch.zeros(63, 26, dtype=torch.int32)},
+            r"neighbors: expected shape \[\*, 27\], got \[63, 26\]",
         ),
         ({"neighbors": torch.zeros(63, 27, dtype=torch.int64)}, "neighbors: expected int32, got int64"),
         ({"weight": numbers(COUT, 3, 3, 3, CIN + 1)}, r"weight: expected shape \[\*, 3, 3, 3, 5\]"),
@@ -196,6 +197,17 @@ def test_malformed(changed, message):
     given = {"feats": numbers(63, CIN), "neighbors": neighbors(voxels(63)), "weight": weight, "bias": bias} | changed
     with pytest.raises(ValueError, match=message):
         submanifold_conv(**given)
+
+
+def test_some_rows_are_those_of_the_whole():
+    coords, feats, (weight, bias) = voxels(1000), numbers(1000, CIN), weights()
+    around = neighbors(coords)
+    whole = submanifold_conv(feats, around, weight, bias)
+    for rows in (slice(0, 0), slice(0, 1), slice(937, 1000), torch.arange(999, 0, -7)):
+        some = submanifold_conv(feats, around[rows], weight, bias)
+        torch.testing.assert_close(some, whole[rows], atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="gradients need the map of all 1000 rows, got 10"):
+        submanifold_conv(feats.requires_grad_(), around[:10], weight, bias)
 
 
 def test_malformed_coords():
@@ -277,7 +289,22 @@ def test_child_conv(n):
     out = child_conv(feats, around, weight, bias, parent, child)
     whole = submanifold_conv(feats, around, weight, bias)
     expected = [whole[p, c * COUT : (c + 1) * COUT] for p, c in zip(parent.tolist(), child.tolist(), strict=True)]
-    assert torch.equal(out, torch.stack(expected) if expected else whole.new_empty(0, COUT))
+    expected = torch.stack(expected) if expected else whole.new_empty(0, COUT)
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("block", [1, 2**10, 2**20])
+def test_some_children_are_those_of_all(monkeypatch, block):
+    feats, around, weight, bias, parent, child = child_case(1000)
+    whole, everywhere = child_conv(feats, around, weight, bias, parent, child), child_neighbors(around, parent, child)
+    monkeypatch.setattr(reference, "BLOCK_BYTES", block)
+    rows = child_rows(len(feats), parent, child)
+    for some in (slice(0, 0), slice(5, 6), slice(len(parent) - 70, None)):
+        few = child_conv(feats, around, weight, bias, parent[some], child[some])
+        torch.testing.assert_close(few, whole[some], atol=1e-12, rtol=0)
+        assert torch.equal(child_neighbors(around, parent[some], child[some], rows=rows), everywhere[some])
+    with pytest.raises(ValueError, match=r"rows: expected shape \[1000, 8\]"):
+        child_neighbors(around, parent, child, rows=rows[1:])
 
 
 @pytest.mark.parametrize(
@@ -314,7 +341,8 @@ def test_neighbor_map_kernel(maps, poisoned, monkeypatch, n, dilation):
 @sizes
 def test_child_neighbors_kernel(maps, poisoned, n):
     coarse, split = family(n)
-    found = maps.child_neighbors(*on_device(neighbors(coarse.rows), split.parent, split.child))
+    rows = child_rows(len(coarse), split.parent, split.child)
+    found = maps.child_neighbors(*on_device(neighbors(coarse.rows), split.parent, split.child, rows))
     assert torch.equal(found.cpu(), brute_force_map(split.fine.rows, 1))
 
 
@@ -412,6 +440,17 @@ def test_every_tile_shape(kernel, poisoned, monkeypatch, config):
     ours = kernel.convolve(*on_device(feats), tile_neighbors(around.to(DEVICE)), *on_device(weight, None))
     exact = reference.convolve(feats.double(), around, weight.double(), None)
     assert_as_good(ours, reference.convolve(feats, around, weight, None), exact)
+
+
+@pytest.mark.parametrize("split_rows", [0, 149, 2**15])
+def test_the_kernel_gives_some_rows_as_it_gives_all(kernel, maps, monkeypatch, split_rows):
+    monkeypatch.setattr(maps, "SPLIT_ROWS", split_rows)
+    feats, weight = numbers(150, 24, dtype=torch.float16), numbers(40, 3, 3, 3, 24, seed=2, dtype=torch.float16)
+    around = neighbors(voxels(150))
+    whole = kernel.convolve(*on_device(feats), tile_neighbors(around.to(DEVICE)), *on_device(weight, None))
+    for rows in (slice(0, 1), slice(17, 150)):
+        tiles = tile_neighbors(around[rows].to(DEVICE), total=150)
+        assert torch.equal(kernel.convolve(*on_device(feats), tiles, *on_device(weight, None)), whole[rows])
 
 
 def test_the_kernel_repeats_itself(kernel):
