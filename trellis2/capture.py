@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 Forward = Callable[[Tensor, Tensor], Tensor]
+Pool = tuple[int, int]
 
 # Above this many tokens the card is busier than the host, and a recording would only cost its warm-up forward.
 MAX_TOKENS = 16_384
 
 
-def recorded(forward: Forward, mode: str, tokens: int, device: torch.device) -> Forward:
+def recorded(forward: Forward, mode: str, tokens: int, device: torch.device, pool: Pool | None = None) -> Forward:
     """`forward(x, t)` itself, or its recording. mode: "eager", "graph", or "auto": a graph where it pays.
+
+    pool: see `graph_pool`; recordings that never run at the same time may share one, and so their memory.
 
     Shapes, and every tensor that `forward` closes over, must stay what they are at the first call. Raises ValueError
     for an unknown mode, or "graph" on a device without CUDA.
@@ -24,14 +27,19 @@ def recorded(forward: Forward, mode: str, tokens: int, device: torch.device) -> 
     if mode == "graph" and device.type != "cuda":
         raise ValueError(f"launch 'graph' needs a CUDA device, got {device}")
     pays = device.type == "cuda" and tokens <= MAX_TOKENS
-    return _Recording(forward) if mode == "graph" or (mode == "auto" and pays) else forward
+    return _Recording(forward, pool) if mode == "graph" or (mode == "auto" and pays) else forward
+
+
+def graph_pool(device: torch.device) -> Pool | None:
+    """Memory for recordings that never run at the same time, so that several take no more than the largest."""
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
 class _Recording:
     """Records at the first call: one forward to warm up, which also compiles kernels, then the capture."""
 
-    def __init__(self, forward: Forward) -> None:
-        self._forward = forward
+    def __init__(self, forward: Forward, pool: Pool | None) -> None:
+        self._forward, self._pool = forward, pool
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -50,5 +58,5 @@ class _Recording:
             self._forward(self._x, self._t)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=self._pool):
             self._out = self._forward(self._x, self._t)

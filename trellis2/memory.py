@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from .config import FlowConfig
+from .config import FlowConfig, SparseDecoderConfig
 
 GIB = 2**30
 # What is taken for granted where a device does not say.
@@ -35,6 +36,18 @@ def device_memory(device: torch.device) -> DeviceMemory:
     share = getattr(backend, "get_per_process_memory_fraction", lambda device: 1.0)(device)
     allowed = int(total * share)
     return DeviceMemory(allowed, max(0, min(free + backend.memory_reserved(device) - used, allowed - used)))
+
+
+def workspace(model: nn.Module, tokens: int, image_tokens: int = 0) -> int:
+    """Bytes that a network's work is likely to take besides its weights.
+
+    tokens: of a flow transformer or latent voxels of a sparse decoder, image_tokens: of its condition, both of all
+    batch items (and views) together.
+    """
+    config = getattr(model, "config", None)
+    if isinstance(config, FlowConfig):
+        return flow_workspace(config, tokens, image_tokens)
+    return decoder_workspace(tokens) if isinstance(config, SparseDecoderConfig) else GIB
 
 
 def flow_workspace(config: FlowConfig, tokens: int, image_tokens: int) -> int:
