@@ -33,7 +33,8 @@ def device_memory(device: torch.device) -> DeviceMemory:
     backend = torch.cuda if device.type == "cuda" else torch.xpu
     free, total = backend.mem_get_info(device)
     used = backend.memory_allocated(device)
-    share = getattr(backend, "get_per_process_memory_fraction", lambda device: 1.0)(device)
+    # Not in every version of torch, nor on every backend.
+    share = getattr(backend, "get_per_process_memory_fraction", lambda device: 1.0)(device.index)
     allowed = int(total * share)
     return DeviceMemory(allowed, max(0, min(free + backend.memory_reserved(device) - used, allowed - used)))
 

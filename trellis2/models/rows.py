@@ -23,21 +23,22 @@ def rows_of(width_bytes: int) -> int:
 
 
 def by_rows(work: Callable[..., Tensor], out: Tensor | None, *inputs: Tensor, rows: int) -> Tensor:
-    """work(*inputs), for `rows` rows of the inputs at a time. work: acts on every row alone; returns as many.
+    """work(*inputs, out=None), for `rows` rows of the inputs at a time. work: acts on every row alone and returns as
+    many, in `out` where it is given one.
 
     out: [N, ...], where the result may be written: memory that nobody else reads, or None for new memory. It may be
     one of the inputs. Where gradients are wanted, or N is at most `rows`, it is left as it is. Returns the result.
     """
     n = len(inputs[0])
     if n <= rows:
-        return work(*inputs)
-    first = work(*(tensor[:rows] for tensor in inputs))
+        return work(*inputs, out=None)
+    first = work(*(tensor[:rows] for tensor in inputs), out=None)
     if first.requires_grad:
-        return work(*inputs)
+        return work(*inputs, out=None)
     if out is None:
         out = torch.empty(n, *first.shape[1:], dtype=first.dtype, device=first.device)
     out[:rows] = first
     for start in range(rows, n, rows):
         part = slice(start, start + rows)
-        out[part] = work(*(tensor[part] for tensor in inputs))
+        work(*(tensor[part] for tensor in inputs), out=out[part])
     return out

@@ -45,7 +45,10 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         h = self.conv(x).feats
         hidden = self.mlp[0].out_features * h.element_size()
-        return x.replace(by_rows(lambda h, skip: self.mlp(self.norm(h)) + skip, h, h, x.feats, rows=rows_of(hidden)))
+        return x.replace(by_rows(self._mix, h, h, x.feats, rows=rows_of(hidden)))
+
+    def _mix(self, h: Tensor, skip: Tensor, out: Tensor | None) -> Tensor:
+        return torch.add(self.mlp(self.norm(h)), skip, out=out)
 
 
 class _Resample(nn.Module):
@@ -60,8 +63,12 @@ class _Resample(nn.Module):
 
     def active(self, norm: LayerNorm32, feats: Tensor, out: Tensor | None) -> Tensor:
         """SiLU of the normalised features, written to `out` or to new memory: what a convolution takes."""
-        wide = 2 * 4 * feats.shape[1]
-        return by_rows(lambda feats: F.silu(norm(feats)), out, feats, rows=rows_of(wide))
+
+        def normed(feats: Tensor, out: Tensor | None) -> Tensor:
+            feats = F.silu(norm(feats))
+            return feats if out is None else out.copy_(feats)
+
+        return by_rows(normed, out, feats, rows=rows_of(2 * 4 * feats.shape[1]))
 
 
 class DownBlock(_Resample):
@@ -135,8 +142,8 @@ class UpBlock(_Resample):
         """out [n, O] plus what the parents' features say of these children, each of its channels `repeat` times."""
         children = x.feats.unflatten(1, (8, -1))
 
-        def add(out: Tensor, parent: Tensor, child: Tensor) -> Tensor:
-            return out + children[parent, child].repeat_interleave(self.repeat, dim=1)
+        def add(h: Tensor, parent: Tensor, child: Tensor, out: Tensor | None) -> Tensor:
+            return torch.add(h, children[parent, child].repeat_interleave(self.repeat, dim=1), out=out)
 
         return by_rows(add, out, out, parent, child, rows=rows_of(2 * out.shape[1] * out.element_size()))
 
@@ -278,9 +285,10 @@ class SparseDecoder(nn.Module):
     def _read_out(self, feats: Tensor) -> Tensor:
         """[N, width] of the finest level to the output [N, out], both norm and layer in fp32."""
 
-        def last(feats: Tensor) -> Tensor:
+        def last(feats: Tensor, out: Tensor | None) -> Tensor:
             feats = feats.to(self.output_layer.weight.dtype)
-            return self.output_layer(F.layer_norm(feats, feats.shape[-1:], eps=1e-5))
+            feats = self.output_layer(F.layer_norm(feats, feats.shape[-1:], eps=1e-5))
+            return feats if out is None else out.copy_(feats)
 
         return by_rows(last, None, feats, rows=PART_ROWS)
 

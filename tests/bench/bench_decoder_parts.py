@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    table = Table("decoder", options.save)
+    table = Table("decoder_parts", options.save)
     published = json.loads((ROOT / "trellis2" / "published.json").read_text())["models"]
     with torch.no_grad():
         for role in options.roles:
