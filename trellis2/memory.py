@@ -61,7 +61,8 @@ def flow_workspace(config: FlowConfig, tokens: int, image_tokens: int) -> int:
     kept = 2 * config.num_blocks * image_tokens * channels
     # x, its norm, the residual branch, query, key and value before and after rotation; the MLP's hidden layer.
     moving = tokens * channels * (10 + config.mlp_ratio)
-    return int(1.25 * size * (kept + moving)) + GIB // 4
+    # Twice: a recording has memory of its own.
+    return int(1.25 * size * (kept + 2 * moving)) + GIB // 4
 
 
 def decoder_workspace(tokens: int, parts: int = GIB) -> int:

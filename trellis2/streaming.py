@@ -7,7 +7,6 @@ memory. The numbers are those of a network that is loaded whole, to the bit.
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from .memory import GIB, device_memory
 from .models.transformer import FlowTransformer
 from .residency import KeepLoaded, OneAtATime, Residency, place, tensors_of, weights_kept
+from .transfer import HostMemory, upload
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class Streamed:
         room = max(0, device_memory(self.device).free - workspace)
         streamed = choose_blocks(model, room if self.weights is None else min(room, self.weights))
         if not streamed:
-            with OneAtATime(self.device).use(model, workspace):
+            with weights_kept(model):
+                upload(model, self.device, self._host)
                 yield model
             return
         log.info("streaming %d blocks of %s: %.1f GiB free", len(streamed), type(model).__name__, room / GIB)
@@ -102,39 +103,6 @@ def choose_blocks(model: nn.Module, room: int) -> list[nn.Module]:
     count = -(-max(0, len(blocks) - stay) // BUFFERS) * BUFFERS
     count = min(count, len(blocks) // BUFFERS * BUFFERS)
     return [] if count <= BUFFERS else [blocks[k * len(blocks) // count] for k in range(count)]
-
-
-class HostMemory:
-    """Page-locked host memory, from which copies to the device run beside its work. It grows, and is kept until it is
-    released: locking it takes as long as some forwards."""
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-        self._unlock: weakref.finalize | None = None
-
-    def get(self, size: int, device: torch.device) -> Tensor:
-        """[size] uint8. Where the system refuses to lock so much, ordinary memory: slower, otherwise the same."""
-        if len(self._bytes) < size:
-            self.release()
-            self._bytes = torch.empty(size, dtype=torch.uint8)
-            if device.type == "cuda":
-                self._lock(self._bytes)
-        return self._bytes[:size]
-
-    def release(self) -> None:
-        if self._unlock is not None:
-            self._unlock()
-        self._bytes, self._unlock = torch.empty(0, dtype=torch.uint8), None
-
-    def _lock(self, memory: Tensor) -> None:
-        """In place: torch's own page-locked memory comes in powers of two, nearly twice of what is needed here."""
-        runtime = torch.cuda.cudart()
-        error = int(runtime.cudaHostRegister(memory.data_ptr(), len(memory), 0))
-        if error:
-            log.warning("streaming: could not lock %.1f GiB of memory (CUDA error %d)", len(memory) / GIB, error)
-            return
-        self._unlock = weakref.finalize(self, runtime.cudaHostUnregister, memory.data_ptr())
-        self._unlock.atexit = False
 
 
 @contextmanager

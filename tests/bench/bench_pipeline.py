@@ -39,6 +39,9 @@ LOW_AT_MOST = 1.6
 CASES = ("1024_cascade:auto:8", "1024_cascade:low:5", "1536_cascade:auto:12", "2048_cascade:auto:16")
 CASES += ("1024_cascade:high:0",)
 STAGES = ("condition", "structure", "shape", "cascade", "texture", "decode")
+# Of a cascade.
+ROLES = (IMAGE_ENCODER, "sparse_structure_flow_model", "sparse_structure_decoder", "shape_slat_flow_model_512")
+ROLES += ("shape_slat_decoder", "shape_slat_flow_model_1024", "tex_slat_flow_model_1024", "tex_slat_decoder")
 # How the networks are run. More enter here as the code has them.
 VARIANTS = {"bf16": Backends(), "bf16 eager": Backends(launch="eager")}
 
@@ -52,14 +55,17 @@ class RandomWeights:
         self.shape, self.made = shape, {}
 
     def load(self, role, dtype, backends):
-        if role not in self.made:
-            self.made[role] = self._make(role, dtype).to("cpu")
-        model = self.made[role]
+        model = self.make(role, dtype)
         if "flow" in role:
             model.backends = backends
         return model
 
-    def _make(self, role, dtype):
+    def make(self, role, dtype=None):
+        if role not in self.made:
+            self.made[role] = self._random(role, dtype).to("cpu")
+        return self.made[role]
+
+    def _random(self, role, dtype):
         if role == IMAGE_ENCODER:
             encoder = DinoVisionTransformer(VIT_L16, device=DEVICE, dtype=torch.float32).requires_grad_(False).eval()
             for parameter in encoder.parameters():
@@ -235,6 +241,9 @@ def main() -> int:
     kinds = {PIPELINE_TYPES[case.split(":")[0]].cascade for case in options.cases}
     with torch.no_grad():
         layout = RandomWeights(ForcedShape(sorted(kinds)))
+        # Before any measurement: in the making they are in float32.
+        for role in ROLES:
+            layout.make(role)
         rows = [
             row for case in options.cases for v in options.variants for row in run_case(layout, case, v, options.repeat)
         ]

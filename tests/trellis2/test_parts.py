@@ -127,5 +127,6 @@ def test_by_rows_leaves_gradients_whole():
     assert torch.equal(x, kept)
 
 
-def test_rows_follow_the_width():
-    assert [rows.rows_of(width) for width in (1, 1024, 1025, 2**40)] == [2**27, 2**17, 2**16, 2**14]
+def test_rows_are_equal_shares_of_what_the_width_allows():
+    assert [rows.rows_of(10**6, width) for width in (1, 1024, 1025, 2**40)] == [10**6, 250_000, 250_000, 16_130]
+    assert [rows.rows_of(n, 2**40) for n in (0, 1, 16_384, 16_385, 2**15 + 2)] == [0, 1, 16_384, 8193, 10_924]

@@ -11,13 +11,8 @@ from pack.trellis2 import memory, streaming
 from pack.trellis2.models import build_model
 from pack.trellis2.residency import KeepLoaded, OneAtATime, tensors_of, weights_kept
 from pack.trellis2.sparse import CoordSet, Ragged, SparseTensor
-from pack.trellis2.streaming import (
-    HostMemory,
-    Streamed,
-    choose_blocks,
-    choose_residency,
-    weights_at_once,
-)
+from pack.trellis2.streaming import Streamed, choose_blocks, choose_residency, weights_at_once
+from pack.trellis2.transfer import HostMemory, upload
 from pack.trellis2.weights import randomize
 from torch import nn
 
@@ -203,6 +198,22 @@ def test_host_memory_grows_and_is_released():
     host.release()
     host.release()
     assert len(host.get(1, torch.device(DEVICE))) == 1
+
+
+def test_an_upload_moves_every_number(monkeypatch):
+    if DEVICE != "cuda":
+        pytest.skip("nothing is uploaded without a CUDA device")
+    monkeypatch.setattr("pack.trellis2.transfer.PIECE_BYTES", 2**20 + 256)
+    model = nn.ModuleList([nn.Linear(1000, 1500), nn.Linear(7, 3)]).requires_grad_(False)
+    model.register_buffer("phases", torch.randn(2**18, dtype=torch.complex64))
+    model[0].weight.data = model[0].weight.data.half()
+    model.append(nn.Linear(1000, 1500))
+    model[2].weight = model[0].weight
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert upload(model, torch.device(DEVICE), HostMemory()) is model
+    assert model[2].weight is model[0].weight
+    for name, tensor in model.state_dict().items():
+        assert tensor.device.type == DEVICE and torch.equal(tensor.cpu(), before[name])
 
 
 # What there is, and what is needed

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 # Bytes of the widest temporary. A larger one gains no speed: its products fill a large card.
-TEMPORARY_BYTES = 128 * 2**20
+TEMPORARY_BYTES = 256 * 2**20
 # Fewer rows than this would not fill a card at the widest levels.
 FEWEST_ROWS = 16_384
 
 
-def rows_of(width_bytes: int) -> int:
-    """How many rows to compute at a time when each needs `width_bytes` of temporary memory: a power of two."""
-    return 1 << (max(FEWEST_ROWS, TEMPORARY_BYTES // max(1, width_bytes)).bit_length() - 1)
+def rows_of(n: int, width_bytes: int) -> int:
+    """How many of n rows to compute at a time when each needs `width_bytes` of temporary memory: equal shares."""
+    most = max(FEWEST_ROWS, TEMPORARY_BYTES // max(1, width_bytes))
+    return -(-n // max(1, -(-n // most)))
 
 
 def by_rows(work: Callable[..., Tensor], out: Tensor | None, *inputs: Tensor, rows: int) -> Tensor:

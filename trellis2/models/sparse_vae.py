@@ -45,10 +45,12 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         h = self.conv(x).feats
         hidden = self.mlp[0].out_features * h.element_size()
-        return x.replace(by_rows(self._mix, h, h, x.feats, rows=rows_of(hidden)))
+        return x.replace(by_rows(self._mix, h, h, x.feats, rows=rows_of(len(h), hidden)))
 
     def _mix(self, h: Tensor, skip: Tensor, out: Tensor | None) -> Tensor:
-        return torch.add(self.mlp(self.norm(h)), skip, out=out)
+        first, _, last = self.mlp
+        hidden = first(self.norm(h))
+        return torch.add(last(F.silu(hidden, inplace=not hidden.requires_grad)), skip, out=out)
 
 
 class _Resample(nn.Module):
@@ -68,7 +70,7 @@ class _Resample(nn.Module):
             feats = F.silu(norm(feats))
             return feats if out is None else out.copy_(feats)
 
-        return by_rows(normed, out, feats, rows=rows_of(2 * 4 * feats.shape[1]))
+        return by_rows(normed, out, feats, rows=rows_of(len(feats), 2 * 4 * feats.shape[1]))
 
 
 class DownBlock(_Resample):
@@ -145,7 +147,8 @@ class UpBlock(_Resample):
         def add(h: Tensor, parent: Tensor, child: Tensor, out: Tensor | None) -> Tensor:
             return torch.add(h, children[parent, child].repeat_interleave(self.repeat, dim=1), out=out)
 
-        return by_rows(add, out, out, parent, child, rows=rows_of(2 * out.shape[1] * out.element_size()))
+        rows = rows_of(len(out), 2 * out.shape[1] * out.element_size())
+        return by_rows(add, out, out, parent, child, rows=rows)
 
 
 @dataclass(frozen=True, eq=False)
