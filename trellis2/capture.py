@@ -36,27 +36,21 @@ def graph_pool(device: torch.device) -> Pool | None:
 
 
 class _Recording:
-    """Records at the first call: one forward to warm up, which also compiles kernels, then the capture."""
+    """The first call runs as it is, which compiles kernels; the second records, and replays from then on."""
 
     def __init__(self, forward: Forward, pool: Pool | None) -> None:
-        self._forward, self._pool = forward, pool
+        self._forward, self._pool, self._warm = forward, pool, False
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        if not self._warm:
+            self._warm = True
+            return self._forward(x, t)
         if self._graph is None:
-            self._record(x, t)
+            self._x, self._t, self._graph = x.clone(), t.clone(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, pool=self._pool):
+                self._out = self._forward(self._x, self._t)
         self._x.copy_(x)
         self._t.copy_(t)
         self._graph.replay()
         return self._out.clone()
-
-    def _record(self, x: Tensor, t: Tensor) -> None:
-        self._x, self._t = x.clone(), t.clone()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._forward(self._x, self._t)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=self._pool):
-            self._out = self._forward(self._x, self._t)

@@ -192,7 +192,7 @@ def _streamed(block: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     """The tensors of a block that are worth streaming, and may be."""
     present = {id(module) for module in block.get_submodule(ALWAYS_PRESENT).modules()}
     for module, name, tensor in tensors_of(block):
-        if id(module) not in present and tensor.nbytes >= SMALLEST:
+        if id(module) not in present and tensor.nbytes >= SMALLEST and tensor.is_contiguous():
             yield module, name, tensor
 
 

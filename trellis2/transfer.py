@@ -26,7 +26,7 @@ def upload(model: nn.Module, device: torch.device, host: HostMemory) -> nn.Modul
     free = [torch.cuda.Event() for _ in range(PIECES)]
     turns = count()
     for module, name, tensor in tensors_of(model):
-        if tensor.device.type == "cpu" and tensor.nbytes >= 2**20 and not tensor.is_complex():
+        if tensor.device.type == "cpu" and tensor.nbytes >= 2**20 and _plain(tensor):
             there = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
             ours, theirs = (side.reshape(-1).view(torch.uint8).split(PIECE_BYTES) for side in (tensor, there))
             for source, target in zip(ours, theirs, strict=True):
@@ -39,6 +39,11 @@ def upload(model: nn.Module, device: torch.device, host: HostMemory) -> nn.Modul
             place(module, name, there)
     torch.cuda.current_stream(device).synchronize()
     return model.to(device)
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether its bytes are its numbers, one after the other."""
+    return tensor.is_contiguous() and not tensor.is_complex()
 
 
 class HostMemory:

@@ -184,7 +184,7 @@ def run_case(layout, case, variant, repeat):
     torch.cuda.set_per_process_memory_fraction(float(limit) * GIB / total if float(limit) else 1.0)
     pipeline = ForcedPipeline(layout, vram=vram, backends=VARIANTS[variant])
     first, sizes = one_run(pipeline, PIPELINE_TYPES[kind])
-    runs = [one_run(pipeline, PIPELINE_TYPES[kind])[0] for _ in range(repeat)]
+    runs = [one_run(pipeline, PIPELINE_TYPES[kind])[0] for _ in range(repeat)] or [first]
     pipeline.unload()
     print(f"\n{case} {variant}: {type(pipeline.residency).__name__}, {sizes}")
     rows = []
@@ -232,7 +232,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--variants", nargs="+", default=["bf16"], choices=VARIANTS)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=3, help="runs after the first; 0: that one alone")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     if DEVICE.type != "cuda":
