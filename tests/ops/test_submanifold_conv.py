@@ -6,7 +6,6 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from pack.o_voxel.ops.hash_grid import hash_grid
 from pack.trellis2.ops.submanifold_conv import (
     child_conv,
     child_neighbors,
@@ -88,7 +87,7 @@ def brute_force_map(coords, dilation):
 
 
 def neighbors(coords, dilation=1):
-    return neighbor_map(coords, hash_grid(coords), dilation)
+    return neighbor_map(coords, dilation)
 
 
 @sizes
@@ -213,9 +212,9 @@ def test_some_rows_are_those_of_the_whole():
 def test_malformed_coords():
     coords = voxels(63)
     with pytest.raises(ValueError, match=r"coords: expected shape \[\*, 4\]"):
-        neighbor_map(coords[:, 1:], hash_grid(coords))
+        neighbor_map(coords[:, 1:])
     with pytest.raises(ValueError, match="coords: expected int32, got int64"):
-        neighbor_map(coords.long(), hash_grid(coords))
+        neighbor_map(coords.long())
     with pytest.raises(TypeError, match=r"feats: expected a torch\.Tensor, got list"):
         submanifold_conv([[1.0]], neighbors(coords), *weights())
 
@@ -336,6 +335,32 @@ def test_neighbor_map_kernel(maps, poisoned, monkeypatch, n, dilation):
     table = import_module("pack.o_voxel.ops.hash_grid.kernel").build_table(coords.to(DEVICE))
     found = maps.find_neighbors(coords.to(DEVICE), *table, dilation)
     assert torch.equal(found.cpu(), brute_force_map(coords, dilation))
+
+
+@sizes
+@pytest.mark.parametrize("shift", [0, 60_001])
+def test_neighbor_map_by_blocks(poisoned, kernel, monkeypatch, n, shift):
+    blocks = import_module("pack.trellis2.ops.submanifold_conv.maps.blocks.kernel")
+    if DEVICE == "cpu":  # a program of the interpreter takes as long for more
+        monkeypatch.setattr(blocks, "LOOKUPS", 4096)
+        monkeypatch.setattr(blocks, "ENTRIES", 4096)
+    coords = voxels(n)[torch.randperm(n, generator=torch.Generator().manual_seed(4))]
+    coords[:, 1:] += shift
+    assert torch.equal(blocks.neighbors_by_blocks(coords.to(DEVICE)).cpu(), brute_force_map(coords, 1))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="collisions of many voxels need a GPU")
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_neighbor_map_by_blocks_of_many(maps, share):
+    blocks = import_module("pack.trellis2.ops.submanifold_conv.maps.blocks.kernel")
+    axis = torch.arange(100, dtype=torch.int32, device=DEVICE)
+    coords = torch.cartesian_prod(torch.arange(2, dtype=torch.int32, device=DEVICE), axis, axis, axis)
+    generator = torch.Generator().manual_seed(0)
+    coords = coords[torch.randperm(len(coords), generator=generator).to(DEVICE)[: int(share * len(coords))]]
+    table = import_module("pack.o_voxel.ops.hash_grid.kernel").build_table(coords)
+    found = blocks.neighbors_by_blocks(coords)
+    assert torch.equal(found, maps.find_neighbors(coords, *table, 1))
+    assert torch.equal(found, blocks.neighbors_by_blocks(coords))
 
 
 @sizes

@@ -99,7 +99,7 @@ class CoordSet:
         """[N, 27] int32, see `neighbor_map`."""
         if dilation == 1 and self._origin is not None:
             return self.derive(("neighbors", 1), self._inherited_neighbors)
-        return self.derive(("neighbors", dilation), lambda: neighbor_map(self.rows, self.index(), dilation))
+        return self.derive(("neighbors", dilation), lambda: neighbor_map(self.rows, dilation))
 
     def some_neighbors(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of `neighbors()`; of voxels that subdivide coarser ones the whole map is not made."""

@@ -20,7 +20,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ....o_voxel.checks import FLOATS, check_tensor
 from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
-from ....o_voxel.ops.hash_grid import HashGrid
+from ....o_voxel.ops.hash_grid import hash_grid
 from . import reference
 
 if TYPE_CHECKING:
@@ -37,16 +37,22 @@ def _triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
 CHOICES = (Choice("triton", _triton_probe), Choice("reference", always))
 
 
-def neighbor_map(coords: Tensor, index: HashGrid, dilation: int = 1) -> Tensor:
+def neighbor_map(coords: Tensor, dilation: int = 1, *, backend: str = "auto") -> Tensor:
     """Row of every voxel's 27 neighbours: [N, 27] int32, -1 where absent.
 
-    coords: [N, 4] int32 (batch, x, y, z), the voxels in `index`. Tap k = (kx, ky, kz) row-major looks at
+    coords: [N, 4] int32 (batch, x, y, z), unique, in the range of `hash_grid`. Tap k = (kx, ky, kz) row-major looks at
     (x, y, z) + dilation * ((kx, ky, kz) - 1).
     """
     check_tensor(coords, "coords", (None, 4), torch.int32)
     if dilation < 1:
         raise ValueError(f"dilation: expected at least 1, got {dilation}")
-    if index.backend == "triton":
+    chosen = resolve_backend(backend, CHOICES, coords.device)
+    if chosen == "triton" and dilation == 1:
+        from .maps.blocks.kernel import neighbors_by_blocks
+
+        return neighbors_by_blocks(coords)
+    index = hash_grid(coords, backend=chosen)
+    if chosen == "triton":
         from .maps.kernel import find_neighbors
 
         return find_neighbors(coords, index.keys, index.rows, dilation)
