@@ -512,8 +512,8 @@ def test_weight_gradient_kernel(kernel, poisoned, monkeypatch, dtype, n, c, d, s
 def test_gradients_of_the_kernel(kernel, monkeypatch, dtype):
     """Through the same autograd function, with the kernel forced."""
     ops = import_module("pack.trellis2.ops.submanifold_conv")
-    monkeypatch.setattr(ops, "resolve_backend", lambda *_: "triton")
     around = neighbors(voxels(63))
+    monkeypatch.setattr(ops, "resolve_backend", lambda *_: "triton")
     leaves = [
         numbers(63, 24, dtype=dtype),
         numbers(20, 3, 3, 3, 24, seed=2, dtype=dtype),
