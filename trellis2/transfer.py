@@ -19,7 +19,7 @@ PIECE_BYTES, PIECES = 64 * 2**20, 2
 
 
 def upload(model: nn.Module, device: torch.device, host: HostMemory) -> nn.Module:
-    """`model.to(device)`, five times as fast on CUDA for weights that ordinary memory or a file holds."""
+    """`model.to(device)`, on CUDA several times as fast for weights that ordinary memory or a file holds."""
     if device.type != "cuda":
         return model.to(device)
     pieces = host.get(PIECES * PIECE_BYTES, device).view(PIECES, PIECE_BYTES)
