@@ -8,6 +8,7 @@ from ..trellis2.checkpoint import Checkpoint
 from ..trellis2.models import Backends
 from ..trellis2.ops.attention import CHOICES as ATTENTION
 from ..trellis2.pipeline import Pipeline
+from ..trellis2.streaming import VRAM_MODES
 from . import host
 from .sockets import PIPELINE, SAMPLER, SamplerSettings
 from .widgets import CATEGORY
@@ -34,19 +35,25 @@ class LoadModel:
             "decoders), float32 on a CPU. float32 doubles the memory."
         )
         attention = "Implementation of attention. auto: the fastest that works here; reference: slow, exact float32."
+        vram = (
+            "How much of the networks is kept on the card. auto: by ComfyUI's memory management, streaming on cards "
+            "under 6 GB; high: each loaded whole; low: about 1 GB of the network at work, the rest streamed from "
+            "memory as it computes. Same result."
+        )
         names = ["auto", *(choice.name for choice in ATTENTION)]
         return {
             "required": {
                 "model": (host.model_choices(), {"tooltip": model}),
                 "precision": (["auto", "bfloat16", "float16", "float32"], {"default": "auto", "tooltip": precision}),
                 "attention": (names, {"default": "auto", "tooltip": attention}),
-            }
+            },
+            "optional": {"vram": (list(VRAM_MODES), {"default": "auto", "tooltip": vram})},
         }
 
-    def load(self, model: str, precision: str, attention: str) -> tuple[Pipeline]:
+    def load(self, model: str, precision: str, attention: str, vram: str = "auto") -> tuple[Pipeline]:
         source, folder = host.model_source(model)
         checkpoint = Checkpoint.open(source, folder)
-        return (Pipeline(checkpoint, host.residency(), dtype=precision, backends=Backends(attention=attention)),)
+        return (Pipeline(checkpoint, host.residency(vram), dtype=precision, backends=Backends(attention=attention)),)
 
 
 class Sampler:

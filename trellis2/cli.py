@@ -45,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--view-mode", choices=("average", "cycle"), default="average", help="how views are combined")
     generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
     generate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    generate.add_argument(
+        "--vram",
+        choices=("auto", "high", "low"),
+        default="auto",
+        help="networks on the card: all (high), as little as pays (low), or by what it has (default)",
+    )
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: what is there)")
 
     voxels = commands.add_parser("voxelize", help="a mesh file to an O-Voxel file")
@@ -95,13 +101,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     from ..o_voxel.formats.glb import vertex_materials, write_glb
     from .image import prepare_image
     from .pipeline import Pipeline
-    from .residency import OneAtATime, default_device
+    from .residency import default_device
+    from .streaming import choose_residency
 
     pictures = []
     for path in arguments.images:
         with Image.open(path) as image:
             pictures.append(prepare_image(ImageOps.exif_transpose(image)))
-    pipeline = Pipeline.load(arguments.model, OneAtATime(arguments.device or default_device()))
+    pipeline = Pipeline.load(arguments.model, choose_residency(arguments.vram, arguments.device or default_device()))
     assets = pipeline.run(
         [pictures] if arguments.views else [[picture] for picture in pictures],
         pipeline_type=RESOLUTIONS[arguments.resolution],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .capture import recorded
+from .capture import graph_pool, recorded
 from .config import Normalization, SamplerConfig
 from .models.latent_flow import LatentFlow
 from .models.structure_flow import StructureFlow
@@ -56,10 +56,11 @@ def sample_flow(
     times = schedule(params.steps, params.rescale_t)
     views = [view.replace(view.feats.to(noise.device)) for view in condition.views(resolution)]
     items, tokens = condition.batch_size, noise.numel() // flow.config.out_channels
+    pool = graph_pool(noise.device)
 
     def toward(view: Ragged) -> Velocity:
         prepared = flow.prepare(view)
-        step = recorded(lambda x, t: forward(x, t, prepared), flow.backends.launch, tokens, noise.device)
+        step = recorded(lambda x, t: forward(x, t, prepared), flow.backends.launch, tokens, noise.device, pool)
         return lambda x, t: step(x, model_time(t, items, x.device))
 
     velocities = [toward(view) for view in views]
