@@ -66,6 +66,21 @@ def peak_mib(work: Callable[[], object]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
+def show_profile(work: Callable[[], object]) -> None:
+    """Print where the device time of one run goes."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        work()
+        torch.cuda.synchronize()
+    rows = sorted(trace.key_averages(), key=lambda row: -row.self_device_time_total)
+    print(
+        f"  {sum(row.self_device_time_total for row in rows) / 1e3:.3f} ms in {sum(row.count for row in rows)} kernels"
+    )
+    for row in rows[:16]:
+        print(f"  {row.self_device_time_total / 1e3:9.3f} ms {row.count:5d} x {row.key[:90]}")
+
+
 @dataclass
 class Table:
     """Rows for one op, printed as they come and appended to results/<op>.csv where `save` is set."""

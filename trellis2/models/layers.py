@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.quantized_linear import Quantized
+
 
 @dataclass(frozen=True)
 class Backends:
@@ -60,8 +62,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Quantized) -> Tensor:
         first, _, last = self.mlp
+        if not isinstance(last, nn.Linear):
+            return last(first(x), activation="gelu")
         if x.is_cuda and not x.requires_grad and x.dtype != torch.float32:
             # cuBLAS applies this very activation while it writes the product: one pass over the widest tensor saved.
             return last(torch._addmm_activation(first.bias, x, first.weight.t(), use_gelu=True))

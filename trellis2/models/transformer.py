@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from ..config import FlowConfig
 from ..ops.attention import attention
-from ..ops.norm_modulate import norm_affine, norm_modulate
-from ..ops.rope import rms_norm_rope
+from ..ops.norm_modulate import add_norm_affine, add_norm_modulate
+from ..ops.quantized_linear import Quantized
+from ..ops.rope import qk_norm_rope, rms_norm_rope
 from ..sparse.tensor import Ragged
 from .layers import Backends, FeedForward, LayerNorm32, MultiHeadRMSNorm, TimestepEmbedder, cast_layers
+from .quantized import input_form
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -30,9 +32,22 @@ class TokenLayout:
     item: Tensor | None
     rotation: Rotation | None
 
-    def per_token(self, values: Tensor) -> Tensor:
-        """[B, C] to something that broadcasts over tokens: [T, C], or [1, C] for one item."""
-        return values if self.item is None else values[self.item]
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The residual stream between two blocks: x + gate * branch. The sum is left to the next norm, which reads it
+    anyway.  x, branch: [T, C].  gate: [B, C]; both None at the start."""
+
+    x: Tensor
+    branch: Tensor | None = None
+    gate: Tensor | None = None
+
+    def total(self, item: Tensor | None) -> Tensor:
+        """[T, C]. item: [T] int64, each token's item, None when B is 1."""
+        if self.branch is None:
+            return self.x
+        gate = self.gate if item is None else self.gate[item]
+        return torch.addcmul(self.x, gate, self.branch)
 
 
 class SelfAttention(nn.Module):
@@ -46,12 +61,11 @@ class SelfAttention(nn.Module):
             self.k_rms_norm = MultiHeadRMSNorm(self.heads, config.head_channels)
         self.normed = config.qk_rms_norm
 
-    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        q_gamma, k_gamma = (self.q_rms_norm.gamma, self.k_rms_norm.gamma) if self.normed else (None, None)
-        q = rms_norm_rope(q, q_gamma, layout.rotation, backend=self.backends.rope)
-        k = rms_norm_rope(k, k_gamma, layout.rotation, backend=self.backends.rope)
-        out = attention(q, k, v, layout.lengths, layout.lengths, backend=self.backends.attention)
+    def forward(self, x: Tensor | Quantized, layout: TokenLayout) -> Tensor:
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
+        gammas = (self.q_rms_norm.gamma, self.k_rms_norm.gamma) if self.normed else None
+        q, k = qk_norm_rope(qkv, gammas, layout.rotation, backend=self.backends.rope)
+        out = attention(q, k, qkv[:, 2], layout.lengths, layout.lengths, backend=self.backends.attention)
         return self.to_out(out.flatten(-2))
 
 
@@ -75,7 +89,11 @@ class CrossAttention(nn.Module):
         return k, v
 
     def forward(
-        self, x: Tensor, prepared: tuple[Tensor, Tensor], lengths: tuple[int, ...], layout: TokenLayout
+        self,
+        x: Tensor | Quantized,
+        prepared: tuple[Tensor, Tensor],
+        lengths: tuple[int, ...],
+        layout: TokenLayout,
     ) -> Tensor:
         q = self.to_q(x).unflatten(-1, (self.heads, -1))
         if self.normed:
@@ -102,24 +120,39 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Tensor,  # [T, C]
+        stream: Stream,
         modulation: Tensor,  # [B, 6 C] when it is shared, else the time embedding [B, C]
         image: tuple[Tensor, Tensor],  # this block's keys and values of the image
         lengths: tuple[int, ...],  # image tokens of each item
         layout: TokenLayout,
-    ) -> Tensor:  # [T, C]
-        if self.share_mod:
-            mixed = (self.modulation + modulation).to(x.dtype)
-        else:
-            mixed = self.adaLN_modulation(modulation)
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mixed.chunk(6, dim=-1)
-        norm = self.backends.norm
-        h = norm_modulate(x, scale_msa, shift_msa, layout.item, backend=norm)
-        x = torch.addcmul(x, layout.per_token(gate_msa), self.self_attn(h, layout))
-        h = norm_affine(x, self.norm2.weight, self.norm2.bias, eps=self.norm2.eps, backend=norm)
-        x = x + self.cross_attn(h, image, lengths, layout)
-        h = norm_modulate(x, scale_mlp, shift_mlp, layout.item, backend=norm)
-        return torch.addcmul(x, layout.per_token(gate_mlp), self.mlp(h))
+    ) -> Stream:
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.mixed(modulation).chunk(6, dim=-1)
+        norm, item = self.backends.norm, layout.item
+        x, h = add_norm_modulate(
+            stream.x,
+            stream.branch,
+            stream.gate,
+            scale_msa,
+            shift_msa,
+            item,
+            form=input_form(self.self_attn.to_qkv),
+            backend=norm,
+        )
+        out = self.self_attn(h, layout)
+        weight, bias, form = self.norm2.weight, self.norm2.bias, input_form(self.cross_attn.to_q)
+        x, h = add_norm_affine(x, out, gate_msa, weight, bias, item, form=form, eps=self.norm2.eps, backend=norm)
+        out = self.cross_attn(h, image, lengths, layout)
+        form = input_form(self.mlp.mlp[0])
+        x, h = add_norm_modulate(x, out, None, scale_mlp, shift_mlp, item, form=form, backend=norm)
+        return Stream(x, self.mlp(h), gate_mlp)
+
+    def mixed(self, modulation: Tensor) -> Tensor:
+        """This block's own modulation [B, 6 C], in the torso's dtype."""
+        if not self.share_mod:
+            return self.adaLN_modulation(modulation)
+        if torch.is_grad_enabled():
+            return (self.modulation + modulation).to(modulation.dtype)
+        return torch.add(self.modulation, modulation, out=torch.empty_like(modulation))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +205,8 @@ class FlowTransformer(nn.Module):
             modulation = self.adaLN_modulation(modulation)
         h, modulation = h.to(self.torso_dtype), modulation.to(self.torso_dtype)
         image = condition if isinstance(condition, PreparedCondition) else self.prepare(condition)
+        stream = Stream(h)
         for block, keys_values in zip(self.blocks, image.blocks, strict=True):
-            h = block(h, modulation, keys_values, image.lengths, layout)
-        return self.out_layer(F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=1e-5))
+            stream = block(stream, modulation, keys_values, image.lengths, layout)
+        h = stream.total(layout.item).to(x.dtype)
+        return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=1e-5))
