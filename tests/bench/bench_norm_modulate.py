@@ -2,7 +2,7 @@
 
 import torch
 from bench import DEVICE, Table
-from pack.trellis2.ops.norm_modulate import norm_affine, norm_modulate
+from pack.trellis2.ops.norm_modulate import layer_norm, norm_modulate
 
 CHANNELS = 1536
 
@@ -23,7 +23,7 @@ def main() -> None:
             )
             table.add(
                 f"{tokens} affine {backend}",
-                lambda: norm_affine(x, weight, bias, backend=backend),
+                lambda: layer_norm(x, weight, bias, backend=backend),
                 traffic=traffic,
             )
 

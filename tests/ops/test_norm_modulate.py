@@ -3,10 +3,11 @@
 import pytest
 import torch
 from pack.trellis2.ops.norm_modulate import (
+    Branch,
     add_norm_affine,
     add_norm_modulate,
     kernel,
-    norm_affine,
+    layer_norm,
     norm_modulate,
     reference,
 )
@@ -131,26 +132,27 @@ def branched(n, channels, dtype):
     """A residual stream, a branch and its gates, modulation and items, far from mean 0 and deviation 1."""
     x, branch = ((draw(n, channels, seed=s) * 3 + 5).to(DEVICE, dtype) for s in (0, 1))
     gate, scale, shift = draw(3, 3 * channels, seed=2).to(DEVICE, dtype).chunk(3, dim=1)
-    return x, branch, gate, scale, shift, torch.arange(n, device=DEVICE) % 3
+    return x, Branch(branch, gate), scale, shift, torch.arange(n, device=DEVICE) % 3
 
 
 @pytest.mark.parametrize(("n", "channels"), [(0, 24), (1, 24), (63, 100), (63, 1536), (1000, 24)])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 def test_kernel(n, dtype, channels):
-    x, branch, gate, scale, shift, item = branched(n, channels, dtype)
+    x, branch, scale, shift, item = branched(n, channels, dtype)
+    alone = Branch(branch.values)
     weight, bias = scale[0].float().contiguous(), shift[0].float().contiguous()
     cases = (
-        ("modulate", (None, None, scale, shift, item)),
-        ("modulate", (branch, gate, scale, shift, item)),
-        ("affine", (None, None, weight, bias, item)),
-        ("affine", (branch, None, weight, bias, None)),
-        ("affine", (branch, gate, weight, bias, item)),
+        ("modulate", (None, scale, shift, item)),
+        ("modulate", (branch, scale, shift, item)),
+        ("affine", (None, weight, bias, item)),
+        ("affine", (alone, weight, bias, None)),
+        ("affine", (branch, weight, bias, item)),
     )
     # The interpreter takes a second for a thousand rows.
     for name, rest in cases[1:2] if n == 1000 else cases:
         total, out = getattr(kernel, name)(x, *rest, 1e-6, None)
         known, plain = getattr(reference, name)(x, *rest, 1e-6, None)
-        _, exact = getattr(reference, name)(known.double(), None, None, *rest[2:], 1e-6, None)
+        _, exact = getattr(reference, name)(known.double(), None, *rest[1:], 1e-6, None)
         assert total.dtype == out.dtype == dtype
         if n == 0:
             continue
@@ -163,11 +165,11 @@ def test_kernel(n, dtype, channels):
 def test_quantised_output_of_the_kernel(form):
     if DEVICE == "cpu" and not form.integer:
         pytest.skip("Triton's interpreter has no fp8")
-    x, branch, gate, scale, shift, item = branched(63, 100, torch.float32)
+    x, branch, scale, shift, item = branched(63, 100, torch.float32)
     for name, rest in (("modulate", (scale, shift, item)), ("affine", (scale[0].contiguous(), shift[0], item))):
-        _, ours = getattr(kernel, name)(x, branch, gate, *rest, 1e-6, form)
-        _, plain = getattr(reference, name)(x, branch, gate, *rest, 1e-6, form)
-        _, wide = getattr(reference, name)(x, branch, gate, *rest, 1e-6, None)
+        _, ours = getattr(kernel, name)(x, branch, *rest, 1e-6, form)
+        _, plain = getattr(reference, name)(x, branch, *rest, 1e-6, form)
+        _, wide = getattr(reference, name)(x, branch, *rest, 1e-6, None)
         assert ours.values.dtype == form.dtype
         torch.testing.assert_close(ours.scale, plain.scale, atol=0, rtol=1e-5)
         step = ours.scale[:, None] * (1 if form.integer else form.limit / 8)
@@ -176,23 +178,53 @@ def test_quantised_output_of_the_kernel(form):
 
 
 def test_a_branch_is_added_before_the_norm():
-    x, branch, gate, scale, shift, item = (part.to("cpu") for part in branched(63, CHANNELS, torch.float32))
-    total, out = add_norm_modulate(x, branch, gate, scale, shift, item)
-    torch.testing.assert_close(total, x + gate[item] * branch)
-    torch.testing.assert_close(out, norm_modulate(x + gate[item] * branch, scale, shift, item))
-    total, out = add_norm_affine(x, branch, None, scale[0], shift[0], None)
-    torch.testing.assert_close(out, norm_affine(x + branch, scale[0], shift[0]))
-    total, out = add_norm_modulate(x, None, None, scale, shift, item)
-    assert total is x
-    for changed in ({"branch": branch[:5]}, {"gate": gate[:, :5]}, {"branch": branch.half()}):
-        given = {"x": x, "branch": branch, "gate": gate, "scale": scale, "shift": shift, "item": item} | changed
-        with pytest.raises(ValueError, match=r"branch|gate"):
-            add_norm_modulate(**given)
+    x, branch, scale, shift, item = branched(63, CHANNELS, torch.float32)
+    total, out = add_norm_modulate(x, branch, scale, shift, item)
+    summed = x + branch.gate[item] * branch.values
+    torch.testing.assert_close(total, summed)
+    torch.testing.assert_close(out, norm_modulate(summed, scale, shift, item), atol=1e-5, rtol=0)
+    _, out = add_norm_affine(x, Branch(branch.values), scale[0], shift[0], None)
+    torch.testing.assert_close(out, layer_norm(x + branch.values, scale[0], shift[0]), atol=1e-5, rtol=0)
+    assert add_norm_modulate(x, None, scale, shift, item)[0] is x
+
+
+def test_malformed_branch():
+    x, branch, scale, shift, item = branched(63, CHANNELS, torch.float32)
+    for values, gate in (
+        (branch.values[:5], branch.gate),
+        (branch.values.half(), branch.gate),
+        (branch.values, branch.gate[:, :5]),
+    ):
+        with pytest.raises(ValueError, match=r"branch: expected|gate: expected"):
+            add_norm_modulate(x, Branch(values, gate), scale, shift, item)
 
 
 def test_norm_with_weights_of_its_own():
     x, weight, bias = prepared(63, 1)[0], draw(CHANNELS, seed=5), draw(CHANNELS, seed=6)
     wanted = expected(x, weight[None] - 1, bias[None], torch.zeros(63, dtype=torch.int64))
-    torch.testing.assert_close(norm_affine(x, weight, bias).double(), wanted, atol=ROUNDING[torch.float32], rtol=0)
+    torch.testing.assert_close(layer_norm(x, weight, bias).double(), wanted, atol=ROUNDING[torch.float32], rtol=0)
     with pytest.raises(ValueError, match=r"weight: expected shape \[24\]"):
-        norm_affine(x, weight[:5], bias)
+        layer_norm(x, weight[:5], bias)
+
+
+@pytest.mark.parametrize(("n", "channels"), [(0, 24), (1, 8), (63, 100), (1000, 64)])
+@pytest.mark.parametrize("silu", [False, True])
+def test_norm_and_activation(n, channels, silu):
+    x, weight, bias = (part.to(DEVICE) for part in (draw(n, channels) + 5, draw(channels, seed=1), draw(channels)))
+    for affine in ((weight, bias), (None, None)):
+        wanted = torch.nn.functional.layer_norm(x.double(), (channels,), eps=1e-5)
+        wanted = wanted if affine[0] is None else wanted * weight.double() + bias.double()
+        wanted = torch.nn.functional.silu(wanted) if silu else wanted
+        for out in (
+            layer_norm(x, *affine, silu=silu, eps=1e-5),
+            kernel.affine(x, None, *affine, None, 1e-5, None, silu)[1],
+            layer_norm(x, *affine, silu=silu, eps=1e-5, backend="reference"),
+        ):
+            torch.testing.assert_close(out.double(), wanted, atol=1e-5, rtol=0)
+
+
+def test_weights_of_the_norm_learn():
+    weight, bias = (draw(CHANNELS, seed=s).to(DEVICE).requires_grad_() for s in (1, 2))
+    layer_norm(draw(5, CHANNELS).to(DEVICE), weight, bias, silu=True).sum().backward()
+    assert weight.grad.abs().sum() > 0
+    assert bias.grad.abs().sum() > 0

@@ -130,5 +130,5 @@ def test_malformed(change, message):
 def test_malformed_rows():
     with pytest.raises(ValueError, match=r"x: expected shape \[\*, \*\], got \[5\]"):
         quantize_rows(torch.ones(5), FORMATS["int8"])
-    with pytest.raises(ValueError, match="activation: expected one of .*, got 'silu'"):
+    with pytest.raises(ValueError, match=r"activation: expected one of .*, got 'silu'"):
         quantize_rows(torch.ones(5, 8), FORMATS["int8"], "silu")

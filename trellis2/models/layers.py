@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.norm_modulate import layer_norm
 from ..ops.quantized_linear import Quantized
 
 
@@ -25,10 +26,11 @@ class Backends:
 
 
 class LayerNorm32(nn.LayerNorm):
-    """Layer norm over the last dimension, in fp32 whatever the input, returned in the input's dtype."""
+    """Layer norm of [..., C], and SiLU after it if asked, in fp32 whatever the input, in the input's dtype."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+    def forward(self, x: Tensor, silu: bool = False) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        return layer_norm(rows, self.weight, self.bias, silu=silu, eps=self.eps).view(x.shape)
 
 
 class MultiHeadRMSNorm(nn.Module):

@@ -51,7 +51,7 @@ class _Resample(nn.Module):
         self.conv2 = SubmanifoldConv3d(out_channels, out_channels, backend=backend)
 
     def second(self, h: SparseTensor) -> Tensor:
-        return self.conv2(h.replace(F.silu(self.norm2(h.feats)))).feats
+        return self.conv2(h.replace(self.norm2(h.feats, silu=True))).feats
 
 
 class DownBlock(_Resample):
@@ -63,7 +63,7 @@ class DownBlock(_Resample):
 
     def forward(self, x: SparseTensor) -> tuple[SparseTensor, Subdivision]:
         subdivision = x.coords.coarsen()
-        h = spatial_to_channel(self.conv1(x.replace(F.silu(self.norm1(x.feats)))), subdivision)
+        h = spatial_to_channel(self.conv1(x.replace(self.norm1(x.feats, silu=True))), subdivision)
         skip = spatial_to_channel(x, subdivision).feats.unflatten(1, (self.out_channels, -1)).mean(-1)
         return h.replace(self.second(h) + skip), subdivision
 
@@ -84,7 +84,7 @@ class UpBlock(_Resample):
 
     def forward(self, x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
         children = child_conv(
-            F.silu(self.norm1(x.feats)),
+            self.norm1(x.feats, silu=True),
             x.coords.neighbors(),
             self.conv1.weight,
             self.conv1.bias,

@@ -5,6 +5,7 @@ Letters: T tokens of all batch items together, B items, C model channels, H head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from ..config import FlowConfig
 from ..ops.attention import attention
-from ..ops.norm_modulate import add_norm_affine, add_norm_modulate
+from ..ops.norm_modulate import Branch, add_norm_affine, add_norm_modulate
 from ..ops.quantized_linear import Quantized
 from ..ops.rope import qk_norm_rope, rms_norm_rope
 from ..sparse.tensor import Ragged
@@ -35,19 +36,18 @@ class TokenLayout:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """The residual stream between two blocks: x + gate * branch. The sum is left to the next norm, which reads it
-    anyway.  x, branch: [T, C].  gate: [B, C]; both None at the start."""
+    """The residual stream between two blocks, x [T, C] + branch. The sum is left to the next norm, which reads it
+    anyway; there is no branch at the start."""
 
     x: Tensor
-    branch: Tensor | None = None
-    gate: Tensor | None = None
+    branch: Branch | None = None
 
     def total(self, item: Tensor | None) -> Tensor:
         """[T, C]. item: [T] int64, each token's item, None when B is 1."""
         if self.branch is None:
             return self.x
-        gate = self.gate if item is None else self.gate[item]
-        return torch.addcmul(self.x, gate, self.branch)
+        gate = self.branch.gate if item is None else self.branch.gate[item]
+        return torch.addcmul(self.x, gate, self.branch.values)
 
 
 class SelfAttention(nn.Module):
@@ -121,38 +121,23 @@ class Block(nn.Module):
     def forward(
         self,
         stream: Stream,
-        modulation: Tensor,  # [B, 6 C] when it is shared, else the time embedding [B, C]
+        modulation: Tensor,  # [B, 6 C] when it is shared, this block's part added; else the time embedding [B, C]
         image: tuple[Tensor, Tensor],  # this block's keys and values of the image
         lengths: tuple[int, ...],  # image tokens of each item
         layout: TokenLayout,
     ) -> Stream:
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.mixed(modulation).chunk(6, dim=-1)
+        mixed = modulation if self.share_mod else self.adaLN_modulation(modulation)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mixed.chunk(6, dim=-1)
         norm, item = self.backends.norm, layout.item
-        x, h = add_norm_modulate(
-            stream.x,
-            stream.branch,
-            stream.gate,
-            scale_msa,
-            shift_msa,
-            item,
-            form=input_form(self.self_attn.to_qkv),
-            backend=norm,
-        )
-        out = self.self_attn(h, layout)
-        weight, bias, form = self.norm2.weight, self.norm2.bias, input_form(self.cross_attn.to_q)
-        x, h = add_norm_affine(x, out, gate_msa, weight, bias, item, form=form, eps=self.norm2.eps, backend=norm)
-        out = self.cross_attn(h, image, lengths, layout)
+        form = input_form(self.self_attn.to_qkv)
+        x, h = add_norm_modulate(stream.x, stream.branch, scale_msa, shift_msa, item, form=form, backend=norm)
+        branch = Branch(self.self_attn(h, layout), gate_msa)
+        form, own = input_form(self.cross_attn.to_q), self.norm2
+        x, h = add_norm_affine(x, branch, own.weight, own.bias, item, form=form, eps=own.eps, backend=norm)
+        branch = Branch(self.cross_attn(h, image, lengths, layout))
         form = input_form(self.mlp.mlp[0])
-        x, h = add_norm_modulate(x, out, None, scale_mlp, shift_mlp, item, form=form, backend=norm)
-        return Stream(x, self.mlp(h), gate_mlp)
-
-    def mixed(self, modulation: Tensor) -> Tensor:
-        """This block's own modulation [B, 6 C], in the torso's dtype."""
-        if not self.share_mod:
-            return self.adaLN_modulation(modulation)
-        if torch.is_grad_enabled():
-            return (self.modulation + modulation).to(modulation.dtype)
-        return torch.add(self.modulation, modulation, out=torch.empty_like(modulation))
+        x, h = add_norm_modulate(x, branch, scale_mlp, shift_mlp, item, form=form, backend=norm)
+        return Stream(x, Branch(self.mlp(h), gate_mlp))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,13 +185,20 @@ class FlowTransformer(nn.Module):
         h = self.input_layer(x)
         if position_embedding is not None:
             h = h + position_embedding
-        modulation = self.t_embedder(t)
-        if self.config.share_mod:
-            modulation = self.adaLN_modulation(modulation)
-        h, modulation = h.to(self.torso_dtype), modulation.to(self.torso_dtype)
+        h, modulations = h.to(self.torso_dtype), self._modulations(t)
         image = condition if isinstance(condition, PreparedCondition) else self.prepare(condition)
         stream = Stream(h)
-        for block, keys_values in zip(self.blocks, image.blocks, strict=True):
+        for block, modulation, keys_values in zip(self.blocks, modulations, image.blocks, strict=True):
             stream = block(stream, modulation, keys_values, image.lengths, layout)
         h = stream.total(layout.item).to(x.dtype)
         return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=1e-5))
+
+    def _modulations(self, t: Tensor) -> Sequence[Tensor]:
+        """What each block takes of the time, in the torso's dtype; see `Block.forward`."""
+        embedding = self.t_embedder(t)
+        if not self.config.share_mod:
+            return [embedding.to(self.torso_dtype)] * len(self.blocks)
+        shared = self.adaLN_modulation(embedding).to(self.torso_dtype)
+        # All blocks' at once: small work, whose launches would cost more.
+        own = torch.stack([block.modulation for block in self.blocks])
+        return (own[:, None] + shared).to(self.torso_dtype).unbind()

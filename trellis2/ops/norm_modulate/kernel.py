@@ -9,6 +9,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..quantized_linear.formats import Format, Quantized
+from .branch import Branch
+
+# Narrow rows share a program until it has this many values.
+PROGRAM_VALUES = 2048
 
 
 @triton.jit
@@ -22,41 +26,51 @@ def _norm_kernel(
     sum_ptr,
     out_ptr,
     out_scale_ptr,
+    T,
     C,
     gate_stride,
     scale_stride,
     shift_stride,
     eps,
+    SCALED: tl.constexpr,
     OFFSET: tl.constexpr,
+    SILU: tl.constexpr,
     BRANCH: tl.constexpr,
     GATED: tl.constexpr,
     BATCHED: tl.constexpr,
     LIMIT: tl.constexpr,
     INTEGER: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    channel = tl.arange(0, BLOCK)
-    inside = channel < C
-    item = tl.load(item_ptr + row) if BATCHED else 0
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    channel = tl.arange(0, BLOCK)[None]
+    wide = channel < C
+    inside = (row < T) & wide
+    # Without items the modulation is one row, loaded once for all rows of the program.
+    known = inside if BATCHED else wide
+    item = tl.load(item_ptr + row, mask=row < T, other=0) if BATCHED else 0
     x = tl.load(x_ptr + row * C + channel, mask=inside, other=0.0).to(tl.float32)
     if BRANCH:
         branch = tl.load(branch_ptr + row * C + channel, mask=inside, other=0.0).to(tl.float32)
         if GATED:
-            branch *= tl.load(gate_ptr + item * gate_stride + channel, mask=inside, other=0.0).to(tl.float32)
+            branch *= tl.load(gate_ptr + item * gate_stride + channel, mask=known, other=0.0).to(tl.float32)
         # The sum is rounded as it is stored, so that the norm sees what the next layer adds to.
         total = (x + branch).to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + row * C + channel, total, mask=inside)
         x = total.to(tl.float32)
-    centered = tl.where(inside, x - tl.sum(x, axis=0) / C, 0.0)
-    normed = centered * tl.rsqrt(tl.sum(centered * centered, axis=0) / C + eps)
-    scale = tl.load(scale_ptr + item * scale_stride + channel, mask=inside, other=0.0).to(tl.float32)
-    shift = tl.load(shift_ptr + item * shift_stride + channel, mask=inside, other=0.0).to(tl.float32)
-    out = normed * (OFFSET + scale) + shift
+    centered = tl.where(wide, x - tl.sum(x, axis=1)[:, None] / C, 0.0)
+    out = centered * tl.rsqrt(tl.sum(centered * centered, axis=1)[:, None] / C + eps)
+    if SCALED:
+        scale = tl.load(scale_ptr + item * scale_stride + channel, mask=known, other=0.0).to(tl.float32)
+        shift = tl.load(shift_ptr + item * shift_stride + channel, mask=known, other=0.0).to(tl.float32)
+        out = out * (OFFSET + scale) + shift
+    if SILU:
+        out *= tl.sigmoid(out)
     if LIMIT > 0:
-        unit = tl.maximum(tl.max(tl.abs(out), axis=0), 1e-12) / LIMIT
-        tl.store(out_scale_ptr + row, unit)
-        out = tl.div_rn(out, unit)
+        unit = tl.maximum(tl.max(tl.abs(out), axis=1)[:, None], 1e-12) / LIMIT
+        tl.store(out_scale_ptr + row, unit, mask=row < T)
+        out *= 1 / unit
         if INTEGER:
             out = tl.floor(out + 0.5)
     tl.store(out_ptr + row * C + channel, out.to(out_ptr.dtype.element_ty), mask=inside)
@@ -64,8 +78,7 @@ def _norm_kernel(
 
 def modulate(
     x: Tensor,
-    branch: Tensor | None,
-    gate: Tensor | None,
+    branch: Branch | None,
     scale: Tensor,
     shift: Tensor,
     item: Tensor | None,
@@ -73,66 +86,73 @@ def modulate(
     form: Format | None,
 ) -> tuple[Tensor, Tensor | Quantized]:
     """See `add_norm_modulate`."""
-    return _launch(x, branch, gate, scale, shift, item, eps, form, offset=1)
+    return _launch(x, branch, (scale, shift), item, eps, form, offset=1, silu=False)
 
 
 def affine(
     x: Tensor,
-    branch: Tensor | None,
-    gate: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
+    branch: Branch | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
     item: Tensor | None,
     eps: float,
     form: Format | None,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor | Quantized]:
-    """See `add_norm_affine`."""
-    # Weights are one row for all items: with a stride of 0 the kernel reads it whatever the item.
-    weight, bias = weight[None].expand(2, -1), bias[None].expand(2, -1)
-    return _launch(x, branch, gate, weight, bias, item, eps, form, offset=0)
+    """See `add_norm_affine` and `layer_norm`."""
+    affine = None
+    if weight is not None:
+        # Weights are one row for all items: with a stride of 0 the kernel reads it whatever the item.
+        affine = weight[None].expand(2, -1), bias[None].expand(2, -1)
+    return _launch(x, branch, affine, item, eps, form, offset=0, silu=silu)
 
 
 def _launch(
     x: Tensor,
-    branch: Tensor | None,
-    gate: Tensor | None,
-    scale: Tensor,
-    shift: Tensor,
+    branch: Branch | None,
+    affine: tuple[Tensor, Tensor] | None,
     item: Tensor | None,
     eps: float,
     form: Format | None,
     offset: int,
+    silu: bool,
 ) -> tuple[Tensor, Tensor | Quantized]:
-    (rows, channels), x = x.shape, x.contiguous()
+    (tokens, channels), x = x.shape, x.contiguous()
     total = x if branch is None else torch.empty_like(x)
     out = torch.empty(x.shape, dtype=x.dtype if form is None else form.dtype, device=x.device)
-    unit = out if form is None else torch.empty(rows, dtype=torch.float32, device=x.device)
-    gate, scale, shift = (None if part is None else _rows(part) for part in (gate, scale, shift))
-    if rows:
+    unit = out if form is None else torch.empty(tokens, dtype=torch.float32, device=x.device)
+    values, gate = (None, None) if branch is None else (branch.values.contiguous(), branch.gate)
+    gate, scale, shift = (x if part is None else _rows(part) for part in (gate, *(affine or (None, None))))
+    if tokens:
         block = triton.next_power_of_2(channels)
-        _norm_kernel[(rows,)](
+        rows = max(1, PROGRAM_VALUES // block)
+        _norm_kernel[(triton.cdiv(tokens, rows),)](
             x,
-            x if branch is None else branch.contiguous(),
-            x if gate is None else gate,
+            x if values is None else values,
+            gate,
             scale,
             shift,
             x if item is None else item,
             total,
             out,
             unit,
+            tokens,
             channels,
-            0 if gate is None else gate.stride(0),
+            gate.stride(0),
             scale.stride(0),
             shift.stride(0),
             eps,
+            SCALED=affine is not None,
             OFFSET=offset,
+            SILU=silu,
             BRANCH=branch is not None,
-            GATED=gate is not None,
+            GATED=branch is not None and branch.gate is not None,
             BATCHED=item is not None,
             LIMIT=0 if form is None else form.limit,
             INTEGER=form is not None and form.integer,
+            ROWS=rows,
             BLOCK=block,
-            num_warps=min(max(block // 512, 1), 8),
+            num_warps=min(max(rows * block // 512, 1), 8),
         )
     return total, out if form is None else Quantized(out, unit)
 

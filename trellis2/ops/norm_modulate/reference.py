@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from ..quantized_linear.formats import Format, Quantized
 from ..quantized_linear.reference import quantize_rows
+from .branch import Branch
 
 
 def modulate(
     x: Tensor,
-    branch: Tensor | None,
-    gate: Tensor | None,
+    branch: Branch | None,
     scale: Tensor,
     shift: Tensor,
     item: Tensor | None,
@@ -21,7 +21,7 @@ def modulate(
     form: Format | None,
 ) -> tuple[Tensor, Tensor | Quantized]:
     """See `add_norm_modulate`."""
-    x = _add(x, branch, gate, item)
+    x = _add(x, branch, item)
     if item is not None:
         scale, shift = scale[item], shift[item]
     return x, _finish(_normed(x, eps) * (1 + scale) + shift, x.dtype, form)
@@ -29,25 +29,26 @@ def modulate(
 
 def affine(
     x: Tensor,
-    branch: Tensor | None,
-    gate: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
+    branch: Branch | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
     item: Tensor | None,
     eps: float,
     form: Format | None,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor | Quantized]:
-    """See `add_norm_affine`."""
-    x = _add(x, branch, gate, item)
-    return x, _finish(_normed(x, eps) * weight + bias, x.dtype, form)
+    """See `add_norm_affine` and `layer_norm`."""
+    x = _add(x, branch, item)
+    out = _normed(x, eps) if weight is None else _normed(x, eps) * weight + bias
+    return x, _finish(F.silu(out) if silu else out, x.dtype, form)
 
 
-def _add(x: Tensor, branch: Tensor | None, gate: Tensor | None, item: Tensor | None) -> Tensor:
+def _add(x: Tensor, branch: Branch | None, item: Tensor | None) -> Tensor:
     if branch is None:
         return x
-    if gate is None:
-        return x + branch
-    return torch.addcmul(x, gate if item is None else gate[item], branch)
+    if branch.gate is None:
+        return x + branch.values
+    return torch.addcmul(x, branch.gate if item is None else branch.gate[item], branch.values)
 
 
 def _normed(x: Tensor, eps: float) -> Tensor:

@@ -41,7 +41,7 @@ def _quantize_kernel(
         x *= tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
     unit = tl.maximum(tl.max(tl.abs(x), axis=0), 1e-12) / LIMIT
     tl.store(scale_ptr + row, unit)
-    x = tl.div_rn(x, unit)
+    x *= 1 / unit
     if INTEGER:
         x = tl.floor(x + 0.5)
     tl.store(out_ptr + row * K + channel, x.to(out_ptr.dtype.element_ty), mask=inside)
@@ -132,29 +132,23 @@ class Config:
     stages: int
 
 
-HOPPER_LARGE = Config(128, 256, 128, 8, 3)
-HOPPER_SMALL = Config(128, 128, 128, 4, 4)
+# Two programs a processor: one multiplies while the other writes.
+HOPPER = Config(128, 128, 128, 4, 3)
 ELSEWHERE = Config(128, 128, 64, 8, 3)
 # Bands of this many rows of tiles share the weight in L2.
 GROUP = 8
 
 
-def choose_config(device: torch.device, t: int, n: int) -> Config:
-    """The tile for a card and a shape, by measurement on an H200 and by what must fit elsewhere."""
-    if torch.version.hip or (device.type == "cuda" and torch.cuda.get_device_capability(device)[0] not in (9, 10)):
-        return ELSEWHERE
-    if device.type != "cuda":
-        return HOPPER_SMALL
-    # Wide tiles do more with what they load, once there are enough of them to fill the card several times.
-    tiles = triton.cdiv(t, HOPPER_LARGE.block_t) * triton.cdiv(n, HOPPER_LARGE.block_n)
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return HOPPER_LARGE if tiles >= 2 * processors else HOPPER_SMALL
+def choose_config(device: torch.device) -> Config:
+    """The tile for a card, by measurement on an H200 and by what must fit elsewhere."""
+    hopper = device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return HOPPER if hopper else ELSEWHERE
 
 
 def linear(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """See `quantized_linear`."""
     (t, k), n = x.shape, len(weight.values)
-    config = choose_config(x.values.device, t, n)
+    config = choose_config(x.values.device)
     out = torch.empty(t, n, dtype=dtype, device=x.values.device)
     values, kernel = x.values.contiguous(), weight.values.contiguous()
     aligned = k % 16 == 0 and values.data_ptr() % 16 == 0 and kernel.data_ptr() % 16 == 0

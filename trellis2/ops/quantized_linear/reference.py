@@ -18,7 +18,7 @@ def quantize_rows(x: Tensor, form: Format, activation: str | None = None) -> Qua
     if activation == "gelu":
         wide = F.gelu(wide, approximate="tanh")
     scale = wide.abs().amax(dim=1).clamp_min(SMALLEST) / form.limit if wide.numel() else wide.new_ones(len(wide))
-    units = wide / scale[:, None]
+    units = wide * (1 / scale[:, None])
     return Quantized((torch.floor(units + 0.5) if form.integer else units).to(form.dtype), scale)
 
 
