@@ -10,7 +10,7 @@ from ..trellis2.ops.attention import CHOICES as ATTENTION
 from ..trellis2.pipeline import Pipeline
 from . import host
 from .sockets import PIPELINE, SAMPLER, SamplerSettings
-from .widgets import CATEGORY
+from .widgets import CATEGORY, STEP_CACHE
 
 
 class LoadModel:
@@ -53,7 +53,9 @@ class Sampler:
     """The sampling settings that few people change, for any stage's `sampler` input."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Rescale, guidance interval and schedule of one stage; connect it to the stage's sampler input."
+    DESCRIPTION = (
+        "Rescale, guidance interval, schedule and step cache of one stage; connect it to the stage's sampler input."
+    )
     FUNCTION = "settings"
     RETURN_TYPES = (SAMPLER,)
     RETURN_NAMES = ("sampler",)
@@ -74,12 +76,18 @@ class Sampler:
                 "interval_start": ("FLOAT", {"default": 0.6, **share, "tooltip": start}),
                 "interval_end": ("FLOAT", {"default": 1.0, **share, "tooltip": end}),
                 "rescale_t": ("FLOAT", {"default": 3.0, "min": 0.1, "max": 20.0, "step": 0.1, "tooltip": shift}),
-            }
+            },
+            "optional": {"step_cache": STEP_CACHE},
         }
 
     def settings(
-        self, guidance_rescale: float, interval_start: float, interval_end: float, rescale_t: float
+        self,
+        guidance_rescale: float,
+        interval_start: float,
+        interval_end: float,
+        rescale_t: float,
+        step_cache: bool = False,
     ) -> tuple[SamplerSettings]:
         if interval_start > interval_end:
             raise ValueError(f"interval: expected start <= end, got {interval_start} and {interval_end}")
-        return (SamplerSettings(guidance_rescale, (interval_start, interval_end), rescale_t),)
+        return (SamplerSettings(guidance_rescale, (interval_start, interval_end), rescale_t, step_cache),)

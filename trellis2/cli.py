@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--view-mode", choices=("average", "cycle"), default="average", help="how views are combined")
     generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
     generate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    generate.add_argument(
+        "--step-cache", action="store_true", help="forecast every second step: near half the time, a small change"
+    )
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: what is there)")
 
     voxels = commands.add_parser("voxelize", help="a mesh file to an O-Voxel file")
@@ -108,6 +111,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         steps=arguments.steps,
         view_mode=arguments.view_mode,
+        step_cache=arguments.step_cache,
         progress=_bars(),
     )
     for path, asset in zip(_outputs(arguments.output, len(assets)), assets, strict=True):

@@ -255,16 +255,19 @@ class Pipeline:
         steps: int | None = None,
         max_tokens: int = MAX_TOKENS,
         view_mode: str = "average",
+        step_cache: bool = False,
         progress: Callable[[str, float], None] | None = None,
     ) -> list[Asset]:
-        """All six stages. steps: for every sampler, None for the checkpoint's own. progress(stage, fraction)."""
+        """All six stages. steps: for every sampler, None for the checkpoint's own.  step_cache: see `forecast`.
+        progress(stage, fraction)."""
         kind = self.pipeline_type(pipeline_type)
 
         def told(stage: str) -> Progress | None:
             return None if progress is None else lambda fraction: progress(stage, fraction)
 
         def stepped(sampler: SamplerConfig) -> SamplerConfig:
-            return sampler if steps is None else replace(sampler, params=replace(sampler.params, steps=steps))
+            params = replace(sampler.params, step_cache=step_cache)
+            return replace(sampler, params=params if steps is None else replace(params, steps=steps))
 
         structure_sampler = stepped(self.config.sparse_structure_sampler)
         shape_sampler = stepped(self.config.shape_slat_sampler)
