@@ -7,10 +7,13 @@ from typing import Any
 from ..trellis2.checkpoint import Checkpoint
 from ..trellis2.models import Backends
 from ..trellis2.ops.attention import CHOICES as ATTENTION
+from ..trellis2.ops.quantized_linear import FORMATS
 from ..trellis2.pipeline import Pipeline
 from . import host
 from .sockets import PIPELINE, SAMPLER, SamplerSettings
 from .widgets import CATEGORY, STEP_CACHE
+
+QUANTIZATIONS = ["none", *FORMATS]
 
 
 class LoadModel:
@@ -33,6 +36,11 @@ class LoadModel:
             "Number format of the networks' large layers. auto: as published on a GPU (bfloat16 flows, float16 "
             "decoders), float32 on a CPU. float32 doubles the memory."
         )
+        quantization = (
+            "8-bit products in the flow networks: half their memory and faster sampling, for a small change of the "
+            "result. int8: any recent card; takes Comfy-Org's int8 file (5 GB) if that model is chosen. fp8: Ada, "
+            "Hopper and newer. Made while loading from 16-bit files."
+        )
         attention = "Implementation of attention. auto: the fastest that works here; reference: slow, exact float32."
         names = ["auto", *(choice.name for choice in ATTENTION)]
         return {
@@ -40,12 +48,13 @@ class LoadModel:
                 "model": (host.model_choices(), {"tooltip": model}),
                 "precision": (["auto", "bfloat16", "float16", "float32"], {"default": "auto", "tooltip": precision}),
                 "attention": (names, {"default": "auto", "tooltip": attention}),
-            }
+            },
+            "optional": {"quantization": (QUANTIZATIONS, {"default": "none", "tooltip": quantization})},
         }
 
-    def load(self, model: str, precision: str, attention: str) -> tuple[Pipeline]:
+    def load(self, model: str, precision: str, attention: str, quantization: str = "none") -> tuple[Pipeline]:
         source, folder = host.model_source(model)
-        checkpoint = Checkpoint.open(source, folder)
+        checkpoint = Checkpoint.open(source, folder, quantization=quantization)
         return (Pipeline(checkpoint, host.residency(), dtype=precision, backends=Backends(attention=attention)),)
 
 

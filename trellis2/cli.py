@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
     generate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
     generate.add_argument(
+        "--quantization",
+        choices=("none", "int8", "fp8"),
+        default="none",
+        help="number format of the flow networks' large products: half the memory, faster, a small change",
+    )
+    generate.add_argument(
         "--step-cache", action="store_true", help="forecast every second step: near half the time, a small change"
     )
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: what is there)")
@@ -104,7 +110,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     for path in arguments.images:
         with Image.open(path) as image:
             pictures.append(prepare_image(ImageOps.exif_transpose(image)))
-    pipeline = Pipeline.load(arguments.model, OneAtATime(arguments.device or default_device()))
+    pipeline = Pipeline.load(
+        arguments.model, OneAtATime(arguments.device or default_device()), quantization=arguments.quantization
+    )
     assets = pipeline.run(
         [pictures] if arguments.views else [[picture] for picture in pictures],
         pipeline_type=RESOLUTIONS[arguments.resolution],

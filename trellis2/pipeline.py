@@ -16,6 +16,7 @@ from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .image import to_pixels
 from .models import Backends
+from .models.quantized import check_format
 from .models.structure_vae import occupied_voxels
 from .residency import OneAtATime, Residency, default_device, default_dtype
 from .sampling import Progress, draw_noise
@@ -82,6 +83,8 @@ class Pipeline:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.residency = residency or OneAtATime(default_device())
+        if checkpoint.quantization != "none":
+            check_format(checkpoint.quantization, self.residency.device)
         self._backends = backends
         self._dtype = default_dtype(self.residency.device) if dtype == "auto" else dtype
         self._models: dict[str, nn.Module] = {}
@@ -93,11 +96,12 @@ class Pipeline:
         residency: Residency | None = None,
         *,
         dtype: str = "auto",
+        quantization: str = "none",
         backends: Backends | None = None,
     ) -> Pipeline:
-        """From a folder or a hub repository; see `Checkpoint.open`. dtype: of the torsos; "auto" as published where
-        the device is good at it."""
-        return cls(Checkpoint.open(source), residency, dtype=dtype, backends=backends)
+        """From a folder or a hub repository; see `Checkpoint.open`, also for quantization. dtype: of the torsos; "auto"
+        as published where the device is good at it."""
+        return cls(Checkpoint.open(source, quantization=quantization), residency, dtype=dtype, backends=backends)
 
     def unload(self) -> None:
         """Forget the loaded networks; the next stage loads what it needs again."""
@@ -108,7 +112,9 @@ class Pipeline:
     def model(self, role: str) -> Iterator[nn.Module]:
         """The network of a role, on the device. "image_encoder", or a role of pipeline.json."""
         if role not in self._models:
-            self._models[role] = self.checkpoint.load_model(role, dtype=self._dtype, backends=self._backends)
+            self._models[role] = self.checkpoint.load_model(
+                role, dtype=self._dtype, backends=self._backends, device=self.residency.device
+            )
         with self.residency.use(self._models[role]) as model:
             yield model
 

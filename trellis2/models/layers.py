@@ -22,6 +22,7 @@ class Backends:
     conv: str = "auto"
     rope: str = "auto"
     norm: str = "auto"
+    linear: str = "auto"  # of quantised layers alone
     launch: str = "auto"
 
 

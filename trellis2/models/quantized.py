@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...o_voxel.ops.backend import explain, resolve_backend
+from ..config import FlowConfig
 from ..ops.quantized_linear import CHOICES, FORMATS, Format, Quantized, quantize_rows, quantized_linear
 from ..rotation import rotate
 
@@ -53,7 +54,8 @@ def input_form(layer: nn.Module) -> Format | None:
 
 def quantizable(model: nn.Module) -> list[str]:
     """Names of the layers of a flow model that are quantised; none of another network."""
-    return [name for name, _ in model.named_modules() if name.startswith("blocks.") and name.endswith(LAYERS)]
+    is_flow = isinstance(getattr(model, "config", None), FlowConfig)
+    return [name for name, _ in model.named_modules() if name.endswith(LAYERS)] if is_flow else []
 
 
 def quantize_model(model: nn.Module, name: str, device: torch.device) -> nn.Module:
@@ -68,7 +70,7 @@ def quantize_model(model: nn.Module, name: str, device: torch.device) -> nn.Modu
             weight = quantize_rows(layer.weight.detach().to(device), form)
             home = layer.weight.device
             weight = Quantized(weight.values.to(home), weight.scale.to(home))
-            model.set_submodule(path, QuantizedLinear(weight, layer.bias.detach(), form))
+            model.set_submodule(path, QuantizedLinear(weight, layer.bias.detach(), form, backend=model.backends.linear))
     return model
 
 
