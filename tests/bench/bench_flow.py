@@ -27,7 +27,7 @@ def floor_flops(tokens: int, image_tokens: int, c: int = 1536, hidden: int = 819
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--launch", nargs="+", default=["eager", "graph"])
+    parser.add_argument("--launch", nargs="+", default=["auto"])
     parser.add_argument("--cases", nargs="+", default=list(CASES))
     parser.add_argument("--quantization", nargs="+", default=["none", "int8", "fp8"])
     parser.add_argument("--save", action="store_true")
@@ -64,7 +64,7 @@ def run_case(table, published, case, quantization, options) -> None:
             told = f"{note}, first call {first:.2f} s, peak {peak_mib(lambda: step(x, t)):.0f} MiB"
             work = floor_flops(tokens, image_tokens)
             table.add(f"{case} {quantization} {launch}", lambda: step(x, t), flops=work, repeat=10, note=told)
-            if options.profile and launch == "eager":
+            if options.profile:
                 show_profile(lambda: step(x, t))
 
 
