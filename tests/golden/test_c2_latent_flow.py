@@ -41,6 +41,18 @@ def test_velocity_with_conditions_of_different_lengths(network, arrays, close, n
 
 
 @names
+def test_one_token_of_zeros_is_as_many_as_there_are(network, arrays, close, name):
+    """The negative condition. One token is all that anyone can attend to, so its part is the same for all."""
+    data = arrays(f"{name}.data.npz")
+    condition = torch.zeros_like(data["cond"])
+    whole = run(network(name), data | {"cond": condition}, "b")
+    close(run(network(name), data | {"cond": condition[:, :1]}, "b"), whole, ATOL)
+    other = data["cond"][:, :1]
+    attended = run(network(name), data | {"cond": other.expand_as(data["cond"])}, "b")
+    close(run(network(name), data | {"cond": other}, "b"), attended, ATOL)
+
+
+@names
 def test_velocity_with_the_reference_attention(network, arrays, close, name):
     data = arrays(f"{name}.data.npz")
     close(run(network(name, backends=Backends(attention="reference")), data, "b"), data["out_b"], ATOL)

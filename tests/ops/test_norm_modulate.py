@@ -1,5 +1,7 @@
 """Adaptive layer norm against the formula in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pack.trellis2.ops.norm_modulate import (
@@ -131,8 +133,8 @@ HALVES = [torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
 def branched(n, channels, dtype):
     """A residual stream, a branch and its gates, modulation and items, far from mean 0 and deviation 1."""
     x, branch = ((draw(n, channels, seed=s) * 3 + 5).to(DEVICE, dtype) for s in (0, 1))
-    gate, scale, shift = draw(3, 3 * channels, seed=2).to(DEVICE, dtype).chunk(3, dim=1)
-    return x, Branch(branch, gate), scale, shift, torch.arange(n, device=DEVICE) % 3
+    gate, constant, scale, shift = draw(3, 4 * channels, seed=2).to(DEVICE, dtype).chunk(4, dim=1)
+    return x, Branch(branch, gate, constant), scale, shift, torch.arange(n, device=DEVICE) % 3
 
 
 @pytest.mark.parametrize(("n", "channels"), [(0, 24), (1, 24), (63, 100), (63, 1536), (1000, 24)])
@@ -147,6 +149,7 @@ def test_kernel(n, dtype, channels):
         ("affine", (None, weight, bias, item)),
         ("affine", (alone, weight, bias, None)),
         ("affine", (branch, weight, bias, item)),
+        ("modulate", (replace(branch, constant=None), scale, shift, item)),
     )
     # The interpreter takes a second for a thousand rows.
     for name, rest in cases[1:2] if n == 1000 else cases:
@@ -180,7 +183,7 @@ def test_quantised_output_of_the_kernel(form):
 def test_a_branch_is_added_before_the_norm():
     x, branch, scale, shift, item = branched(63, CHANNELS, torch.float32)
     total, out = add_norm_modulate(x, branch, scale, shift, item)
-    summed = x + branch.gate[item] * branch.values
+    summed = x + branch.gate[item] * branch.values + branch.constant[item]
     torch.testing.assert_close(total, summed)
     torch.testing.assert_close(out, norm_modulate(summed, scale, shift, item), atol=1e-5, rtol=0)
     _, out = add_norm_affine(x, Branch(branch.values), scale[0], shift[0], None)
@@ -197,6 +200,8 @@ def test_malformed_branch():
     ):
         with pytest.raises(ValueError, match=r"branch: expected|gate: expected"):
             add_norm_modulate(x, Branch(values, gate), scale, shift, item)
+    with pytest.raises(ValueError, match="constant: expected"):
+        add_norm_modulate(x, Branch(branch.values, None, branch.constant[:, :5]), scale, shift, item)
 
 
 def test_norm_with_weights_of_its_own():

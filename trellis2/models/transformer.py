@@ -101,6 +101,10 @@ class CrossAttention(nn.Module):
         out = attention(q, *prepared, layout.lengths, lengths, backend=self.backends.attention)
         return self.to_out(out.flatten(-2))
 
+    def constant(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        """[B, C]: what every token of an item gets where its image is one token, whatever it asks."""
+        return self.to_out(prepared[1].flatten(-2))
+
 
 class Block(nn.Module):
     """Self-attention, cross-attention to the image, MLP; time enters as a modulation of the first and the last."""
@@ -131,10 +135,13 @@ class Block(nn.Module):
         norm, item = self.backends.norm, layout.item
         form = input_form(self.self_attn.to_qkv)
         x, h = add_norm_modulate(stream.x, stream.branch, scale_msa, shift_msa, item, form=form, backend=norm)
-        branch = Branch(self.self_attn(h, layout), gate_msa)
-        form, own = input_form(self.cross_attn.to_q), self.norm2
-        x, h = add_norm_affine(x, branch, own.weight, own.bias, item, form=form, eps=own.eps, backend=norm)
-        branch = Branch(self.cross_attn(h, image, lengths, layout))
+        out = self.self_attn(h, layout)
+        if set(lengths) == {1}:
+            branch = Branch(out, gate_msa, self.cross_attn.constant(image))
+        else:
+            form, own, branch = input_form(self.cross_attn.to_q), self.norm2, Branch(out, gate_msa)
+            x, h = add_norm_affine(x, branch, own.weight, own.bias, item, form=form, eps=own.eps, backend=norm)
+            branch = Branch(self.cross_attn(h, image, lengths, layout))
         form = input_form(self.mlp.mlp[0])
         x, h = add_norm_modulate(x, branch, scale_mlp, shift_mlp, item, form=form, backend=norm)
         return Stream(x, Branch(self.mlp(h), gate_mlp))

@@ -91,8 +91,9 @@ def _check_sum(x: Tensor, branch: Branch | None, item: Tensor | None) -> int:
     t, c = check_tensor(x, "x", (None, None), FLOATS).shape
     if branch is not None:
         check_tensor(branch.values, "branch", (t, c), x.dtype)
-        if branch.gate is not None:
-            check_tensor(branch.gate, "gate", (None if item is not None else 1, c), FLOATS)
+        for name, part in (("gate", branch.gate), ("constant", branch.constant)):
+            if part is not None:
+                check_tensor(part, name, (None if item is not None else 1, c), FLOATS)
     if item is not None:
         check_tensor(item, "item", (t,), torch.int64)
     return c

@@ -20,6 +20,7 @@ def _norm_kernel(
     x_ptr,
     branch_ptr,
     gate_ptr,
+    constant_ptr,
     scale_ptr,
     shift_ptr,
     item_ptr,
@@ -29,6 +30,7 @@ def _norm_kernel(
     T,
     C,
     gate_stride,
+    constant_stride,
     scale_stride,
     shift_stride,
     eps,
@@ -37,6 +39,7 @@ def _norm_kernel(
     SILU: tl.constexpr,
     BRANCH: tl.constexpr,
     GATED: tl.constexpr,
+    CONSTANT: tl.constexpr,
     BATCHED: tl.constexpr,
     LIMIT: tl.constexpr,
     INTEGER: tl.constexpr,
@@ -55,6 +58,8 @@ def _norm_kernel(
         branch = tl.load(branch_ptr + row * C + channel, mask=inside, other=0.0).to(tl.float32)
         if GATED:
             branch *= tl.load(gate_ptr + item * gate_stride + channel, mask=known, other=0.0).to(tl.float32)
+        if CONSTANT:
+            branch += tl.load(constant_ptr + item * constant_stride + channel, mask=known, other=0.0).to(tl.float32)
         # The sum is rounded as it is stored, so that the norm sees what the next layer adds to.
         total = (x + branch).to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + row * C + channel, total, mask=inside)
@@ -121,8 +126,12 @@ def _launch(
     total = x if branch is None else torch.empty_like(x)
     out = torch.empty(x.shape, dtype=x.dtype if form is None else form.dtype, device=x.device)
     unit = out if form is None else torch.empty(tokens, dtype=torch.float32, device=x.device)
-    values, gate = (None, None) if branch is None else (branch.values.contiguous(), branch.gate)
-    gate, scale, shift = (x if part is None else _rows(part) for part in (gate, *(affine or (None, None))))
+    values, gate, constant = (
+        (None,) * 3 if branch is None else (branch.values.contiguous(), branch.gate, branch.constant)
+    )
+    has_gate, has_constant = gate is not None, constant is not None
+    parts = (gate, constant, *(affine or (None, None)))
+    gate, constant, scale, shift = (x if part is None else _rows(part) for part in parts)
     if tokens:
         block = triton.next_power_of_2(channels)
         rows = max(1, PROGRAM_VALUES // block)
@@ -130,6 +139,7 @@ def _launch(
             x,
             x if values is None else values,
             gate,
+            constant,
             scale,
             shift,
             x if item is None else item,
@@ -139,6 +149,7 @@ def _launch(
             tokens,
             channels,
             gate.stride(0),
+            constant.stride(0),
             scale.stride(0),
             shift.stride(0),
             eps,
@@ -146,7 +157,8 @@ def _launch(
             OFFSET=offset,
             SILU=silu,
             BRANCH=branch is not None,
-            GATED=branch is not None and branch.gate is not None,
+            GATED=has_gate,
+            CONSTANT=has_constant,
             BATCHED=item is not None,
             LIMIT=0 if form is None else form.limit,
             INTEGER=form is not None and form.integer,

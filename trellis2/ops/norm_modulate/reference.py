@@ -46,9 +46,11 @@ def affine(
 def _add(x: Tensor, branch: Branch | None, item: Tensor | None) -> Tensor:
     if branch is None:
         return x
-    if branch.gate is None:
-        return x + branch.values
-    return torch.addcmul(x, branch.gate if item is None else branch.gate[item], branch.values)
+    gate, constant = branch.gate, branch.constant
+    if item is not None:
+        gate, constant = (None if part is None else part[item] for part in (gate, constant))
+    x = x + branch.values if gate is None else torch.addcmul(x, gate, branch.values)
+    return x if constant is None else x + constant
 
 
 def _normed(x: Tensor, eps: float) -> Tensor:
