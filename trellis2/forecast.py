@@ -30,25 +30,21 @@ LARGEST = 1.0
 def forecast_weights(gram: np.ndarray, ahead: float) -> np.ndarray:
     """[n + 1] float64: how much of each snapshot goes into the forecast `ahead` snapshots after the last.
 
-    gram: [n + 1, n + 1], the snapshots' inner products, oldest first. The last one is repeated where
-    they are fewer than HISTORY: of two, the part that stays and the part that changes cannot be told apart.
+    gram: [n + 1, n + 1], the snapshots' inner products, oldest first. The last one is repeated where there are fewer
+    than HISTORY (of two, the part that stays and the part that changes cannot be told apart) or they are not finite.
     """
-    weights = np.zeros(len(gram))
-    if len(gram) < HISTORY:
-        weights[-1] = 1
-        return weights
+    repeated = np.eye(len(gram))[-1]
+    if len(gram) < HISTORY or not np.isfinite(gram).all():
+        return repeated
     values, vectors = np.linalg.eigh(gram[:-1, :-1])
     kept = values > TOLERANCE**2 * values.max(initial=0)
     if not kept.any():
-        weights[-1] = 1
-        return weights
+        return repeated
     inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
     modes, basis = np.linalg.eig((inverse @ gram[:-1, 1:]).astype(complex))
     modes /= np.maximum(np.abs(modes) / LARGEST, 1)
-    last = np.eye(len(modes))[-1]
-    amplitudes = np.linalg.lstsq(basis, last.astype(complex), rcond=1e-10)[0]
-    weights[1:] = (basis @ (modes**ahead * amplitudes)).real
-    return weights
+    amplitudes = np.linalg.lstsq(basis, repeated[1:].astype(complex), rcond=1e-10)[0]
+    return np.concatenate([[0], (basis @ (modes**ahead * amplitudes)).real])
 
 
 def forecast(velocity: Velocity, times: Sequence[float]) -> Velocity:

@@ -90,7 +90,8 @@ def test_histories_are_separate():
 
 def test_weights_of_degenerate_histories():
     assert forecast_weights(np.ones((1, 1)), 0.5).tolist() == [1]
-    assert forecast_weights(np.zeros((3, 3)), 0.5).tolist() == [0, 0, 1]
+    for empty in (0, np.nan, np.inf):
+        assert forecast_weights(np.full((3, 3), empty, dtype=float), 0.5).tolist() == [0, 0, 1]
     same = forecast_weights(np.ones((3, 3)), 0.5)
     assert same.sum() == pytest.approx(1)
     # A vector that changes its sign has no half step; nor may one that grows run away.
