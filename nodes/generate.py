@@ -10,7 +10,7 @@ from ..trellis2.values import VIEW_MODES
 from . import host
 from .condition import OBJECTS, VIEWS
 from .sockets import IMAGES, MESH, PIPELINE, VOXELS, PreparedImages, expect
-from .widgets import CATEGORY, SEED, TOKENS, steps
+from .widgets import CATEGORY, SEED, STEP_CACHE, TOKENS, steps
 
 STAGES = ("condition", "structure", "shape", "cascade", "texture", "decode")
 
@@ -43,7 +43,8 @@ class ImageTo3D:
                 "max_tokens": TOKENS,
                 "batch_is": ([OBJECTS, VIEWS], {"default": OBJECTS, "tooltip": batch}),
                 "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
-            }
+            },
+            "optional": {"step_cache": STEP_CACHE},
         }
 
     def generate(
@@ -56,6 +57,7 @@ class ImageTo3D:
         max_tokens: int,
         batch_is: str,
         view_mode: str,
+        step_cache: bool = False,
     ) -> tuple[list[Mesh], list[VoxelField | None]]:
         pictures = expect(images, IMAGES).images
         report = host.progress()
@@ -66,6 +68,7 @@ class ImageTo3D:
             steps=steps,
             max_tokens=max_tokens,
             view_mode=view_mode,
+            step_cache=step_cache,
             progress=lambda stage, fraction: report((STAGES.index(stage) + fraction) / len(STAGES)),
         )
         return [asset.mesh for asset in assets], [asset.field for asset in assets]

@@ -29,6 +29,7 @@ class SamplerSettings:
     guidance_rescale: float
     guidance_interval: tuple[float, float]
     rescale_t: float
+    step_cache: bool = False
 
 
 PIPELINE = "T2_PIPELINE"

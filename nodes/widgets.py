@@ -33,6 +33,15 @@ TOKENS = (
         "Time grows with the square of it, memory linearly.",
     },
 )
+STEP_CACHE = (
+    "BOOLEAN",
+    {
+        "default": False,
+        "tooltip": "Forecasts every second step's velocity from the ones before instead of computing it: sampling in "
+        "about 0.57 of the time, with a slightly different result (much closer to the full run than half the steps "
+        "give). No effect where views take turns.",
+    },
+)
 
 
 def steps(default: int = 12) -> tuple[str, dict[str, Any]]:
@@ -52,7 +61,9 @@ def guidance(default: float) -> tuple[str, dict[str, Any]]:
 
 def settings() -> tuple[str, dict[str, Any]]:
     """The optional settings socket of a stage."""
-    tooltip = "Optional: rescale, interval and schedule of this stage. Without it the checkpoint's own settings."
+    tooltip = (
+        "Optional: rescale, interval, schedule and step cache of this stage. Without it the checkpoint's own settings."
+    )
     return (SAMPLER, {"tooltip": tooltip})
 
 
@@ -67,5 +78,6 @@ def configured(
             guidance_rescale=sampler.guidance_rescale,
             guidance_interval=sampler.guidance_interval,
             rescale_t=sampler.rescale_t,
+            step_cache=sampler.step_cache,
         )
     return replace(base, params=params)

@@ -21,6 +21,7 @@ from .config import ConfigError, PipelineConfig, parse_pipeline
 from .dino import VIT_L16, DinoConfig, DinoVisionTransformer, to_transformers_keys
 from .hub import Download, FileSource, MissingFileError, hub_download
 from .models import Backends, build_model
+from .models.quantized import quantize_model
 from .weights import CheckpointError, load_weights, read_tensors
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ UNGATED_ENCODERS = (
 
 # Comfy-Org's layout: role -> (file, prefix of its keys). The texture flow at 512 is not published there.
 _FLOWS = "diffusion_models/trellis_2_bf16.safetensors"
+# The same networks in 8 bits, half the size.
+_PACKED_FLOWS = "diffusion_models/trellis_2_int8_convrot.safetensors"
 _SHAPE_VAE = "vae/trellis_2_shape_vae_bf16.safetensors"
 _TEXTURE_VAE = "vae/trellis_2_texture_vae_bf16.safetensors"
 COMFY_ROLES: Mapping[str, tuple[str, str]] = {
@@ -68,18 +71,31 @@ class Checkpoint:
     """An open checkpoint: its configuration, and its networks one by one."""
 
     layout: Layout
+    quantization: str = "none"
 
     @classmethod
-    def open(cls, source: str, folder: Path | None = None, download: Download = hub_download) -> Checkpoint:
+    def open(
+        cls,
+        source: str,
+        folder: Path | None = None,
+        download: Download = hub_download,
+        *,
+        quantization: str = "none",
+    ) -> Checkpoint:
         """From a folder, or a hub repository "owner/name" whose files are kept in `folder` (None: the hub's cache).
+
+        quantization: number format of the flow networks' large products, "none", "int8" or "fp8". "int8" takes
+        Comfy-Org's int8 files where there are any, and computes with them as they are; otherwise weights are quantised
+        as they are loaded. int8 files are read without it too, and are then 16-bit networks again.
 
         Raises MissingFileError or ConfigError. Only pipeline.json is read now; weights are when they are used.
         """
         single_files = source == COMFY_ORG or any(
-            (Path(source).expanduser() / name).exists() for name in (_FLOWS, _SHAPE_VAE, _TEXTURE_VAE)
+            (Path(source).expanduser() / name).exists() for name in (_FLOWS, _PACKED_FLOWS, _SHAPE_VAE, _TEXTURE_VAE)
         )
         files = FileSource.open(source, COMFY_ORG if single_files else MICROSOFT, folder, download)
-        return cls(SingleFiles(files) if single_files else Folder(files))
+        packed = quantization == "int8"
+        return cls(SingleFiles(files, packed) if single_files else Folder(files), quantization)
 
     @property
     def config(self) -> PipelineConfig:
@@ -90,12 +106,22 @@ class Checkpoint:
         for role in roles:
             self.layout.files(role)
 
-    def load_model(self, role: str, *, dtype: str | None = None, backends: Backends | None = None) -> nn.Module:
+    def load_model(
+        self,
+        role: str,
+        *,
+        dtype: str | None = None,
+        backends: Backends | None = None,
+        device: torch.device | str = "cpu",
+    ) -> nn.Module:
         """The network of a role of pipeline.json, or of "image_encoder". dtype: of its torso; None as published.
+        device: where weights are quantised, if they are to be; the network is on the CPU all the same.
 
-        Raises MissingFileError, ConfigError, or CheckpointError when a key is missing, extra or misshapen.
+        Raises MissingFileError, ConfigError, CheckpointError when a key is missing, extra or misshapen, or ValueError
+        for a quantization that the device cannot do.
         """
-        return self.layout.load(role, dtype, backends)
+        model = self.layout.load(role, dtype, backends)
+        return model if self.quantization == "none" else quantize_model(model, self.quantization, torch.device(device))
 
 
 class Folder:
@@ -148,10 +174,10 @@ class Folder:
 
 
 class SingleFiles:
-    """Comfy-Org's layout."""
+    """Comfy-Org's layout. packed: take the flow networks in 8 bits if there is a choice, and leave them so."""
 
-    def __init__(self, files: FileSource) -> None:
-        self._files = files
+    def __init__(self, files: FileSource, packed: bool = False) -> None:
+        self._files, self._packed = files, packed
         self._published = _read_json(Path(__file__).with_name("published.json"))
         self.config = parse_pipeline(self._published["pipeline"], "published.json")
 
@@ -160,7 +186,11 @@ class SingleFiles:
             return [self._files.get(COMFY_ENCODER)]
         if role not in COMFY_ROLES:
             raise MissingFileError(f"{role} is not part of {COMFY_ORG}: use {MICROSOFT}, or another resolution")
-        return [self._files.get(COMFY_ROLES[role][0])]
+        name = COMFY_ROLES[role][0]
+        if name != _FLOWS:
+            return [self._files.get(name)]
+        first, second = (_PACKED_FLOWS, _FLOWS) if self._packed else (_FLOWS, _PACKED_FLOWS)
+        return [self._files.find(first) or self._files.find(second) or self._files.get(first)]
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
         (weights,) = self.files(role)
@@ -171,7 +201,7 @@ class SingleFiles:
         if not tensors:
             raise MissingFileError(f"{weights} holds no {role} (no keys {prefix}*): it is not the file of {COMFY_ORG}")
         model = build_model(self._published["models"][role], role, dtype=dtype, backends=backends)
-        return load_weights(model, tensors, f"{weights} ({prefix}*)")
+        return load_weights(model, tensors, f"{weights} ({prefix}*)", keep_packed=self._packed)
 
 
 def load_encoder(weights: Path, config: DinoConfig) -> DinoVisionTransformer:

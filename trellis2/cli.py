@@ -51,6 +51,15 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="networks on the card: all (high), as little as pays (low), or by what it has (default)",
     )
+    generate.add_argument(
+        "--quantization",
+        choices=("none", "int8", "fp8"),
+        default="none",
+        help="number format of the flow networks' large products: half the memory, faster, a small change",
+    )
+    generate.add_argument(
+        "--step-cache", action="store_true", help="forecast every second step: near half the time, a small change"
+    )
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: what is there)")
 
     voxels = commands.add_parser("voxelize", help="a mesh file to an O-Voxel file")
@@ -108,13 +117,15 @@ def _generate(arguments: argparse.Namespace) -> int:
     for path in arguments.images:
         with Image.open(path) as image:
             pictures.append(prepare_image(ImageOps.exif_transpose(image)))
-    pipeline = Pipeline.load(arguments.model, choose_residency(arguments.vram, arguments.device or default_device()))
+    residency = choose_residency(arguments.vram, arguments.device or default_device())
+    pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
     assets = pipeline.run(
         [pictures] if arguments.views else [[picture] for picture in pictures],
         pipeline_type=RESOLUTIONS[arguments.resolution],
         seed=arguments.seed,
         steps=arguments.steps,
         view_mode=arguments.view_mode,
+        step_cache=arguments.step_cache,
         progress=_bars(),
     )
     for path, asset in zip(_outputs(arguments.output, len(assets)), assets, strict=True):

@@ -155,13 +155,15 @@ class ShapeDecoderConfig(SparseDecoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerParams:
-    """guidance_interval: times in [0, 1] between which guidance applies, both included."""
+    """guidance_interval: times in [0, 1] between which guidance applies, both included.
+    step_cache: forecast every second velocity instead of computing it; see `forecast`."""
 
     steps: int
     guidance_strength: float
     guidance_rescale: float
     guidance_interval: tuple[float, float]
     rescale_t: float
+    step_cache: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:

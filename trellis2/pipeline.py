@@ -17,6 +17,7 @@ from .config import SamplerConfig
 from .image import to_pixels
 from .memory import device_memory, workspace
 from .models import Backends
+from .models.quantized import check_format
 from .models.structure_vae import occupied_voxels
 from .residency import Residency, default_device, default_dtype
 from .sampling import Progress, draw_noise
@@ -87,6 +88,8 @@ class Pipeline:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.residency = residency or choose_residency(vram, default_device())
+        if checkpoint.quantization != "none":
+            check_format(checkpoint.quantization, self.residency.device)
         self._backends = backends
         self._dtype = default_dtype(self.residency.device) if dtype == "auto" else dtype
         self._models: dict[str, nn.Module] = {}
@@ -99,12 +102,14 @@ class Pipeline:
         *,
         vram: str = "auto",
         dtype: str = "auto",
+        quantization: str = "none",
         backends: Backends | None = None,
     ) -> Pipeline:
-        """From a folder or a hub repository; see `Checkpoint.open`. vram: where no residency is given, how much of the
-        networks may stay on the device, see `choose_residency`.  dtype: of the torsos; "auto" as published where the
-        device is good at it."""
-        return cls(Checkpoint.open(source), residency, vram=vram, dtype=dtype, backends=backends)
+        """From a folder or a hub repository; see `Checkpoint.open`, also for quantization. vram: where no residency is
+        given, how much of the networks may stay on the device, see `choose_residency`.  dtype: of the torsos; "auto"
+        as published where the device is good at it."""
+        checkpoint = Checkpoint.open(source, quantization=quantization)
+        return cls(checkpoint, residency, vram=vram, dtype=dtype, backends=backends)
 
     def unload(self) -> None:
         """Forget the loaded networks; the next stage loads what it needs again."""
@@ -118,7 +123,9 @@ class Pipeline:
         tokens, image_tokens: what it will work on, by which memory is kept free for it; see `workspace`.
         """
         if role not in self._models:
-            self._models[role] = self.checkpoint.load_model(role, dtype=self._dtype, backends=self._backends)
+            self._models[role] = self.checkpoint.load_model(
+                role, dtype=self._dtype, backends=self._backends, device=self.residency.device
+            )
         needed = workspace(self._models[role], tokens, image_tokens)
         with self.residency.use(self._models[role], needed) as model:
             yield model
@@ -281,16 +288,19 @@ class Pipeline:
         steps: int | None = None,
         max_tokens: int = MAX_TOKENS,
         view_mode: str = "average",
+        step_cache: bool = False,
         progress: Callable[[str, float], None] | None = None,
     ) -> list[Asset]:
-        """All six stages. steps: for every sampler, None for the checkpoint's own. progress(stage, fraction)."""
+        """All six stages. steps: for every sampler, None for the checkpoint's own.  step_cache: see `forecast`.
+        progress(stage, fraction)."""
         kind = self.pipeline_type(pipeline_type)
 
         def told(stage: str) -> Progress | None:
             return None if progress is None else lambda fraction: progress(stage, fraction)
 
         def stepped(sampler: SamplerConfig) -> SamplerConfig:
-            return sampler if steps is None else replace(sampler, params=replace(sampler.params, steps=steps))
+            params = replace(sampler.params, step_cache=step_cache)
+            return replace(sampler, params=params if steps is None else replace(params, steps=steps))
 
         structure_sampler = stepped(self.config.sparse_structure_sampler)
         shape_sampler = stepped(self.config.shape_slat_sampler)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .capture import graph_pool, recorded
 from .config import Normalization, SamplerConfig
+from .forecast import forecast
 from .models.latent_flow import LatentFlow
 from .models.structure_flow import StructureFlow
 from .models.transformer import FlowTransformer, PreparedCondition
@@ -61,7 +62,11 @@ def sample_flow(
     def toward(view: Ragged) -> Velocity:
         prepared = flow.prepare(view)
         step = recorded(lambda x, t: forward(x, t, prepared), flow.backends.launch, tokens, noise.device, pool)
-        return lambda x, t: step(x, model_time(t, items, x.device))
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            return step(x, model_time(t, items, x.device))
+
+        return forecast(velocity, times) if params.step_cache else velocity
 
     velocities = [toward(view) for view in views]
     by_cycle = condition.view_mode == "cycle"

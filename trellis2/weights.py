@@ -8,8 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .models.quantized import QuantizedLinear, quantizable
+from .ops.quantized_linear import FORMATS
+from .packed import SCALE, WEIGHT, unpack
+
 Rename = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-QUANTISED_SUFFIX = ".comfy_quant"
 
 
 class CheckpointError(ValueError):
@@ -31,16 +34,20 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); download it again") from error
 
 
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
+def load_weights(
+    model: nn.Module, tensors: Mapping[str, Tensor], where: str, *, keep_packed: bool = False
+) -> nn.Module:
     """`model`, built on the meta device, with its weights set, each in the dtype the model declares.
 
     Tables that follow from the configuration (`derived_buffers` of the model) may be absent. Tensors already of the
-    right dtype are taken as they are, without a second copy. Raises CheckpointError naming the first five keys.
+    right dtype are taken as they are, without a second copy. Layers that the file holds in 8 bits (`packed`) become
+    the model's own format again or, with keep_packed, compute in 8 bits where the model may.
+
+    Raises CheckpointError naming the first five keys.
     """
+    tensors = _unpacked(model, tensors, where, keep_packed)
     expected = model.state_dict()
     derived = getattr(model, "derived_buffers", dict)()
-    if any(key.endswith(QUANTISED_SUFFIX) for key in tensors):
-        raise CheckpointError(f"{where}: its weights are quantised, which is not supported yet; use the bf16 file")
     _refuse(where, "missing", [k for k in expected if k not in tensors and k not in derived])
     _refuse(where, "unexpected", [k for k in tensors if k not in expected])
     shapes = {k: (list(t.shape), list(expected[k].shape)) for k, t in tensors.items()}
@@ -68,6 +75,27 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
         is_gain = (parameter.ndim == 1 and name.endswith("weight")) or name.endswith(("gamma", "lambda1"))
         spread = 0.02 if parameter.ndim == 1 or is_gain else flat**-0.5
         parameter.data = (noise * spread + float(is_gain)).to(parameter.dtype)
+
+
+def _unpacked(model: nn.Module, tensors: Mapping[str, Tensor], where: str, keep_packed: bool) -> Mapping[str, Tensor]:
+    """The tensors as `model` takes them, whose layers are replaced where they are to compute in 8 bits."""
+    try:
+        plain, packed = unpack(tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    if not packed:
+        return tensors
+    eligible = set(quantizable(model)) if keep_packed else set()
+    for name, layer in packed.items():
+        if name in eligible and not layer.exact:
+            bias = model.get_submodule(name).bias
+            model.set_submodule(
+                name, QuantizedLinear(layer.weight, bias, FORMATS["int8"], layer.rotation, model.backends.linear)
+            )
+            plain |= {name + WEIGHT: layer.weight.values, name + SCALE: layer.weight.scale}
+        else:
+            plain[name + WEIGHT] = layer.dequantize()
+    return plain
 
 
 def _refuse(where: str, what: str, keys: list[str]) -> None:

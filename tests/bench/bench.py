@@ -54,6 +54,18 @@ def milliseconds(work: Callable[[], object], repeat: int = 20) -> list[float]:
     return sorted(times)
 
 
+def replayed(work: Callable[[], object]) -> Callable[[], object]:
+    """`work` as a CUDA graph, so that small kernels are timed without what the host takes to launch them."""
+    if DEVICE.type != "cuda":
+        return work
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
 def peak_mib(work: Callable[[], object]) -> float:
     """MiB of device memory that `work` allocates at its peak, beyond what is held before; 0 on the CPU."""
     if DEVICE.type != "cuda":
@@ -64,6 +76,21 @@ def peak_mib(work: Callable[[], object]) -> float:
     work()
     torch.cuda.synchronize()
     return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def show_profile(work: Callable[[], object]) -> None:
+    """Print where the device time of one run goes."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        work()
+        torch.cuda.synchronize()
+    rows = sorted(trace.key_averages(), key=lambda row: -row.self_device_time_total)
+    print(
+        f"  {sum(row.self_device_time_total for row in rows) / 1e3:.3f} ms in {sum(row.count for row in rows)} kernels"
+    )
+    for row in rows[:16]:
+        print(f"  {row.self_device_time_total / 1e3:9.3f} ms {row.count:5d} x {row.key[:90]}")
 
 
 @dataclass

@@ -5,16 +5,19 @@ import json
 import time
 
 import torch
-from bench import DEVICE, ROOT, Table, peak_mib
+from bench import DEVICE, ROOT, Table, peak_mib, show_profile
 from pack.trellis2.capture import recorded
 from pack.trellis2.models import Backends, build_model
+from pack.trellis2.models.quantized import quantize_model
 from pack.trellis2.sparse import CoordSet, Ragged, SparseTensor
 
-# name: (role, voxels a side of the cube that gives about the tokens, image tokens, the reference's milliseconds)
+# name: (role, tokens, image tokens, the reference's milliseconds). The negative condition is one token.
 CASES = {
     "structure": ("sparse_structure_flow_model", 4096, 1029, 44.3),
     "latent 2,380": ("shape_slat_flow_model_512", 2380, 1029, 69.4),
     "latent 9,556": ("shape_slat_flow_model_1024", 9556, 4101, 169.4),
+    "structure negative": ("sparse_structure_flow_model", 4096, 1, 44.3),
+    "latent 9,556 negative": ("shape_slat_flow_model_1024", 9556, 1, 169.4),
     "latent 49,152": ("shape_slat_flow_model_1024", 49152, 4101, 1757.0),
 }
 
@@ -26,33 +29,51 @@ def floor_flops(tokens: int, image_tokens: int, c: int = 1536, hidden: int = 819
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--launch", nargs="+", default=["eager", "graph"])
+    parser.add_argument("--launch", nargs="+", default=["auto"])
     parser.add_argument("--cases", nargs="+", default=list(CASES))
+    parser.add_argument("--quantization", nargs="+", default=["none", "int8", "fp8"])
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     table = Table("flow", options.save)
     published = json.loads((ROOT / "trellis2" / "published.json").read_text())["models"]
     for case in options.cases:
-        role, tokens, image_tokens, reference = CASES[case]
-        flow = build_model(published[role], role, backends=Backends(), device=DEVICE)
+        for quantization in options.quantization:
+            run_case(table, published, case, quantization, options)
+    table.write()
+
+
+def run_case(table, published, case, quantization, options) -> None:
+    """One network in one number format, by every launch mode."""
+    role, tokens, image_tokens, reference = CASES[case]
+    flow = build_model(published[role], role, backends=Backends(), device=DEVICE)
+    note = f"reference {reference}"
+    if quantization != "none":
+        begun = time.perf_counter()
+        quantize_model(flow, quantization, DEVICE)
+        torch.cuda.synchronize()
+        note = f"quantised in {time.perf_counter() - begun:.2f} s"
+    with torch.no_grad():
         image = flow.prepare(Ragged(torch.randn(image_tokens, 1024, device=DEVICE), (image_tokens,)))
         forward, x = forward_of(flow, tokens, image)
         t = torch.full((1,), 500.0, device=DEVICE)
         for launch in options.launch:
             step = recorded(forward, launch, tokens, DEVICE)
-            with torch.no_grad():
-                begun = time.perf_counter()
-                step(x, t)
-                torch.cuda.synchronize()
-                first = time.perf_counter() - begun
-                note = f"reference {reference}, first call {first:.2f} s, peak {peak_mib(lambda: step(x, t)):.0f} MiB"
-                work = floor_flops(tokens, image_tokens)
-                table.add(f"{case} {launch}", lambda: step(x, t), flops=work, repeat=10, note=note)
-                if options.profile and launch == "eager":
-                    show_profile(lambda: step(x, t))
-        del flow
-    table.write()
+            begun = time.perf_counter()
+            step(x, t)
+            torch.cuda.synchronize()
+            first = time.perf_counter() - begun
+            told = f"{note}, first call {first:.2f} s, peak {peak_mib(lambda: step(x, t)):.0f} MiB"
+            work = floor_flops(tokens, image_tokens)
+            table.add(
+                f"{case} {quantization} {launch}",
+                lambda: step(x, t),
+                flops=work,
+                repeat=10 if tokens < 16_384 else 3,
+                note=told,
+            )
+            if options.profile:
+                show_profile(lambda: step(x, t))
 
 
 def forward_of(flow, tokens, image):
@@ -64,15 +85,6 @@ def forward_of(flow, tokens, image):
     coords = CoordSet.from_items([voxels])
     x = torch.randn(tokens, flow.config.in_channels, device=DEVICE)
     return (lambda x, t: flow(SparseTensor(x, coords), t, image).feats), x
-
-
-def show_profile(work) -> None:
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as trace:
-        work()
-        torch.cuda.synchronize()
-    print(trace.key_averages().table(sort_by="cuda_time_total", row_limit=14, max_name_column_width=70))
 
 
 if __name__ == "__main__":

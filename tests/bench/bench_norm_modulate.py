@@ -1,8 +1,10 @@
-"""Layer norm with modulation, and with weights, at the flow models' token counts, bfloat16."""
+"""Layer norm with modulation, with weights, and with a branch before and int8 after it, at the flow models' token
+counts, bfloat16."""
 
 import torch
-from bench import DEVICE, Table
-from pack.trellis2.ops.norm_modulate import norm_affine, norm_modulate
+from bench import DEVICE, Table, replayed
+from pack.trellis2.ops.norm_modulate import Branch, add_norm_modulate, layer_norm, norm_modulate
+from pack.trellis2.ops.quantized_linear import FORMATS
 
 CHANNELS = 1536
 
@@ -14,18 +16,24 @@ def main() -> None:
         x = torch.randn(tokens, CHANNELS, device=DEVICE, dtype=dtype)
         scale, shift = torch.randn(2, 1, CHANNELS, device=DEVICE, dtype=dtype)
         weight, bias = torch.randn(2, CHANNELS, device=DEVICE)
-        traffic = 2.0 * x.nbytes
+        branch, traffic = Branch(torch.randn_like(x), scale), 2.0 * x.nbytes
         for backend in ("auto", "reference"):
             table.add(
                 f"{tokens} modulate {backend}",
-                lambda: norm_modulate(x, scale, shift, None, backend=backend),
+                replayed(lambda: norm_modulate(x, scale, shift, None, backend=backend)),
                 traffic=traffic,
             )
             table.add(
                 f"{tokens} affine {backend}",
-                lambda: norm_affine(x, weight, bias, backend=backend),
+                replayed(lambda: layer_norm(x, weight, bias, backend=backend)),
                 traffic=traffic,
             )
+            for form, passes in ((None, 4.0), (FORMATS["int8"], 3.5)):
+                table.add(
+                    f"{tokens} branch {form.name if form else 'bf16'} {backend}",
+                    replayed(lambda: add_norm_modulate(x, branch, scale, shift, None, form=form, backend=backend)),
+                    traffic=passes * x.nbytes,
+                )
 
 
 if __name__ == "__main__":

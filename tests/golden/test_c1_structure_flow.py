@@ -3,6 +3,7 @@
 import pytest
 import torch
 from pack.trellis2.models import Backends
+from pack.trellis2.models.quantized import quantize_model
 from pack.trellis2.sparse import Ragged
 
 ATOL = 5e-5
@@ -49,8 +50,11 @@ def test_hidden_states(network, arrays, close, watch, name):
     blocks = {f"h_block{k}_first64_b": block for k, block in enumerate(model.blocks)}
     seen = watch(h_input_layer_first64_b=model.input_layer, **blocks)
     run(model, data, "b")
+    items = len(data["x"])
+    item = torch.arange(items).repeat_interleave(model.config.resolution**3) if items > 1 else None
     for key, hidden in seen.items():
-        close(hidden.unflatten(0, (len(data["x"]), -1))[:, :64], data[key], ATOL)
+        hidden = hidden if isinstance(hidden, torch.Tensor) else hidden.total(item)
+        close(hidden.unflatten(0, (items, -1))[:, :64], data[key], ATOL)
 
 
 @names
@@ -79,6 +83,15 @@ def test_bf16_torso(network, arrays, relative_error, name):
     assert out.dtype == torch.float32
     assert relative_error(out, data["out_b_bf16_torso"]) < TORSO
     assert 1e-4 < relative_error(out, data["out_b"]) < TORSO
+
+
+@names
+@pytest.mark.parametrize(("quantization", "rounding"), [("int8", 0.015), ("fp8", 0.06)])
+def test_eight_bit_torso(network, arrays, relative_error, name, quantization, rounding):
+    data = arrays(f"{name}.data.npz")
+    model = quantize_model(network(name), quantization, torch.device("cpu"))
+    error = relative_error(run(model, data, "b"), data["out_b"])
+    assert 1e-3 < error < rounding, error
 
 
 @names

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from pack.trellis2.models import Backends
+from pack.trellis2.models.quantized import quantize_model
 from pack.trellis2.sparse import CoordSet, Ragged, SparseTensor
 
 ATOL = 5e-5
@@ -40,6 +41,18 @@ def test_velocity_with_conditions_of_different_lengths(network, arrays, close, n
 
 
 @names
+def test_one_token_of_zeros_is_as_many_as_there_are(network, arrays, close, name):
+    """The negative condition. One token is all that anyone can attend to, so its part is the same for all."""
+    data = arrays(f"{name}.data.npz")
+    condition = torch.zeros_like(data["cond"])
+    whole = run(network(name), data | {"cond": condition}, "b")
+    close(run(network(name), data | {"cond": condition[:, :1]}, "b"), whole, ATOL)
+    other = data["cond"][:, :1]
+    attended = run(network(name), data | {"cond": other.expand_as(data["cond"])}, "b")
+    close(run(network(name), data | {"cond": other}, "b"), attended, ATOL)
+
+
+@names
 def test_velocity_with_the_reference_attention(network, arrays, close, name):
     data = arrays(f"{name}.data.npz")
     close(run(network(name, backends=Backends(attention="reference")), data, "b"), data["out_b"], ATOL)
@@ -57,8 +70,9 @@ def test_hidden_states(network, arrays, close, watch, name):
     model = network(name)
     seen = watch(**{f"h_block{k}_b": block for k, block in enumerate(model.blocks)})
     run(model, data, "b")
-    for key, hidden in seen.items():
-        close(hidden, data[key], ATOL)
+    item = CoordSet.from_rows(data["coords"]).item
+    for key, stream in seen.items():
+        close(stream.total(item), data[key], ATOL)
 
 
 @names
@@ -81,6 +95,15 @@ def test_bf16_torso(network, arrays, relative_error, name):
     assert out.dtype == torch.float32
     assert relative_error(out, data["out_b_bf16_torso"]) < TORSO
     assert 1e-4 < relative_error(out, data["out_b"]) < TORSO
+
+
+@names
+@pytest.mark.parametrize(("quantization", "rounding"), [("int8", 0.015), ("fp8", 0.06)])
+def test_eight_bit_torso(network, arrays, relative_error, name, quantization, rounding):
+    data = arrays(f"{name}.data.npz")
+    model = quantize_model(network(name), quantization, torch.device("cpu"))
+    error = relative_error(run(model, data, "b"), data["out_b"])
+    assert 1e-3 < error < rounding, error
 
 
 @names

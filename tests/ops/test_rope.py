@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pack.trellis2.ops.rope import kernel, reference, rms_norm_rope, rotary_angles
+from pack.trellis2.ops.rope import kernel, qk_norm_rope, reference, rms_norm_rope, rotary_angles
 
 SIZES = (0, 1, 63, 1000)
 HEADS = 3
@@ -171,3 +171,30 @@ def test_kernel(n, heads, width, dtype):
         exact = reference.norm_rotate(packed[:, 1].float(), norm, turn, width**0.5).double()
         assert ours.dtype == dtype
         assert n == 0 or (ours - exact).abs().max() <= 2 * (plain - exact).abs().max() + 1e-5
+
+
+@pytest.mark.parametrize(("n", "heads", "width"), [(0, 3, 20), (63, 3, 20), (63, 12, 128)])
+def test_queries_and_keys_together_are_each_alone(n, heads, width):
+    qkv = draw(n, 3, heads, width)
+    gammas = draw(heads, width, seed=1), draw(heads, width, seed=2)
+    angles = draw(n, width // 2, seed=3)
+    rotation = (angles.cos(), angles.sin())
+    for norms, turn in ((gammas, rotation), (gammas, None), (None, rotation)):
+        both = qk_norm_rope(qkv, norms, turn)
+        fused = kernel.norm_rotate(
+            qkv[:, :2].flatten(1, 2).to(DEVICE),
+            norms and tuple(gamma.to(DEVICE) for gamma in norms),
+            turn and tuple(part.to(DEVICE) for part in turn),
+            width**0.5,
+        ).cpu()
+        for part, (ours, gamma) in enumerate(zip(both, norms or (None, None), strict=True)):
+            single = rms_norm_rope(qkv[:, part], gamma, turn)
+            assert torch.equal(ours, single)
+            torch.testing.assert_close(fused[:, part * heads : (part + 1) * heads], single, atol=1e-5, rtol=1e-5)
+
+
+def test_malformed_packed_projection():
+    with pytest.raises(ValueError, match=r"qkv: expected shape \[\*, 3, \*, \*\], got \[5, 2, 3, 24\]"):
+        qk_norm_rope(torch.zeros(5, 2, HEADS, 24), None, None)
+    with pytest.raises(ValueError, match=r"gamma: expected shape \[3, 24\], got \[24\]"):
+        qk_norm_rope(torch.zeros(5, 3, HEADS, 24), (torch.zeros(HEADS, 24), torch.zeros(24)), None)

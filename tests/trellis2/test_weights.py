@@ -88,11 +88,6 @@ def test_misshapen_keys_are_refused_with_both_shapes(shape):
         load_weights(network(4), many, "x.safetensors")
 
 
-def test_quantised_weights_are_refused_as_such():
-    with pytest.raises(CheckpointError, match=r"x\.safetensors: .*quantised"):
-        load_weights(network(), state() | {"0.comfy_quant": torch.zeros(4, dtype=torch.uint8)}, "x.safetensors")
-
-
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 100, -109, -108, -50, -4, -1])
 def test_a_truncated_file_is_refused_by_name(file, length):
     whole = file.read_bytes()

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.norm_modulate import layer_norm
+from ..ops.quantized_linear import Quantized
+
 
 @dataclass(frozen=True)
 class Backends:
@@ -19,14 +22,16 @@ class Backends:
     conv: str = "auto"
     rope: str = "auto"
     norm: str = "auto"
+    linear: str = "auto"  # of quantised layers alone
     launch: str = "auto"
 
 
 class LayerNorm32(nn.LayerNorm):
-    """Layer norm over the last dimension, in fp32 whatever the input, returned in the input's dtype."""
+    """Layer norm of [..., C], and SiLU after it if asked, in fp32 whatever the input, in the input's dtype."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+    def forward(self, x: Tensor, silu: bool = False) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        return layer_norm(rows, self.weight, self.bias, silu=silu, eps=self.eps).view(x.shape)
 
 
 class MultiHeadRMSNorm(nn.Module):
@@ -60,8 +65,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Quantized) -> Tensor:
         first, _, last = self.mlp
+        if not isinstance(last, nn.Linear):
+            return last(first(x), activation="gelu")
         if x.is_cuda and not x.requires_grad and x.dtype != torch.float32:
             # cuBLAS applies this very activation while it writes the product: one pass over the widest tensor saved.
             return last(torch._addmm_activation(first.bias, x, first.weight.t(), use_gelu=True))

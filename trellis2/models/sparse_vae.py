@@ -67,7 +67,7 @@ class _Resample(nn.Module):
         """SiLU of the normalised features, written to `out` or to new memory: what a convolution takes."""
 
         def normed(feats: Tensor, out: Tensor | None) -> Tensor:
-            feats = F.silu(norm(feats))
+            feats = norm(feats, silu=True)
             return feats if out is None else out.copy_(feats)
 
         return by_rows(normed, out, feats, rows=rows_of(len(feats), 2 * 4 * feats.shape[1]))

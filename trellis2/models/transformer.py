@@ -5,6 +5,7 @@ Letters: T tokens of all batch items together, B items, C model channels, H head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,12 @@ from torch.nn import functional as F
 
 from ..config import FlowConfig
 from ..ops.attention import attention
-from ..ops.norm_modulate import norm_affine, norm_modulate
-from ..ops.rope import rms_norm_rope
+from ..ops.norm_modulate import Branch, add_norm_affine, add_norm_modulate
+from ..ops.quantized_linear import Quantized
+from ..ops.rope import qk_norm_rope, rms_norm_rope
 from ..sparse.tensor import Ragged
 from .layers import Backends, FeedForward, LayerNorm32, MultiHeadRMSNorm, TimestepEmbedder, cast_layers
+from .quantized import input_form
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -30,9 +33,21 @@ class TokenLayout:
     item: Tensor | None
     rotation: Rotation | None
 
-    def per_token(self, values: Tensor) -> Tensor:
-        """[B, C] to something that broadcasts over tokens: [T, C], or [1, C] for one item."""
-        return values if self.item is None else values[self.item]
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The residual stream between two blocks, x [T, C] + branch. The sum is left to the next norm, which reads it
+    anyway; there is no branch at the start."""
+
+    x: Tensor
+    branch: Branch | None = None
+
+    def total(self, item: Tensor | None) -> Tensor:
+        """[T, C]. item: [T] int64, each token's item, None when B is 1."""
+        if self.branch is None:
+            return self.x
+        gate = self.branch.gate if item is None else self.branch.gate[item]
+        return torch.addcmul(self.x, gate, self.branch.values)
 
 
 class SelfAttention(nn.Module):
@@ -46,12 +61,11 @@ class SelfAttention(nn.Module):
             self.k_rms_norm = MultiHeadRMSNorm(self.heads, config.head_channels)
         self.normed = config.qk_rms_norm
 
-    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        q_gamma, k_gamma = (self.q_rms_norm.gamma, self.k_rms_norm.gamma) if self.normed else (None, None)
-        q = rms_norm_rope(q, q_gamma, layout.rotation, backend=self.backends.rope)
-        k = rms_norm_rope(k, k_gamma, layout.rotation, backend=self.backends.rope)
-        out = attention(q, k, v, layout.lengths, layout.lengths, backend=self.backends.attention)
+    def forward(self, x: Tensor | Quantized, layout: TokenLayout) -> Tensor:
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
+        gammas = (self.q_rms_norm.gamma, self.k_rms_norm.gamma) if self.normed else None
+        q, k = qk_norm_rope(qkv, gammas, layout.rotation, backend=self.backends.rope)
+        out = attention(q, k, qkv[:, 2], layout.lengths, layout.lengths, backend=self.backends.attention)
         return self.to_out(out.flatten(-2))
 
 
@@ -75,13 +89,21 @@ class CrossAttention(nn.Module):
         return k, v
 
     def forward(
-        self, x: Tensor, prepared: tuple[Tensor, Tensor], lengths: tuple[int, ...], layout: TokenLayout
+        self,
+        x: Tensor | Quantized,
+        prepared: tuple[Tensor, Tensor],
+        lengths: tuple[int, ...],
+        layout: TokenLayout,
     ) -> Tensor:
         q = self.to_q(x).unflatten(-1, (self.heads, -1))
         if self.normed:
             q = rms_norm_rope(q, self.q_rms_norm.gamma, None, backend=self.backends.rope)
         out = attention(q, *prepared, layout.lengths, lengths, backend=self.backends.attention)
         return self.to_out(out.flatten(-2))
+
+    def constant(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        """[B, C]: what every token of an item gets where its image is one token, whatever it asks."""
+        return self.to_out(prepared[1].flatten(-2))
 
 
 class Block(nn.Module):
@@ -102,24 +124,27 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Tensor,  # [T, C]
-        modulation: Tensor,  # [B, 6 C] when it is shared, else the time embedding [B, C]
+        stream: Stream,
+        modulation: Tensor,  # [B, 6 C] when it is shared, this block's part added; else the time embedding [B, C]
         image: tuple[Tensor, Tensor],  # this block's keys and values of the image
         lengths: tuple[int, ...],  # image tokens of each item
         layout: TokenLayout,
-    ) -> Tensor:  # [T, C]
-        if self.share_mod:
-            mixed = (self.modulation + modulation).to(x.dtype)
-        else:
-            mixed = self.adaLN_modulation(modulation)
+    ) -> Stream:
+        mixed = modulation if self.share_mod else self.adaLN_modulation(modulation)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mixed.chunk(6, dim=-1)
-        norm = self.backends.norm
-        h = norm_modulate(x, scale_msa, shift_msa, layout.item, backend=norm)
-        x = torch.addcmul(x, layout.per_token(gate_msa), self.self_attn(h, layout))
-        h = norm_affine(x, self.norm2.weight, self.norm2.bias, eps=self.norm2.eps, backend=norm)
-        x = x + self.cross_attn(h, image, lengths, layout)
-        h = norm_modulate(x, scale_mlp, shift_mlp, layout.item, backend=norm)
-        return torch.addcmul(x, layout.per_token(gate_mlp), self.mlp(h))
+        norm, item = self.backends.norm, layout.item
+        form = input_form(self.self_attn.to_qkv)
+        x, h = add_norm_modulate(stream.x, stream.branch, scale_msa, shift_msa, item, form=form, backend=norm)
+        out = self.self_attn(h, layout)
+        if set(lengths) == {1}:
+            branch = Branch(out, gate_msa, self.cross_attn.constant(image))
+        else:
+            form, own, branch = input_form(self.cross_attn.to_q), self.norm2, Branch(out, gate_msa)
+            x, h = add_norm_affine(x, branch, own.weight, own.bias, item, form=form, eps=own.eps, backend=norm)
+            branch = Branch(self.cross_attn(h, image, lengths, layout))
+        form = input_form(self.mlp.mlp[0])
+        x, h = add_norm_modulate(x, branch, scale_mlp, shift_mlp, item, form=form, backend=norm)
+        return Stream(x, Branch(self.mlp(h), gate_mlp))
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,11 +192,20 @@ class FlowTransformer(nn.Module):
         h = self.input_layer(x)
         if position_embedding is not None:
             h = h + position_embedding
-        modulation = self.t_embedder(t)
-        if self.config.share_mod:
-            modulation = self.adaLN_modulation(modulation)
-        h, modulation = h.to(self.torso_dtype), modulation.to(self.torso_dtype)
+        h, modulations = h.to(self.torso_dtype), self._modulations(t)
         image = condition if isinstance(condition, PreparedCondition) else self.prepare(condition)
-        for block, keys_values in zip(self.blocks, image.blocks, strict=True):
-            h = block(h, modulation, keys_values, image.lengths, layout)
-        return self.out_layer(F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=1e-5))
+        stream = Stream(h)
+        for block, modulation, keys_values in zip(self.blocks, modulations, image.blocks, strict=True):
+            stream = block(stream, modulation, keys_values, image.lengths, layout)
+        h = stream.total(layout.item).to(x.dtype)
+        return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=1e-5))
+
+    def _modulations(self, t: Tensor) -> Sequence[Tensor]:
+        """What each block takes of the time, in the torso's dtype; see `Block.forward`."""
+        embedding = self.t_embedder(t)
+        if not self.config.share_mod:
+            return [embedding.to(self.torso_dtype)] * len(self.blocks)
+        shared = self.adaLN_modulation(embedding).to(self.torso_dtype)
+        # All blocks' at once: small work, whose launches would cost more.
+        own = torch.stack([block.modulation for block in self.blocks])
+        return (own[:, None] + shared).to(self.torso_dtype).unbind()

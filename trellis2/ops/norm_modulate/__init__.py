@@ -1,4 +1,5 @@
-"""Layer normalisation followed by weights, or by a modulation per batch item (adaptive layer norm).
+"""Layer normalisation followed by weights, or by a modulation per batch item (adaptive layer norm); with it, in the
+same pass, what comes before it in a residual network (adding a branch) and after it (quantising for a linear layer).
 
 Letters: T packed tokens, B batch items, C channels.
 """
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from ....o_voxel.checks import FLOATS, check_tensor
 from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
+from ..quantized_linear.formats import Format, Quantized
 from . import reference
+from .branch import Branch
 
 CHOICES = (Choice("triton", triton_probe), Choice("reference", always))
 
@@ -25,35 +28,84 @@ def norm_modulate(
     backend: str = "auto",
 ) -> Tensor:  # [T, C]
     """LN(x) * (1 + scale[item]) + shift[item]; the norm has no weights and is taken in fp32. Returns x's dtype."""
-    t, c = check_tensor(x, "x", (None, None), FLOATS).shape
-    check_tensor(scale, "scale", (None if item is not None else 1, c), FLOATS)
-    check_tensor(shift, "shift", tuple(scale.shape), FLOATS)
-    if item is not None:
-        check_tensor(item, "item", (t,), torch.int64)
-    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton" and not x.requires_grad:
-        from . import kernel
-
-        return kernel.modulate(x, scale, shift, item, eps)
-    return reference.modulate(x, scale, shift, item, eps)
+    return add_norm_modulate(x, None, scale, shift, item, eps=eps, backend=backend)[1]
 
 
-def norm_affine(
+def layer_norm(
     x: Tensor,  # [T, C]
-    weight: Tensor,  # [C] fp32
-    bias: Tensor,  # [C] fp32
+    weight: Tensor | None,  # [C] fp32; None: 1
+    bias: Tensor | None,  # [C] fp32; None where weight is
     *,
+    silu: bool = False,
     eps: float = 1e-6,
     backend: str = "auto",
 ) -> Tensor:  # [T, C]
-    """LN(x) * weight + bias in fp32, returned in x's dtype: the norm with weights of its own."""
+    """LN(x) * weight + bias, or SiLU of it, in fp32 and rounded once, to x's dtype."""
     _, c = check_tensor(x, "x", (None, None), FLOATS).shape
+    for name, part in (("weight", weight), ("bias", bias)):
+        if weight is not None:
+            check_tensor(part, name, (c,), torch.float32)
+    return _backend(x, weight, backend).affine(x, None, weight, bias, None, eps, None, silu)[1]
+
+
+def add_norm_modulate(
+    x: Tensor,  # [T, C]
+    branch: Branch | None,  # None: nothing is added
+    scale: Tensor,  # [B, C]
+    shift: Tensor,  # [B, C]
+    item: Tensor | None,  # [T] int64; None when B is 1
+    *,
+    form: Format | None = None,
+    eps: float = 1e-6,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor | Quantized]:  # [T, C] each
+    """(s, LN(s) * (1 + scale[item]) + shift[item]) with s = x + branch, rounded to x's dtype.
+
+    form: the number format to quantise the second to, row by row, before it is ever rounded to x's dtype.
+    """
+    c = _check_sum(x, branch, item)
+    check_tensor(scale, "scale", (None if item is not None else 1, c), FLOATS)
+    check_tensor(shift, "shift", tuple(scale.shape), FLOATS)
+    return _backend(x, scale, backend).modulate(x, branch, scale, shift, item, eps, form)
+
+
+def add_norm_affine(
+    x: Tensor,  # [T, C]
+    branch: Branch | None,  # None: nothing is added
+    weight: Tensor,  # [C] fp32
+    bias: Tensor,  # [C] fp32
+    item: Tensor | None,  # [T] int64; None when B is 1
+    *,
+    form: Format | None = None,
+    eps: float = 1e-6,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor | Quantized]:  # [T, C] each
+    """(s, LN(s) * weight + bias) with s and form as in `add_norm_modulate`."""
+    c = _check_sum(x, branch, item)
     check_tensor(weight, "weight", (c,), torch.float32)
     check_tensor(bias, "bias", (c,), torch.float32)
-    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton" and not x.requires_grad:
+    return _backend(x, weight, backend).affine(x, branch, weight, bias, item, eps, form)
+
+
+def _check_sum(x: Tensor, branch: Branch | None, item: Tensor | None) -> int:
+    t, c = check_tensor(x, "x", (None, None), FLOATS).shape
+    if branch is not None:
+        check_tensor(branch.values, "branch", (t, c), x.dtype)
+        for name, part in (("gate", branch.gate), ("constant", branch.constant)):
+            if part is not None:
+                check_tensor(part, name, (None if item is not None else 1, c), FLOATS)
+    if item is not None:
+        check_tensor(item, "item", (t,), torch.int64)
+    return c
+
+
+def _backend(x: Tensor, weight: Tensor | None, backend: str):  # noqa: ANN202 a module: the kernel's or the reference
+    trained = torch.is_grad_enabled() and (x.requires_grad or (weight is not None and weight.requires_grad))
+    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton" and not trained:
         from . import kernel
 
-        return kernel.affine(x, weight, bias, eps)
-    return reference.affine(x, weight, bias, eps)
+        return kernel
+    return reference
 
 
-__all__ = ["CHOICES", "norm_affine", "norm_modulate"]
+__all__ = ["CHOICES", "Branch", "add_norm_affine", "add_norm_modulate", "layer_norm", "norm_modulate"]

@@ -1,4 +1,5 @@
-"""Layer norm and modulation in one pass over the tokens. Floor: reading and writing x once."""
+"""Branch, layer norm, modulation and quantisation in one pass over the tokens. Floor: reading x and the branch and
+writing the sum and the result once."""
 
 from __future__ import annotations
 
@@ -7,59 +8,167 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..quantized_linear.formats import Format, Quantized
+from .branch import Branch
+
+# Narrow rows share a program until it has this many values.
+PROGRAM_VALUES = 2048
+
 
 @triton.jit
-def _scale_shift_kernel(
+def _norm_kernel(
     x_ptr,
+    branch_ptr,
+    gate_ptr,
+    constant_ptr,
     scale_ptr,
     shift_ptr,
     item_ptr,
+    sum_ptr,
     out_ptr,
+    out_scale_ptr,
+    T,
     C,
+    gate_stride,
+    constant_stride,
+    scale_stride,
+    shift_stride,
     eps,
+    SCALED: tl.constexpr,
     OFFSET: tl.constexpr,
+    SILU: tl.constexpr,
+    BRANCH: tl.constexpr,
+    GATED: tl.constexpr,
+    CONSTANT: tl.constexpr,
     BATCHED: tl.constexpr,
+    LIMIT: tl.constexpr,
+    INTEGER: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    channel = tl.arange(0, BLOCK)
-    inside = channel < C
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    channel = tl.arange(0, BLOCK)[None]
+    wide = channel < C
+    inside = (row < T) & wide
+    # Without items the modulation is one row, loaded once for all rows of the program.
+    known = inside if BATCHED else wide
+    item = tl.load(item_ptr + row, mask=row < T, other=0) if BATCHED else 0
     x = tl.load(x_ptr + row * C + channel, mask=inside, other=0.0).to(tl.float32)
-    centered = tl.where(inside, x - tl.sum(x, axis=0) / C, 0.0)
-    normed = centered * tl.rsqrt(tl.sum(centered * centered, axis=0) / C + eps)
-    base = tl.load(item_ptr + row) * C if BATCHED else 0
-    scale = tl.load(scale_ptr + base + channel, mask=inside, other=0.0).to(tl.float32)
-    shift = tl.load(shift_ptr + base + channel, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + row * C + channel, (normed * (OFFSET + scale) + shift).to(out_ptr.dtype.element_ty), mask=inside)
+    if BRANCH:
+        branch = tl.load(branch_ptr + row * C + channel, mask=inside, other=0.0).to(tl.float32)
+        if GATED:
+            branch *= tl.load(gate_ptr + item * gate_stride + channel, mask=known, other=0.0).to(tl.float32)
+        if CONSTANT:
+            branch += tl.load(constant_ptr + item * constant_stride + channel, mask=known, other=0.0).to(tl.float32)
+        # The sum is rounded as it is stored, so that the norm sees what the next layer adds to.
+        total = (x + branch).to(sum_ptr.dtype.element_ty)
+        tl.store(sum_ptr + row * C + channel, total, mask=inside)
+        x = total.to(tl.float32)
+    centered = tl.where(wide, x - tl.sum(x, axis=1)[:, None] / C, 0.0)
+    out = centered * tl.rsqrt(tl.sum(centered * centered, axis=1)[:, None] / C + eps)
+    if SCALED:
+        scale = tl.load(scale_ptr + item * scale_stride + channel, mask=known, other=0.0).to(tl.float32)
+        shift = tl.load(shift_ptr + item * shift_stride + channel, mask=known, other=0.0).to(tl.float32)
+        out = out * (OFFSET + scale) + shift
+    if SILU:
+        out *= tl.sigmoid(out)
+    if LIMIT > 0:
+        unit = tl.maximum(tl.max(tl.abs(out), axis=1)[:, None], 1e-12) / LIMIT
+        tl.store(out_scale_ptr + row, unit, mask=row < T)
+        out *= 1 / unit
+        if INTEGER:
+            out = tl.floor(out + 0.5)
+    tl.store(out_ptr + row * C + channel, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def modulate(x: Tensor, scale: Tensor, shift: Tensor, item: Tensor | None, eps: float) -> Tensor:
-    """See `norm_modulate`."""
-    return _launch(x, scale, shift, item, eps, offset=1)
+def modulate(
+    x: Tensor,
+    branch: Branch | None,
+    scale: Tensor,
+    shift: Tensor,
+    item: Tensor | None,
+    eps: float,
+    form: Format | None,
+) -> tuple[Tensor, Tensor | Quantized]:
+    """See `add_norm_modulate`."""
+    return _launch(x, branch, (scale, shift), item, eps, form, offset=1, silu=False)
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """See `norm_affine`."""
-    return _launch(x, weight, bias, None, eps, offset=0)
+def affine(
+    x: Tensor,
+    branch: Branch | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    item: Tensor | None,
+    eps: float,
+    form: Format | None,
+    silu: bool = False,
+) -> tuple[Tensor, Tensor | Quantized]:
+    """See `add_norm_affine` and `layer_norm`."""
+    affine = None
+    if weight is not None:
+        # Weights are one row for all items: with a stride of 0 the kernel reads it whatever the item.
+        affine = weight[None].expand(2, -1), bias[None].expand(2, -1)
+    return _launch(x, branch, affine, item, eps, form, offset=0, silu=silu)
 
 
-def _launch(x: Tensor, scale: Tensor, shift: Tensor, item: Tensor | None, eps: float, offset: int) -> Tensor:
-    (rows, channels), x = x.shape, x.contiguous()
-    out = torch.empty_like(x)
-    if rows:
+def _launch(
+    x: Tensor,
+    branch: Branch | None,
+    affine: tuple[Tensor, Tensor] | None,
+    item: Tensor | None,
+    eps: float,
+    form: Format | None,
+    offset: int,
+    silu: bool,
+) -> tuple[Tensor, Tensor | Quantized]:
+    (tokens, channels), x = x.shape, x.contiguous()
+    total = x if branch is None else torch.empty_like(x)
+    out = torch.empty(x.shape, dtype=x.dtype if form is None else form.dtype, device=x.device)
+    unit = out if form is None else torch.empty(tokens, dtype=torch.float32, device=x.device)
+    values, gate, constant = (
+        (None,) * 3 if branch is None else (branch.values.contiguous(), branch.gate, branch.constant)
+    )
+    has_gate, has_constant = gate is not None, constant is not None
+    parts = (gate, constant, *(affine or (None, None)))
+    gate, constant, scale, shift = (x if part is None else _rows(part) for part in parts)
+    if tokens:
         block = triton.next_power_of_2(channels)
-        batched = item is not None
-        _scale_shift_kernel[(rows,)](
+        rows = max(1, PROGRAM_VALUES // block)
+        _norm_kernel[(triton.cdiv(tokens, rows),)](
             x,
-            scale.contiguous(),
-            shift.contiguous(),
-            item if batched else x,
+            x if values is None else values,
+            gate,
+            constant,
+            scale,
+            shift,
+            x if item is None else item,
+            total,
             out,
+            unit,
+            tokens,
             channels,
+            gate.stride(0),
+            constant.stride(0),
+            scale.stride(0),
+            shift.stride(0),
             eps,
+            SCALED=affine is not None,
             OFFSET=offset,
-            BATCHED=batched,
+            SILU=silu,
+            BRANCH=branch is not None,
+            GATED=has_gate,
+            CONSTANT=has_constant,
+            BATCHED=item is not None,
+            LIMIT=0 if form is None else form.limit,
+            INTEGER=form is not None and form.integer,
+            ROWS=rows,
             BLOCK=block,
-            num_warps=min(max(block // 512, 1), 8),
+            num_warps=min(max(rows * block // 512, 1), 8),
         )
-    return out
+    return total, out if form is None else Quantized(out, unit)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, C] whose channels are adjacent; the rows may be any distance apart, as in a part of a packed modulation."""
+    return x if x.stride(-1) == 1 else x.contiguous()

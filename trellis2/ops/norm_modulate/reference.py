@@ -1,4 +1,4 @@
-"""Layer norm with weights or modulation in plain torch, in fp32 or better."""
+"""Branch, layer norm, weights or modulation, and quantisation in plain torch, the norm in fp32 or better."""
 
 from __future__ import annotations
 
@@ -6,19 +6,57 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..quantized_linear.formats import Format, Quantized
+from ..quantized_linear.reference import quantize_rows
+from .branch import Branch
 
-def modulate(x: Tensor, scale: Tensor, shift: Tensor, item: Tensor | None, eps: float) -> Tensor:
-    """See `norm_modulate`."""
+
+def modulate(
+    x: Tensor,
+    branch: Branch | None,
+    scale: Tensor,
+    shift: Tensor,
+    item: Tensor | None,
+    eps: float,
+    form: Format | None,
+) -> tuple[Tensor, Tensor | Quantized]:
+    """See `add_norm_modulate`."""
+    x = _add(x, branch, item)
     if item is not None:
         scale, shift = scale[item], shift[item]
-    return (_normed(x, eps) * (1 + scale) + shift).to(x.dtype)
+    return x, _finish(_normed(x, eps) * (1 + scale) + shift, x.dtype, form)
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """See `norm_affine`."""
-    return (_normed(x, eps) * weight + bias).to(x.dtype)
+def affine(
+    x: Tensor,
+    branch: Branch | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    item: Tensor | None,
+    eps: float,
+    form: Format | None,
+    silu: bool = False,
+) -> tuple[Tensor, Tensor | Quantized]:
+    """See `add_norm_affine` and `layer_norm`."""
+    x = _add(x, branch, item)
+    out = _normed(x, eps) if weight is None else _normed(x, eps) * weight + bias
+    return x, _finish(F.silu(out) if silu else out, x.dtype, form)
+
+
+def _add(x: Tensor, branch: Branch | None, item: Tensor | None) -> Tensor:
+    if branch is None:
+        return x
+    gate, constant = branch.gate, branch.constant
+    if item is not None:
+        gate, constant = (None if part is None else part[item] for part in (gate, constant))
+    x = x + branch.values if gate is None else torch.addcmul(x, gate, branch.values)
+    return x if constant is None else x + constant
 
 
 def _normed(x: Tensor, eps: float) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return F.layer_norm(wide, x.shape[-1:], eps=eps)
+
+
+def _finish(wide: Tensor, dtype: torch.dtype, form: Format | None) -> Tensor | Quantized:
+    return wide.to(dtype) if form is None else quantize_rows(wide, form)

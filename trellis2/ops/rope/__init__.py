@@ -39,10 +39,7 @@ def rms_norm_rope(
 ) -> Tensor:  # [T, H, d]
     """x / ||x|| * sqrt(d) * gamma, then pairs (x[2i], x[2i+1]) turned by angle i. In fp32, returned in x's dtype."""
     t, heads, width = check_tensor(x, "x", (None, None, None), FLOATS).shape
-    if gamma is not None:
-        check_tensor(gamma, "gamma", (heads, width), torch.float32)
-    for name, part in zip(("cos", "sin"), rotation or (), strict=False):
-        check_tensor(part, name, (t, width // 2), torch.float32)
+    _check(t, heads, width, () if gamma is None else (gamma,), rotation)
     if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton" and not x.requires_grad:
         from . import kernel
 
@@ -50,4 +47,33 @@ def rms_norm_rope(
     return reference.norm_rotate(x, gamma, rotation, scale=math.sqrt(width))
 
 
-__all__ = ["CHOICES", "rms_norm_rope", "rotary_angles"]
+def qk_norm_rope(
+    qkv: Tensor,  # [T, 3, H, d]
+    gammas: tuple[Tensor, Tensor] | None,  # of queries and of keys, [H, d] fp32 each; None: no norm
+    rotation: tuple[Tensor, Tensor] | None,  # as in `rms_norm_rope`
+    *,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:  # [T, H, d] each
+    """`rms_norm_rope` of the queries and of the keys of a packed projection, in one pass over both."""
+    t, _, heads, width = check_tensor(qkv, "qkv", (None, 3, None, None), FLOATS).shape
+    _check(t, heads, width, gammas or (), rotation)
+    if resolve_backend(backend, CHOICES, qkv.device, qkv.dtype) == "triton" and not qkv.requires_grad:
+        from . import kernel
+
+        both = kernel.norm_rotate(qkv[:, :2].flatten(1, 2), gammas, rotation, scale=math.sqrt(width))
+        return both[:, :heads], both[:, heads:]
+    parts = zip(qkv.unbind(1), gammas or (None, None), strict=False)
+    q, k = (rms_norm_rope(part, gamma, rotation, backend="reference") for part, gamma in parts)
+    return q, k
+
+
+def _check(
+    tokens: int, heads: int, width: int, gammas: tuple[Tensor, ...], rotation: tuple[Tensor, Tensor] | None
+) -> None:
+    for gamma in gammas:
+        check_tensor(gamma, "gamma", (heads, width), torch.float32)
+    for name, part in zip(("cos", "sin"), rotation or (), strict=False):
+        check_tensor(part, name, (tokens, width // 2), torch.float32)
+
+
+__all__ = ["CHOICES", "qk_norm_rope", "rms_norm_rope", "rotary_angles"]

@@ -12,11 +12,13 @@ from torch import Tensor
 def _norm_rotate_kernel(
     x_ptr,
     gamma_ptr,
+    second_gamma_ptr,
     cos_ptr,
     sin_ptr,
     out_ptr,
     H,
     D,
+    split,
     token_stride,
     head_stride,
     scale,
@@ -32,7 +34,9 @@ def _norm_rotate_kernel(
     x = tl.load(x_ptr + token * token_stride + head * head_stride + channel, mask=inside, other=0.0).to(tl.float32)
     if NORM:
         length = tl.sqrt(tl.sum(x * x, axis=1))[:, None]
-        x *= (scale / tl.maximum(length, 1e-12)) * tl.load(gamma_ptr + head * D + channel, mask=inside, other=0.0)
+        gamma = tl.load(gamma_ptr + head * D + channel, mask=inside & (head < split), other=0.0)
+        second = tl.load(second_gamma_ptr + (head - split) * D + channel, mask=inside & (head >= split), other=0.0)
+        x *= (scale / tl.maximum(length, 1e-12)) * (gamma + second)
     if ROTATE:
         # Whole rows are loaded and stored, so that memory is touched in wide words; pairs are taken apart in registers.
         pair = tl.arange(0, HALF)[None]
@@ -43,29 +47,42 @@ def _norm_rotate_kernel(
     tl.store(out_ptr + (token * H + head) * D + channel, x.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def norm_rotate(x: Tensor, gamma: Tensor | None, rotation: tuple[Tensor, Tensor] | None, scale: float) -> Tensor:
-    """See `rms_norm_rope`. x may be a strided view whose channels are adjacent, such as a part of a packed QKV."""
+def norm_rotate(
+    x: Tensor,
+    gammas: tuple[Tensor, Tensor] | Tensor | None,
+    rotation: tuple[Tensor, Tensor] | None,
+    scale: float,
+) -> Tensor:
+    """See `rms_norm_rope`. x may be a strided view whose channels are adjacent, such as a part of a packed QKV.
+
+    gammas: a pair is of the first heads and of the rest.
+    """
     if x.stride(-1) != 1:
         x = x.contiguous()
     tokens, heads, width = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    cos, sin = rotation or (x, x)
+    cos, sin = (x, x) if rotation is None else (part.contiguous() for part in rotation)
+    pair = (gammas, gammas) if isinstance(gammas, Tensor) else gammas
+    first, second = (x, x) if pair is None else (gamma.contiguous() for gamma in pair)
     if tokens:
+        rows = triton.next_power_of_2(heads)
         _norm_rotate_kernel[(tokens,)](
             x,
-            x if gamma is None else gamma.contiguous(),
-            cos.contiguous(),
-            sin.contiguous(),
+            first,
+            second,
+            cos,
+            sin,
             out,
             heads,
             width,
+            len(first) if isinstance(gammas, tuple) else heads,
             x.stride(0),
             x.stride(1),
             scale,
-            NORM=gamma is not None,
+            NORM=gammas is not None,
             ROTATE=rotation is not None,
-            HEADS=triton.next_power_of_2(heads),
+            HEADS=rows,
             HALF=triton.next_power_of_2(max(width // 2, 1)),
-            num_warps=4,
+            num_warps=8 if rows > 16 else 4,
         )
     return out

@@ -1,0 +1,88 @@
+"""Linear layers in 8 bits in place of the flow models' large ones: W8A8, activations quantised as they come."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...o_voxel.ops.backend import explain, resolve_backend
+from ..config import FlowConfig
+from ..ops.quantized_linear import CHOICES, FORMATS, Format, Quantized, quantize_rows, quantized_linear
+from ..rotation import rotate
+
+# What is quantised: the products that a block's time goes into. Norms, embedders, modulation and the ends never are.
+LAYERS = (
+    "self_attn.to_qkv",
+    "self_attn.to_out",
+    "cross_attn.to_q",
+    "cross_attn.to_kv",
+    "cross_attn.to_out",
+    "mlp.mlp.0",
+    "mlp.mlp.2",
+)
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer whose weight is int8 or fp8. The published int8 files have the same three tensors.
+
+    weight: [N, K], rotated if `rotation`.  weight_scale: [N] fp32.  bias: [N] in the output's dtype.
+    rotation: the channels of a group that a Hadamard matrix has mixed, 0 for none; inputs are mixed likewise.
+    """
+
+    def __init__(self, weight: Quantized, bias: Tensor, form: Format, rotation: int = 0, backend: str = "auto") -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.values)
+        self.register_buffer("weight_scale", weight.scale)
+        self.register_buffer("bias", bias)
+        self.form, self.rotation, self.backend = form, rotation, backend
+
+    def forward(self, x: Tensor | Quantized, activation: str | None = None) -> Tensor:
+        """x: [T, K], of which act(x) is taken; or already quantised, by a norm that knows `input_form`."""
+        if not isinstance(x, Quantized):
+            if self.rotation:
+                x, activation = rotate(_activated(x, activation), self.rotation), None
+            x = quantize_rows(x, self.form, activation)
+        return quantized_linear(
+            x, Quantized(self.weight, self.weight_scale), self.bias, self.bias.dtype, backend=self.backend
+        )
+
+
+def input_form(layer: nn.Module) -> Format | None:
+    """The format in which `layer` wants its input ready-made, so that a norm can write it; None: as it is."""
+    return layer.form if isinstance(layer, QuantizedLinear) and not layer.rotation else None
+
+
+def quantizable(model: nn.Module) -> list[str]:
+    """Names of the layers of a flow model that are quantised; none of another network."""
+    is_flow = isinstance(getattr(model, "config", None), FlowConfig)
+    return [name for name, _ in model.named_modules() if name.endswith(LAYERS)] if is_flow else []
+
+
+def quantize_model(model: nn.Module, name: str, device: torch.device) -> nn.Module:
+    """The flow model with its large linear layers in the format `name`, made on `device`, kept where they were.
+
+    Layers that are quantised already stay. Raises ValueError where the device has no fast product of the format.
+    """
+    form = check_format(name, device)
+    for path in quantizable(model):
+        layer = model.get_submodule(path)
+        if isinstance(layer, nn.Linear):
+            weight = quantize_rows(layer.weight.detach().to(device), form)
+            home = layer.weight.device
+            weight = Quantized(weight.values.to(home), weight.scale.to(home))
+            model.set_submodule(path, QuantizedLinear(weight, layer.bias.detach(), form, backend=model.backends.linear))
+    return model
+
+
+def check_format(name: str, device: torch.device) -> Format:
+    """The format of that name. Raises ValueError for an unknown one, or where a GPU would be slower for it."""
+    if name not in FORMATS:
+        raise ValueError(f"quantization: expected 'none' or one of {list(FORMATS)}, got {name!r}")
+    form = FORMATS[name]
+    if device.type != "cpu" and resolve_backend("auto", CHOICES, device, form.dtype) == "reference":
+        raise ValueError(f"quantization {name!r} does not work on {device}: {explain(CHOICES, device, form.dtype)}")
+    return form
+
+
+def _activated(x: Tensor, activation: str | None) -> Tensor:
+    return x if activation is None else nn.functional.gelu(x, approximate="tanh")
