@@ -1,0 +1,89 @@
+"""Pictures of an object as a photographer may take them: any side, focal length and light, the object fills the frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import radians, tan
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ....o_voxel.material import TexturedMesh
+from ....o_voxel.render import Camera, Scene, SoftBox, StudioLight, Style, textured_scene
+from ....o_voxel.render.draw import draw
+from ....o_voxel.render.image import to_bytes
+from .dice import Dice
+from .materials import near
+
+FILLED = 0.94  # of the picture's side, by the longer side of the object
+AIMS = 3  # steps until the camera's aim and distance have settled
+
+
+@dataclass(frozen=True)
+class View:
+    """A camera and its light."""
+
+    camera: Camera
+    light: StudioLight
+
+
+def random_view(dice: Dice) -> View:
+    """From any side, mostly from a little above, with a lens from wide (60 degrees) to long (12 degrees)."""
+    pitch = dice.between(-12, 12) + dice.between(0, 45)
+    fov = 60 * 0.2 ** dice.between(0, 1)
+    return View(Camera(dice.between(0, 360), pitch, fov_deg=fov), _random_light(dice))
+
+
+def _random_light(dice: Dice) -> StudioLight:
+    """A key from either side, fill and rim of any strength, a room from dark to bright."""
+
+    def box(azimuth: float, elevation: tuple[float, float], power: tuple[float, float]) -> SoftBox:
+        size = dice.between(0.25, 0.8)
+        color = near((0.95, 0.95, 0.95), dice, 0.05)
+        # A small box shines brighter, so that size changes the reflections and not the exposure.
+        strength = dice.between(*power) * 0.3 / (size * 0.6)
+        return SoftBox(azimuth, dice.between(*elevation), size, size * dice.between(0.6, 1.6), color, strength)
+
+    side = dice.pick((-1, 1))
+    key = box(side * dice.between(5, 80), (20, 75), (2.2, 4.0))
+    fill = box(-side * dice.between(30, 110), (-10, 40), (0.3, 1.8))
+    rim = box(dice.between(120, 240), (10, 70), (0.5, 4.0))
+    room = dice.between(0.6, 1.5)
+    sky, horizon, ground = (tuple(room * c for c in near((level,) * 3, dice, 0.03)) for level in (0.45, 0.22, 0.24))
+    return StudioLight(key, fill, rim, sky, horizon, ground, dice.between(0.85, 1.15))
+
+
+def framed(camera: Camera, scene: Scene) -> Camera:
+    """The camera from the same side, aimed and moved so that the object just fills a square picture."""
+    points, half = scene.vertices.T.contiguous(), tan(radians(camera.fov_deg) / 2) * FILLED
+    camera = replace(camera, target=scene.bounds.center, distance=2 * scene.bounds.radius / half)
+    for _ in range(AIMS):
+        view = camera.view(scene.bounds, (1, 1))
+        x, y, depth = view.to_eye(points)
+        sides = torch.stack(
+            [(x / depth).aminmax().min, (x / depth).aminmax().max, (y / depth).aminmax().min, (y / depth).aminmax().max]
+        )
+        left, right, low, high = sides.tolist()
+        across, upward = (left + right) / 2 * camera.distance, (low + high) / 2 * camera.distance
+        target = tuple(t + across * r + upward * u for t, r, u in zip(camera.target, view.right, view.up, strict=True))
+        nearest = camera.distance - float(depth.min())  # how far the object reaches towards the eye
+        spread = max(right - left, high - low) / 2 / half
+        distance = max(camera.distance * spread, nearest * 1.05 + 0.05)
+        camera = replace(camera, target=target, distance=distance)
+    return camera
+
+
+def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]:
+    """Pictures [size, size, 4] uint8 on the mesh's device: sRGB, straight alpha, transparent around the object."""
+    scene, style = textured_scene(mesh), Style(background=None, ground=False)
+    pictures = []
+    for view in views:
+        drawn = draw(scene, framed(view.camera, scene), (size, size), view.light, style)
+        pictures.append(to_bytes(torch.cat([drawn.color, drawn.alpha[..., None]], -1)))
+    return pictures
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """A picture [H, W, 4] uint8 as RGBA, as `image.prepare_image` takes it."""
+    return Image.fromarray(picture.cpu().numpy())
