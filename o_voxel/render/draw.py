@@ -80,10 +80,8 @@ def draw(scene: Scene, camera: Camera, size: tuple[int, int], light: StudioLight
         raster = rasterize(clip, scene.faces[solid], samples, backend=style.backend)
         face = torch.cat((solid, solid.new_tensor([-1])))[raster.face.long()]  # -1, empty, reads the last row: -1
         behind = _shade_samples(scene, replace(raster, face=face), view, light, camera.yaw_deg)
-        layers = (
-            *(front + (1 - layers[1]) * back for front, back in zip(layers[:2], behind[:2], strict=True)),
-            *layers[2:],
-        )
+        through = 1 - layers[1]
+        layers = (layers[0] + through * behind[0], layers[1] + through * behind[1], *layers[2:])
     color, alpha, normal, depth = _resolve(layers, size, side)
     reach = occlusion_reach(scene.bounds.radius)
     light_left = occlusion(depth, normal, view, reach) if style.occlusion else None

@@ -39,7 +39,7 @@ def make_object(family: str, seed: int) -> TexturedMesh:
 
 
 def assemble(parts: Sequence[tuple[Shape, Material]]) -> TexturedMesh:
-    """Shapes and their materials as one mesh in the box. Points of a part that meet are joined, also along seams of uv."""
+    """Shapes and their materials as one mesh in the box. Points of a part that meet become one."""
     points = np.concatenate([shape.points for shape, _ in parts])
     low, high = points.min(0), points.max(0)
     places = np.round((points - (low + high) / 2) * (EXTENT / (high - low).max() / STEP)).astype(np.int64)

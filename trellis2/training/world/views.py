@@ -1,4 +1,4 @@
-"""Pictures of an object as a photographer may take them: any side, focal length and light, the object fills the frame."""
+"""Pictures of an object as a photographer may take them: from any side, with any lens and light, filling the frame."""
 
 from __future__ import annotations
 
@@ -61,10 +61,8 @@ def framed(camera: Camera, scene: Scene) -> Camera:
     for _ in range(AIMS):
         view = camera.view(scene.bounds, (1, 1))
         x, y, depth = view.to_eye(points)
-        sides = torch.stack(
-            [(x / depth).aminmax().min, (x / depth).aminmax().max, (y / depth).aminmax().min, (y / depth).aminmax().max]
-        )
-        left, right, low, high = sides.tolist()
+        tangents = torch.stack([x / depth, y / depth])
+        (left, low), (right, high) = tangents.amin(1).tolist(), tangents.amax(1).tolist()
         across, upward = (left + right) / 2 * camera.distance, (low + high) / 2 * camera.distance
         target = tuple(t + across * r + upward * u for t, r, u in zip(camera.target, view.right, view.up, strict=True))
         nearest = camera.distance - float(depth.min())  # how far the object reaches towards the eye

@@ -1,4 +1,4 @@
-"""The families of objects. Each is a function of a Dice that returns Parts; units are free, z is up, the front is -y."""
+"""The families of objects: functions of a Dice that return Parts. Units are free, z is up, the front is -y."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def goblet(dice: Dice) -> Parts:
         ],
         48,
     )
-    parts: Parts = [(walled(outer, 0.022), skin), (foot, skin if clear else skin)]
+    parts: Parts = [(walled(outer, 0.022), skin), (foot, skin)]
     if dice.chance(0.6) or clear:
         level = dice.between(0.45, 0.75)
         inside = outer[outer[:, 1] < stem + level * bowl_h] - (0.03, 0)
