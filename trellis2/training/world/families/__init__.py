@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ..dice import Dice
 from ..parts import Parts
-from . import furniture, vessels
+from . import buildings, furniture, household, music, plants, tools, toys, vehicles, vessels
 
 Family = Callable[[Dice], Parts]
 
@@ -16,20 +16,21 @@ def _by_name(*families: Family) -> dict[str, Family]:
 
 
 TRAIN: Mapping[str, Family] = _by_name(
-    furniture.chair,
-    furniture.table,
-    furniture.shelf,
-    furniture.bed,
-    furniture.sofa,
-    furniture.cabinet,
-    vessels.mug,
-    vessels.bottle,
-    vessels.vase,
-    vessels.bowl,
-    vessels.teapot,
-    vessels.bucket,
+    *(furniture.bed, furniture.cabinet, furniture.chair, furniture.shelf, furniture.sofa, furniture.table),
+    *(vessels.bottle, vessels.bowl, vessels.bucket, vessels.mug, vessels.teapot, vessels.vase),
+    *(tools.hammer, tools.saw, tools.screwdriver, tools.shovel, tools.sword),
+    *(vehicles.boat, vehicles.car, vehicles.plane, vehicles.train, vehicles.truck),
+    *(plants.cactus, plants.flower, plants.mushroom, plants.potted_plant, plants.tree),
+    *(toys.ball, toys.blocks, toys.die, toys.ring_stack, toys.robot, toys.snowman, toys.teddy),
+    *(buildings.castle, buildings.house, buildings.tent, buildings.windmill),
+    *(household.cake, household.candle, household.clock, household.hat, household.ice_cream, household.lamp),
+    *(music.drum, music.guitar, music.piano),
 )
-# Never trained on: how the model fares with kinds of things that it has not seen.
-HELD_OUT: Mapping[str, Family] = _by_name(furniture.bench, vessels.goblet, vessels.basket, vessels.barrel)
+# Never trained on: how a model fares with kinds of things that it has not seen.
+HELD_OUT: Mapping[str, Family] = _by_name(
+    *(furniture.bench, vessels.basket, vessels.barrel, vessels.goblet, tools.key, tools.paintbrush, tools.wrench),
+    *(vehicles.balloon, vehicles.rocket, toys.duck, buildings.lighthouse, household.books, household.chess_piece),
+    *(household.umbrella, music.trumpet),
+)
 
 FAMILIES: Mapping[str, Family] = {**TRAIN, **HELD_OUT}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .....o_voxel.material import Material
 from ..dice import Dice
 from ..materials import any_color, any_metal, any_wood, contrast, muted, patterned, plain, soft, vivid
 from ..parts import Parts
@@ -29,7 +30,7 @@ def legs(dice: Dice, x: float, y: float, height: float, thickness: float) -> Sha
     return join(made)
 
 
-def frame_material(dice: Dice):
+def frame_material(dice: Dice) -> Material:
     """Wood, metal or paint."""
     return dice.pick([any_wood, any_wood, any_metal, lambda d: plain(any_color(d), 0.4)])(dice)
 

@@ -10,6 +10,7 @@ from ..materials import (
     any_metal,
     any_wood,
     bands,
+    checks,
     contrast,
     glass,
     metal,
@@ -17,10 +18,11 @@ from ..materials import (
     patterned,
     plain,
     soft,
+    textured,
     vivid,
 )
 from ..parts import Parts
-from ..shapes import Shape, arc, box, circle, curve, cylinder, join, lathe, sphere, sweep, torus, tube
+from ..shapes import Shape, arc, circle, curve, cylinder, join, lathe, sphere, sweep, torus, tube
 
 DRINKS = ((0.28, 0.16, 0.09), (0.62, 0.33, 0.12), (0.93, 0.88, 0.78), (0.75, 0.15, 0.12), (0.35, 0.55, 0.25))
 
@@ -304,10 +306,7 @@ def barrel(dice: Dice) -> Parts:
     radius = r * (1 + (belly - 1) * np.sin(np.pi * z))
     outer = np.column_stack([radius, z * h])
     color = (dice.between(0.45, 0.75), dice.between(0.3, 0.45), dice.between(0.15, 0.25))
-    staves = bands([color, near(color, dice, 0.05)], [1, 1], 0.8)
     image = np.array([near(color, dice, 0.06) for _ in range(20)])[None]
-    from ..materials import textured
-
     staves = textured(image, 0.8, sharp=True)
     body = walled(outer, 0.05)
     parts: Parts = [(body, staves)]
@@ -323,8 +322,6 @@ def barrel(dice: Dice) -> Parts:
 
 def basket(dice: Dice) -> Parts:
     """A woven basket with an arch handle, with eggs, fruit or cloth in it."""
-    from ..materials import checks
-
     r, h = 0.45, dice.between(0.3, 0.5)
     straw = near((0.78, 0.58, 0.32), dice, 0.08)
     dark = tuple(c * 0.72 for c in straw)
@@ -346,6 +343,3 @@ def basket(dice: Dice) -> Parts:
         parts.append((pile.at(z=h * 0.85), plain(dice.pick([vivid, soft])(dice), 0.5)))
         parts.append((lathe([(0, h * 0.7), (r * 0.93, h * 0.7)]).scaled(1, squeeze, 1), plain(dark, 0.9)))
     return parts
-
-
-__all__ = ["barrel", "basket", "bottle", "bowl", "box", "bucket", "goblet", "mug", "teapot", "vase"]

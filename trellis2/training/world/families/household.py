@@ -1,0 +1,517 @@
+"""Lamps, clocks, umbrellas, candles, cakes, ice cream, hats, books: faces and fronts towards -y."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..dice import Dice
+from ..materials import (
+    any_color,
+    any_metal,
+    any_wood,
+    bands,
+    checks,
+    contrast,
+    glass,
+    gradient,
+    near,
+    patterned,
+    plain,
+    soft,
+    stripes,
+    vivid,
+)
+from ..parts import Parts
+from ..shapes import Shape, arc, box, curve, cylinder, dome, join, lathe, pipe, plate, rod, sheet, sphere, torus, tube
+
+WARM = (0.99, 0.92, 0.7)
+
+
+def lamp(dice: Dice) -> Parts:
+    """A table or floor lamp under an open shade with a bulb in it, a desk lamp on a jointed arm, or a glowing globe."""
+    kind = dice.count(0, 4)
+    color = any_color(dice)
+    frame = any_metal(dice) if dice.chance(0.6) else plain(color, 0.35)
+    if kind == 3:
+        base, low, high = cylinder(0.2, 0.04, bevel=0.012), dice.between(0.3, 0.45), dice.between(0.3, 0.45)
+        bend, drop = np.radians(dice.between(10, 40)), np.radians(dice.between(30, 70))
+        elbow = np.array([low * np.sin(bend), 0, 0.03 + low * np.cos(bend)])
+        end = elbow + high * np.array([-np.sin(drop), 0, np.cos(drop)])
+        hood = lathe([(0.03, 0.12), (0.045, 0.06), *curve([(0.06, 0.05), (0.12, -0.02), (0.16, -0.14)], 12)], 40)
+        tilt = dice.between(10, 50)
+        arms = (
+            rod((0, 0, 0.03), elbow, 0.016)
+            + rod(elbow, end, 0.016)
+            + sphere(0.032, 8).at(*elbow)
+            + sphere(0.032, 8).at(*end)
+        )
+        bulb = sphere(0.06, 10).at(z=-0.06).turned("y", tilt).at(*end)
+        return [
+            (base, frame),
+            (arms, frame),
+            (hood.turned("y", tilt).at(*end), plain(color, 0.35)),
+            (bulb, plain(WARM, 0.4)),
+        ]
+    if kind == 4:
+        r = dice.between(0.22, 0.32)
+        foot = lathe(
+            [(0, 0), (r * 0.7, 0), (r * 0.6, 0.05), *curve([(0.1, 0.08), (0.06, 0.2), (0.09, 0.3)], 12), (0, 0.3)], 40
+        )
+        globe = sphere(r, 18).at(z=0.27 + r)
+        return [
+            (foot, frame),
+            (globe, glass(near((0.95, 0.93, 0.85), dice, 0.05), 0.55)),
+            (sphere(r * 0.35, 10).at(z=0.27 + r), plain(WARM, 0.4)),
+        ]
+    tall = dice.between(1.1, 1.5) if kind == 2 else dice.between(0.5, 0.75)
+    r, h = dice.between(0.24, 0.36), dice.between(0.26, 0.4)
+    top = r * dice.pick((dice.between(0.4, 0.7), dice.between(0.9, 1.0)))
+    shade = (
+        lathe([(r, 0), (top, h)], 48)
+        if dice.chance(0.75)
+        else lathe(curve([(r, 0), (r * 0.75, h * 0.35), (top * 0.8, h)], 16), 48)
+    )
+    cloth = (
+        plain(near((0.95, 0.9, 0.78), dice, 0.05), 0.9)
+        if dice.chance(0.45)
+        else patterned(soft(dice) if dice.chance(0.5) else color, dice, 0.9, 12, 5)
+    )
+    foot = dice.between(0.14, 0.22)
+    base = cylinder(foot, 0.04, bevel=0.012)
+    stem: Shape = cylinder(dice.between(0.014, 0.028), tall + h * 0.4, segments=20)
+    if kind == 1:
+        widths = [dice.between(0.04, 0.16) for _ in range(4)]
+        body = curve(
+            [
+                (foot * 0.8, 0.03),
+                *[(w, tall * t) for w, t in zip(widths, (0.2, 0.4, 0.6, 0.8), strict=True)],
+                (0.025, tall),
+            ],
+            32,
+        )
+        stem = stem + lathe(body, 36)
+        frame = patterned(color, dice, 0.3, 8, 6)
+    parts: Parts = [(base, frame), (stem, frame), (shade.at(z=tall), cloth)]
+    bulb = lathe([(0.025, 0), (0.025, 0.06), *curve([(0.03, 0.07), (0.065, 0.14), (0.001, 0.21)], 12)], 24)
+    parts.append((bulb.at(z=tall + h * 0.15), plain(WARM, 0.4)))
+    spider = rod((0, 0, tall + h * 0.4), (r + (top - r) * 0.5, 0, tall + h * 0.5), 0.007, 6).around(3)
+    parts.append((spider, any_metal(dice)))
+    return parts
+
+
+def clock(dice: Dice) -> Parts:
+    """An alarm clock with bells and feet, a wall clock, or a mantel clock in a wooden case."""
+    r, d = 0.4, dice.between(0.14, 0.26)
+    color, kind = any_color(dice), dice.count(0, 2)
+    paint = any_metal(dice) if dice.chance(0.3) else plain(color, 0.3)
+    white = soft(dice) if dice.chance(0.7) else (0.12, 0.12, 0.14)
+    ink = plain((0.95, 0.95, 0.9) if sum(white) < 1 else (0.1, 0.1, 0.12), 0.5)
+    front = -d / 2
+    marks = [
+        box(0.03, 0.02, 0.09 if k % 3 == 0 else 0.045).at(z=r * (0.66 if k % 3 == 0 else 0.74)).turned("y", 30 * k)
+        for k in range(12)
+    ]
+    hour, minute = dice.between(0, 360), dice.between(0, 360)
+    hands = box(0.04, 0.015, r * 0.45, 0.006).turned("y", hour) + box(0.025, 0.015, r * 0.68, 0.006).turned(
+        "y", minute
+    ).at(y=-0.012)
+    face = lathe([(0, 0), (r * 0.93, 0)], 48).turned("x", 90)
+    parts: Parts = [(face.at(y=front), plain(white, 0.6)), (join(marks).at(y=front - 0.005), ink)]
+    parts += [
+        (hands.at(y=front - 0.02), plain(vivid(dice), 0.4) if dice.chance(0.4) else ink),
+        (sphere(0.035, 8).at(y=front - 0.03), ink),
+    ]
+    ring = pipe(r, d + 0.05, 0.04, 56).turned("x", 90).at(y=d / 2)
+    back = cylinder(r * 0.98, d * 0.9, bevel=0.03, segments=48).turned("x", 90).at(y=d / 2)
+    if kind == 2:
+        wood = any_wood(dice)
+        w, low = dice.between(1.0, 1.3), dice.between(0.5, 0.65)
+        top = arc(w / 2, 0, 180, 20) * (1, dice.between(0.7, 1.0))
+        case = plate([(-w / 2, -low), (w / 2, -low), *top], d, 0.02)
+        foot = box(w * 1.12, d * 1.4, 0.09, 0.02).at(z=-low - 0.08)
+        shifted = [(shape.at(y=-0.015), material) for shape, material in parts]
+        return [
+            (case, wood),
+            (foot, wood),
+            *shifted,
+            (torus(r * 0.95, 0.03, 48, 10).turned("x", 90).at(y=front), any_metal(dice)),
+        ]
+    parts += [(ring, paint), (back, paint)]
+    if kind == 0:
+        bell = dome(0.16, 10).turned("y", 32).at(0.22, 0, r * 0.92)
+        legs = rod((0.2, 0, -r * 0.85), (0.3, 0, -r * 1.25), 0.03, 12) + sphere(0.04, 8).at(0.3, 0, -r * 1.25)
+        hammer = rod((0, 0, r), (0, 0, r * 1.35), 0.016, 8) + sphere(0.04, 8).at(z=r * 1.35)
+        grip = tube(
+            curve([(-0.2, 0, r * 1.25), (-0.16, 0, r * 1.6), (0.16, 0, r * 1.6), (0.2, 0, r * 1.25)], 20), 0.018
+        )
+        parts += [(bell.mirrored(), any_metal(dice)), (legs.mirrored(), paint), (hammer + grip, any_metal(dice))]
+    return parts
+
+
+def umbrella(dice: Dice) -> Parts:
+    """An open umbrella: panels of thin cloth on ribs, a shaft, a hooked or straight grip; or a parasol on a stand."""
+    n, r = dice.pick((6, 8, 8, 10)), dice.between(0.55, 0.7)
+    h = r * dice.between(0.35, 0.6)
+    color = vivid(dice)
+    length = dice.between(0.85, 1.1)
+
+    def canopy(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
+        turn = u * 2 * np.pi
+        edge = np.abs((u * n) % 1 - 0.5) * 2
+        out = r * v * (1 - 0.09 * (1 - edge**2) * v)
+        drop = h * (1 - np.cos(v * np.pi / 2)) * (1 - 0.0 * edge) - 0.03 * (1 - edge**2) * v
+        return out * np.cos(turn), out * np.sin(turn), length - drop
+
+    style = dice.count(0, 3)
+    cloth = [
+        plain(color, 0.8),
+        stripes(color, contrast(color, dice), n // 2, along="u", roughness=0.8),
+        stripes(color, contrast(color, dice), 3, roughness=0.8),
+        patterned(color, dice, 0.8, 16, 6),
+    ][style]
+    top = sheet(canopy, 14, 8 * n + 1)
+    bend = np.linspace(0.02, 1, 10)
+    ribs = tube(
+        np.column_stack([r * bend * 0.99, 0 * bend, length - 0.012 - h * (1 - np.cos(bend * np.pi / 2))]), 0.009, 6
+    ).around(n)
+    metal, grip = any_metal(dice), plain(any_color(dice), 0.5) if dice.chance(0.5) else any_wood(dice)
+    parts: Parts = [(top, cloth), (ribs, metal), (rod((0, 0, 0), (0, 0, length + 0.09), 0.016, 12), metal)]
+    strut = rod((0.016, 0, length - 0.35), (r * 0.55, 0, length - 0.02 - h * 0.35), 0.007, 6).around(n)
+    parts.append((strut, metal))
+    if dice.chance(0.65):
+        hook = arc(0.08, 180, 380, 18) + (0.08, 0)
+        parts.append((tube([(0, 0, 0.14), *[(x, 0, z - 0.02) for x, z in hook]], 0.026), grip))
+    elif dice.chance(0.5):
+        parts.append((cylinder(0.032, 0.2, bevel=0.01, segments=20).at(z=-0.06), grip))
+    else:
+        parts.append((cylinder(0.26, 0.07, 0.2, bevel=0.02).at(z=-0.06), plain(any_color(dice), 0.6)))
+    return parts
+
+
+def candle(dice: Dice) -> Parts:
+    """Candles with flames: on a saucer with a ring, in a tall holder, or with three to five arms."""
+    wax = soft(dice) if dice.chance(0.6) else vivid(dice)
+    brass = any_metal(dice) if dice.chance(0.75) else plain(any_color(dice), 0.4)
+    tall, r = dice.between(0.25, 0.6), dice.between(0.04, 0.065)
+    flame = lathe(curve([(0.001, 0), (0.032, 0.045), (0.018, 0.1), (0.001, 0.16)], 16), 20)
+    one = [
+        (
+            cylinder(r, tall, bevel=0.01, segments=28),
+            stripes(wax, vivid(dice), 5) if dice.chance(0.2) else plain(wax, 0.6),
+        ),
+        (cylinder(0.007, 0.05, segments=8).at(z=tall), plain((0.1, 0.1, 0.1), 0.9)),
+        (flame.at(z=tall + 0.03), gradient((0.98, 0.55, 0.1), (1.0, 0.92, 0.5), 0.5)),
+    ]
+    cup = lathe([(0, 0), (r * 1.3, 0), (r * 1.5, 0.07), (r * 1.35, 0.07), (r * 1.1, 0.02)], 28)
+    kind = dice.count(0, 2)
+    if kind == 0:
+        dish = lathe([(0, -0.02), (0.2, -0.02), (0.27, 0.05), (0.25, 0.05), (0.19, 0.0), (0, 0.0)], 44)
+        ring = torus(0.075, 0.018, 28, 10).turned("x", 90).at(0.32, 0, 0.04)
+        return [*one, (dish, brass), (cup, brass), (ring, brass)]
+    stem = dice.between(0.3, 0.6)
+    knot = [dice.between(0.02, 0.07) for _ in range(3)]
+    foot = lathe(
+        [
+            (0, 0),
+            (0.2, 0),
+            (0.19, 0.03),
+            *curve(
+                [
+                    (0.06, 0.06),
+                    *[(0.02 + k, stem * t) for k, t in zip(knot, (0.3, 0.55, 0.8), strict=True)],
+                    (0.03, stem),
+                ],
+                28,
+            ),
+        ],
+        36,
+    )
+    parts: Parts = [
+        (foot, brass),
+        (cup.at(z=stem), brass),
+        *[(shape.at(z=stem + 0.02), material) for shape, material in one],
+    ]
+    if kind == 2:
+        for reach in (0.24, 0.44)[: dice.count(1, 2)]:
+            for side in (-1, 1):
+                low = stem - reach * 0.7
+                arm = curve(
+                    [
+                        (0, 0, low),
+                        (side * reach * 0.7, 0, low - 0.02),
+                        (side * reach, 0, low + reach * 0.35),
+                        (side * reach, 0, stem - 0.02),
+                    ],
+                    20,
+                )
+                parts += [(tube(arm, 0.018, 10), brass), (cup.at(side * reach, 0, stem - 0.03), brass)]
+                parts += [(shape.at(side * reach, 0, stem - 0.01), material) for shape, material in one]
+    return parts
+
+
+def cake(dice: Dice) -> Parts:
+    """A round cake on a stand: tiers, icing that runs down, cherries, candles; some have a slice cut out."""
+    color, icing = soft(dice), near(soft(dice), dice)
+    tiers, r, h = dice.count(1, 3), 0.5, dice.between(0.2, 0.3)
+    turn = 360.0 if tiers > 1 or dice.chance(0.5) else dice.between(290, 325)
+    crumb = near((0.78, 0.55, 0.32), dice, 0.1)
+    parts: Parts = []
+    drips, depth, phase = dice.count(9, 16), dice.between(0.15, 0.3), dice.between(0, 6)
+    z = 0.0
+    for k in range(tiers):
+        size = r * (1 - 0.28 * k)
+        side = bands([color, icing, color], [0.45, 0.1, 0.45]) if dice.chance(0.4) else plain(color, 0.7)
+        cut = lathe([(0, 0), (size, 0), (size, h), (0, h)], 64, turn)
+        parts.append((cut.at(z=z), side))
+
+        def run(p: np.ndarray, z: float = z, h: float = h) -> np.ndarray:
+            low = p[:, 2] < z + h - 0.001
+            wave = depth * h * (1 + np.sin(drips * np.arctan2(p[:, 1], p[:, 0]) + phase))
+            return p - np.stack([0 * wave, 0 * wave, wave * low], 1)
+
+        top = lathe([(size * 1.03, h * 0.78), (size * 1.035, h), (size * 0.98, h + 0.03), (0, h + 0.03)], 96, turn).at(
+            z=z
+        )
+        parts.append((top.bent(run), plain(icing, 0.35)))
+        z += h + 0.02
+    if turn < 360:
+        for angle in (-90, -90 + turn):
+            wall = box(r * 0.98, 0.004, h).at(r * 0.49)
+            parts.append((wall.turned("z", angle), bands([crumb, icing, crumb, icing], [0.4, 0.12, 0.4, 0.08], 0.9)))
+    top_r = r * (1 - 0.28 * (tiers - 1))
+    n = dice.count(5, 9)
+    share = n if turn >= 360 else n - 1
+    if dice.chance(0.7):
+        fruit = join(
+            [
+                sphere(0.055, 10).at(top_r * 0.78, 0, z + 0.05).turned("z", -75 + (turn - 30) * k / n)
+                for k in range(share)
+            ]
+        )
+        parts.append((fruit, plain(vivid(dice), 0.25)))
+    if dice.chance(0.6):
+        sticks = [
+            cylinder(0.02, 0.2, segments=12).at(top_r * 0.4).turned("z", -60 + (turn - 60) * k / 4) for k in range(4)
+        ]
+        flames = [
+            sphere(0.028, 8).scaled(1, 1, 1.7).at(top_r * 0.4, 0, 0.24).turned("z", -60 + (turn - 60) * k / 4)
+            for k in range(4)
+        ]
+        parts += [
+            (join(sticks).at(z=z), stripes(vivid(dice), (0.97, 0.97, 0.95), 4)),
+            (join(flames).at(z=z), plain((1.0, 0.75, 0.2), 0.4)),
+        ]
+    stand = lathe([(0, -0.03), (r * 1.25, -0.03), (r * 1.28, 0.01), (r * 1.2, 0.0), (0, 0.0)], 56)
+    plate_color = plain(soft(dice), 0.2)
+    parts.append((stand, plate_color))
+    if dice.chance(0.4):
+        parts.append(
+            (lathe([(r * 0.5, -0.3), *curve([(r * 0.45, -0.27), (0.06, -0.2), (0.08, -0.03)], 12)], 40), plate_color)
+        )
+    return parts
+
+
+def ice_cream(dice: Dice) -> Parts:
+    """A waffle cone with one to three scoops, sprinkles, a cherry or a wafer; or a bar on a stick."""
+    if dice.chance(0.3):
+        w, h = dice.between(0.36, 0.46), dice.between(0.75, 0.95)
+        top = arc(w / 2, 0, 180, 16) + (0, h - w / 2)
+        color = vivid(dice) if dice.chance(0.6) else soft(dice)
+        bar = plate([(-w / 2, 0.0), (w / 2, 0.0), *top], 0.2, 0.06)
+        skin = dice.pick(
+            [
+                plain(color, 0.4),
+                bands([color, contrast(color, dice)], [dice.between(0.4, 0.6), 0.5], 0.4),
+                gradient(color, contrast(color, dice), 0.4),
+            ]
+        )
+        return [(bar, skin), (box(0.11, 0.05, 0.42, 0.024, 3).at(z=-0.34), plain((0.85, 0.7, 0.5), 0.8))]
+    r, h = dice.between(0.2, 0.26), dice.between(0.55, 0.75)
+    waffle = near((0.82, 0.58, 0.3), dice, 0.05)
+    cone = lathe([(0.012, 0), (r, h), (r * 1.03, h), (r * 0.9, h - 0.03)], 40)
+    parts: Parts = [(cone, checks(waffle, tuple(0.82 * c for c in waffle), 16, 8, 0.9))]
+    z, size = h + r * 0.35, r * dice.between(1.05, 1.2)
+    count = dice.count(1, 3)
+    for _ in range(count):
+        color = soft(dice) if dice.chance(0.5) else near(vivid(dice), dice)
+        skirt = torus(size * 0.88, size * 0.16, 40, 10).at(z=-size * 0.3)
+        skirt = skirt.bent(
+            lambda p: p * np.stack([np.ones(len(p))] * 2 + [1 + 0.25 * np.sin(9 * np.arctan2(p[:, 1], p[:, 0]))], 1)
+        )
+        parts.append(((sphere(size, 16) + skirt).at(z=z), plain(color, 0.6)))
+        z, size = z + size * 1.15, size * 0.88
+    top, size = z - size * 0.3, size / 0.88
+    if dice.chance(0.5):
+        parts.append((sphere(0.07, 10).at(z=top + size * 0.32), plain((0.8, 0.08, 0.12), 0.2)))
+    if dice.chance(0.4):
+        parts.append(
+            (
+                cylinder(0.035, 0.42, segments=16).turned("y", 28).at(0.06, 0.05, top - 0.1),
+                stripes(waffle, (0.5, 0.3, 0.15), 5),
+            )
+        )
+    return parts
+
+
+def hat(dice: Dice) -> Parts:
+    """A top hat, a straw hat, a cowboy's, a witch's, or a cap: thin open sheets with a band."""
+    color = any_color(dice)
+    felt, ribbon = plain(color, 0.9), plain(contrast(color, dice), 0.7)
+    kind = dice.count(0, 4)
+    if kind == 4:
+        crown = dome(0.4, 14).scaled(1, 1.08, dice.between(0.75, 0.95))
+        panels = stripes(color, contrast(color, dice), 3, along="u", roughness=0.9) if dice.chance(0.5) else felt
+        peak = sheet(
+            lambda u, v: (
+                (0.4 + 0.32 * v * np.sin(np.pi * u) ** 0.5) * np.sin((u - 0.5) * 2.4),
+                -(0.4 + 0.34 * v * np.sin(np.pi * u) ** 0.6) * np.cos((u - 0.5) * 2.4) * 1.05,
+                0.02 - 0.1 * v * (1 + (2 * u - 1) ** 2 * -0.6),
+            ),
+            8,
+            24,
+        )
+        return [
+            (crown, panels),
+            (peak, ribbon if dice.chance(0.5) else felt),
+            (sphere(0.035, 8).at(z=0.4 * 0.86), ribbon),
+        ]
+    tall, r, brim = dice.between(0.35, 0.6), dice.between(0.26, 0.32), dice.between(0.2, 0.34)
+    curl = dice.between(0.0, 0.3)
+    outline = {
+        0: [(r, 0), (r * 0.95, tall * 0.5), (r * 1.08, tall)],
+        1: [(r, 0), (r * 0.92, 0.2), (r * 0.6, 0.28), (0.001, 0.3)],
+        2: [(r, 0), (r * 0.9, 0.22), (r * 0.7, 0.32), (0.001, 0.27)],
+        3: [(r, 0), (r * 0.6, tall * 0.7), (r * 0.25, tall * 1.3), (0.01, tall * 1.8)],
+    }[kind]
+    crown = lathe([*curve(outline, 24), *([(0, tall)] if kind == 0 else [])], 48)
+    edge = lathe(curve([(r, 0), (r + brim * 0.6, 0.01), (r + brim, 0.06 if kind == 0 else 0.02)], 10), 56)
+    if kind in (0, 2):
+        edge = edge.bent(
+            lambda p: (
+                p
+                + np.stack(
+                    [
+                        0 * p[:, 0],
+                        0 * p[:, 0],
+                        (curl + 0.25 * (kind == 2)) * 2.2 * p[:, 0] ** 2 * (np.hypot(p[:, 0], p[:, 1]) > r * 1.05),
+                    ],
+                    1,
+                )
+            )
+        )
+    if kind == 3:
+        bend = dice.between(-0.3, 0.3)
+        crown = crown.bent(
+            lambda p: p + np.stack([bend * np.maximum(p[:, 2] - tall * 0.6, 0) ** 1.5, 0 * p[:, 0], 0 * p[:, 0]], 1)
+        )
+    band = lathe([(np.interp(z, *np.array(curve(outline, 24)).T[::-1]) + 0.008, z) for z in (0.015, 0.1)], 48)
+    if kind == 1:
+        straw = near((0.88, 0.74, 0.45), dice, 0.05)
+        felt = stripes(straw, tuple(0.88 * c for c in straw), 12, roughness=0.95)
+    return [(crown, felt), (edge, felt), (band, ribbon)]
+
+
+def books(dice: Dice) -> Parts:
+    """A stack of books, one perhaps open on top, or a few that stand between two ends."""
+    parts: Parts = []
+    paper = plain((0.95, 0.93, 0.86), 0.9)
+
+    def book(w: float, d: float, t: float) -> Parts:
+        color = any_color(dice)
+        cover = plain(color, 0.6)
+        c = 0.014
+        boards = box(w, d, c).at() + box(w, d, c).at(z=t - c)
+        spine = box(c, d, t).at(-w / 2)
+        stripe = box(c * 1.3, d * 0.7, t * 0.4).at(-w / 2 - 0.002, 0, t * 0.3)
+        return [
+            (boards + spine, cover),
+            (box(w * 0.94, d * 0.94, t - 2 * c).at(0.0, 0, c), paper),
+            (stripe, plain(contrast(color, dice), 0.6)),
+        ]
+
+    z = 0.0
+    if dice.chance(0.7):
+        for _ in range(dice.count(2, 6)):
+            t, turn = dice.between(0.06, 0.15), dice.between(-18, 18)
+            x, y = dice.between(-0.03, 0.03), dice.between(-0.03, 0.03)
+            parts += [
+                (shape.turned("z", 90 + turn).at(x, y, z), material)
+                for shape, material in book(dice.between(0.5, 0.62), dice.between(0.7, 0.85), t)
+            ]
+            z += t + 0.002
+        if dice.chance(0.4):
+            page = sheet(
+                lambda u, v: (
+                    0.36 * u,
+                    (v - 0.5) * 0.56,
+                    0.02 + 0.08 * np.sin(np.pi * np.minimum(u * 1.15, 1)) * (1 - 0.5 * u),
+                ),
+                4,
+                16,
+            )
+            lines = stripes((0.96, 0.95, 0.9), (0.55, 0.55, 0.55), 9, roughness=0.9)
+            parts += [
+                (page.mirrored().at(z=z + 0.01), lines),
+                (box(0.76, 0.6, 0.015).at(z=z), plain(any_color(dice), 0.6)),
+            ]
+        return parts
+    x, n = 0.0, dice.count(3, 7)
+    for _ in range(n):
+        t, tall = dice.between(0.07, 0.16), dice.between(0.6, 0.85)
+        parts += [
+            (shape.turned("y", 90).turned("z", 90).turned("z", -90).at(x, 0, tall / 2), material)
+            for shape, material in book(tall, 0.55, t)
+        ]
+        x += t + 0.004
+    ends = (
+        box(0.04, 0.5, 0.55).at(-0.03) + box(0.04, 0.5, 0.55).at(x + 0.03) + box(x + 0.1, 0.5, 0.02).at(x / 2, 0, -0.02)
+    )
+    return [*parts, (ends, any_wood(dice))]
+
+
+def chess_piece(dice: Dice) -> Parts:
+    """A pawn, a rook, a bishop, a queen or a king, turned from wood, stone or metal."""
+    skin = dice.pick([any_wood, any_metal, lambda d: plain(any_color(d), 0.25)])(dice)
+    kind, r, h = dice.count(0, 4), dice.between(0.26, 0.32), dice.between(0.5, 0.85)
+    thin = r * dice.between(0.35, 0.5)
+    base = [(0, 0), (r, 0), *(arc(0.05, -60, 90, 6) + (r - 0.02, 0.06)), (r * 0.8, 0.14), (r * 0.75, 0.17)]
+    stem = [
+        *base,
+        *curve([(r * 0.62, 0.2), (thin, h * 0.55), (thin * 0.85, h)], 16),
+        (r * 0.65, h + 0.01),
+        (r * 0.65, h + 0.05),
+        (thin * 0.9, h + 0.07),
+    ]
+    if kind == 0:
+        parts: Parts = [
+            (lathe([*stem, (0, h + 0.07)], 44), skin),
+            (sphere(r * 0.62, 14).at(z=h + 0.05 + r * 0.55), skin),
+        ]
+        return parts
+    if kind == 1:
+        wide = r * 0.78
+        top = [
+            (wide * 0.85, h + 0.1),
+            (wide, h + 0.13),
+            (wide, h + 0.32),
+            (wide * 0.7, h + 0.32),
+            (wide * 0.7, h + 0.24),
+            (0, h + 0.24),
+        ]
+        merlon = box(wide * 0.45, wide * 0.3, 0.09).at(y=-wide * 0.85, z=h + 0.31).around(6)
+        return [(lathe([*stem, *top], 44), skin), (merlon, skin)]
+    if kind == 2:
+        crown = [*curve([(thin, h + 0.1), (r * 0.55, h + 0.22), (r * 0.3, h + 0.4), (0.02, h + 0.5)], 16)]
+        return [(lathe([*stem, *crown, (0, h + 0.5)], 44), skin), (sphere(0.05, 8).at(z=h + 0.53), skin)]
+    wide = r * 0.72
+    crown = [
+        *curve([(thin, h + 0.1), (thin * 1.05, h + 0.2), (wide, h + 0.42)], 12),
+        (wide * 0.8, h + 0.42),
+        (0, h + 0.46),
+    ]
+    parts = [(lathe([*stem, *crown], 44), skin)]
+    if kind == 3:
+        points = sphere(0.05, 8).at(wide * 0.92, 0, h + 0.44).around(8)
+        return [*parts, (points + sphere(0.07, 10).at(z=h + 0.5), skin)]
+    cross = box(0.06, 0.05, 0.24).at(z=h + 0.45) + box(0.18, 0.05, 0.06).at(z=h + 0.55)
+    return [*parts, (cross, skin)]
