@@ -72,21 +72,25 @@ def mesh_scene(
 
 
 @torch.no_grad()
-def textured_scene(mesh: TexturedMesh, *, smooth: bool = True) -> Scene:
+def textured_scene(mesh: TexturedMesh, *, smooth: bool = True, ground: bool = True) -> Scene:
     """A mesh with its materials: factors, textures and vertex colours; emissive and normal textures are left out.
 
-    Of normals, its own are not used: smooth ones are found as for any mesh. Raises ValueError for vertices that are
-    not finite or faces that name none.
+    Of normals, its own are not used: smooth ones are found as for any mesh. ground: False leaves out the shadow, which
+    a picture without background does not show. Raises ValueError for vertices that are not finite or faces that name
+    none.
     """
-    scene = _mesh_scene(mesh.mesh, mesh.mesh.vertices.new_empty(0, 6), smooth)
+    scene = _mesh_scene(mesh.mesh, mesh.mesh.vertices.new_empty(0, 6), smooth, ground)
     return replace(scene, paint=Paint.of(mesh))
 
 
-def _mesh_scene(mesh: Mesh, attrs: Tensor, smooth: bool) -> Scene:
+def _mesh_scene(mesh: Mesh, attrs: Tensor, smooth: bool, ground: bool = True) -> Scene:
     if not bool(torch.isfinite(mesh.vertices).all()):
         raise ValueError("mesh.vertices: expected finite numbers, got NaN or infinity")
     bounds = Bounds.around(mesh.vertices)
-    shadow = ground_shadow(mesh.vertices, mesh.faces, bounds)  # also checks the faces, before they index anything
+    # Before the faces index anything; rasterising the shadow checks them too.
+    if not ground and len(mesh.faces) and not 0 <= int(mesh.faces.min()) <= int(mesh.faces.max()) < len(mesh.vertices):
+        raise ValueError(f"mesh.faces: expected rows of {len(mesh.vertices)} vertices, got some outside")
+    shadow = ground_shadow(mesh.vertices, mesh.faces, bounds) if ground else mesh.vertices.new_zeros(1, 1)
     normals = axis_normals(mesh, bounds.radius) if smooth else None
     return Scene(mesh.vertices.detach(), mesh.faces, attrs, None, normals, shadow, bounds)
 

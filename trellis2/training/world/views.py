@@ -17,6 +17,8 @@ from .dice import Dice
 from .materials import near
 
 FILLED = 0.94  # of the picture's side, by the longer side of the object
+# Glass walls on a line of sight: outer and inner, front and back. The renderer draws the first of them.
+WALLS = 4
 AIMS = 3  # steps until the camera's aim and distance have settled
 
 
@@ -74,11 +76,13 @@ def framed(camera: Camera, scene: Scene) -> Camera:
 
 def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]:
     """Pictures [size, size, 4] uint8 on the mesh's device: sRGB, straight alpha, transparent around the object."""
-    scene, style = textured_scene(mesh), Style(background=None, ground=False)
+    scene, style = textured_scene(mesh, ground=False), Style(background=None, ground=False)
+    walls = WALLS if bool(scene.paint.clear.any()) else 1
     pictures = []
     for view in views:
         drawn = draw(scene, framed(view.camera, scene), (size, size), view.light, style)
-        pictures.append(to_bytes(torch.cat([drawn.color, drawn.alpha[..., None]], -1)))
+        alpha = 1 - (1 - drawn.alpha) ** walls
+        pictures.append(to_bytes(torch.cat([drawn.color, alpha[..., None]], -1)))
     return pictures
 
 

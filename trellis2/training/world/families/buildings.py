@@ -64,8 +64,39 @@ def gable_roof(width: float, depth: float, height: float, overhang: float, thick
     return plate(outline, depth + 2 * overhang)
 
 
+def _windows(w: float, d: float, floors: int, door_x: float) -> tuple[Shape, Shape]:
+    """(frames, panes) round a w x d house, free of the door."""
+    frames, panes = [], []
+    for floor in range(floors):
+        for place in (-0.3, 0.0, 0.3) if w > 1.0 or floor else (-0.3, 0.3):
+            if floor == 0 and abs(place * w - door_x) < 0.2:
+                continue
+            frame, glass_pane = window(0.2, 0.24)
+            for y, turn in ((-d / 2 - 0.01, 0), (d / 2 + 0.01, 180)):
+                frames.append(frame.turned("z", turn).at(place * w, y, 0.2 + 0.5 * floor))
+                panes.append(glass_pane.turned("z", turn).at(place * w, y, 0.2 + 0.5 * floor))
+        for side in (-1, 1):
+            frame, glass_pane = window(0.2, 0.24)
+            frames.append(frame.turned("z", 90 * side).at(side * (w / 2 + 0.01), 0.0, 0.2 + 0.5 * floor))
+            panes.append(glass_pane.turned("z", 90 * side).at(side * (w / 2 + 0.01), 0.0, 0.2 + 0.5 * floor))
+    return join(frames), join(panes)
+
+
+def _roof(kind: int, w: float, d: float, rise: float, over: float) -> tuple[Shape, Shape | None]:
+    """(cover, gable walls or None) of a gable along y or x, a hip, or a flat roof."""
+    if kind <= 1:
+        width, depth = (w, d) if kind == 0 else (d, w)
+        cover, gable = gable_roof(width, depth, rise, over), plate([(-width / 2, 0), (width / 2, 0), (0, rise)], depth)
+        return cover.turned("z", 90 * kind), gable.turned("z", 90 * kind)
+    if kind == 2:
+        edge = 0.5**0.5 + over * 0.9
+        hip = lathe([(edge, -0.02), (edge, 0.02), (0.12, rise), (0, rise)], 4)
+        return hip.turned("z", 45).scaled(w, d, 1), None
+    return box(w + 0.1, d + 0.1, 0.07), None
+
+
 def house(dice: Dice) -> Parts:
-    """One or two floors under a gable, hip or flat roof, with door, windows, chimney; some have a wing, porch or garage."""
+    """One or two floors under a gable, hip or flat roof; door, windows, chimney, perhaps a porch or a garage."""
     w, d, floors = dice.between(0.8, 1.3), dice.between(0.7, 1.1), dice.count(1, 2)
     h = 0.52 * floors + dice.between(0.0, 0.1)
     style = dice.count(0, 3)
@@ -86,21 +117,10 @@ def house(dice: Dice) -> Parts:
     trim, pane = plain(soft(dice), 0.5), plain(near(PANE, dice, 0.08), 0.1)
     parts: Parts = [(box(w, d, h), wall)]
     rise, over = dice.between(0.3, 0.6), dice.between(0.05, 0.12)
-    kind = dice.count(0, 3)
-    if kind <= 1:
-        gable = plate([(-w / 2, 0), (w / 2, 0), (0, rise)], d)
-        roof = gable_roof(w, d, rise, over)
-        if kind == 1:
-            gable = plate([(-d / 2, 0), (d / 2, 0), (0, rise)], w).turned("z", 90)
-            roof = gable_roof(d, w, rise, over).turned("z", 90)
-        parts += [(gable.at(z=h), wall), (roof.at(z=h), cover)]
-    elif kind == 2:
-        hip = lathe([(0.7071 + over * 0.9, -0.02), (0.7071 + over * 0.9, 0.02), (0.12, rise), (0, rise)], 4).turned(
-            "z", 45
-        )
-        parts.append((hip.scaled(w, d, 1).at(z=h), cover))
-    else:
-        parts.append((box(w + 0.1, d + 0.1, 0.07).at(z=h), plain(muted(dice), 0.7)))
+    top, gable = _roof(dice.count(0, 3), w, d, rise, over)
+    parts.append((top.at(z=h), cover))
+    if gable is not None:
+        parts.append((gable.at(z=h), wall))
     front = -d / 2
     x = dice.pick((-0.25, 0.0, 0.25)) * w
     paint = plain(vivid(dice), 0.5) if dice.chance(0.6) else any_wood(dice)
@@ -109,20 +129,8 @@ def house(dice: Dice) -> Parts:
         (sphere(0.015, 6).at(x + 0.06, front - 0.04, 0.2), plain((0.9, 0.75, 0.3), 0.3)),
     ]
     parts.append((box(0.3, 0.14, 0.04).at(x, front - 0.06), plain(STONE, 0.8)))
-    frames, panes = [], []
-    for floor in range(floors):
-        for place in (-0.3, 0.0, 0.3) if w > 1.0 or floor else (-0.3, 0.3):
-            if floor == 0 and abs(place * w - x) < 0.2:
-                continue
-            frame, glass_pane = window(0.2, 0.24)
-            for y, turn in ((front - 0.01, 0), (d / 2 + 0.01, 180)):
-                frames.append(frame.turned("z", turn).at(place * w, y, 0.2 + 0.5 * floor))
-                panes.append(glass_pane.turned("z", turn).at(place * w, y, 0.2 + 0.5 * floor))
-        for side in (-1, 1):
-            frame, glass_pane = window(0.2, 0.24)
-            frames.append(frame.turned("z", 90 * side).at(side * (w / 2 + 0.01), 0.0, 0.2 + 0.5 * floor))
-            panes.append(glass_pane.turned("z", 90 * side).at(side * (w / 2 + 0.01), 0.0, 0.2 + 0.5 * floor))
-    parts += [(join(frames), trim), (join(panes), pane)]
+    frames, panes = _windows(w, d, floors, x)
+    parts += [(frames, trim), (panes, pane)]
     if dice.chance(0.6):
         stack = box(0.14, 0.14, rise + 0.28).at(dice.pick((-0.25, 0.25)) * w, d * 0.2, h)
         parts.append((stack, bricks((0.6, 0.3, 0.24), (0.75, 0.72, 0.68), 3, 8)))
@@ -238,7 +246,7 @@ def lighthouse(dice: Dice) -> Parts:
         (tower, skin),
         (deck, roof),
         (posts, plain((0.2, 0.2, 0.22), 0.5)),
-        (room, glass((0.8, 0.9, 0.95), 0.35)),
+        (room, glass((0.8, 0.9, 0.95), 0.4)),
         (lamp, plain((0.98, 0.9, 0.5), 0.3)),
         (cap, roof),
     ]

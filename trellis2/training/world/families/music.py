@@ -194,16 +194,11 @@ def trumpet(dice: Dice) -> Parts:
     """A bell, a wound tube, three valves, a mouthpiece; along x."""
     brass = any_metal(dice)
     wide, r = dice.between(0.16, 0.22), dice.between(0.022, 0.03)
-    bell = (
-        lathe(curve([(wide, 0), (wide * 0.55, 0.08), (wide * 0.3, 0.25), (r, 0.6)], 24), 40)
-        .turned("y", -90)
-        .turned("z", 180)
-    )
-    bell = bell.turned("z", 180)
+    bell = lathe(curve([(wide, 0), (wide * 0.55, 0.08), (wide * 0.3, 0.25), (r, 0.6)], 24), 40).turned("y", 90)
     low = 0.2
     turn = arc(low / 2, -90, 90, 16)
-    path = [(-0.55, 0, 0), (0.5, 0, 0), *[(0.5 + x, 0, -low / 2 + z) for x, z in turn[::-1]], (-0.3, 0, -low)]
-    back = [(-0.3, 0, -low), *[(-0.3 - x, 0, -low / 2 + z) for x, z in turn], (-0.2, 0, 0)]
+    path = [(-0.55, 0, 0), (0.5, 0, 0), *[(0.5 + x, 0, -low / 2 + z) for x, z in turn[-2::-1]], (-0.3, 0, -low)]
+    back = [(-0.3, 0, -low), *[(-0.3 - x, 0, -low / 2 + z) for x, z in turn[1:]], (-0.2, 0, 0)]
     parts: Parts = [(bell.at(-1.0), brass), (tube(path, r, 14), brass), (tube(back, r, 14), brass)]
     valve = (
         cylinder(0.045, 0.34, bevel=0.01, segments=24).at(z=-0.27)

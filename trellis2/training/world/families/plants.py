@@ -95,6 +95,45 @@ def potted_plant(dice: Dice) -> Parts:
     return parts
 
 
+def _fir(dice: Dice, trunk: float, r: float, bark: Material, green: Material) -> Parts:
+    """Layers of skirts on a trunk of height `trunk` and radius r; some are a Christmas tree."""
+    layers, width, height = dice.count(3, 5), dice.between(0.4, 0.6), dice.between(1.0, 1.6)
+    cones = []
+    for k in range(layers):
+        z, size = trunk * 0.5 + height * k / layers, width * (1 - 0.75 * k / layers)
+        points = dice.count(9, 14)
+        skirt = lathe(
+            [
+                (size * 0.25, z + 0.06),
+                (size, z),
+                (size * 0.45, z + height / layers * 0.8),
+                (0, z + height / layers * 1.5),
+            ],
+            56,
+        )
+        cones.append(
+            skirt.bent(
+                lambda p, n=points: (
+                    p * np.stack([1 + 0.07 * np.cos(n * np.arctan2(p[:, 1], p[:, 0]))] * 2 + [np.ones(len(p))], 1)
+                )
+            )
+        )
+    parts: Parts = [(cylinder(r, trunk, r * 0.8), bark), (join(cones), green)]
+    if dice.chance(0.3):
+        z = trunk * 0.5
+        ends = [
+            (width * 0.9 * (1 - 0.75 * k / layers), 47 * k + 23 * j, z + height * k / layers + 0.02)
+            for k in range(layers)
+            for j in range(0, 15, 2)
+        ]
+        balls = [sphere(0.04, 6).at(out, 0, up).turned("z", turn) for out, turn, up in ends]
+        parts += [
+            (join(balls), plain(vivid(dice), 0.2)),
+            (sphere(0.07, 8).at(z=z + height * 1.12), plain((0.95, 0.8, 0.25), 0.3)),
+        ]
+    return parts
+
+
 def tree(dice: Dice) -> Parts:
     """A broadleaf with a lumpy crown on branches, a layered fir, a poplar, a palm, or an apple tree."""
     kind = dice.count(0, 4)
@@ -104,41 +143,7 @@ def tree(dice: Dice) -> Parts:
     autumn = (dice.between(0.75, 0.9), dice.between(0.35, 0.6), 0.12)
     green = mottled(autumn, dice, 0.15) if dice.chance(0.15) else foliage(dice)
     if kind == 1:
-        layers, width, height = dice.count(3, 5), dice.between(0.4, 0.6), dice.between(1.0, 1.6)
-        cones = []
-        for k in range(layers):
-            z, size = trunk * 0.5 + height * k / layers, width * (1 - 0.75 * k / layers)
-            points = dice.count(9, 14)
-            skirt = lathe(
-                [
-                    (size * 0.25, z + 0.06),
-                    (size, z),
-                    (size * 0.45, z + height / layers * 0.8),
-                    (0, z + height / layers * 1.5),
-                ],
-                56,
-            )
-            cones.append(
-                skirt.bent(
-                    lambda p, n=points: (
-                        p * np.stack([1 + 0.07 * np.cos(n * np.arctan2(p[:, 1], p[:, 0]))] * 2 + [np.ones(len(p))], 1)
-                    )
-                )
-            )
-        parts: Parts = [(cylinder(r, trunk, r * 0.8), bark), (join(cones), green)]
-        if dice.chance(0.3):
-            z = trunk * 0.5
-            ends = [
-                (width * 0.9 * (1 - 0.75 * k / layers), 47 * k + 23 * j, z + height * k / layers + 0.02)
-                for k in range(layers)
-                for j in range(0, 15, 2)
-            ]
-            balls = [sphere(0.04, 6).at(out, 0, up).turned("z", turn) for out, turn, up in ends]
-            parts += [
-                (join(balls), plain(vivid(dice), 0.2)),
-                (sphere(0.07, 8).at(z=z + height * 1.12), plain((0.95, 0.8, 0.25), 0.3)),
-            ]
-        return parts
+        return _fir(dice, trunk, r, bark, green)
     if kind == 2:
         tall, wide = dice.between(1.1, 1.7), dice.between(0.22, 0.42)
         crown = sphere(1, 20).scaled(wide, wide, tall / 2)

@@ -111,7 +111,7 @@ def bottle(dice: Dice) -> Parts:
     color = vivid(dice)
     clear = dice.chance(0.45)
     skin = (
-        glass(near((0.25, 0.5, 0.3), dice, 0.25), dice.between(0.35, 0.55))
+        glass(near((0.25, 0.5, 0.3), dice, 0.25), dice.between(0.38, 0.55))
         if clear
         else patterned(color, dice, 0.25, 8, 6)
     )
@@ -274,7 +274,7 @@ def goblet(dice: Dice) -> Parts:
     """A cup on a stem with a foot, of glass or metal, with or without wine."""
     r, bowl_h, stem = dice.between(0.26, 0.36), dice.between(0.4, 0.7), dice.between(0.35, 0.6)
     clear = dice.chance(0.6)
-    skin = glass(near((0.8, 0.88, 0.92), dice, 0.08), dice.between(0.3, 0.45)) if clear else any_metal(dice)
+    skin = glass(near((0.8, 0.88, 0.92), dice, 0.08), dice.between(0.36, 0.5)) if clear else any_metal(dice)
     rim = r * dice.between(0.75, 1.05)
     outer = curve([(0.03, 0), (r * 0.7, bowl_h * 0.14), (r, bowl_h * 0.45), (rim, bowl_h)], 24) + (0, stem)
     foot = lathe(
