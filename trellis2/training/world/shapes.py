@@ -252,7 +252,7 @@ def _inset(outline: np.ndarray, distance: float) -> np.ndarray:
     normal = np.stack([-step[:, 1], step[:, 0]], 1) * np.sign(_area(outline))
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     inwards = normal + np.roll(normal, 1, 0)
-    return outline + distance * inwards / np.maximum((inwards * inwards).sum(1, keepdims=True) / 2, 0.2)
+    return outline + distance * inwards / np.maximum((inwards * inwards).sum(1, keepdims=True) / 2, 0.5)
 
 
 def _area(outline: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from .materials import near
 FILLED = 0.94  # of the picture's side, by the longer side of the object
 # Glass walls on a line of sight: outer and inner, front and back. The renderer draws the first of them.
 WALLS = 4
-AIMS = 3  # steps until the camera's aim and distance have settled
+AIMS = 6  # steps until the camera's aim and distance have settled
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def car(dice: Dice) -> Parts:
             (nose + 0.08, hood - 0.02),
             (front, waist),
             (0, waist + 0.01),
-            (rear, waist),
+            (min(rear, tail - 0.12), waist),
             (tail - 0.04, waist - 0.03),
             (tail, clear + 0.15),
             (tail - 0.02, clear + 0.02),
