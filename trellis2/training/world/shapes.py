@@ -247,12 +247,13 @@ def beam(outline: Points, width: float, bevel: float = 0.0) -> Shape:
 
 
 def _inset(outline: np.ndarray, distance: float) -> np.ndarray:
-    """The polygon [N, 2] with every corner moved inwards."""
+    """The polygon [N, 2] with every corner moved inwards; narrow dents may cross, but nothing leaves its box."""
     step = np.roll(outline, -1, 0) - outline
     normal = np.stack([-step[:, 1], step[:, 0]], 1) * np.sign(_area(outline))
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     inwards = normal + np.roll(normal, 1, 0)
-    return outline + distance * inwards / np.maximum((inwards * inwards).sum(1, keepdims=True) / 2, 0.5)
+    moved = outline + distance * inwards / np.maximum((inwards * inwards).sum(1, keepdims=True) / 2, 0.5)
+    return np.clip(moved, outline.min(0), outline.max(0))
 
 
 def _area(outline: np.ndarray) -> float:

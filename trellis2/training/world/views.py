@@ -19,7 +19,7 @@ from .materials import near
 FILLED = 0.94  # of the picture's side, by the longer side of the object
 # Glass walls on a line of sight: outer and inner, front and back. The renderer draws the first of them.
 WALLS = 4
-AIMS = 6  # steps until the camera's aim and distance have settled
+CLEARANCE = 0.05  # world units from the eye to the nearest point, at least
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,23 @@ def _random_light(dice: Dice) -> StudioLight:
 
 
 def framed(camera: Camera, scene: Scene) -> Camera:
-    """The camera from the same side, aimed and moved so that the object just fills a square picture."""
-    points, half = scene.vertices.T.contiguous(), tan(radians(camera.fov_deg) / 2) * FILLED
-    camera = replace(camera, target=scene.bounds.center, distance=2 * scene.bounds.radius / half)
-    for _ in range(AIMS):
-        view = camera.view(scene.bounds, (1, 1))
-        x, y, depth = view.to_eye(points)
-        tangents = torch.stack([x / depth, y / depth])
-        (left, low), (right, high) = tangents.amin(1).tolist(), tangents.amax(1).tolist()
-        across, upward = (left + right) / 2 * camera.distance, (low + high) / 2 * camera.distance
-        target = tuple(t + across * r + upward * u for t, r, u in zip(camera.target, view.right, view.up, strict=True))
-        nearest = camera.distance - float(depth.min())  # how far the object reaches towards the eye
-        spread = max(right - left, high - low) / 2 / half
-        distance = max(camera.distance * spread, nearest * 1.05 + 0.05)
-        camera = replace(camera, target=target, distance=distance)
-    return camera
+    """The camera from the same side, aimed and moved so that the object just fills a square picture.
+
+    A point (x, y, d) of the eye's axes, d towards the eye, is in the picture from (ex, ey, e) when |x - ex| and
+    |y - ey| are at most slope (e - d). The largest slope d + x and slope d - x decide ex and the least e; so for y.
+    """
+    view, slope = camera.view(scene.bounds, (1, 1)), tan(radians(camera.fov_deg) / 2) * FILLED
+    x, y, depth = view.turned(scene.vertices.T)
+    towards = -slope * depth
+    right, left, up, down = torch.stack([towards + x, towards - x, towards + y, towards - y]).amax(1).tolist()
+    eye = max((right + left) / (2 * slope), (up + down) / (2 * slope), -float(depth.min()) + CLEARANCE)
+    at = ((right - left) / 2, (up - down) / 2, eye)
+    position = [
+        sum(a * axis[k] for a, axis in zip(at, (view.right, view.up, view.back), strict=True)) for k in range(3)
+    ]
+    distance = eye - sum(c * b for c, b in zip(scene.bounds.center, view.back, strict=True))
+    target = tuple(p - distance * b for p, b in zip(position, view.back, strict=True))
+    return replace(camera, target=target, distance=distance)
 
 
 def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]:

@@ -92,7 +92,7 @@ def lamp(dice: Dice) -> Parts:
     parts: Parts = [(base, frame), (stem, frame), (shade.at(z=tall), cloth)]
     bulb = lathe([(0.025, 0), (0.025, 0.06), *curve([(0.03, 0.07), (0.065, 0.14), (0.001, 0.21)], 12)], 24)
     parts.append((bulb.at(z=tall + h * 0.15), plain(WARM, 0.4)))
-    spider = rod((0, 0, tall + h * 0.4), (r + (top - r) * 0.5, 0, tall + h * 0.5), 0.007, 6).around(3)
+    spider = rod((0, 0, tall + h * 0.4), (0.78 * min(top, r), 0, tall + h * 0.92), 0.007, 6).around(3)
     parts.append((spider, any_metal(dice)))
     return parts
 

@@ -103,17 +103,11 @@ def _cabin(dice: Dice, w: float, waist: float, roof: float, line: list[float]) -
         w * 0.95,
         0.01,
     )
+    posts = ((front, y1), (rear, y2), ((front + rear) / 2, (y1 + y2) / 2))
+    low, high, t = waist - 0.02, waist + roof, 0.025
     pillars = [
-        beam(
-            [
-                (y - 0.025, waist - 0.02),
-                (t - 0.025, waist + roof),
-                (t + 0.025, waist + roof),
-                (y + 0.025, waist - 0.02),
-            ],
-            w * 0.955,
-        )
-        for y, t in ((front, y1), (rear, y2), ((front + rear) / 2, (y1 + y2) / 2))
+        beam([(y - t, low), (top_y - t, high), (top_y + t, high), (y + t, low)], 0.05).at(w * 0.4525).mirrored()
+        for y, top_y in posts
     ]
     if dice.chance(0.15):
         sign = box(0.24, 0.12, 0.09, 0.02).at(y=(y1 + y2) / 2, z=waist + roof)
@@ -220,7 +214,7 @@ def truck(dice: Dice) -> Parts:
     """A cab with a box, a flat bed with cargo, a tank or a tipper behind it."""
     w, r = dice.between(0.9, 1.05), dice.between(0.2, 0.26)
     cab_l, cab_h, bed = dice.between(0.6, 0.8), dice.between(0.8, 1.0), dice.between(1.3, 2.1)
-    base = r * 1.5
+    base = r * 2.05
     paint = plain(vivid(dice), 0.3)
     nose = -(cab_l + bed) / 2
     snout = dice.between(0.0, 0.35)
