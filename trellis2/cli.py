@@ -1,4 +1,4 @@
-"""The command line: generate, voxelize, mesh, convert, render, world, doctor, make-tiny. The only module that prints."""
+"""The command line: generate, voxelize, mesh, convert, render, world, doctor, make-tiny. The one module that prints."""
 
 from __future__ import annotations
 
