@@ -1,4 +1,4 @@
-"""The command line: generate, voxelize, mesh, convert, render, doctor, make-tiny. The only module that prints."""
+"""The command line: generate, voxelize, mesh, convert, render, world, doctor, make-tiny. The one module that prints."""
 
 from __future__ import annotations
 
@@ -92,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("file", type=Path, metavar="FILE", help="a mesh, or a .vxz")
     render.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
     render.add_argument("--size", type=int, default=384, help="pixels a side of each view (default 384)")
+
+    world = commands.add_parser("world", help="a picture of objects that training draws on")
+    world.set_defaults(command=_world)
+    world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
+    world.add_argument("--family", help="only this one (default: all)")
+    world.add_argument("--seed", type=int, default=0, help="of the first object (default 0)")
+    world.add_argument("--count", type=int, default=4, help="objects of each family (default 4)")
+    world.add_argument("--columns", type=int, default=12, help="objects in a row (default 12)")
+    world.add_argument("--size", type=int, default=128, help="pixels a side of each object (default 128)")
 
     doctor = commands.add_parser("doctor", help="what was found here, and what each op would use")
     doctor.set_defaults(command=_doctor)
@@ -205,6 +214,17 @@ def _render(arguments: argparse.Namespace) -> int:
         colors = None if loaded.vertex_colors is None else loaded.vertex_colors[:, :3]
         scene = mesh_scene(loaded.mesh, colors=colors)
     print(f"{save_png(arguments.output, contact_sheet(scene, arguments.size))}")
+    return 0
+
+
+def _world(arguments: argparse.Namespace) -> int:
+    from .training.world import FAMILIES
+    from .training.world.sheet import contact_sheet
+
+    families = list(FAMILIES) if arguments.family is None else [arguments.family]
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    contact_sheet(families, seeds, arguments.size, arguments.columns).save(arguments.output)
+    print(f"{arguments.output}: {len(families) * len(seeds)} objects")
     return 0
 
 

@@ -3,7 +3,7 @@
 from .camera import Camera
 from .draw import Rendering, Style
 from .image import save_png
-from .scene import Scene, mesh_scene, voxel_scene
+from .scene import Scene, mesh_scene, textured_scene, voxel_scene
 from .studio import SoftBox, StudioLight
 from .views import contact_sheet, render_mesh, render_turntable, render_voxels
 
@@ -20,5 +20,6 @@ __all__ = [
     "render_turntable",
     "render_voxels",
     "save_png",
+    "textured_scene",
     "voxel_scene",
 ]

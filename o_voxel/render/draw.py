@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -67,12 +67,22 @@ class Style:
 def draw(scene: Scene, camera: Camera, size: tuple[int, int], light: StudioLight, style: Style) -> Rendering:
     """One view of a scene, (H, W) pixels, on the scene's device. Deterministic.
 
-    Translucent surfaces (alpha below 1) let the background through, not what is behind them. No gradients.
+    Translucent surfaces (alpha below 1) let the background through; those of a `textured_scene` also let through the
+    nearest opaque surface behind them. No gradients.
     """
     view, side, device = camera.view(scene.bounds, size), style.supersample, scene.vertices.device
     samples = (size[0] * side, size[1] * side)
-    raster = rasterize(view.to_clip(scene.vertices), scene.faces, samples, backend=style.backend)
-    color, alpha, normal, depth = _resolve(_shade_samples(scene, raster, view, light, camera.yaw_deg), size, side)
+    clip = view.to_clip(scene.vertices)
+    raster = rasterize(clip, scene.faces, samples, backend=style.backend)
+    layers = _shade_samples(scene, raster, view, light, camera.yaw_deg)
+    if scene.paint is not None and bool(scene.paint.clear.any()):
+        solid = (~scene.paint.clear).nonzero().flatten()
+        raster = rasterize(clip, scene.faces[solid], samples, backend=style.backend)
+        face = torch.cat((solid, solid.new_tensor([-1])))[raster.face.long()]  # -1, empty, reads the last row: -1
+        behind = _shade_samples(scene, replace(raster, face=face), view, light, camera.yaw_deg)
+        through = 1 - layers[1]
+        layers = (layers[0] + through * behind[0], layers[1] + through * behind[1], *layers[2:])
+    color, alpha, normal, depth = _resolve(layers, size, side)
     reach = occlusion_reach(scene.bounds.radius)
     light_left = occlusion(depth, normal, view, reach) if style.occlusion else None
 
@@ -149,6 +159,8 @@ def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tens
         along = [dot(axis, flat) for axis in axes]
         normal = [torch.where(s.abs() < CREASE_COS, flat, axis * s.sign()) for axis, s in zip(axes, along, strict=True)]
         normal = unit(_blend(normal, bary))
+    if scene.paint is not None:
+        return position, normal, *scene.paint.read(face, bary).split(3)
     if scene.owner is not None:
         base, rest = scene.attrs.index_select(0, scene.owner.index_select(0, face)).T.split(3)
         return position, normal, base, rest

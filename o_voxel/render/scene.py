@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..checks import FLOATS, check_tensor
+from ..material import TexturedMesh
 from ..ops.hash_grid import hash_grid
 from ..values import Mesh, VoxelField
 from .camera import Bounds
 from .ground import ground_shadow
+from .paint import Paint
 from .vectors import cross, length, spans, unit
 
 CLAY = (0.66, 0.65, 0.635, 0.0, 0.55, 1.0)  # the six PBR channels of what has none
@@ -37,7 +39,7 @@ class Scene:
 
     owner: [F] int64, the row of `attrs` of each face, or None: attrs are by vertex.  normals: [V, 3] unit directions
     of either sign, or None for flat shading.  shadow: [S, S] float32, see `ground_shadow`.  bounds: what the camera
-    fits.
+    fits.  paint: materials and textures instead of `attrs`, which is then empty.
     """
 
     vertices: Tensor
@@ -47,6 +49,7 @@ class Scene:
     normals: Tensor | None
     shadow: Tensor
     bounds: Bounds
+    paint: Paint | None = None
 
 
 @torch.no_grad()
@@ -59,16 +62,35 @@ def mesh_scene(
     """
     if colors is not None and material is not None:
         raise ValueError("expected colors or material, got both")
-    if not bool(torch.isfinite(mesh.vertices).all()):
-        raise ValueError("mesh.vertices: expected finite numbers, got NaN or infinity")
     count = len(mesh.vertices)
     if colors is not None:
         check_tensor(colors, "colors", (count, 3), FLOATS)
     if material is not None:
         check_tensor(material, "material", (count, 6), FLOATS)
     attrs = _attributes(colors if material is None else material, count, mesh.vertices)
+    return _mesh_scene(mesh, attrs, smooth)
+
+
+@torch.no_grad()
+def textured_scene(mesh: TexturedMesh, *, smooth: bool = True, ground: bool = True) -> Scene:
+    """A mesh with its materials: factors, textures and vertex colours; emissive and normal textures are left out.
+
+    Of normals, its own are not used: smooth ones are found as for any mesh. ground: False leaves out the shadow, which
+    a picture without background does not show. Raises ValueError for vertices that are not finite or faces that name
+    none.
+    """
+    scene = _mesh_scene(mesh.mesh, mesh.mesh.vertices.new_empty(0, 6), smooth, ground)
+    return replace(scene, paint=Paint.of(mesh))
+
+
+def _mesh_scene(mesh: Mesh, attrs: Tensor, smooth: bool, ground: bool = True) -> Scene:
+    if not bool(torch.isfinite(mesh.vertices).all()):
+        raise ValueError("mesh.vertices: expected finite numbers, got NaN or infinity")
     bounds = Bounds.around(mesh.vertices)
-    shadow = ground_shadow(mesh.vertices, mesh.faces, bounds)  # also checks the faces, before they index anything
+    # Before the faces index anything; rasterising the shadow checks them too.
+    if not ground and len(mesh.faces) and not 0 <= int(mesh.faces.min()) <= int(mesh.faces.max()) < len(mesh.vertices):
+        raise ValueError(f"mesh.faces: expected rows of {len(mesh.vertices)} vertices, got some outside")
+    shadow = ground_shadow(mesh.vertices, mesh.faces, bounds) if ground else mesh.vertices.new_zeros(1, 1)
     normals = axis_normals(mesh, bounds.radius) if smooth else None
     return Scene(mesh.vertices.detach(), mesh.faces, attrs, None, normals, shadow, bounds)
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..material import TexturedMesh
 from ..values import Mesh, VoxelField
 from .camera import Camera
 from .draw import Rendering, Style, draw
-from .scene import Scene, mesh_scene, voxel_scene
+from .scene import Scene, mesh_scene, textured_scene, voxel_scene
 from .studio import StudioLight
 
 SHEET_VIEWS = {"front": (0.0, 0.0), "side": (90.0, 0.0), "back": (180.0, 0.0), "top": (0.0, 90.0)}
@@ -53,7 +54,7 @@ def render_voxels(
 
 
 def render_turntable(
-    subject: Mesh | VoxelField | Scene,
+    subject: Mesh | TexturedMesh | VoxelField | Scene,
     frames: int,
     camera: Camera = Camera(),
     size: tuple[int, int] = (512, 512),
@@ -79,7 +80,7 @@ def render_turntable(
 
 
 def contact_sheet(
-    subject: Mesh | VoxelField | Scene,
+    subject: Mesh | TexturedMesh | VoxelField | Scene,
     tile: int = 384,
     *,
     camera: Camera = Camera(orthographic=True),
@@ -116,7 +117,7 @@ def layer_image(rendering: Rendering, layer: str, near: float, far: float) -> Te
     return torch.where(seen, 0.95 - 0.8 * share, 1.0).expand(-1, -1, 3)
 
 
-def as_scene(subject: Mesh | VoxelField | Scene, style: Style = Style()) -> Scene:
+def as_scene(subject: Mesh | TexturedMesh | VoxelField | Scene, style: Style = Style()) -> Scene:
     """A subject ready to be drawn many times."""
     if isinstance(subject, Scene):
         return subject
@@ -124,4 +125,6 @@ def as_scene(subject: Mesh | VoxelField | Scene, style: Style = Style()) -> Scen
         return voxel_scene(subject)
     if isinstance(subject, Mesh):
         return mesh_scene(subject, smooth=style.smooth)
-    raise TypeError(f"subject: expected a Mesh, a VoxelField or a Scene, got {type(subject).__name__}")
+    if isinstance(subject, TexturedMesh):
+        return textured_scene(subject, smooth=style.smooth)
+    raise TypeError(f"subject: expected a Mesh, a TexturedMesh, a VoxelField or a Scene, got {type(subject).__name__}")

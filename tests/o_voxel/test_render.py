@@ -8,6 +8,7 @@ import pytest
 import torch
 from pack.o_voxel.color import to_linear, to_srgb
 from pack.o_voxel.grid import Grid
+from pack.o_voxel.material import Material, Texture, TexturedMesh
 from pack.o_voxel.render import (
     Camera,
     SoftBox,
@@ -19,9 +20,11 @@ from pack.o_voxel.render import (
     render_turntable,
     render_voxels,
     save_png,
+    textured_scene,
     voxel_scene,
 )
 from pack.o_voxel.render.camera import Bounds
+from pack.o_voxel.render.draw import draw
 from pack.o_voxel.render.ground import ground_shadow
 from pack.o_voxel.render.shade import shade_pbr, tone_map
 from pack.o_voxel.render.studio import irradiance, radiance
@@ -478,3 +481,36 @@ def test_the_gpu_draws_the_same_picture():
     assert all(torch.equal(a, b) for a, b in zip(every(there), every(again), strict=True))
     different = ((here.color - there.color.cpu()).abs().amax(-1) > 0.01).float().mean()
     assert float(different) < 0.01
+
+
+def quad(texture=None, **factors) -> TexturedMesh:
+    """A unit square in the plane y = 0, uv as its x and z + 1/2, seen from -y."""
+    corner = torch.tensor([[-0.5, 0, -0.5], [0.5, 0, -0.5], [0.5, 0, 0.5], [-0.5, 0, 0.5]])
+    mesh = Mesh(corner, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    material = Material(base_color_texture=texture, metallic_factor=0.0, roughness_factor=1.0, **factors)
+    return TexturedMesh(mesh, (material,), uv=corner[:, [0, 2]] + 0.5)
+
+
+def test_a_texture_lies_as_its_uv_say():
+    rows = [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]]  # red above blue at u = 0
+    scene = textured_scene(quad(Texture(torch.tensor(rows, dtype=torch.uint8), filter="nearest")))
+    picture = draw(scene, Camera(yaw_deg=0, pitch_deg=0, orthographic=True), (64, 64), EVEN, PLAIN)
+    seen = [picture.color[row, column].argmax() for row, column in ((20, 20), (20, 44), (44, 20))]
+    assert [int(channel) for channel in seen] == [0, 1, 2]
+    assert float(picture.color[44, 44].amin()) > 0.5
+
+
+def test_alpha_follows_the_mode():
+    for mode, alpha, expected in (("OPAQUE", 0.3, 1.0), ("BLEND", 0.3, 0.3), ("MASK", 0.3, 0.0), ("MASK", 0.7, 1.0)):
+        scene = textured_scene(quad(alpha_mode=mode, alpha_factor=alpha), ground=False)
+        style = replace(PLAIN, background=None)
+        picture = draw(scene, Camera(yaw_deg=0, pitch_deg=0, orthographic=True), (32, 32), EVEN, style)
+        assert float(picture.alpha[16, 16]) == pytest.approx(expected)
+
+
+def test_a_textured_mesh_with_faces_out_of_range_is_refused():
+    mesh = quad()
+    wrong = replace(mesh, mesh=Mesh(mesh.mesh.vertices, mesh.mesh.faces + 2))
+    for ground in (True, False):
+        with pytest.raises(ValueError, match="faces"):
+            textured_scene(wrong, ground=ground)

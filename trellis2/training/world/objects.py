@@ -1,0 +1,65 @@
+"""Parts to one textured mesh in the model's box, and the seeds that training and evaluation may use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ....o_voxel.material import Material, TexturedMesh
+from ....o_voxel.values import Mesh
+from .dice import Dice
+from .families import FAMILIES
+from .shapes import Shape
+
+# An object's longest side; the rest of the box [-0.5, 0.5]³ is margin, more than a voxel from 32 a side on.
+EXTENT = 0.93
+# Positions are whole multiples of this. The last bits of sines, which differ between machines, are cut off, and points
+# that were computed twice along a seam meet.
+STEP = 2.0**-17
+
+# Instances to learn from and instances to be judged by: no seed is in both. A trainer counts up from 0.
+TRAIN_SEEDS = range(1 << 30)
+HELD_OUT_SEEDS = range(1 << 30, 1 << 31)
+
+
+def make_object(family: str, seed: int) -> TexturedMesh:
+    """The object of a family (a key of FAMILIES) with this seed, on the CPU.
+
+    Centred, longest side EXTENT, z up, its front towards -y (where `Camera(yaw_deg=0)` stands). Surfaces may be open,
+    thin, or inside others; winding is not promised, so materials are double-sided. The same bytes each time.
+    Raises ValueError for an unknown family or a negative seed.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family: expected one of {', '.join(sorted(FAMILIES))}, got {family!r}")
+    if seed < 0:
+        raise ValueError(f"seed: expected 0 or more, got {seed}")
+    return assemble(FAMILIES[family](Dice(family, seed)))
+
+
+def assemble(parts: Sequence[tuple[Shape, Material]]) -> TexturedMesh:
+    """Shapes and their materials as one mesh in the box. Points of a part that meet become one."""
+    points = np.concatenate([shape.points for shape, _ in parts])
+    low, high = points.min(0), points.max(0)
+    places = np.round((points - (low + high) / 2) * (EXTENT / (high - low).max() / STEP)).astype(np.int64)
+    sizes = [len(shape.points) for shape, _ in parts]
+    starts = np.cumsum([0, *sizes[:-1]])
+    key = np.repeat(np.arange(len(parts)), sizes)
+    for axis in range(3):
+        key = (key << 17) + places[:, axis] + (1 << 16)
+    _, first, row = np.unique(key, return_index=True, return_inverse=True)
+    uv_faces = np.concatenate([shape.faces + start for (shape, _), start in zip(parts, starts, strict=True)])
+    faces = row[uv_faces]
+    a, b, c = faces.T
+    whole = (a != b) & (b != c) & (c != a)
+    ids = np.repeat(np.arange(len(parts)), [len(shape.faces) for shape, _ in parts])
+    return TexturedMesh(
+        Mesh(
+            torch.from_numpy((places[first] * STEP).astype(np.float32)), torch.from_numpy(faces[whole].astype(np.int32))
+        ),
+        tuple(material for _, material in parts),
+        material_ids=torch.from_numpy(ids[whole].astype(np.int32)),
+        uv=torch.from_numpy(np.concatenate([shape.uv for shape, _ in parts]).astype(np.float32)),
+        uv_faces=torch.from_numpy(uv_faces[whole].astype(np.int32)),
+    )

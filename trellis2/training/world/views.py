@@ -1,0 +1,93 @@
+"""Pictures of an object as a photographer may take them: from any side, with any lens and light, filling the frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import radians, tan
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ....o_voxel.material import TexturedMesh
+from ....o_voxel.render import Camera, Scene, SoftBox, StudioLight, Style, textured_scene
+from ....o_voxel.render.draw import draw
+from ....o_voxel.render.image import to_bytes
+from .dice import Dice
+from .materials import near
+
+FILLED = 0.94  # of the picture's side, by the longer side of the object
+# Glass walls on a line of sight: outer and inner, front and back. The renderer draws the first of them.
+WALLS = 4
+CLEARANCE = 0.05  # world units from the eye to the nearest point, at least
+
+
+@dataclass(frozen=True)
+class View:
+    """A camera and its light."""
+
+    camera: Camera
+    light: StudioLight
+
+
+def random_view(dice: Dice) -> View:
+    """From any side, mostly from a little above, with a lens from wide (60 degrees) to long (12 degrees)."""
+    pitch = dice.between(-12, 12) + dice.between(0, 45)
+    fov = 60 * 0.2 ** dice.between(0, 1)
+    return View(Camera(dice.between(0, 360), pitch, fov_deg=fov), _random_light(dice))
+
+
+def _random_light(dice: Dice) -> StudioLight:
+    """A key from either side, fill and rim of any strength, a room from dark to bright."""
+
+    def box(azimuth: float, elevation: tuple[float, float], power: tuple[float, float]) -> SoftBox:
+        size = dice.between(0.25, 0.8)
+        color = near((0.95, 0.95, 0.95), dice, 0.05)
+        # A small box shines brighter, so that size changes the reflections and not the exposure.
+        strength = dice.between(*power) * 0.3 / (size * 0.6)
+        return SoftBox(azimuth, dice.between(*elevation), size, size * dice.between(0.6, 1.6), color, strength)
+
+    side = dice.pick((-1, 1))
+    key = box(side * dice.between(5, 80), (20, 75), (2.2, 4.0))
+    fill = box(-side * dice.between(30, 110), (-10, 40), (0.3, 1.8))
+    rim = box(dice.between(120, 240), (10, 70), (0.5, 4.0))
+    room = dice.between(0.6, 1.5)
+    sky, horizon, ground = (tuple(room * c for c in near((level,) * 3, dice, 0.03)) for level in (0.45, 0.22, 0.24))
+    return StudioLight(key, fill, rim, sky, horizon, ground, dice.between(0.85, 1.15))
+
+
+def framed(camera: Camera, scene: Scene) -> Camera:
+    """The camera from the same side, aimed and moved so that the object just fills a square picture.
+
+    A point (x, y, d) of the eye's axes, d towards the eye, is in the picture from (ex, ey, e) when |x - ex| and
+    |y - ey| are at most slope (e - d). The largest slope d + x and slope d - x decide ex and the least e; so for y.
+    """
+    view, slope = camera.view(scene.bounds, (1, 1)), tan(radians(camera.fov_deg) / 2) * FILLED
+    x, y, depth = view.turned(scene.vertices.T)
+    towards = -slope * depth
+    right, left, up, down = torch.stack([towards + x, towards - x, towards + y, towards - y]).amax(1).tolist()
+    eye = max((right + left) / (2 * slope), (up + down) / (2 * slope), -float(depth.min()) + CLEARANCE)
+    at = ((right - left) / 2, (up - down) / 2, eye)
+    position = [
+        sum(a * axis[k] for a, axis in zip(at, (view.right, view.up, view.back), strict=True)) for k in range(3)
+    ]
+    distance = eye - sum(c * b for c, b in zip(scene.bounds.center, view.back, strict=True))
+    target = tuple(p - distance * b for p, b in zip(position, view.back, strict=True))
+    return replace(camera, target=target, distance=distance)
+
+
+def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]:
+    """Pictures [size, size, 4] uint8 on the mesh's device: sRGB, straight alpha, transparent around the object."""
+    scene, style = textured_scene(mesh, ground=False), Style(background=None, ground=False)
+    walls = WALLS if bool(scene.paint.clear.any()) else 1
+    pictures = []
+    for view in views:
+        drawn = draw(scene, framed(view.camera, scene), (size, size), view.light, style)
+        alpha = 1 - (1 - drawn.alpha) ** walls
+        pictures.append(to_bytes(torch.cat([drawn.color, alpha[..., None]], -1)))
+    return pictures
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """A picture [H, W, 4] uint8 as RGBA, as `image.prepare_image` takes it."""
+    return Image.fromarray(picture.cpu().numpy())
