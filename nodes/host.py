@@ -14,12 +14,16 @@ import torch
 from torch import nn
 
 from ..trellis2.checkpoint import COMFY_ORG, MICROSOFT
-from ..trellis2.residency import OneAtATime, Residency, default_device
+from ..trellis2.memory import GIB
+from ..trellis2.residency import Residency, default_device
+from ..trellis2.streaming import LOW_WEIGHTS, VRAM_MODES, Streamed, choose_residency, weights_at_once
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRESS_TICKS = 1000
 # Where our models live under ComfyUI's models folder.
 FOLDER = "trellis2"
+# With less than this, a flow network and its work do not fit at once.
+SMALL_CARD = 6 * GIB
 
 
 def _comfy(name: str) -> ModuleType | None:
@@ -94,10 +98,19 @@ def progress() -> Callable[[float], None]:
     return report
 
 
-def residency() -> Residency:
-    """ComfyUI's own model management inside it, so that its other models make room for ours and ours for them."""
+def residency(vram: str = "auto") -> Residency:
+    """ComfyUI's own model management inside it, so that its other models make room for ours and ours for them.
+    vram: see `choose_residency`. Raises ValueError for an unknown mode."""
     management = _comfy("comfy.model_management")
-    return ComfyResidency(management) if management else OneAtATime(default_device())
+    if not management:
+        return choose_residency(vram, default_device())
+    if vram not in VRAM_MODES:
+        raise ValueError(f"vram: expected one of {VRAM_MODES}, got {vram!r}")
+    device = management.get_torch_device()
+    small = device.type == "cuda" and management.get_total_memory(device) < SMALL_CARD
+    if device.type == "cuda" and (vram == "low" or (vram == "auto" and small)):
+        return ComfyStreamed(management, device)
+    return ComfyResidency(management)
 
 
 class ComfyResidency:
@@ -113,13 +126,28 @@ class ComfyResidency:
         return self._management.get_torch_device()
 
     @contextmanager
-    def use(self, model: nn.Module) -> Iterator[nn.Module]:
+    def use(self, model: nn.Module, workspace: int = 0) -> Iterator[nn.Module]:
         if model not in self._patchers:
             offload = self._management.unet_offload_device()
             self._patchers[model] = self._patcher(model, load_device=self.device, offload_device=offload)
-        self._management.load_models_gpu([self._patchers[model]], force_full_load=True)
+        self._management.load_models_gpu([self._patchers[model]], memory_required=workspace, force_full_load=True)
         yield model
 
     def release(self) -> None:
         """Let ComfyUI forget our networks."""
         self._patchers.clear()
+
+
+class ComfyStreamed(Streamed):
+    """One network at a time, streamed: ComfyUI's models make room for it, and then it is ours alone."""
+
+    def __init__(self, management: Any, device: torch.device) -> None:
+        super().__init__(device, LOW_WEIGHTS)
+        self._management = management
+
+    @contextmanager
+    def use(self, model: nn.Module, workspace: int = 0) -> Iterator[nn.Module]:
+        wanted = weights_at_once(model, self.weights) + workspace + self._management.extra_reserved_memory()
+        self._management.free_memory(wanted, self.device)
+        with super().use(model, workspace):
+            yield model

@@ -9,6 +9,7 @@ from ..trellis2.models import Backends
 from ..trellis2.ops.attention import CHOICES as ATTENTION
 from ..trellis2.ops.quantized_linear import FORMATS
 from ..trellis2.pipeline import Pipeline
+from ..trellis2.streaming import VRAM_MODES
 from . import host
 from .sockets import PIPELINE, SAMPLER, SamplerSettings
 from .widgets import CATEGORY, STEP_CACHE
@@ -42,6 +43,11 @@ class LoadModel:
             "Hopper and newer. Made while loading from 16-bit files."
         )
         attention = "Implementation of attention. auto: the fastest that works here; reference: slow, exact float32."
+        vram = (
+            "How much of the networks is kept on the card. auto: by ComfyUI's memory management, streaming on cards "
+            "under 6 GB; high: each loaded whole; low: about 1 GB of the network at work, the rest streamed from "
+            "memory as it computes. Same result."
+        )
         names = ["auto", *(choice.name for choice in ATTENTION)]
         return {
             "required": {
@@ -49,13 +55,18 @@ class LoadModel:
                 "precision": (["auto", "bfloat16", "float16", "float32"], {"default": "auto", "tooltip": precision}),
                 "attention": (names, {"default": "auto", "tooltip": attention}),
             },
-            "optional": {"quantization": (QUANTIZATIONS, {"default": "none", "tooltip": quantization})},
+            "optional": {
+                "quantization": (QUANTIZATIONS, {"default": "none", "tooltip": quantization}),
+                "vram": (list(VRAM_MODES), {"default": "auto", "tooltip": vram}),
+            },
         }
 
-    def load(self, model: str, precision: str, attention: str, quantization: str = "none") -> tuple[Pipeline]:
+    def load(
+        self, model: str, precision: str, attention: str, quantization: str = "none", vram: str = "auto"
+    ) -> tuple[Pipeline]:
         source, folder = host.model_source(model)
         checkpoint = Checkpoint.open(source, folder, quantization=quantization)
-        return (Pipeline(checkpoint, host.residency(), dtype=precision, backends=Backends(attention=attention)),)
+        return (Pipeline(checkpoint, host.residency(vram), dtype=precision, backends=Backends(attention=attention)),)
 
 
 class Sampler:

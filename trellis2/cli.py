@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
     generate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
     generate.add_argument(
+        "--vram",
+        choices=("auto", "high", "low"),
+        default="auto",
+        help="networks on the card: all (high), as little as pays (low), or by what it has (default)",
+    )
+    generate.add_argument(
         "--quantization",
         choices=("none", "int8", "fp8"),
         default="none",
@@ -104,15 +110,15 @@ def _generate(arguments: argparse.Namespace) -> int:
     from ..o_voxel.formats.glb import vertex_materials, write_glb
     from .image import prepare_image
     from .pipeline import Pipeline
-    from .residency import OneAtATime, default_device
+    from .residency import default_device
+    from .streaming import choose_residency
 
     pictures = []
     for path in arguments.images:
         with Image.open(path) as image:
             pictures.append(prepare_image(ImageOps.exif_transpose(image)))
-    pipeline = Pipeline.load(
-        arguments.model, OneAtATime(arguments.device or default_device()), quantization=arguments.quantization
-    )
+    residency = choose_residency(arguments.vram, arguments.device or default_device())
+    pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
     assets = pipeline.run(
         [pictures] if arguments.views else [[picture] for picture in pictures],
         pipeline_type=RESOLUTIONS[arguments.resolution],

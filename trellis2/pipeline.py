@@ -11,14 +11,15 @@ from PIL import Image
 from torch import nn
 
 from ..o_voxel.dual_grid import dual_grid_to_mesh
-from ..o_voxel.values import Mesh, VoxelField
+from ..o_voxel.values import DualGrid, Mesh, VoxelField
 from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .image import to_pixels
+from .memory import device_memory, workspace
 from .models import Backends
 from .models.quantized import check_format
 from .models.structure_vae import occupied_voxels
-from .residency import OneAtATime, Residency, default_device, default_dtype
+from .residency import Residency, default_device, default_dtype
 from .sampling import Progress, draw_noise
 from .stages import (
     cascade_voxels,
@@ -28,10 +29,13 @@ from .stages import (
     sample_sparse_latent,
     sample_structure_latent,
 )
+from .streaming import choose_residency
 from .values import ImageCondition, ShapeLatent, SparseStructure, TextureLatent, extend
 
 MAX_TOKENS = 49152
 SEED_RANGE = 2**64
+# What a voxel takes while the surface is made of all at once, and how many voxels thick the slabs are otherwise.
+MESH_VOXEL_BYTES, MESH_SLAB = 256, 128
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,13 @@ class Pipeline:
         checkpoint: Checkpoint,
         residency: Residency | None = None,
         *,
+        vram: str = "auto",
         dtype: str = "auto",
         backends: Backends | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
-        self.residency = residency or OneAtATime(default_device())
+        self.residency = residency or choose_residency(vram, default_device())
         if checkpoint.quantization != "none":
             check_format(checkpoint.quantization, self.residency.device)
         self._backends = backends
@@ -95,13 +100,16 @@ class Pipeline:
         source: str,
         residency: Residency | None = None,
         *,
+        vram: str = "auto",
         dtype: str = "auto",
         quantization: str = "none",
         backends: Backends | None = None,
     ) -> Pipeline:
-        """From a folder or a hub repository; see `Checkpoint.open`, also for quantization. dtype: of the torsos; "auto"
+        """From a folder or a hub repository; see `Checkpoint.open`, also for quantization. vram: where no residency is
+        given, how much of the networks may stay on the device, see `choose_residency`.  dtype: of the torsos; "auto"
         as published where the device is good at it."""
-        return cls(Checkpoint.open(source, quantization=quantization), residency, dtype=dtype, backends=backends)
+        checkpoint = Checkpoint.open(source, quantization=quantization)
+        return cls(checkpoint, residency, vram=vram, dtype=dtype, backends=backends)
 
     def unload(self) -> None:
         """Forget the loaded networks; the next stage loads what it needs again."""
@@ -109,13 +117,17 @@ class Pipeline:
         self.residency.release()
 
     @contextmanager
-    def model(self, role: str) -> Iterator[nn.Module]:
-        """The network of a role, on the device. "image_encoder", or a role of pipeline.json."""
+    def model(self, role: str, tokens: int = 0, image_tokens: int = 0) -> Iterator[nn.Module]:
+        """The network of a role, on the device. "image_encoder", or a role of pipeline.json.
+
+        tokens, image_tokens: what it will work on, by which memory is kept free for it; see `workspace`.
+        """
         if role not in self._models:
             self._models[role] = self.checkpoint.load_model(
                 role, dtype=self._dtype, backends=self._backends, device=self.residency.device
             )
-        with self.residency.use(self._models[role]) as model:
+        needed = workspace(self._models[role], tokens, image_tokens)
+        with self.residency.use(self._models[role], needed) as model:
             yield model
 
     @torch.no_grad()
@@ -160,7 +172,7 @@ class Pipeline:
         """Where the object is: occupied voxels on a grid of 32 or 64 a side. Raises ValueError when there are none."""
         sampler = sampler or self.config.sparse_structure_sampler
         items = condition.batch_size
-        with self.model("sparse_structure_flow_model") as flow:
+        with self.model("sparse_structure_flow_model", items * 16**3, condition.tokens(512)) as flow:
             shape = (flow.config.in_channels, *(flow.config.resolution,) * 3)
             drawn = ((),) * items
             noise = torch.stack(draw_noise(self._seeds(seed, items), [shape] * items, drawn))
@@ -200,7 +212,7 @@ class Pipeline:
     ) -> ShapeLatent:
         """The shape again, finer: on the voxels that the coarse shape's decoder predicts. The resolution is reduced,
         object by object, until it needs fewer than max_tokens tokens."""
-        with self.model("shape_slat_decoder") as decoder:
+        with self.model("shape_slat_decoder", len(shape.slat.coords)) as decoder:
             fine = decoder.upsample(shape.slat.to(self.residency.device), levels=4, progress=_scaled(progress, 0, 0.2))
         targets = [
             cascade_voxels(voxels, source, resolution, max_tokens)
@@ -224,7 +236,7 @@ class Pipeline:
         stats = self.config.tex_slat_normalization
         items = [voxels for voxels, _ in shape.slat.items()]
         tokens = 512 if max(shape.resolutions) == 512 else 1024
-        with self.model(f"tex_slat_flow_model_{tokens}") as flow:
+        with self.model(f"tex_slat_flow_model_{tokens}", len(shape.slat.coords), condition.tokens(tokens)) as flow:
             known = normalize(shape.slat.to(self.residency.device), self.config.shape_slat_normalization)
             channels = flow.config.in_channels - known.feats.shape[1]
             shapes = [(len(voxels), channels) for voxels in items]
@@ -238,17 +250,32 @@ class Pipeline:
 
     @torch.no_grad()
     def decode(
-        self, shape: ShapeLatent, texture: TextureLatent | None = None, *, progress: Progress | None = None
+        self,
+        shape: ShapeLatent,
+        texture: TextureLatent | None = None,
+        *,
+        progress: Progress | None = None,
+        memory_budget: int | None = None,
     ) -> list[Asset]:
-        """The surface of every object and, with a texture latent, its materials on the same voxels."""
+        """The surface of every object and, with a texture latent, its materials on the same voxels.
+
+        memory_budget: see `SparseDecoder.forward`.
+        """
         device, share = self.residency.device, 1.0 if texture is None else 0.5
-        with self.model("shape_slat_decoder") as decoder:
-            decoded = decoder(shape.slat.to(device), progress=_scaled(progress, 0, share))
-            meshes = [dual_grid_to_mesh(grid) for grid in decoder.dual_grids(decoded.output, shape.resolutions)]
+        tokens = len(shape.slat.coords)
+        with self.model("shape_slat_decoder", tokens) as decoder:
+            decoded = decoder(shape.slat.to(device), None, _scaled(progress, 0, share), memory_budget)
+            grids = decoder.dual_grids(decoded.output, shape.resolutions)
+        guide = decoded.subdivisions
+        # The output is as large as what comes of it, and is not needed beside it.
+        del decoded
+        meshes = []
+        while grids:
+            meshes.append(_surface(grids.pop(0)))
         if texture is None:
             return [Asset(mesh, None) for mesh in meshes]
-        with self.model("tex_slat_decoder") as decoder:
-            colored = decoder(texture.slat.to(device), decoded.subdivisions, _scaled(progress, share, 1 - share))
+        with self.model("tex_slat_decoder", tokens) as decoder:
+            colored = decoder(texture.slat.to(device), guide, _scaled(progress, share, 1 - share), memory_budget)
             fields = decoder.fields(colored.output, shape.resolutions)
         return [Asset(mesh, field) for mesh, field in zip(meshes, fields, strict=True)]
 
@@ -317,7 +344,7 @@ class Pipeline:
         _check_batch(condition, len(voxels))
         tokens = 512 if max(resolutions) == 512 else 1024
         sampler = sampler or self.config.shape_slat_sampler
-        with self.model(f"shape_slat_flow_model_{tokens}") as flow:
+        with self.model(f"shape_slat_flow_model_{tokens}", sum(map(len, voxels)), condition.tokens(tokens)) as flow:
             shapes = [(len(item), flow.config.in_channels) for item in voxels]
             noises = draw_noise(self._seeds(seed, len(voxels)), shapes, drawn)
             noise = noise_on(voxels, noises, self.residency.device)
@@ -328,6 +355,12 @@ class Pipeline:
     @staticmethod
     def _seeds(seed: int, items: int) -> list[int]:
         return [(seed + i) % SEED_RANGE for i in range(items)]
+
+
+def _surface(grid: DualGrid) -> Mesh:
+    """The mesh of a dual grid, slab by slab where memory asks for it, which gives the same."""
+    whole = len(grid.coords) * MESH_VOXEL_BYTES
+    return dual_grid_to_mesh(grid, None if whole < device_memory(grid.coords.device).free else MESH_SLAB)
 
 
 def _check_batch(condition: ImageCondition, objects: int) -> None:

@@ -1,4 +1,4 @@
-"""Who is on the device: a small protocol, and its plain implementations outside ComfyUI."""
+"""Who is on the device: a small protocol, and its plain implementations outside ComfyUI. See `streaming` for less."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Residency(Protocol):
@@ -17,8 +17,9 @@ class Residency(Protocol):
     def device(self) -> torch.device:
         """Where networks compute."""
 
-    def use(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
-        """`with residency.use(model) as model:` runs it on the device."""
+    def use(self, model: nn.Module, workspace: int = 0) -> AbstractContextManager[nn.Module]:
+        """`with residency.use(model) as model:` runs it on the device. workspace: bytes of device memory that its work
+        is likely to need besides the weights."""
 
     def release(self) -> None:
         """Let go of every network."""
@@ -31,7 +32,7 @@ class KeepLoaded:
         self.device = torch.device(device)
 
     @contextmanager
-    def use(self, model: nn.Module) -> Iterator[nn.Module]:
+    def use(self, model: nn.Module, workspace: int = 0) -> Iterator[nn.Module]:
         yield model.to(self.device)
 
     def release(self) -> None:
@@ -45,14 +46,48 @@ class OneAtATime:
         self.device = torch.device(device)
 
     @contextmanager
-    def use(self, model: nn.Module) -> Iterator[nn.Module]:
-        try:
+    def use(self, model: nn.Module, workspace: int = 0) -> Iterator[nn.Module]:
+        with weights_kept(model):
             yield model.to(self.device)
-        finally:
-            model.to("cpu")
 
     def release(self) -> None:
         """Nothing to let go of: networks belong to their pipeline."""
+
+
+@contextmanager
+def weights_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards the network's tensors are on the CPU: the very ones that were there before, which cost no copy back.
+    Inside, weights may be moved or replaced but not written to: what is written on another device is lost."""
+    before = {
+        (id(module), name): (module._parameters.get(name), tensor)
+        for module, name, tensor in tensors_of(model)
+        if tensor.device.type == "cpu"
+    }
+    try:
+        yield
+    finally:
+        for module, name, tensor in list(tensors_of(model)):
+            parameter, kept = before.get((id(module), name), (None, None))
+            same = kept is not None and module._parameters.get(name) is parameter
+            place(module, name, kept if same else tensor.cpu())
+
+
+def tensors_of(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """(module, name, data) of every parameter and buffer inside, each module by itself."""
+    for module in model.modules():
+        for name, tensor in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        ):
+            yield module, name, tensor.detach()
+
+
+def place(module: nn.Module, name: str, data: Tensor) -> None:
+    """Give a module's parameter or buffer other data; a parameter remains the same object."""
+    if name in module._parameters:
+        module._parameters[name].data = data
+    else:
+        module._buffers[name] = data
 
 
 def default_device() -> torch.device:

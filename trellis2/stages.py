@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .capture import recorded
+from .capture import graph_pool, recorded
 from .config import Normalization, SamplerConfig
 from .forecast import forecast
 from .models.latent_flow import LatentFlow
@@ -57,10 +57,11 @@ def sample_flow(
     times = schedule(params.steps, params.rescale_t)
     views = [view.replace(view.feats.to(noise.device)) for view in condition.views(resolution)]
     items, tokens = condition.batch_size, noise.numel() // flow.config.out_channels
+    pool = graph_pool(noise.device)
 
     def toward(view: Ragged) -> Velocity:
         prepared = flow.prepare(view)
-        step = recorded(lambda x, t: forward(x, t, prepared), flow.backends.launch, tokens, noise.device)
+        step = recorded(lambda x, t: forward(x, t, prepared), flow.backends.launch, tokens, noise.device, pool)
 
         def velocity(x: Tensor, t: float) -> Tensor:
             return step(x, model_time(t, items, x.device))

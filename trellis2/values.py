@@ -42,10 +42,17 @@ class ImageCondition:
 
     def views(self, resolution: int) -> list[Ragged]:
         """The condition of each view, B items each, for the models of `resolution` (512, or 1024 and more)."""
+        return [Ragged.from_items(view) for view in self._tokens(resolution).unbind(1)]
+
+    def tokens(self, resolution: int) -> int:
+        """How many there are for the models of `resolution`, of all objects and views."""
+        return self._tokens(resolution).shape[:3].numel()
+
+    def _tokens(self, resolution: int) -> Tensor:
         tokens = self.tokens_512 if resolution == 512 else self.tokens_1024
         if tokens is None:
             raise ValueError("condition: the 1024 models need image tokens at 1024; condition with resolution 1024")
-        return [Ragged.from_items(view) for view in tokens.unbind(1)]
+        return tokens
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,8 @@ from .topology import Progress, check_mesh
 
 # The library keeps every open edge; where they would take more than this part of the faces, it is not for us.
 MOST_OPEN = 1 / 3
+# Beyond so many times the wanted faces it was stuck on one part, and has spent the others on it.
+STUCK = 1.05
 
 
 @torch.no_grad()
@@ -105,7 +107,7 @@ def _choose(backend: str, mesh: Mesh, max_error: float | None, locked: Tensor | 
 
 
 def _by_library(position: Tensor, faces: Tensor, target: int, required: bool) -> tuple[Tensor, Tensor] | None:
-    """The library's mesh, finished by the reference where it stopped short; None where the reference is needed.
+    """The library's mesh, finished by the reference where it stopped just short; None where the reference is needed.
 
     required: the library was asked for, whatever it does.
     """
@@ -117,6 +119,8 @@ def _by_library(position: Tensor, faces: Tensor, target: int, required: bool) ->
     if required:
         return vertices, rows
     if any(new > old for new, old in zip(_odd_edges(rows), before, strict=True)):
+        return None
+    if len(rows) > STUCK * target:
         return None
     if len(rows) > target:
         return collapse_edges(vertices, rows, target, backend="reference")

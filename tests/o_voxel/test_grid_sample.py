@@ -4,15 +4,17 @@ import itertools
 
 import pytest
 import torch
-from pack.o_voxel.ops.grid_sample import grid_sample
+from pack.o_voxel.ops.grid_sample import grid_sample, grid_samples
 from pack.o_voxel.ops.hash_grid import hash_grid
 
 SIZES = (0, 1, 63, 1000)
 CHANNELS = 6
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDING = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float64: 1e-5}
 
 sizes = pytest.mark.parametrize("n", SIZES)
 counts = pytest.mark.parametrize("q", SIZES)
+backends = pytest.mark.parametrize("backend", ["numba", "reference"])
 
 
 def field(n, dtype=torch.float32):
@@ -46,21 +48,47 @@ def expected(coords, feats, points):
     return out
 
 
+def near(coords, points):
+    """Whether a voxel's centre is less than one away along every axis, [Q] bool."""
+    off = (points[:, None] - coords - 0.5).abs().amax(2) if len(coords) else points.new_ones(len(points), 1)
+    return (off < 1).any(1)
+
+
 @sizes
 @counts
-def test_against_the_eight_corners(n, q):
+@backends
+def test_against_the_eight_corners(n, q, backend):
     coords, feats = field(n)
     points = somewhere(q)
-    out = grid_sample(feats, hash_grid(coords), points)
+    out, reached = grid_samples(feats, hash_grid(coords), points, backend=backend)
     assert out.dtype == torch.float32
+    assert torch.equal(reached, near(coords, points))
     torch.testing.assert_close(out.double(), expected(coords, feats, points), atol=ROUNDING[torch.float32], rtol=0)
 
 
+@counts
+def test_the_kernel_against_the_eight_corners(q, monkeypatch):
+    """The Triton kernel, run as it is: on a GPU, or in the interpreter, which takes as long for any width."""
+    from pack.o_voxel.ops.grid_sample import kernel
+    from pack.o_voxel.ops.hash_grid import HashGrid
+    from pack.o_voxel.ops.hash_grid import kernel as hash_kernel
+
+    for module in (kernel, hash_kernel):
+        monkeypatch.setattr(module, "BLOCK", 1024)
+    coords, feats = field(1000)
+    points = torch.cat([somewhere(q), torch.tensor([[1e30, 0, 0], [-1e30, 3, 3], [5, 5, 70_000.0]])])
+    index = HashGrid(*hash_kernel.build_table(coords.to(DEVICE)), 3, "triton")
+    out, reached = kernel.trilinear_gpu(feats.to(DEVICE), index, points.to(DEVICE))
+    torch.testing.assert_close(out.cpu().double(), expected(coords, feats, points), atol=1e-5, rtol=0)
+    assert torch.equal(reached.cpu(), near(coords, points))
+
+
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
-def test_rounding(dtype):
+@backends
+def test_rounding(dtype, backend):
     coords, feats = field(1000, dtype)
     points = somewhere(63)
-    out = grid_sample(feats, hash_grid(coords), points)
+    out = grid_sample(feats, hash_grid(coords), points, backend=backend)
     assert out.dtype == dtype
     torch.testing.assert_close(out.double(), expected(coords, feats, points), atol=ROUNDING[dtype], rtol=0)
 
@@ -85,10 +113,21 @@ def test_a_linear_field_is_reproduced():
     torch.testing.assert_close(grid_sample(feats, hash_grid(coords), points), wanted, atol=1e-4, rtol=0)
 
 
-def test_far_away_is_zero():
+@backends
+def test_far_away_is_zero(backend):
     coords, feats = field(63)
     far = torch.tensor([[-2.0, 5, 5], [5, 5, 14.5], [1e6, 0, 0], [-1e30, 1e30, 0], [70_000.0, 1, 1]])
-    assert torch.equal(grid_sample(feats, hash_grid(coords), far), torch.zeros(5, CHANNELS))
+    values, reached = grid_samples(feats, hash_grid(coords), far, backend=backend)
+    assert torch.equal(values, torch.zeros(5, CHANNELS))
+    assert not reached.any()
+
+
+@backends
+def test_of_equal_voxels_the_first_counts(backend):
+    coords = torch.tensor([[2, 2, 2], [2, 2, 3], [2, 2, 2]], dtype=torch.int32)
+    feats = torch.tensor([[1.0], [2.0], [5.0]])
+    points = torch.tensor([[2.5, 2.5, 2.75], [2.5, 2.5, 2.5]])
+    assert grid_sample(feats, hash_grid(coords), points, backend=backend).flatten().tolist() == [1.25, 1]
 
 
 def test_inputs_are_left_alone_and_the_output_repeats():
@@ -121,7 +160,7 @@ def test_the_measure_sees_one_percent():
         ({"feats": torch.zeros(63, CHANNELS, dtype=torch.uint8)}, "feats: expected float16"),
         ({"points": torch.zeros(5, 4)}, r"points: expected shape \[\*, 3\], got \[5, 4\]"),
         ({"points": torch.zeros(5, 3).double()}, "points: expected float32, got float64"),
-        ({"index": hash_grid(torch.zeros(63, 4, dtype=torch.int32))}, "query: expected shape"),
+        ({"index": hash_grid(torch.zeros(63, 4, dtype=torch.int32))}, r"index: expected one over coordinates \[N, 3\]"),
         ({"backend": "texture"}, "backend: expected 'auto' or one of .*, got 'texture'"),
     ],
 )

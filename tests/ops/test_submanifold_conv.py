@@ -6,10 +6,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from pack.o_voxel.ops.hash_grid import hash_grid
 from pack.trellis2.ops.submanifold_conv import (
     child_conv,
     child_neighbors,
+    child_rows,
     neighbor_map,
     reference,
     submanifold_conv,
@@ -87,7 +87,7 @@ def brute_force_map(coords, dilation):
 
 
 def neighbors(coords, dilation=1):
-    return neighbor_map(coords, hash_grid(coords), dilation)
+    return neighbor_map(coords, dilation)
 
 
 @sizes
@@ -179,8 +179,8 @@ def test_layer():
         ({"feats": numbers(CIN)}, r"feats: expected shape \[\*, \*\]"),
         ({"feats": numbers(63, CIN).long()}, "feats: expected float16"),
         (
-            {"neighbors": torch.zeros(62, 27, dtype=torch.int32)},
-            r"neighbors: expected shape \[63, 27\], got \[62, 27\]",
+            {"neighbors": torch.zeros(63, 26, dtype=torch.int32)},
+            r"neighbors: expected shape \[\*, 27\], got \[63, 26\]",
         ),
         ({"neighbors": torch.zeros(63, 27, dtype=torch.int64)}, "neighbors: expected int32, got int64"),
         ({"weight": numbers(COUT, 3, 3, 3, CIN + 1)}, r"weight: expected shape \[\*, 3, 3, 3, 5\]"),
@@ -198,12 +198,23 @@ def test_malformed(changed, message):
         submanifold_conv(**given)
 
 
+def test_some_rows_are_those_of_the_whole():
+    coords, feats, (weight, bias) = voxels(1000), numbers(1000, CIN), weights()
+    around = neighbors(coords)
+    whole = submanifold_conv(feats, around, weight, bias)
+    for rows in (slice(0, 0), slice(0, 1), slice(937, 1000), torch.arange(999, 0, -7)):
+        some = submanifold_conv(feats, around[rows], weight, bias)
+        torch.testing.assert_close(some, whole[rows], atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="gradients need the map of all 1000 rows, got 10"):
+        submanifold_conv(feats.requires_grad_(), around[:10], weight, bias)
+
+
 def test_malformed_coords():
     coords = voxels(63)
     with pytest.raises(ValueError, match=r"coords: expected shape \[\*, 4\]"):
-        neighbor_map(coords[:, 1:], hash_grid(coords))
+        neighbor_map(coords[:, 1:])
     with pytest.raises(ValueError, match="coords: expected int32, got int64"):
-        neighbor_map(coords.long(), hash_grid(coords))
+        neighbor_map(coords.long())
     with pytest.raises(TypeError, match=r"feats: expected a torch\.Tensor, got list"):
         submanifold_conv([[1.0]], neighbors(coords), *weights())
 
@@ -277,7 +288,22 @@ def test_child_conv(n):
     out = child_conv(feats, around, weight, bias, parent, child)
     whole = submanifold_conv(feats, around, weight, bias)
     expected = [whole[p, c * COUT : (c + 1) * COUT] for p, c in zip(parent.tolist(), child.tolist(), strict=True)]
-    assert torch.equal(out, torch.stack(expected) if expected else whole.new_empty(0, COUT))
+    expected = torch.stack(expected) if expected else whole.new_empty(0, COUT)
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("block", [1, 2**10, 2**20])
+def test_some_children_are_those_of_all(monkeypatch, block):
+    feats, around, weight, bias, parent, child = child_case(1000)
+    whole, everywhere = child_conv(feats, around, weight, bias, parent, child), child_neighbors(around, parent, child)
+    monkeypatch.setattr(reference, "BLOCK_BYTES", block)
+    rows = child_rows(len(feats), parent, child)
+    for some in (slice(0, 0), slice(5, 6), slice(len(parent) - 70, None)):
+        few = child_conv(feats, around, weight, bias, parent[some], child[some])
+        torch.testing.assert_close(few, whole[some], atol=1e-12, rtol=0)
+        assert torch.equal(child_neighbors(around, parent[some], child[some], rows=rows), everywhere[some])
+    with pytest.raises(ValueError, match=r"rows: expected shape \[1000, 8\]"):
+        child_neighbors(around, parent, child, rows=rows[1:])
 
 
 @pytest.mark.parametrize(
@@ -312,9 +338,36 @@ def test_neighbor_map_kernel(maps, poisoned, monkeypatch, n, dilation):
 
 
 @sizes
+@pytest.mark.parametrize("shift", [0, 60_001])
+def test_neighbor_map_by_blocks(poisoned, kernel, monkeypatch, n, shift):
+    blocks = import_module("pack.trellis2.ops.submanifold_conv.maps.blocks.kernel")
+    if DEVICE == "cpu":  # a program of the interpreter takes as long for more
+        monkeypatch.setattr(blocks, "LOOKUPS", 4096)
+        monkeypatch.setattr(blocks, "ENTRIES", 4096)
+    coords = voxels(n)[torch.randperm(n, generator=torch.Generator().manual_seed(4))]
+    coords[:, 1:] += shift
+    assert torch.equal(blocks.neighbors_by_blocks(coords.to(DEVICE)).cpu(), brute_force_map(coords, 1))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="collisions of many voxels need a GPU")
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_neighbor_map_by_blocks_of_many(maps, share):
+    blocks = import_module("pack.trellis2.ops.submanifold_conv.maps.blocks.kernel")
+    axis = torch.arange(100, dtype=torch.int32, device=DEVICE)
+    coords = torch.cartesian_prod(torch.arange(2, dtype=torch.int32, device=DEVICE), axis, axis, axis)
+    generator = torch.Generator().manual_seed(0)
+    coords = coords[torch.randperm(len(coords), generator=generator).to(DEVICE)[: int(share * len(coords))]]
+    table = import_module("pack.o_voxel.ops.hash_grid.kernel").build_table(coords)
+    found = blocks.neighbors_by_blocks(coords)
+    assert torch.equal(found, maps.find_neighbors(coords, *table, 1))
+    assert torch.equal(found, blocks.neighbors_by_blocks(coords))
+
+
+@sizes
 def test_child_neighbors_kernel(maps, poisoned, n):
     coarse, split = family(n)
-    found = maps.child_neighbors(*on_device(neighbors(coarse.rows), split.parent, split.child))
+    rows = child_rows(len(coarse), split.parent, split.child)
+    found = maps.child_neighbors(*on_device(neighbors(coarse.rows), split.parent, split.child, rows))
     assert torch.equal(found.cpu(), brute_force_map(split.fine.rows, 1))
 
 
@@ -414,6 +467,17 @@ def test_every_tile_shape(kernel, poisoned, monkeypatch, config):
     assert_as_good(ours, reference.convolve(feats, around, weight, None), exact)
 
 
+@pytest.mark.parametrize("split_rows", [0, 149, 2**15])
+def test_the_kernel_gives_some_rows_as_it_gives_all(kernel, maps, monkeypatch, split_rows):
+    monkeypatch.setattr(maps, "SPLIT_ROWS", split_rows)
+    feats, weight = numbers(150, 24, dtype=torch.float16), numbers(40, 3, 3, 3, 24, seed=2, dtype=torch.float16)
+    around = neighbors(voxels(150))
+    whole = kernel.convolve(*on_device(feats), tile_neighbors(around.to(DEVICE)), *on_device(weight, None))
+    for rows in (slice(0, 1), slice(17, 150)):
+        tiles = tile_neighbors(around[rows].to(DEVICE), total=150)
+        assert torch.equal(kernel.convolve(*on_device(feats), tiles, *on_device(weight, None)), whole[rows])
+
+
 def test_the_kernel_repeats_itself(kernel):
     given = on_device(numbers(150, 24, dtype=torch.float16), numbers(40, 3, 3, 3, 24, seed=2, dtype=torch.float16))
     before = [tensor.clone() for tensor in given]
@@ -448,8 +512,8 @@ def test_weight_gradient_kernel(kernel, poisoned, monkeypatch, dtype, n, c, d, s
 def test_gradients_of_the_kernel(kernel, monkeypatch, dtype):
     """Through the same autograd function, with the kernel forced."""
     ops = import_module("pack.trellis2.ops.submanifold_conv")
-    monkeypatch.setattr(ops, "resolve_backend", lambda *_: "triton")
     around = neighbors(voxels(63))
+    monkeypatch.setattr(ops, "resolve_backend", lambda *_: "triton")
     leaves = [
         numbers(63, 24, dtype=dtype),
         numbers(20, 3, 3, 3, 24, seed=2, dtype=dtype),

@@ -2,6 +2,9 @@
 
 Going down, the eight children of a voxel are stacked into its channels; going up they are unstacked, and the decoder
 predicts which children exist.
+
+Memory: wide temporaries are made for some rows at a time (`rows.by_rows`), and of the decoder's finest level nothing is
+whole but its voxels and the output, where a budget asks for it (`SparseDecoder.forward`).
 """
 
 from __future__ import annotations
@@ -9,22 +12,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import SparseDecoderConfig, SparseEncoderConfig
-from ..ops.submanifold_conv import child_conv
-from ..sparse import (
-    CoordSet,
-    SparseTensor,
-    Subdivision,
-    SubmanifoldConv3d,
-    channel_to_spatial,
-    spatial_to_channel,
-)
+from ..memory import device_memory
+from ..ops.submanifold_conv import child_conv, submanifold_conv, tile_neighbors
+from ..sparse import CoordSet, SparseTensor, Subdivision, SubmanifoldConv3d, cut, spatial_to_channel
 from .layers import Backends, LayerNorm32, cast_layers
+from .rows import by_rows, rows_of
 
 Progress = Callable[[float], None]
+
+# Parts of the finest level are multiples of this many voxels, which the output layer takes at a time.
+PART_ROWS = 2**18
+# Bytes that a voxel of such a part needs besides two rows of features: its neighbours, found, made local and arranged.
+PART_VOXEL_BYTES = 640
+# Of the free memory, what a part may take when no budget is given.
+PART_SHARE = 0.25
 
 
 class ConvNeXtBlock(nn.Module):
@@ -37,7 +43,14 @@ class ConvNeXtBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        return x.replace(self.mlp(self.norm(self.conv(x).feats)) + x.feats)
+        h = self.conv(x).feats
+        hidden = self.mlp[0].out_features * h.element_size()
+        return x.replace(by_rows(self._mix, h, h, x.feats, rows=rows_of(len(h), hidden)))
+
+    def _mix(self, h: Tensor, skip: Tensor, out: Tensor | None) -> Tensor:
+        first, _, last = self.mlp
+        hidden = first(self.norm(h))
+        return torch.add(last(F.silu(hidden, inplace=not hidden.requires_grad)), skip, out=out)
 
 
 class _Resample(nn.Module):
@@ -50,8 +63,14 @@ class _Resample(nn.Module):
         self.conv1 = SubmanifoldConv3d(in_channels, middle, backend=backend)
         self.conv2 = SubmanifoldConv3d(out_channels, out_channels, backend=backend)
 
-    def second(self, h: SparseTensor) -> Tensor:
-        return self.conv2(h.replace(self.norm2(h.feats, silu=True))).feats
+    def active(self, norm: LayerNorm32, feats: Tensor, out: Tensor | None) -> Tensor:
+        """SiLU of the normalised features, written to `out` or to new memory: what a convolution takes."""
+
+        def normed(feats: Tensor, out: Tensor | None) -> Tensor:
+            feats = norm(feats, silu=True)
+            return feats if out is None else out.copy_(feats)
+
+        return by_rows(normed, out, feats, rows=rows_of(len(feats), 2 * 4 * feats.shape[1]))
 
 
 class DownBlock(_Resample):
@@ -63,9 +82,10 @@ class DownBlock(_Resample):
 
     def forward(self, x: SparseTensor) -> tuple[SparseTensor, Subdivision]:
         subdivision = x.coords.coarsen()
-        h = spatial_to_channel(self.conv1(x.replace(self.norm1(x.feats, silu=True))), subdivision)
+        h = spatial_to_channel(self.conv1(x.replace(self.active(self.norm1, x.feats, None))), subdivision)
+        h = self.conv2(h.replace(self.active(self.norm2, h.feats, h.feats)))
         skip = spatial_to_channel(x, subdivision).feats.unflatten(1, (self.out_channels, -1)).mean(-1)
-        return h.replace(self.second(h) + skip), subdivision
+        return h.replace(h.feats + skip), subdivision
 
 
 class UpBlock(_Resample):
@@ -83,18 +103,52 @@ class UpBlock(_Resample):
         return self.to_subdiv(x.feats) if self.predict else None
 
     def forward(self, x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
-        children = child_conv(
-            self.norm1(x.feats, silu=True),
-            x.coords.neighbors(),
+        parent, child, fine = subdivision.parent, subdivision.child, subdivision.fine
+        active = self.active(self.norm1, x.feats, None)
+        h = self._children(active, x.coords, parent, child, len(fine))
+        del active
+        return SparseTensor(self._skip(self.conv2(SparseTensor(h, fine)).feats, x, parent, child), fine)
+
+    def part(self, x: SparseTensor, active: Tensor, subdivision: Subdivision, start: int, stop: int) -> Tensor:
+        """[stop - start, O]: rows `start` to `stop` of what `forward` gives, of which no other row is made but those
+        that the second convolution reaches.  active: `self.active(self.norm1, x.feats, None)`."""
+        piece, total = cut(subdivision.fine, start, stop), len(subdivision.fine)
+        parent, child = piece.extend(subdivision.parent), piece.extend(subdivision.child)
+        h = self._children(active, x.coords, parent, child, total)
+        out = submanifold_conv(
+            h,
+            piece.neighbors,
+            self.conv2.weight,
+            self.conv2.bias,
+            tiles=lambda: tile_neighbors(piece.neighbors, total=total),
+            backend=self.conv2.backend,
+        )
+        return self._skip(out, x, parent[: stop - start], child[: stop - start])
+
+    def _children(self, active: Tensor, coords: CoordSet, parent: Tensor, child: Tensor, total: int) -> Tensor:
+        """[n, O]: these children, of `total`, after the first convolution, normalised for the second."""
+        neighbors = coords.neighbors()
+        h = child_conv(
+            active,
+            neighbors,
             self.conv1.weight,
             self.conv1.bias,
-            subdivision.parent,
-            subdivision.child,
+            parent,
+            child,
+            tiles=lambda: tile_neighbors(neighbors, parent, child, total=total),
             backend=self.conv1.backend,
         )
-        h = SparseTensor(children, subdivision.fine)
-        skip = channel_to_spatial(x, subdivision).feats.repeat_interleave(self.repeat, dim=1)
-        return h.replace(self.second(h) + skip)
+        return self.active(self.norm2, h, h)
+
+    def _skip(self, out: Tensor, x: SparseTensor, parent: Tensor, child: Tensor) -> Tensor:
+        """out [n, O] plus what the parents' features say of these children, each of its channels `repeat` times."""
+        children = x.feats.unflatten(1, (8, -1))
+
+        def add(h: Tensor, parent: Tensor, child: Tensor, out: Tensor | None) -> Tensor:
+            return torch.add(h, children[parent, child].repeat_interleave(self.repeat, dim=1), out=out)
+
+        rows = rows_of(len(out), 2 * out.shape[1] * out.element_size())
+        return by_rows(add, out, out, parent, child, rows=rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,30 +219,81 @@ class SparseDecoder(nn.Module):
         cast_layers(self.blocks, (nn.Linear, SubmanifoldConv3d), self.torso_dtype)
 
     def forward(
-        self, z: SparseTensor, guide: Sequence[Subdivision] | None = None, progress: Progress | None = None
+        self,
+        z: SparseTensor,
+        guide: Sequence[Subdivision] | None = None,
+        progress: Progress | None = None,
+        memory_budget: int | None = None,
     ) -> Decoded:
         """z: [N, latent] fp32.  guide: the subdivisions to follow, coarse to fine, starting at the voxels of z;
-        without it they are predicted, which needs `pred_subdiv`.  progress(fraction) may raise to cancel."""
+        without it they are predicted, which needs `pred_subdiv`.  progress(fraction) may raise to cancel.
+
+        memory_budget: bytes for the features of the finest level; beyond it the level is computed in parts, each with
+        the halo that its convolution reaches. None: a quarter of what is free. With the Triton kernels the output is
+        the same to the bit for every budget, with the reference to rounding.
+        """
         guide = self._checked_guide(z, guide)
         if guide is not None:
             z = SparseTensor(z.feats, guide[0].coarse)
         h = z.replace(self.from_latent(z.feats).to(self.torso_dtype))
-        total = sum(len(level) for level in self.blocks)
-        done, subdivisions, logits = 0, [], []
-        for level, blocks in enumerate(self.blocks):
-            for block in blocks:
-                if isinstance(block, UpBlock):
-                    logits.append(block.logits(h))
-                    subdivisions.append(guide[level] if guide else h.coords.subdivide(logits[-1] > 0))
-                    h = block(h, subdivisions[-1])
-                else:
-                    h = block(h)
-                done += 1
-                if progress is not None:
-                    progress(done / total)
-        feats = h.feats.to(z.feats.dtype)
-        output = h.replace(self.output_layer(F.layer_norm(feats, feats.shape[-1:], eps=1e-5)))
-        return Decoded(output, tuple(subdivisions), tuple(logits))
+        # The last up block is the finest level's when no block follows it.
+        *most, last = [(level, block) for level, blocks in enumerate(self.blocks) for block in blocks]
+        in_parts, subdivisions, logits = isinstance(last[1], UpBlock), [], []
+
+        def divide(h: SparseTensor, level: int, block: UpBlock) -> Subdivision:
+            logits.append(block.logits(h))
+            subdivisions.append(guide[level] if guide else h.coords.subdivide(logits[-1] > 0))
+            return subdivisions[-1]
+
+        def report(done: float) -> None:
+            if progress is not None:
+                progress(done / (len(most) + 1))
+
+        for done, (level, block) in enumerate(most if in_parts else [*most, last], 1):
+            h = block(h, divide(h, level, block)) if isinstance(block, UpBlock) else block(h)
+            report(done)
+        if in_parts:
+            level, block = last
+            h = self._finest(block, h, divide(h, level, block), memory_budget, lambda share: report(len(most) + share))
+        else:
+            h = h.replace(self._read_out(h.feats))
+        return Decoded(h, tuple(subdivisions), tuple(logits))
+
+    def _finest(
+        self, block: UpBlock, x: SparseTensor, subdivision: Subdivision, memory_budget: int | None, report: Progress
+    ) -> SparseTensor:
+        """The last up block and the output layer, in parts if need be."""
+        fine, step = subdivision.fine, self._part_rows(x.feats, memory_budget)
+        if len(fine) <= step:
+            output = self._read_out(block(x, subdivision).feats)
+            report(1)
+            return SparseTensor(output, fine)
+        active = block.active(block.norm1, x.feats, None)
+        out = torch.empty(
+            len(fine), self.output_layer.out_features, dtype=self.output_layer.weight.dtype, device=x.feats.device
+        )
+        for start in range(0, len(fine), step):
+            stop = min(start + step, len(fine))
+            out[start:stop] = self._read_out(block.part(x, active, subdivision, start, stop))
+            report(stop / len(fine))
+        return SparseTensor(out, fine)
+
+    def _part_rows(self, feats: Tensor, memory_budget: int | None) -> int:
+        """How many voxels of the finest level to compute at a time."""
+        if memory_budget is None:
+            memory_budget = int(PART_SHARE * device_memory(feats.device).free)
+        voxel = PART_VOXEL_BYTES + 2 * self.config.model_channels[-1] * feats.element_size()
+        return max(1, memory_budget // (voxel * PART_ROWS)) * PART_ROWS
+
+    def _read_out(self, feats: Tensor) -> Tensor:
+        """[N, width] of the finest level to the output [N, out], both norm and layer in fp32."""
+
+        def last(feats: Tensor, out: Tensor | None) -> Tensor:
+            feats = feats.to(self.output_layer.weight.dtype)
+            feats = self.output_layer(F.layer_norm(feats, feats.shape[-1:], eps=1e-5))
+            return feats if out is None else out.copy_(feats)
+
+        return by_rows(last, None, feats, rows=PART_ROWS)
 
     def upsample(self, z: SparseTensor, levels: int, progress: Progress | None = None) -> CoordSet:
         """The predicted voxels after `levels` doublings; the last level's features are never computed."""

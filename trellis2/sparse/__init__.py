@@ -2,14 +2,17 @@
 
 from .coords import CoordSet, Subdivision
 from .layers import SubmanifoldConv3d, channel_to_spatial, spatial_to_channel
+from .parts import Part, cut
 from .tensor import Ragged, SparseTensor
 
 __all__ = [
     "CoordSet",
+    "Part",
     "Ragged",
     "SparseTensor",
     "Subdivision",
     "SubmanifoldConv3d",
     "channel_to_spatial",
+    "cut",
     "spatial_to_channel",
 ]

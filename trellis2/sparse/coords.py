@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...o_voxel.checks import INTEGERS, check_tensor
 from ...o_voxel.ops.hash_grid import HashGrid, hash_grid, pack_keys
-from ..ops.submanifold_conv import child_neighbors, neighbor_map
+from ..ops.submanifold_conv import child_neighbors, child_rows, neighbor_map
 
 T = TypeVar("T")
 
@@ -99,7 +99,16 @@ class CoordSet:
         """[N, 27] int32, see `neighbor_map`."""
         if dilation == 1 and self._origin is not None:
             return self.derive(("neighbors", 1), self._inherited_neighbors)
-        return self.derive(("neighbors", dilation), lambda: neighbor_map(self.rows, self.index(), dilation))
+        return self.derive(("neighbors", dilation), lambda: neighbor_map(self.rows, dilation))
+
+    def some_neighbors(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of `neighbors()`; of voxels that subdivide coarser ones the whole map is not made."""
+        origin = self._origin
+        if origin is None or ("neighbors", 1) in self._derived:
+            return self.neighbors()[start:stop]
+        rows = self.derive("rows", lambda: child_rows(len(origin.coarse), origin.parent, origin.child))
+        part = slice(start, stop)
+        return child_neighbors(origin.coarse.neighbors(), origin.parent[part], origin.child[part], rows=rows)
 
     def coarsen(self) -> Subdivision:
         """The voxels of half the resolution, in lexicographic order, and which of ours are their children."""

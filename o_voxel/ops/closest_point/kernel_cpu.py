@@ -48,9 +48,10 @@ def find_range(index, points, visits, likely, first, distance, face, weights):
     bits = np.empty(1, np.float32)
     for i, query in enumerate(visits):
         point = points[query]
-        key = search_leaf(index, point, likely[i], first, bits)
-        key = search_leaf(index, point, max(likely[i] - 1, 0), key, bits)
-        key = search(index, point, key, bits)
+        # Its first triangle's code is the first past the point's: the one before holds what is around the point.
+        leaf = max(likely[i] - 1, 0)
+        key = search_leaf(index, point, leaf, first, bits)
+        key = search(index, point, leaf, key, bits)
         if key & NOTHING == NOTHING:
             distance[query], face[query], weights[query] = np.inf, -1, 0.0
             continue
@@ -77,16 +78,27 @@ def search_leaf(index, point, leaf, key, bits):
 
 
 @_compiled
-def search(index, point, key, bits):
-    """The least key of all, given one that some leaf has, or the first, and its squared distance in `bits`."""
+def search(index, point, leaf, key, bits):
+    """The least key of all, given that of one leaf, or the first, and its squared distance in `bits`.
+
+    From that leaf up, looking into each sibling on the way: what is near is mostly in the first ones, and the tree's
+    top is seldom walked down.
+    """
     boxes, _, _, _, frame = index
     leaves = len(boxes)
     x, y, z = (point[0] - frame[0]) / frame[3], (point[1] - frame[1]) / frame[3], (point[2] - frame[2]) / frame[3]
     to_steps = np.float32(1 + SLACK) / (frame[3] * frame[3])
     bound = bits[0] * to_steps
     # Bit k of `pending` says that the sibling, k levels up from `node`, is still to be seen.
-    node, pending = 1, 0
-    while True:
+    node, pending = leaves + np.int64(leaf), leaves - 1
+    while pending != 0:
+        while pending & 1 == 0:
+            node >>= 1
+            pending >>= 1
+        node ^= 1
+        pending ^= 1
+        if child_distance(boxes[node >> 1], (node & 1) * 2 * BITS, x, y, z) > bound:
+            continue
         while node < leaves:
             near, far = child_distance(boxes[node], 0, x, y, z), child_distance(boxes[node], 2 * BITS, x, y, z)
             first = 2 * node
@@ -99,16 +111,7 @@ def search(index, point, key, bits):
         if node >= leaves:
             key = search_leaf(index, point, node - leaves, key, bits)
             bound = bits[0] * to_steps
-        while True:
-            if pending == 0:
-                return key
-            while pending & 1 == 0:
-                node >>= 1
-                pending >>= 1
-            node ^= 1
-            pending ^= 1
-            if child_distance(boxes[node >> 1], (node & 1) * 2 * BITS, x, y, z) <= bound:
-                break
+    return key
 
 
 @_compiled

@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ...checks import FLOATS, check_tensor
-from ..backend import Choice, always, resolve_backend
+from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
 from ..hash_grid import HashGrid
 from .reference import containing, nearest_voxels, trilinear
 
-CHOICES = (Choice("reference", always),)
+CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
 MODES = ("trilinear", "nearest")
+
+
+class Samples(NamedTuple):
+    """values: [Q, C] in the dtype of the field.  reached: [Q] bool; False, and values 0, where no voxel is near."""
+
+    values: Tensor
+    reached: Tensor
+
+
+def grid_samples(
+    feats: Tensor, index: HashGrid, points: Tensor, *, mode: str = "trilinear", backend: str = "auto"
+) -> Samples:
+    """Sample `feats` [N, C] float, the values at the centres of the voxels in `index` (over [N, 3] coordinates).
+
+    points: [Q, 3] float32 in grid units; a voxel's centre is at its index + 0.5.
+    mode: "trilinear" blends the up to eight voxels around a point; absent ones are dropped and the weights
+    renormalised, so the field's rim is not darkened. "nearest" takes the voxel that the point lies in.
+    backend: "triton" (GPU, with an index that Triton made), "numba" (CPU), "reference" (torch), or "auto"; equal but
+    for rounding. "nearest" is the reference's everywhere. Deterministic.
+    """
+    check_tensor(feats, "feats", (len(index.keys), None), FLOATS)
+    check_tensor(points, "points", (None, 3), torch.float32)
+    if mode not in MODES:
+        raise ValueError(f"mode: expected one of {MODES}, got {mode!r}")
+    if index.dims != 3:
+        raise ValueError(f"index: expected one over coordinates [N, 3], got [N, {index.dims}]")
+    # A kernel reads the index as its own backend lays it out.
+    able = [choice for choice in CHOICES if (choice.name == "triton") <= (index.backend == "triton")]
+    chosen = resolve_backend(backend, able, feats.device, feats.dtype)
+    if mode == "nearest":
+        return Samples(*containing(feats, index, points))
+    if chosen == "triton":
+        from .kernel import trilinear_gpu
+
+        return Samples(*trilinear_gpu(feats, index, points))
+    if chosen == "numba":
+        from .kernel_cpu import trilinear_cpu
+
+        return Samples(*trilinear_cpu(feats, index, points))
+    return Samples(*trilinear(feats, index, points))
 
 
 def grid_sample(
@@ -23,28 +65,19 @@ def grid_sample(
     fill_from: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Sample `feats` [N, C] float, the values at the centres of the voxels in `index` (over [N, 3] coordinates).
+    """The values [Q, C] of `grid_samples`, whose arguments these are.
 
-    points: [Q, 3] float32 in grid units; a voxel's centre is at its index + 0.5.
-    mode: "trilinear" blends the up to eight voxels around a point; absent ones are dropped and the weights
-    renormalised, so the field's rim is not darkened. "nearest" takes the voxel that the point lies in.
     fill_from: [N, 3] int32, the coordinates of the voxels; with it a point that has no voxel takes the value of the
     one whose centre is nearest, however far (exact; of equally near ones any, but always the same). Without it: 0.
-    Returns [Q, C] in the dtype of `feats`. Deterministic.
     """
-    n = len(check_tensor(feats, "feats", (len(index.keys), None), FLOATS))
-    check_tensor(points, "points", (None, 3), torch.float32)
-    if mode not in MODES:
-        raise ValueError(f"mode: expected one of {MODES}, got {mode!r}")
-    resolve_backend(backend, CHOICES, feats.device, feats.dtype)
-    values, reached = (trilinear if mode == "trilinear" else containing)(feats, index, points)
-    if fill_from is None or n == 0:
+    values, reached = grid_samples(feats, index, points, mode=mode, backend=backend)
+    if fill_from is None or len(feats) == 0:
         return values
-    check_tensor(fill_from, "fill_from", (n, 3), torch.int32)
+    check_tensor(fill_from, "fill_from", (len(feats), 3), torch.int32)
     missed = (~reached).nonzero().squeeze(1)
     if len(missed) == 0:
         return values
     return values.index_copy(0, missed, feats[nearest_voxels(fill_from, points[missed])])
 
 
-__all__ = ["CHOICES", "MODES", "grid_sample"]
+__all__ = ["CHOICES", "MODES", "Samples", "grid_sample", "grid_samples"]

@@ -471,3 +471,17 @@ def test_the_op_alone():
     position, faces = collapse_edges(mesh.vertices, mesh.faces.to(torch.int32), 500, backend="reference")
     assert position.shape == mesh.vertices.shape
     assert (faces.dtype, len(faces)) == (torch.int32, 500)
+
+
+def test_no_part_pays_for_one_that_is_hard():
+    """The library cannot simplify the flat, finely divided cylinder, and takes all from the ball instead."""
+    hard = trimesh.creation.cylinder(0.1, 0.6)
+    for _ in range(4):
+        hard = hard.subdivide()
+    ball = trimesh.creation.icosphere(4, 0.2)
+    ball.apply_translation((0.5, 0, 0))
+    both = trimesh.util.concatenate([hard, ball])
+    mesh = Mesh(torch.tensor(both.vertices, dtype=torch.float32), torch.tensor(both.faces))
+    light = simplify(mesh, 2000)
+    assert len(light.faces) <= 2000
+    assert int((light.vertices[light.faces.long()].mean(1)[:, 0] > 0.25).sum()) > 500

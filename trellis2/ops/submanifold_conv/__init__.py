@@ -2,6 +2,10 @@
 
 Letters: N voxels, C input channels, D output channels, K = 27 kernel taps in (x, y, z) row-major order, M children of
 the N voxels at twice the resolution.
+
+Work may be cut by rows: a map of some rows only, [n, 27], gives those rows' outputs from the features of all. With the
+Triton kernels they are the same to the bit, as long as `tile_neighbors` knows how many rows there are in `total`; the
+reference's matrix products may round otherwise when they have other sizes.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ....o_voxel.checks import FLOATS, check_tensor
 from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
-from ....o_voxel.ops.hash_grid import HashGrid
+from ....o_voxel.ops.hash_grid import hash_grid
 from . import reference
 
 if TYPE_CHECKING:
@@ -33,16 +37,22 @@ def _triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
 CHOICES = (Choice("triton", _triton_probe), Choice("reference", always))
 
 
-def neighbor_map(coords: Tensor, index: HashGrid, dilation: int = 1) -> Tensor:
+def neighbor_map(coords: Tensor, dilation: int = 1, *, backend: str = "auto") -> Tensor:
     """Row of every voxel's 27 neighbours: [N, 27] int32, -1 where absent.
 
-    coords: [N, 4] int32 (batch, x, y, z), the voxels in `index`. Tap k = (kx, ky, kz) row-major looks at
+    coords: [N, 4] int32 (batch, x, y, z), unique, in the range of `hash_grid`. Tap k = (kx, ky, kz) row-major looks at
     (x, y, z) + dilation * ((kx, ky, kz) - 1).
     """
     check_tensor(coords, "coords", (None, 4), torch.int32)
     if dilation < 1:
         raise ValueError(f"dilation: expected at least 1, got {dilation}")
-    if index.backend == "triton":
+    chosen = resolve_backend(backend, CHOICES, coords.device)
+    if chosen == "triton" and dilation == 1:
+        from .maps.blocks.kernel import neighbors_by_blocks
+
+        return neighbors_by_blocks(coords)
+    index = hash_grid(coords, backend=chosen)
+    if chosen == "triton":
         from .maps.kernel import find_neighbors
 
         return find_neighbors(coords, index.keys, index.rows, dilation)
@@ -60,38 +70,53 @@ def neighbor_map(coords: Tensor, index: HashGrid, dilation: int = 1) -> Tensor:
     return out
 
 
-def child_neighbors(neighbors: Tensor, parent: Tensor, child: Tensor, *, backend: str = "auto") -> Tensor:
+def child_rows(parents: int, parent: Tensor, child: Tensor) -> Tensor:
+    """Row of each parent's eight children: [N, 8] int32, -1 where there is none. See `child_neighbors`."""
+    rows = torch.full((parents, CHILDREN), -1, dtype=torch.int32, device=parent.device)
+    rows[parent, child] = torch.arange(len(parent), dtype=torch.int32, device=parent.device)
+    return rows
+
+
+def child_neighbors(
+    neighbors: Tensor, parent: Tensor, child: Tensor, *, rows: Tensor | None = None, backend: str = "auto"
+) -> Tensor:
     """The neighbour map [M, 27] int32 of voxels at twice the resolution, from their parents' [N, 27] int32, without
     any search: a neighbour's parent is the parent itself or one of its neighbours.
 
     parent: [M] int64, a row of `neighbors`.  child: [M] int64 in 0..7, x%2 + 2 (y%2) + 4 (z%2).
+    rows: the `child_rows` of all children, where `parent` and `child` are only some of them.
     """
     _check_children(neighbors, parent, child)
+    if rows is None:
+        rows = child_rows(len(neighbors), parent, child)
+    check_tensor(rows, "rows", (len(neighbors), CHILDREN), torch.int32)
     if resolve_backend(backend, CHOICES, neighbors.device) == "triton":
         from .maps import kernel
 
-        return kernel.child_neighbors(neighbors, parent, child)
-    return reference.child_neighbors(neighbors, parent, child)
+        return kernel.child_neighbors(neighbors, parent, child, rows)
+    return reference.child_neighbors(neighbors, parent, child, rows)
 
 
 def submanifold_conv(
     feats: Tensor,  # [N, C]
-    neighbors: Tensor,  # [N, 27] int32
+    neighbors: Tensor,  # [n, 27] int32
     weight: Tensor,  # [D, 3, 3, 3, C]
     bias: Tensor | None,  # [D]
     *,
     tiles: Callable[[], TiledMap] | None = None,
     backend: str = "auto",
-) -> Tensor:  # [N, D]
+) -> Tensor:  # [n, D]
     """out[i] = bias + sum over taps k of weight[:, k] @ feats[neighbors[i, k]], in the dtype of `feats`.
 
     A cross-correlation whose first kernel axis is x, as in the published checkpoints (facts: FlexGEMM layout).
     Accumulates in fp32; deterministic. tiles: where to get `tile_neighbors(neighbors)` from, if it is kept; only the
-    Triton kernel asks for it. Differentiable once in feats, weight and bias, for a map made by `neighbor_map` or
+    Triton kernel asks for it. Differentiable once in feats, weight and bias, for a whole map made by `neighbor_map` or
     `child_neighbors`: i is a neighbour of j where j is one of i. Raises ValueError on a shape or dtype that does not
-    fit.
+    fit, and where gradients are wanted through a map of some rows only.
     """
     _check_conv(feats, neighbors, weight, bias)
+    if len(neighbors) != len(feats) and _wants_gradients(feats, weight, bias):
+        raise ValueError(f"neighbors: gradients need the map of all {len(feats)} rows, got {len(neighbors)}")
     plan = _plan(neighbors, tiles or (lambda: tile_neighbors(neighbors)), backend, feats)
     return _Convolution.apply(feats, weight, bias, plan)
 
@@ -110,30 +135,36 @@ def child_conv(
     """`submanifold_conv` whose output channels are eight children's, of which only those that exist are computed:
     out[m] is channels child[m] * D and on of row parent[m].
 
-    tiles: where to get `tile_neighbors(neighbors, parent, child)` from. The reference computes all children, and so
-    do gradients.
+    parent, child: some of the children, or all.  tiles: where to get `tile_neighbors(neighbors, parent, child)` from.
+    The reference computes all eight children of the parents that are named; gradients, of all parents.
     """
     _check_conv(feats, neighbors, weight, bias)
     _check_children(neighbors, parent, child)
     if len(weight) % CHILDREN:
         raise ValueError(f"weight: expected a multiple of {CHILDREN} output channels, got {len(weight)}")
-    given = [feats, weight] if bias is None else [feats, weight, bias]
-    trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    if trained or resolve_backend(backend, CHOICES, feats.device, feats.dtype) != "triton":
+    if _wants_gradients(feats, weight, bias):
         out = submanifold_conv(feats, neighbors, weight, bias, backend=backend)
         return out.unflatten(1, (CHILDREN, -1))[parent, child]
+    if resolve_backend(backend, CHOICES, feats.device, feats.dtype) != "triton":
+        return reference.child_conv(feats, neighbors, weight, bias, parent, child)
     from . import kernel
 
     arranged = tile_neighbors(neighbors, parent, child) if tiles is None else tiles()
     return kernel.convolve(feats, arranged, weight, bias)
 
 
-def tile_neighbors(neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None) -> TiledMap:
+def tile_neighbors(
+    neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None, *, total: int | None = None
+) -> TiledMap:
     """A neighbour map [N, 27] int32 arranged for the Triton kernel, shared by every layer on the same voxels; with
-    `parent` and `child`, [M] int64 both, for `child_conv`."""
+    `parent` and `child`, [M] int64 both, for `child_conv`.
+
+    total: how many rows there are, where these are only some of them: the order in which the kernel adds depends on
+    it, so that parts give what the whole gives, to the bit.
+    """
     from .maps import kernel
 
-    return kernel.tile_neighbors(neighbors, parent, child)
+    return kernel.tile_neighbors(neighbors, parent, child, total)
 
 
 @dataclass(frozen=True)
@@ -181,9 +212,14 @@ class _Convolution(torch.autograd.Function):
         )
 
 
+def _wants_gradients(feats: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    given = [feats, weight] if bias is None else [feats, weight, bias]
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+
+
 def _check_conv(feats: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    n, c = check_tensor(feats, "feats", (None, None), FLOATS).shape
-    check_tensor(neighbors, "neighbors", (n, TAPS), torch.int32)
+    _, c = check_tensor(feats, "feats", (None, None), FLOATS).shape
+    check_tensor(neighbors, "neighbors", (None, TAPS), torch.int32)
     check_tensor(weight, "weight", (None, 3, 3, 3, c), feats.dtype)
     if bias is not None:
         check_tensor(bias, "bias", (len(weight),), feats.dtype)
@@ -195,4 +231,12 @@ def _check_children(neighbors: Tensor, parent: Tensor, child: Tensor) -> None:
     check_tensor(child, "child", (len(parent),), torch.int64)
 
 
-__all__ = ["CHOICES", "child_conv", "child_neighbors", "neighbor_map", "submanifold_conv", "tile_neighbors"]
+__all__ = [
+    "CHOICES",
+    "child_conv",
+    "child_neighbors",
+    "child_rows",
+    "neighbor_map",
+    "submanifold_conv",
+    "tile_neighbors",
+]

@@ -13,7 +13,7 @@ BLOCK_BYTES = 128 * 2**20
 
 def convolve(feats: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """See `submanifold_conv`."""
-    taps, (n, channels) = neighbors.shape[1], feats.shape
+    (n, taps), channels = neighbors.shape, feats.shape[1]
     matrix = weight.reshape(len(weight), taps * channels).t()
     padded = _with_absent_row(feats)
     out = feats.new_empty(n, len(weight))
@@ -22,6 +22,20 @@ def convolve(feats: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | No
         rows = slice(start, start + step)
         gathered = padded[neighbors[rows].long()].reshape(-1, taps * channels)
         out[rows] = gathered @ matrix if bias is None else torch.addmm(bias, gathered, matrix)
+    return out
+
+
+def child_conv(
+    feats: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None, parent: Tensor, child: Tensor
+) -> Tensor:
+    """See the public function. All children of a block of parents are computed, and those that exist kept."""
+    parents, place = parent.unique(return_inverse=True)
+    out = feats.new_empty(len(parent), len(weight) // 8)
+    step = max(1, BLOCK_BYTES // (len(weight) * feats.element_size()))
+    for start in range(0, len(parents), step):
+        block = convolve(feats, neighbors[parents[start : start + step]], weight, bias).unflatten(1, (8, -1))
+        mine = ((place >= start) & (place < start + step)).nonzero().squeeze(1)
+        out[mine] = block[place[mine] - start, child[mine]]
     return out
 
 
@@ -38,12 +52,11 @@ def transpose_weight(weight: Tensor) -> Tensor:
     return weight.flip(1, 2, 3).permute(4, 1, 2, 3, 0).contiguous()
 
 
-def child_neighbors(neighbors: Tensor, parent: Tensor, child: Tensor) -> Tensor:
+def child_neighbors(neighbors: Tensor, parent: Tensor, child: Tensor, rows: Tensor) -> Tensor:
     """See the public function."""
-    rows = torch.full((len(neighbors) + 1, 8), -1, dtype=torch.int32, device=neighbors.device)
-    rows[parent, child] = torch.arange(len(parent), dtype=torch.int32, device=neighbors.device)
     parent_tap, sibling = (table.to(neighbors.device)[child] for table in _sibling_tables())
     # An absent parent, -1, is the appended row, which has no children.
+    rows = torch.cat([rows, rows.new_full((1, rows.shape[1]), -1)])
     return rows[neighbors[parent].gather(1, parent_tap).long(), sibling]
 
 

@@ -99,16 +99,14 @@ def _child_neighbor_kernel(coarse_ptr, rows_ptr, parent_ptr, child_ptr, out_ptr,
     tl.store(out_ptr + entry, row, mask=inside)
 
 
-def child_neighbors(coarse: Tensor, parent: Tensor, child: Tensor) -> Tensor:
+def child_neighbors(coarse: Tensor, parent: Tensor, child: Tensor, rows: Tensor) -> Tensor:
     """See the public function."""
-    n, device = len(parent), coarse.device
-    rows = torch.full((len(coarse), 8), -1, dtype=torch.int32, device=device)
-    rows[parent, child] = torch.arange(n, dtype=torch.int32, device=device)
-    out = torch.empty(n, TAPS, dtype=torch.int32, device=device)
+    n = len(parent)
+    out = torch.empty(n, TAPS, dtype=torch.int32, device=coarse.device)
     if n:
         grid, block = (triton.cdiv(n * TAPS, 512),), 512
         _child_neighbor_kernel[grid](
-            coarse.contiguous(), rows, parent.contiguous(), child.contiguous(), out, n, BLOCK=block
+            coarse.contiguous(), rows.contiguous(), parent.contiguous(), child.contiguous(), out, n, BLOCK=block
         )
     return out
 
@@ -204,10 +202,12 @@ def _tile_kernel(
     tl.store(places_ptr + tile.to(tl.int64) * TILE + lane, place.to(tl.int32))
 
 
-def tile_neighbors(neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None) -> TiledMap:
+def tile_neighbors(
+    neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None, total: int | None = None
+) -> TiledMap:
     """See the public function."""
     n, device = len(neighbors if parent is None else parent), neighbors.device
-    groups, children = 3 if n < SPLIT_ROWS else 1, 1 if parent is None else 8
+    groups, children = 3 if (total or n) < SPLIT_ROWS else 1, 1 if parent is None else 8
     slots, sections = TAPS // groups, groups * children
     tiles = (groups * n + sections * (TILE - 1)) // TILE if n else 0
 

@@ -1,0 +1,43 @@
+"""What a flood reaches on a grid of points with one bit a point: all that hangs together with where it starts.
+
+The grid is made of blocks of 4 x 4 x 4 points, an int64 each: bit 16 x + 4 y + z is the point (x, y, z) of its block.
+So a grid of 1024 points a side takes 128 MiB, and most of a flood's steps are shifts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...checks import check_tensor
+from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
+
+CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+# Points along a side of a block, and in it.
+SIDE, POINTS = 4, 64
+
+
+def flood_fill(free: Tensor, seeds: Tensor, *, backend: str = "auto") -> Tensor:
+    """The bits [X, Y, Z] int64 of the free points that are joined, from one of six neighbours to the next, to a seed.
+
+    free, seeds: [X, Y, Z] int64, blocks of bits; a seed that is not free counts for nothing. Deterministic, and the
+    same on every backend: "triton" (GPU), "numba" (CPU), "reference" (plain torch).
+    """
+    check_tensor(free, "free", (None, None, None), torch.int64)
+    check_tensor(seeds, "seeds", tuple(free.shape), torch.int64)
+    if seeds.device != free.device:
+        raise ValueError(f"seeds: expected device {free.device}, got {seeds.device}")
+    chosen = resolve_backend(backend, CHOICES, free.device)
+    reached = (free & seeds).contiguous()
+    if free.numel() == 0:
+        return reached
+    if chosen == "triton":
+        from .kernel import flood
+    elif chosen == "numba":
+        from .kernel_cpu import flood
+    else:
+        from .reference import flood
+    return flood(free.contiguous(), reached)
+
+
+__all__ = ["CHOICES", "POINTS", "SIDE", "flood_fill"]

@@ -1,0 +1,82 @@
+"""The flood under numba: a queue of the blocks that a neighbour has reached into."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from ..kernel_cpu import cached_njit
+from . import reference
+from .reference import HIGH, LOW, SHIFTS
+
+STEPS = tuple(np.int64(shift) for shift in SHIFTS)
+LOW_BITS, HIGH_BITS = (tuple(np.int64(bits) for bits in planes) for planes in (LOW, HIGH))
+
+
+def flood(free: Tensor, reached: Tensor) -> Tensor:
+    """`reached` [X, Y, Z] int64, contiguous, grown in place within `free` until it is whole."""
+    run_queue(free.flatten().numpy(), reached.view(-1).numpy(), np.array(free.shape))
+    return reached
+
+
+def _compiled(function):
+    return cached_njit(function, reference)
+
+
+@_compiled
+def run_queue(free, reached, shape):
+    """Floods blocks [N], rows of a grid of `shape` [3], until none is waiting. A block waits at most once."""
+    count = len(free)
+    waiting = np.zeros(count, np.bool_)
+    queue = np.empty(count, np.int32)
+    strides = (shape[1] * shape[2], shape[2], 1)
+    first, last = 0, 0
+    for block in range(count):
+        if reached[block]:
+            waiting[block] = True
+            queue[last] = block
+            last += 1
+    left = last
+    last %= count
+    while left:
+        block = queue[first]
+        first = (first + 1) % count
+        left -= 1
+        waiting[block] = False
+        bits = fill_block(reached[block], free[block])
+        reached[block] = bits
+        for side in range(6):
+            axis = side >> 1
+            place = block // strides[axis] % shape[axis]
+            if side & 1:
+                if place == shape[axis] - 1:
+                    continue
+                other, enters = block + strides[axis], bits >> 3 * STEPS[axis] & LOW_BITS[axis]
+            else:
+                if place == 0:
+                    continue
+                other, enters = block - strides[axis], bits << 3 * STEPS[axis] & HIGH_BITS[axis]
+            enters &= free[other] & ~reached[other]
+            if enters == 0:
+                continue
+            reached[other] |= enters
+            if not waiting[other]:
+                waiting[other] = True
+                queue[last] = other
+                last = (last + 1) % count
+                left += 1
+
+
+@_compiled
+def fill_block(bits, free):
+    """All of `free` in a block that hangs together with `bits`."""
+    if bits == free or free == -1:
+        return free
+    while True:
+        grown = bits
+        for axis in range(3):
+            along = bits << STEPS[axis] & ~LOW_BITS[axis] | bits >> STEPS[axis] & ~HIGH_BITS[axis]
+            grown |= along & free
+        if grown == bits:
+            return bits
+        bits = grown

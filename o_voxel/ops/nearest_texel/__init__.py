@@ -1,0 +1,43 @@
+"""For each texel of an image the nearest one that has a value: what fills the gutters of a texture atlas."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...checks import check_tensor
+from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from .reference import nearest_columns, nearest_rows
+
+CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+MAX_SIDE = 1 << 14
+
+
+def nearest_texel(covered: Tensor, *, backend: str = "auto") -> Tensor:
+    """The number row * W + column [H, W] int32 of the nearest texel that is `covered` [H, W] bool.
+
+    A covered texel is its own; -1 everywhere where none is covered. Exact, between texel centres; of equally near
+    texels the one in the nearer column, then the left one, then the upper one. All backends give the same bytes:
+    "triton" (GPU), "numba" (CPU, all of torch's threads), "reference" (plain torch), or "auto".
+    Cost: grows with the distance to the nearest covered column, so with the width of the gutters.
+    Raises ValueError for sides above 16384.
+    """
+    height, width = check_tensor(covered, "covered", (None, None), torch.bool).shape
+    if max(height, width) > MAX_SIDE:
+        raise ValueError(f"covered: expected sides of at most {MAX_SIDE}, got {list(covered.shape)}")
+    chosen = resolve_backend(backend, CHOICES, covered.device)
+    if covered.numel() == 0:
+        return torch.empty(height, width, dtype=torch.int32, device=covered.device)
+    if chosen == "numba":
+        from .kernel_cpu import nearest_cpu
+
+        return nearest_cpu(covered)
+    rows = nearest_rows(covered)
+    if chosen == "triton":
+        from .kernel import nearest_columns_gpu
+
+        return nearest_columns_gpu(rows)
+    return nearest_columns(rows)
+
+
+__all__ = ["CHOICES", "MAX_SIDE", "nearest_texel"]

@@ -1,0 +1,42 @@
+"""The nearest covered texel in plain torch: along the columns first, then along the rows.
+
+The square of a distance is the sum of those along both axes, so the nearest texel of all is among the nearest of each
+column (Saito and Toriwaki, New Algorithms for Euclidean Distance Transformation, 1994).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Farther than any texel, and its square plus that of the largest side still fits int32.
+NOWHERE = 30_000
+
+
+def nearest_rows(covered: Tensor) -> Tensor:
+    """The row [H, W] int32 of the nearest texel of the same column that is `covered` [H, W] bool; -1 without one."""
+    height = len(covered)
+    row = torch.arange(height, dtype=torch.int32, device=covered.device)[:, None]
+    above = torch.where(covered, row, -NOWHERE).cummax(0).values
+    below = torch.where(covered, row, NOWHERE).flip(0).cummin(0).values.flip(0)
+    nearest = torch.where(row - above <= below - row, above, below)
+    return torch.where((nearest >= 0) & (nearest < height), nearest, -1).to(torch.int32)
+
+
+def nearest_columns(rows: Tensor) -> Tensor:
+    """`nearest_texel` from the `nearest_rows` [H, W]: columns ever farther out, while they can still be nearer."""
+    height, width = rows.shape
+    row = torch.arange(height, dtype=torch.int32, device=rows.device)[:, None]
+    column = torch.arange(width, dtype=torch.int32, device=rows.device)
+    gap = torch.where(rows < 0, NOWHERE, (rows - row).abs())
+    here = gap * gap
+    texel = torch.where(rows < 0, -1, rows * width + column)
+    best, found = here.clone(), texel.clone()
+    for step in range(1, width):
+        if not bool((best > step * step).any()):
+            break
+        for to, source in ((slice(step, None), slice(None, -step)), (slice(None, -step), slice(step, None))):
+            nearer = (here[:, source] + step * step < best[:, to]) & (texel[:, source] >= 0)
+            best[:, to] = torch.where(nearer, here[:, source] + step * step, best[:, to])
+            found[:, to] = torch.where(nearer, texel[:, source], found[:, to])
+    return found

@@ -1,0 +1,58 @@
+"""Light from each direction in plain torch: is the nearest surface in a picture the point's own?
+
+A pixel's depth is compared with that of the point's tangent plane at the pixel's centre, not with the point's own:
+otherwise a surface seen aslant would shade itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+# Directions closer to the tangent plane see more of the pixels' size than of the surface, and weigh next to nothing.
+MIN_COSINE = 0.1
+# How far above the plane a blocker has to be, in pixels: curved and faceted surfaces must not shade themselves.
+BIAS_PIXELS = 1.0
+
+
+def open_sky_torch(
+    depth: Tensor,
+    axes: Tensor,
+    center: Tensor,
+    radius: Tensor,
+    points: Tensor,
+    normals: Tensor,
+    flat: Tensor,
+    reach: float,
+) -> Tensor:
+    """The share [P]; arguments as `open_sky`, the parts of a `Sky` first."""
+    side = depth.shape[1]
+    pixel = 2 * radius / side
+    moved = points - center
+    light, whole = torch.zeros_like(points[:, 0]), torch.zeros_like(points[:, 0])
+    for picture, (right, up, towards) in zip(depth, axes, strict=True):
+        cosine, steepness = _dot(normals, towards), _dot(flat, towards)
+        x, y, z = _dot(moved, right) / radius, _dot(moved, up) / radius, _dot(moved, towards)
+        column, row = (x + 1) * (side / 2) - 0.5, (1 - y) * (side / 2) - 0.5
+        slope = pixel / steepness.clamp_min(MIN_COSINE)
+        right_slope, down_slope = -_dot(flat, right) * slope, _dot(flat, up) * slope
+        left, top = column.floor(), row.floor()
+        seen = torch.zeros_like(z)
+        for dx, dy in itertools.product((0, 1), repeat=2):
+            px, py = left + dx, top + dy
+            weight = (1 - (column - px).abs()) * (1 - (row - py).abs())
+            inside = (px >= 0) & (py >= 0) & (px < side) & (py < side)
+            where = torch.where(inside, py * side + px, 0).long()
+            rise = picture.flatten()[where] - (z + (px - column) * right_slope + (py - row) * down_slope)
+            seen += weight * ~(inside & (rise > BIAS_PIXELS * pixel) & (rise < reach))
+        weight = torch.where(steepness > MIN_COSINE, cosine.clamp_min(0), 0.0)
+        light += weight * seen
+        whole += weight
+    return torch.where(whole > 0, light / torch.where(whole > 0, whole, 1.0), 1.0)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """[P] dot products of [P, 3] with [3], not by a matmul: TF32 on a GPU would round them."""
+    return a[:, 0] * b[0] + a[:, 1] * b[1] + a[:, 2] * b[2]
