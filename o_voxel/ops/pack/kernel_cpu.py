@@ -1,0 +1,177 @@
+"""Packing on the CPU: charts as runs of texels, in an atlas that knows the next used and next free texel of each."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..kernel_cpu import cached_njit
+from . import reference
+from .reference import BUCKET_RATIO, BUCKETS, NOWHERE, STEP_TEXELS, THIN_TEXELS
+
+FAR = 1 << 40
+
+
+def place_all(start, end, height, first, order, turns, scale, rows, width, gutter, turn, place):
+    """Rows used, as `reference.place_all`; turn [K] and place [K, 2] int64 are written."""
+    used = np.full((rows, width), width, np.int32)  # the next used texel to the right; the texel itself where used
+    free = np.empty((rows, width), np.int32)  # likewise the next free one
+    for x in range(width):
+        free[:, x] = x
+    room = np.full(rows, width, np.int64)  # the longest free run of a row
+    reached = np.zeros((BUCKETS, BUCKETS), np.int64)
+    top = 0
+    for n in range(len(order)):
+        chart = order[n]
+        a, b = first[chart], first[chart + 1]
+        best, best_top, best_x, best_turn = FAR, FAR, NOWHERE, NOWHERE
+        best_runs = np.empty((0, 3), np.int32)
+        for t in range(len(turns)):
+            runs, high, wide = trace(start[a:b], end[a:b], height[a:b], turns[t, 0], turns[t, 1], scale)[:3]
+            i, j = _bucket(wide), _bucket(high)
+            y, x = _find(used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high))
+            if y == NOWHERE:
+                continue
+            reached[i, j] = y
+            if y + high < best_top or (y + high == best_top and y < best):
+                best, best_top, best_x, best_turn, best_runs = y, y + high, x, t, runs
+        if best_turn == NOWHERE:
+            return NOWHERE
+        turn[chart], place[chart, 0], place[chart, 1] = best_turn, best_x, best
+        _use(used, free, room, best_runs, best_x, best, gutter)
+        top = max(top, best_top)
+    return top
+
+
+def trace(start, end, height, cosine, sine, scale):
+    """(runs [R, 3] int32, rows, columns, x, y, overlaps), as `reference.trace` and `reference.runs_of`."""
+    line = np.empty((len(start), 4))
+    low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+    for s in range(len(start)):
+        line[s, 0] = (start[s, 0] * cosine - start[s, 1] * sine) * scale
+        line[s, 1] = (start[s, 0] * sine + start[s, 1] * cosine) * scale
+        line[s, 2] = (end[s, 0] * cosine - end[s, 1] * sine) * scale
+        line[s, 3] = (end[s, 0] * sine + end[s, 1] * cosine) * scale
+        low_x, high_x = min(low_x, line[s, 0], line[s, 2]), max(high_x, line[s, 0], line[s, 2])
+        low_y, high_y = min(low_y, line[s, 1], line[s, 3]), max(high_y, line[s, 1], line[s, 3])
+    wide, high = max(int(math.ceil(high_x - low_x)), 1), max(int(math.ceil(high_y - low_y)), 1)
+    x, y = (wide - (high_x - low_x)) / 2 - low_x, (high - (high_y - low_y)) / 2 - low_y
+    winding, mark = np.zeros((high, wide + 1), np.int16), np.zeros((high, wide), np.uint8)
+    for s in range(len(start)):
+        _draw(winding, mark, line[s, 0] + x, line[s, 1] + y, line[s, 2] + x, line[s, 3] + y, height[s] * scale)
+    runs, overlaps = _runs(winding, mark)
+    return runs, high, wide, x, y, overlaps
+
+
+def _draw(winding, mark, x0, y0, x1, y1, thickness):
+    """Add one line to how often the outline winds around each texel's centre, and its marks."""
+    high, wide = mark.shape
+    low, top = max(math.ceil(min(y0, y1) - 0.5), 0), min(math.ceil(max(y0, y1) - 0.5), high)
+    for row in range(low, top):
+        x = x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+        winding[row, min(max(int(math.ceil(x - 0.5)), 0), wide)] += 1 if y1 < y0 else -1
+    steps = 1
+    if thickness < THIN_TEXELS:
+        steps = max(int(math.ceil(max(abs(x1 - x0), abs(y1 - y0)) / STEP_TEXELS)), 1)
+    for k in range(steps):
+        column, row = int(x0 + (x1 - x0) * (k / steps)), int(y0 + (y1 - y0) * (k / steps))
+        mark[min(max(row, 0), high - 1), min(max(column, 0), wide - 1)] = 1
+
+
+def _runs(winding, mark):
+    """Runs [R, 3] int32 of the texels that are marked or wound around, and whether one is wound around twice."""
+    high, wide = mark.shape
+    runs = np.empty((64, 3), np.int32)
+    count, overlaps = 0, False
+    for row in range(high):
+        turns, inside = 0, False
+        for x in range(wide):
+            turns += winding[row, x]
+            overlaps |= turns > 1
+            if turns > 0 or mark[row, x]:
+                if not inside:
+                    if count == len(runs):
+                        longer = np.empty((2 * count, 3), np.int32)
+                        longer[:count] = runs
+                        runs = longer
+                    runs[count, 0], runs[count, 1] = row, x
+                    count += 1
+                    inside = True
+                runs[count - 1, 2] = x
+            else:
+                inside = False
+    return runs[:count], overlaps
+
+
+def _bucket(size):
+    return min(int(math.log(size) / math.log(BUCKET_RATIO)), BUCKETS - 1)
+
+
+def _find(used, free, room, runs, wide, low, high):
+    """The first row from low to high, and column, where the runs are free."""
+    count, width = len(runs), used.shape[1]
+    widest = 0
+    for k in range(count):
+        if runs[k, 2] - runs[k, 1] > runs[widest, 2] - runs[widest, 1]:
+            widest = k
+    for y in range(low, high + 1):
+        if room[y + runs[widest, 0]] <= runs[widest, 2] - runs[widest, 1]:
+            continue
+        k, free_runs, x = widest, 0, 0
+        while x + wide <= width:
+            row = y + runs[k, 0]
+            blocked = used[row, x + runs[k, 1]]
+            if blocked <= x + runs[k, 2]:
+                # Nothing fits until this run is past what blocks it; it is the likeliest to be blocked again.
+                x, free_runs = free[row, blocked] - runs[k, 1], 0
+                continue
+            free_runs += 1
+            if free_runs == count:
+                return y, x
+            k = k + 1 if k + 1 < count else 0
+    return NOWHERE, NOWHERE
+
+
+def _use(used, free, room, runs, x, y, gutter):
+    """Mark the runs at (x, y) as used, and the gutter around them."""
+    rows, width = used.shape
+    for k in range(len(runs)):
+        left, right = max(x + runs[k, 1] - gutter, 0), min(x + runs[k, 2] + gutter, width - 1)
+        for row in range(max(y + runs[k, 0] - gutter, 0), min(y + runs[k, 0] + gutter + 1, rows)):
+            _fill(used[row], free[row], left, right)
+    for row in range(max(y - gutter, 0), min(y + runs[-1, 0] + gutter + 1, rows)):
+        longest, at = 0, 0
+        while at < width:
+            blocked = used[row, at]
+            longest = max(longest, blocked - at)
+            at = free[row, blocked] if blocked < width else width
+        room[row] = longest
+
+
+def _fill(used, free, left, right):
+    """Mark the texels left to right of one row as used."""
+    width = len(used)
+    after = right + 1
+    if after < width:
+        after = free[after]
+    for x in range(left, right + 1):
+        used[x], free[x] = x, after
+    x = left - 1
+    while x >= 0 and used[x] == x:
+        free[x] = after
+        x -= 1
+    if x == left - 1:
+        while x >= 0 and used[x] != x:
+            used[x] = left
+            x -= 1
+
+
+_draw = cached_njit(_draw, reference)
+_runs = cached_njit(_runs, reference)
+_bucket = cached_njit(_bucket, reference)
+_find = cached_njit(_find, reference)
+_fill = cached_njit(_fill, reference)
+_use = cached_njit(_use, reference)
+trace = cached_njit(trace, reference)
+place_all = cached_njit(place_all, reference)
