@@ -1,7 +1,7 @@
-"""Which charts have borders that cross themselves: with no face turned over, the rest cannot overlap.
+"""Which charts lie over themselves: told by their borders, where no face is turned over.
 
-A layout without turned faces covers each point of the plane as often as its borders wind around it; borders that do
-not cross wind around no point twice.
+A connected layout without turned faces covers each point of the plane as often as its borders wind around it. Borders
+that do not cross, one loop of them counter-clockwise around all the others, wind around no point twice.
 """
 
 from __future__ import annotations
@@ -9,18 +9,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..ops.mesh_clean import components
+from .segments import scatter_sums
+
 CELL_LENGTHS = 1.5  # of a grid cell, in mean segment lengths of its chart
 MOST_CELLS = 24  # that the longest segment may span
 PAIRS_A_STEP = 1 << 22
 LOW_BITS = 21
+LEAST_AREA = 1e-12  # of a loop: less comes from rounding
+
+
+def overlapping_charts(
+    position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int, *, backend: str = "auto"
+) -> Tensor:
+    """Charts [charts] bool whose borders cross or have two counter-clockwise loops.
+
+    position: [U, 2] float64, lengths about 1.  start, end: [B] int64, rows of `position`, each once.  chart: [B] int64,
+    below 2^21. O(B) where segments are about as long as their neighbours. Deterministic.
+    """
+    segment = torch.arange(len(start), device=start.device)
+    by_start = torch.zeros(len(position), dtype=torch.int64, device=start.device).scatter_(0, start, segment)
+    odd = torch.zeros_like(start, dtype=torch.bool)
+    loop = components(len(start), segment, by_start[end], odd, backend=backend)[0]
+    p, q = position[start], position[end]
+    area = scatter_sums((p[:, 0] * q[:, 1] - q[:, 0] * p[:, 1])[:, None], loop, len(start))[:, 0]
+    outer = torch.zeros(charts, dtype=torch.int64, device=chart.device)
+    outer.index_add_(0, chart, ((loop == segment) & (area > LEAST_AREA)).to(torch.int64))
+    return (outer > 1) | crossing_charts(position, start, end, chart, charts)
 
 
 def crossing_charts(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """Charts [charts] bool in which two segments cross that share no end.
-
-    position: [U, 2] float64.  start, end: [B] int64, rows of `position`.  chart: [B] int64, below 2^21. Segments that
-    only touch do not cross. O(B) where segments are about as long as their neighbours. Deterministic.
-    """
+    """Charts [charts] bool in which two segments cross that share no end; those that only touch do not. As above."""
     found = torch.zeros(charts, dtype=torch.bool, device=chart.device)
     if not len(start):
         return found

@@ -9,23 +9,26 @@ Letters: V vertices, F faces, E edges that can be sewn, K charts, U UV vertices.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from ..ops.mesh_clean import components
 from ..ops.parameterize import distortion, relax
-from ..ops.parameterize.reference import FLAT
 from ..values import Mesh
 from .charts import LENGTH_UNIT, Facets, Links
-from .crossings import crossing_charts
-from .surface import has_twin_corners, proper_edges
+from .crossings import overlapping_charts
+from .surface import proper_edges
 from .topology import area_vectors, cross, dot, following, length, unit
 
 THINNEST = 0.02  # least height of a rest shape, about, of its longest edge
 THINNEST_TEXELS = 0.1
 FIXED = 2.0**40  # fixed point for sums over charts
 SWEEPS = 6
+LEAST_DET = 0.02  # of a face that is not pressed flat: its area, of that of its rest shape
+STRETCHED_SHARE = 0.005  # of a chart's area that may be stretched beyond the limit
+MEAN_STRETCH = 0.08  # most mean stretch of a chart above 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,30 +118,49 @@ def color_vertices(faces: Tensor, count: int) -> Tensor:
     return color
 
 
-def flatten(cloth: Cloth, chart: Tensor, *, backend: str = "auto") -> Layout:
-    """Charts [F] int64, 0 to K - 1, each projected along its mean normal and relaxed; a lone face as its rest shape.
+def flatten(
+    cloth: Cloth, chart: Tensor, layout: Layout | None = None, face: Tensor | None = None, *, backend: str = "auto"
+) -> Layout:
+    """Charts [F] int64 of connected faces, each projected along its mean normal and relaxed; a lone face as its rest
+    shape. With a layout and rows `face` [N] int64: these faces anew, the others as they lie there.
 
     Nothing is promised: a projection may fold over (see `broken_charts`), a chart of one face never does.
     """
-    charts, count = int(chart.max()) + 1, len(cloth.points)
-    key = (chart[:, None] * count + cloth.faces).flatten()
-    corners = torch.arange(len(key), device=key.device)
-    twins = has_twin_corners(cloth.faces).repeat_interleave(3)
-    key, corner = torch.where(twins, charts * count + corners, key).unique(return_inverse=True)
-    corner = corner.view(-1, 3)
-    owner = torch.empty_like(key).scatter_(0, corner.flatten(), chart.repeat_interleave(3))
-    source = torch.empty_like(key).scatter_(0, corner.flatten(), cloth.faces.flatten())
-    axes = _frames(cloth.facets, chart, charts)
+    if face is None or layout is None:
+        face = torch.arange(len(chart), device=chart.device)
+        sewn = torch.zeros(len(cloth.half), dtype=torch.bool, device=chart.device)
+        layout = Layout(cloth.points.new_zeros(0, 2), torch.zeros_like(cloth.faces), chart, sewn, face[:0])
+    anew = torch.zeros(len(chart), dtype=torch.bool, device=chart.device).index_fill_(0, face, True)
+    own, links = chart[face], cloth.links
+    number, own = own.unique(return_inverse=True)
+    charts = len(number)
+    sewn = torch.where(anew[links.first], True, layout.sewn) & (chart[links.first] == chart[links.second])
+    lowest, corner = _fans(cloth, sewn & anew[links.first])[face].unique(return_inverse=True)
+    owner = torch.empty_like(lowest).scatter_(0, corner.flatten(), own.repeat_interleave(3))
+    source = cloth.faces.flatten()[lowest]
+    picked = Facets(*(getattr(cloth.facets, f.name)[face] for f in fields(Facets)))
     points = cloth.points[source]
-    position = torch.stack([dot(points, axis[owner]) for axis in axes], dim=1)
-    alone = (torch.bincount(chart, minlength=charts)[chart] == 1).nonzero().squeeze(1)
-    position[corner[alone].flatten()] = _upright(cloth.rest[alone]).view(-1, 2)
-    face = (torch.bincount(chart, minlength=charts)[chart] > 1).nonzero().squeeze(1)
-    links = cloth.links
-    sewn = chart[links.first] == chart[links.second]
-    color = cloth.color[source]
-    position = relax(position, corner[face], cloth.rest[face], color, owner, SWEEPS, backend=backend)
-    return Layout(position, corner, chart, sewn, source)
+    position = torch.stack([dot(points, axis[owner]) for axis in _frames(picked, own, charts)], dim=1)
+    alone = torch.bincount(own, minlength=charts)[own] == 1
+    rest = cloth.rest[face]
+    position[corner[alone].flatten()] = _upright(rest[alone]).view(-1, 2)
+    many = (~alone).nonzero().squeeze(1)
+    position = relax(position, corner[many], rest[many], cloth.color[source], owner, SWEEPS, backend=backend)
+    return Layout(
+        torch.cat((layout.position, position)),
+        layout.corner.index_copy(0, face, corner + len(layout.position)),
+        chart,
+        sewn,
+        torch.cat((layout.source, source)),
+    )
+
+
+def _fans(cloth: Cloth, sewn: Tensor) -> Tensor:
+    """The lowest corner [F, 3] int64 that each corner is joined to, around its vertex, over the edges sewn [E] bool."""
+    a, b = cloth.half[sewn].unbind(dim=1)
+    first, second = torch.cat((a, following(a))), torch.cat((following(b), b))
+    odd = torch.zeros_like(first, dtype=torch.bool)
+    return components(3 * len(cloth.faces), first, second, odd)[0].view(-1, 3)
 
 
 def _frames(facets: Facets, chart: Tensor, charts: int) -> tuple[Tensor, Tensor]:
@@ -160,18 +182,37 @@ def _upright(rest: Tensor) -> Tensor:
     return torch.stack((zero, zero, base, zero, x, y), dim=1).view(-1, 3, 2)
 
 
-def broken_charts(cloth: Cloth, layout: Layout, face: Tensor | None = None) -> Tensor:
-    """Charts [K] bool with a face turned over or with borders that cross. face: [N] int64, all faces to look at."""
-    if face is None:
-        face = torch.arange(len(layout.chart), device=layout.chart.device)
-    chart, corner = layout.chart[face], layout.corner[face]
+def broken_charts(cloth: Cloth, layout: Layout, max_stretch: float) -> Tensor:
+    """Charts [K] bool with a face turned over or pressed flat, too much stretch, or borders that cross."""
     charts = int(layout.chart.max()) + 1
-    det = distortion(layout.position, corner, cloth.rest[face])[0]
-    broken = torch.zeros(charts, dtype=torch.bool, device=chart.device)
-    broken[chart[~(det > FLAT)]] = True
-    half = open_halves(cloth, layout, face)
+    bad = badly_shaped(cloth, layout.position, layout.corner, layout.chart, None, charts, max_stretch)
+    half = open_halves(cloth, layout, torch.arange(len(layout.chart), device=layout.chart.device))
     start, end = layout.corner.flatten()[half], layout.corner.flatten()[following(half)]
-    return broken | crossing_charts(layout.position, start, end, layout.chart[half // 3], charts)
+    return bad | overlapping_charts(layout.position, start, end, layout.chart[half // 3], charts)
+
+
+def badly_shaped(
+    cloth: Cloth, position: Tensor, corner: Tensor, chart: Tensor, face: Tensor | None, charts: int, max_stretch: float
+) -> Tensor:
+    """Charts [charts] bool with a face turned over or pressed flat, or with too much stretch.
+
+    corner, chart: [N, 3], [N] int64 of the faces `face` [N] int64, or of all.
+    """
+    rows = slice(None) if face is None else face
+    det, stretch = distortion(position, corner, cloth.rest[rows])
+    area = cloth.facets.area[rows]
+    whole = chart_sums(area, chart, charts)
+    beyond = chart_sums(area * (stretch > max_stretch), chart, charts)
+    excess = chart_sums(area * (stretch.clamp(max=16) - 1).clamp(min=0), chart, charts)
+    bad = (beyond > STRETCHED_SHARE * whole) | (excess > MEAN_STRETCH * whole)
+    bad[chart[~(det > LEAST_DET)]] = True
+    return bad
+
+
+def chart_sums(values: Tensor, chart: Tensor, charts: int) -> Tensor:
+    """[charts] sums of `values` [N] that are at most about 1; chart [N] int64."""
+    total = torch.zeros(charts, dtype=torch.int64, device=chart.device)
+    return total.index_add_(0, chart, (values * FIXED).to(torch.int64)).to(torch.float64) / FIXED
 
 
 def open_halves(cloth: Cloth, layout: Layout, face: Tensor) -> Tensor:

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from ..ops.mesh_clean import components
-from ..ops.parameterize import distortion, relax
-from ..ops.parameterize.reference import FLAT
+from ..ops.parameterize import relax
 from .charts import LENGTH_UNIT
-from .crossings import crossing_charts
-from .flatten import FIXED, Cloth, Layout, open_halves
+from .crossings import overlapping_charts
+from .flatten import Cloth, Layout, badly_shaped, chart_sums, open_halves
 from .outline import box_sides
 from .segments import scatter_sums
 from .topology import following
@@ -29,8 +28,6 @@ from .topology import following
 MISFIT = 0.25  # most distance between two borders, of their length and of the smaller chart's side
 SEWN_MISFIT = 0.7  # most distance between the ends of an edge that is sewn, of its length
 SEWN_RUN_MISFIT = 0.1  # or of the length of its run
-STRETCHED_SHARE = 0.005  # of a chart's area that may be stretched beyond the limit
-MEAN_STRETCH = 0.08  # most mean stretch of a chart above 1
 BOX_SHARE = 0.4  # of a chart's room in the atlas: its box counts so much, its outline the rest
 SCORE_STEPS = 2**20
 SWEEPS = 5
@@ -141,15 +138,9 @@ def _measure_charts(cloth: Cloth, layout: Layout) -> _Charts:
     fixed = (sides.sqrt() / LENGTH_UNIT).round().to(torch.int64)
     perimeter = torch.zeros(charts, dtype=torch.int64, device=half.device)
     perimeter.index_add_(0, layout.chart[half // 3], fixed)
-    area = _chart_sums(cloth.facets.area, layout.chart, charts)
+    area = chart_sums(cloth.facets.area, layout.chart, charts)
     box = box_sides(layout.position[layout.corner.flatten()[half]], layout.chart[half // 3], charts)
     return _Charts(area, perimeter, box)
-
-
-def _chart_sums(values: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """[charts] sums of `values` [N] that are at most about 1."""
-    total = torch.zeros(charts, dtype=torch.int64, device=chart.device)
-    return total.index_add_(0, chart, (values * FIXED).to(torch.int64)).to(torch.float64) / FIXED
 
 
 def _fit_runs(cloth: Cloth, layout: Layout, edge: Tensor, backend: str) -> _Runs:
@@ -276,17 +267,12 @@ def _judge(
     chart = trial.chart[local // 3]
     box = box_sides(trial.position[start], chart, count)
     union = replace(union, box=torch.where(touched[:, None], box, charts.box))
-    det, stretch = distortion(trial.position, trial.corner, cloth.rest[trial.face])
-    area = cloth.facets.area[trial.face]
-    beyond = _chart_sums(area * (stretch > limits.max_stretch), trial.chart, count)
-    excess = _chart_sums(area * (stretch.clamp(max=16) - 1).clamp(min=0), trial.chart, count)
     parts = charts.room(limits.gutter)
     parts = parts + torch.zeros_like(parts).scatter_(0, merged, torch.where(merged != _own(merged), parts, 0.0))
-    bad = torch.zeros_like(touched)
-    bad[trial.chart[~(det > FLAT)]] = True
-    bad |= (beyond > STRETCHED_SHARE * union.area) | (excess > MEAN_STRETCH * union.area)
+    shape = trial.position, trial.corner, trial.chart, trial.face
+    bad = badly_shaped(cloth, *shape, count, limits.max_stretch)
     bad |= (union.room(limits.gutter) > parts) | (union.box.amax(dim=1) > limits.extent)
-    bad |= crossing_charts(trial.position, start, end, chart, count)
+    bad |= overlapping_charts(trial.position, start, end, chart, count)
     good = touched & ~bad
     return _commit(layout, trial, sewn, merged, good, cloth), _pick(charts, union, good), touched & bad
 

@@ -27,7 +27,7 @@ class UvReport:
     """A layout's figures, on the texture of the asked size.
 
     overlapping_texels: texels whose centre lies in two faces or more.  flipped: faces whose corners run clockwise.
-    zero_area: faces without area in UV space.  outside: UV vertices that are not in [0, 1], or not finite.
+    zero_area: faces with area in 3D and none in UV space.  outside: UV vertices that are not in [0, 1], or not finite.
     stretch_median, stretch_p99: of the faces' L2 stretch (Sander et al., Texture Mapping Progressive Meshes, 2001),
     1 for an isometry at the layout's mean scale; every face counts the same. area_stretch_*: weighted by 3D area.
     Faces without area in 3D do not count, those without area in UV space have stretch inf.

@@ -5,16 +5,38 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy import ndarray
 
 from ..kernel_cpu import cached_njit
 from . import reference
-from .reference import BUCKET_RATIO, BUCKETS, NOWHERE, STEP_TEXELS, THIN_TEXELS
+from .reference import BUCKET_RATIO, BUCKETS, NEAR, NOWHERE, STEP_TEXELS, THIN_TEXELS, Outlines
 
 FAR = 1 << 40
 
 
-def place_all(start, end, height, first, order, turns, scale, rows, width, gutter, turn, place):
-    """Rows used, as `reference.place_all`; turn [K] and place [K, 2] int64 are written."""
+def place_charts(
+    outlines: Outlines,
+    order: ndarray,
+    turns: ndarray,
+    scale: float,
+    size: tuple[int, int],
+    gutter: int,
+    stride: int,
+) -> tuple[int, ndarray, ndarray]:
+    """As `reference.place_charts`."""
+    turn, place = np.zeros(len(order), np.int64), np.zeros((len(order), 2), np.int64)
+    lines = outlines.start, outlines.end, outlines.height, outlines.first
+    return place_all(*lines, order, turns, scale, *size, gutter, stride, turn, place), turn, place
+
+
+def trace_chart(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[float, float, bool]:
+    """As `reference.trace_chart`."""
+    lines = slice(outlines.first[chart], outlines.first[chart + 1])
+    return trace(outlines.start[lines], outlines.end[lines], outlines.height[lines], *turn, scale)[3:]
+
+
+def place_all(start, end, height, first, order, turns, scale, rows, width, gutter, stride, turn, place):
+    """Rows used, as `place_charts`; turn [K] and place [K, 2] int64 are written."""
     used = np.full((rows, width), width, np.int32)  # the next used texel to the right; the texel itself where used
     free = np.empty((rows, width), np.int32)  # likewise the next free one
     for x in range(width):
@@ -30,7 +52,7 @@ def place_all(start, end, height, first, order, turns, scale, rows, width, gutte
         for t in range(len(turns)):
             runs, high, wide = trace(start[a:b], end[a:b], height[a:b], turns[t, 0], turns[t, 1], scale)[:3]
             i, j = _bucket(wide), _bucket(high)
-            y, x = _find(used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high))
+            y, x = _find(used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high), stride)
             if y == NOWHERE:
                 continue
             reached[i, j] = y
@@ -71,6 +93,13 @@ def _draw(winding, mark, x0, y0, x1, y1, thickness):
     for row in range(low, top):
         x = x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
         winding[row, min(max(int(math.ceil(x - 0.5)), 0), wide)] += 1 if y1 < y0 else -1
+        if abs(x - math.floor(x) - 0.5) < NEAR:
+            mark[row, min(max(int(math.floor(x)), 0), wide - 1)] = 1
+    low, top = max(math.ceil(min(x0, x1) - 0.5), 0), min(math.ceil(max(x0, x1) - 0.5), wide)
+    for column in range(low, top):
+        y = y0 + (column + 0.5 - x0) * ((y1 - y0) / (x1 - x0))
+        if abs(y - math.floor(y) - 0.5) < NEAR:
+            mark[min(max(int(math.floor(y)), 0), high - 1), column] = 1
     steps = 1
     if thickness < THIN_TEXELS:
         steps = max(int(math.ceil(max(abs(x1 - x0), abs(y1 - y0)) / STEP_TEXELS)), 1)
@@ -108,14 +137,14 @@ def _bucket(size):
     return min(int(math.log(size) / math.log(BUCKET_RATIO)), BUCKETS - 1)
 
 
-def _find(used, free, room, runs, wide, low, high):
-    """The first row from low to high, and column, where the runs are free."""
+def _find(used, free, room, runs, wide, low, high, stride):
+    """The row from low to high, and column, where the runs are free."""
     count, width = len(runs), used.shape[1]
     widest = 0
     for k in range(count):
         if runs[k, 2] - runs[k, 1] > runs[widest, 2] - runs[widest, 1]:
             widest = k
-    for y in range(low, high + 1):
+    for y in range(low, high + 1, stride):
         if room[y + runs[widest, 0]] <= runs[widest, 2] - runs[widest, 1]:
             continue
         k, free_runs, x = widest, 0, 0
@@ -128,9 +157,19 @@ def _find(used, free, room, runs, wide, low, high):
                 continue
             free_runs += 1
             if free_runs == count:
+                while y > low and _free(used, runs, x, y - 1):
+                    y -= 1
                 return y, x
             k = k + 1 if k + 1 < count else 0
     return NOWHERE, NOWHERE
+
+
+def _free(used, runs, x, y):
+    """Whether the runs are free at (x, y)."""
+    for k in range(len(runs)):
+        if used[y + runs[k, 0], x + runs[k, 1]] <= x + runs[k, 2]:
+            return False
+    return True
 
 
 def _use(used, free, room, runs, x, y, gutter):
@@ -170,6 +209,7 @@ def _fill(used, free, left, right):
 _draw = cached_njit(_draw, reference)
 _runs = cached_njit(_runs, reference)
 _bucket = cached_njit(_bucket, reference)
+_free = cached_njit(_free, reference)
 _find = cached_njit(_find, reference)
 _fill = cached_njit(_fill, reference)
 _use = cached_njit(_use, reference)

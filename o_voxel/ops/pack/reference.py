@@ -6,15 +6,32 @@ Letters: K charts, B lines of outlines, T turns, W columns and H rows of the atl
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy import ndarray
 
 THIN_TEXELS = 1.0  # faces less high than this may lie between texel centres, so their outline is marked all along
 STEP_TEXELS = 0.5  # between such marks
+NEAR = 2.0**-8  # of a texel: a centre this near to a line may come to lie on either side as coordinates are rounded
 BUCKET_RATIO = 1.25  # charts of sizes within this ratio do not look below each other
 BUCKETS = 64
 NOWHERE = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Outlines:
+    """The borders of K charts in the plane, as B lines with the chart on their left.
+
+    start, end: [B, 2] float64.  height: [B] float64, of the face at each line, over it.  first: [K + 1] int64, chart k
+    has the lines first[k] to first[k + 1], at least one.  area: [K] float64.
+    """
+
+    start: ndarray
+    end: ndarray
+    height: ndarray
+    first: ndarray
+    area: ndarray
 
 
 def trace(
@@ -23,8 +40,8 @@ def trace(
     """(mask [h, w] bool, (x, y) of the chart's origin in it, whether the outline winds twice around a texel's centre).
 
     One chart: start, end [B, 2], height [B] as `pack`. Turned by (cosine, sine), scaled, and put in the middle of its
-    box, rounded up to whole texels. A texel is in the mask when the outline winds around its centre, or when it holds
-    the start of a line, or a point of a line whose face is thinner than THIN_TEXELS.
+    box, rounded up to whole texels. A texel is in the mask when the outline winds around its centre or is NEAR it, or
+    when it holds the start of a line, or a point of a line whose face is thinner than THIN_TEXELS.
     """
     cosine, sine = turn
     x0, y0 = (start[:, 0] * cosine - start[:, 1] * sine) * scale, (start[:, 0] * sine + start[:, 1] * cosine) * scale
@@ -43,6 +60,16 @@ def trace(
             at = x0[s] + (row + 0.5 - y0[s]) * ((x1[s] - x0[s]) / (y1[s] - y0[s]))
             column = np.clip(np.ceil(at - 0.5), 0, wide).astype(np.int64)
             np.add.at(winding, (row, column), 1 if y1[s] < y0[s] else -1)
+            near = np.floor(at).astype(np.int64)
+            near, row = near[hit := np.abs(at - near - 0.5) < NEAR], row[hit]
+            mask[row, np.clip(near, 0, wide - 1)] = True
+        first = max(math.ceil(min(x0[s], x1[s]) - 0.5), 0)
+        column = np.arange(first, min(math.ceil(max(x0[s], x1[s]) - 0.5), wide))
+        if len(column):
+            at = y0[s] + (column + 0.5 - x0[s]) * ((y1[s] - y0[s]) / (x1[s] - x0[s]))
+            near = np.floor(at).astype(np.int64)
+            near, column = near[hit := np.abs(at - near - 0.5) < NEAR], column[hit]
+            mask[np.clip(near, 0, high - 1), column] = True
         thin = height[s] * scale < THIN_TEXELS
         steps = max(math.ceil(max(abs(x1[s] - x0[s]), abs(y1[s] - y0[s])) / STEP_TEXELS), 1) if thin else 1
         share = np.arange(steps) / steps
@@ -52,6 +79,13 @@ def trace(
     return mask | (winding > 0), (x, y), bool((winding > 1).any())
 
 
+def trace_chart(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[float, float, bool]:
+    """(x, y, whether the chart lies over itself) as `trace`."""
+    lines = slice(outlines.first[chart], outlines.first[chart + 1])
+    _, (x, y), overlaps = trace(outlines.start[lines], outlines.end[lines], outlines.height[lines], turn, scale)
+    return x, y, overlaps
+
+
 def runs_of(mask: ndarray) -> ndarray:
     """Runs [R, 3] int64 of row, first and last texel of mask [h, w] bool."""
     edge = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
@@ -59,21 +93,22 @@ def runs_of(mask: ndarray) -> ndarray:
     return np.stack((row, left, np.nonzero(edge == -1)[1] - 1), axis=1)
 
 
-def place_all(
-    outlines: tuple[ndarray, ndarray, ndarray, ndarray],
+def place_charts(
+    outlines: Outlines,
     order: ndarray,
     turns: ndarray,
     scale: float,
     size: tuple[int, int],
     gutter: int,
+    stride: int,
 ) -> tuple[int, ndarray, ndarray]:
     """(rows used, turn [K], place [K, 2]) of charts put one after another as low, then as far left, as they fit.
 
-    outlines: start, end, height, first as `pack`, first [K + 1] the first line of each chart.  order: [K].  turns:
-    [T, 2] cosines and sines; of all turns the one with the lowest upper end is taken, then the one put lowest, then the
-    first.  size: (H, W).  Rows used is NOWHERE where a chart does not fit.
+    order: [K].  turns: [T, 2] cosines and sines; of all turns the one with the lowest upper end is taken, then the one put lowest, then the
+    first.  size: (H, W).  stride: every so manieth row is tried, then the ones below it at the same column.  Rows used
+    is NOWHERE where a chart does not fit.
     """
-    start, end, height, first = outlines
+    start, end, height, first = outlines.start, outlines.end, outlines.height, outlines.first
     rows, width = size
     used = np.zeros((rows, width), bool)
     count = np.zeros((rows, width + 1), np.int64)
@@ -88,7 +123,7 @@ def place_all(
             high, wide = mask.shape
             bucket = tuple(min(int(math.log(n) / math.log(BUCKET_RATIO)), BUCKETS - 1) for n in (wide, high))
             last = rows - high if best is None else min(rows - high, best[0] - high)
-            y, x = _find(count, runs_of(mask), wide, int(reached[bucket]), last)
+            y, x = _find(count, runs_of(mask), wide, int(reached[bucket]), last, stride)
             if y == NOWHERE:
                 continue
             reached[bucket] = y
@@ -102,19 +137,28 @@ def place_all(
     return top, turn, place
 
 
-def _find(count: ndarray, runs: ndarray, wide: int, low: int, high: int) -> tuple[int, int]:
-    """The first row from low to high, and column, where the runs are free; count [H, W + 1]: used texels before each."""
+def _find(count: ndarray, runs: ndarray, wide: int, low: int, high: int, stride: int) -> tuple[int, int]:
+    """The row from low to high, and column, where the runs are free; count [H, W + 1]: used texels before each."""
     columns = count.shape[1] - wide
-    for y in range(low, high + 1 if columns > 0 else low):
-        fits = np.ones(columns, bool)
-        for row, left, right in runs.tolist():
-            line = count[y + row]
-            fits &= line[right + 1 : right + 1 + columns] == line[left : left + columns]
-            if not fits.any():
-                break
-        else:
-            return y, int(fits.argmax())
+    for y in range(low, high + 1 if columns > 0 else low, stride):
+        fits = _free(count, runs, y, 0, columns)
+        if fits.any():
+            x = int(fits.argmax())
+            while y > low and _free(count, runs, y - 1, x, 1)[0]:
+                y -= 1
+            return y, x
     return NOWHERE, NOWHERE
+
+
+def _free(count: ndarray, runs: ndarray, y: int, x: int, columns: int) -> ndarray:
+    """Whether the runs are free at row y and each of `columns` columns from x on."""
+    fits = np.ones(columns, bool)
+    for row, left, right in runs.tolist():
+        line = count[y + row]
+        fits &= line[x + right + 1 : x + right + 1 + columns] == line[x + left : x + left + columns]
+        if not fits.any():
+            break
+    return fits
 
 
 def _use(used: ndarray, count: ndarray, best: tuple, gutter: int) -> None:
