@@ -140,14 +140,11 @@ def _outlines(cloth: Cloth, layout: Layout) -> Outlines:
     chart, order = layout.chart[half // 3].sort(stable=True)
     half = half[order]
     corner = layout.corner.flatten()
-    a, b, c = (layout.position[corner[h]] for h in (half, following(half), following(following(half))))
-    along, up = b - a, c - a
-    double = along[:, 0] * up[:, 1] - along[:, 1] * up[:, 0]
-    height = double / along.square().sum(dim=1).sqrt().clamp(min=1e-300)
+    a, b = (layout.position[corner[h]] for h in (half, following(half)))
     first = torch.zeros(charts + 1, dtype=torch.int64, device=half.device)
     first[1:] = torch.bincount(chart, minlength=charts).cumsum(0)
     area = chart_sums(cloth.facets.area, layout.chart, charts)
-    return Outlines(*(part.cpu().numpy() for part in (a, b, height, first, area)))
+    return Outlines(*(part.cpu().numpy() for part in (a, b, first, area)))
 
 
 def _uv_map(layout: Layout, packing: Packing, resolution: int) -> UVMap:

@@ -18,13 +18,13 @@ from .reference import NOWHERE, Outlines
 CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
 
 TURNS = 8  # of each chart, over a full turn
-COARSE = 4  # texels of the atlas to one of those in which orders are compared
-STRIDE_SHARE = 512  # rows that are tried, at most, of those between which a chart may lie
+MOST_CELLS = 768  # along a side, where the gutter can be one cell
+COARSE = 2  # cells of the atlas to one of those in which orders are compared
 START_FILL = 0.72
 GROWTH = 0.997  # of the scale that should just fit
 CLOSE = 0.012  # part of the rows that may stay free
-TRIALS = 6
-LEAST_SCALE_STEP = 0.93
+TRIALS = 4
+SHRINK = 0.93  # of the scale, at least, when those are over
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,61 +44,57 @@ def pack(
 ) -> Packing:
     """Where each chart comes to lie in `size` x `size` texels, as large as it finds room for.
 
-    Between texels whose centres lie in different charts are `gutter` free ones at least, at the borders half as many.
-    Charts are put one after another, large ones first, each in the turn and place that ends lowest; the scale is
-    raised or lowered until they fill the square. On the CPU. Deterministic; both backends give the same, up to how
-    they round; "reference" takes minutes. Raises ValueError where they do not fit however small.
+    Between texels that meet different charts are `gutter` free ones at least, at the borders half as many. The square
+    is divided into cells of one or more texels, at most as many as the gutter; charts own whole cells. They are put
+    one after another, large ones first, each in the turn and place that ends lowest, in several orders of which the
+    best stays; the scale is raised or lowered until they fill the square. On the CPU. Deterministic; both backends
+    give the same, up to how they round; "reference" takes minutes.
+    Raises ValueError where the charts do not fit however small.
     """
     chosen = resolve_backend(backend, CHOICES, device("cpu"))
     if chosen == "numba":
         from .kernel_cpu import place_charts, trace_chart
     else:
         place_charts, trace_chart = reference.place_charts, reference.trace_chart
-    report = progress or (lambda done: None)
     charts = len(outlines.area)
-    margin = (gutter + 1) // 2
-    side = size - 2 * margin
     if not charts:
         return Packing(1.0, np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, bool))
+    cell = max(1, min(gutter, size // MOST_CELLS))
+    gap, margin = -(-gutter // cell), -(-gutter // 2)
+    side = (size - 2 * margin) // cell
     angle = np.arange(TURNS) * (2 * math.pi / TURNS)
     turns = np.stack((np.cos(angle), np.sin(angle)), axis=1)
 
-    def place(order: ndarray, scale: float, coarse: int = 1) -> tuple[int, ndarray, ndarray]:
-        across, gap = side // coarse, -(-gutter // coarse)
-        stride = max(1, across // STRIDE_SHARE)
-        return place_charts(outlines, order, turns, scale / coarse, (2 * across, across), gap, stride)
+    def place(order: ndarray, scale: float, coarse: int = 1) -> tuple[float, ndarray, ndarray]:
+        """(rows used, of those there are, turn, place); twice as many where not all fit."""
+        across = side // coarse
+        room = math.ceil(1.5 * across), across
+        rows, *found = place_charts(outlines, order, turns, scale / coarse, room, -(-gap // coarse))
+        return (2.0 if rows == NOWHERE else rows / across), *found
 
     scale = side * math.sqrt(START_FILL / float(outlines.area.sum()))
     orders = chart_orders(outlines)
-    order = orders[0]
-    if side >= 64 * COARSE:
-        with ThreadPoolExecutor() as pool:
-            rows = list(pool.map(lambda order: place(order, scale, COARSE)[0], orders))
-        fits = [2 * side if n == NOWHERE else n for n in rows]
-        order = orders[int(np.argmin(fits))]
-        scale *= math.sqrt(side / COARSE / min(fits))
-    report(0.3)
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(lambda order: place(order, scale, COARSE)[0], orders))
+    order = orders[int(np.argmin(rows))]
     best = None
     for trial in range(64):
+        if progress is not None:
+            progress(min(0.2 + 0.15 * trial, 0.9))
         found = place(order, scale)
-        fit = side / found[0] if found[0] != NOWHERE else 0.5
-        if fit >= 1 and (best is None or scale > best[0]):
+        if found[0] <= 1 and (best is None or scale > best[0]):
             best = (scale, found)
-        report(min(0.3 + 0.1 * trial, 0.9))
-        if (fit >= 1 and fit < 1 + CLOSE) or (best is not None and trial >= TRIALS):
+        if 1 - CLOSE < found[0] <= 1 or (best is not None and trial >= TRIALS):
             break
-        step = GROWTH * math.sqrt(fit)
-        scale *= min(step, LEAST_SCALE_STEP) if trial > TRIALS else step
-        if best is not None and scale <= best[0]:
-            break
+        step = GROWTH / math.sqrt(found[0])
+        scale *= min(step, SHRINK) if trial > TRIALS else step
     if best is None:
         raise ValueError(f"size: expected room for {charts} charts with gutters of {gutter}, got {size} x {size} texels")
     scale, (_, turn, corner) = best
     origin, overlaps = np.zeros((charts, 2)), np.zeros(charts, bool)
     for k in range(charts):
         origin[k, 0], origin[k, 1], overlaps[k] = trace_chart(outlines, k, turns[turn[k]], scale)
-    report(1.0)
-    return Packing(scale, turns[turn], margin + corner + origin, overlaps)
+    return Packing(scale * cell, turns[turn], margin + cell * (corner + origin), overlaps)
 
 
 def chart_orders(outlines: Outlines) -> list[ndarray]:

@@ -1,4 +1,4 @@
-"""Packing on the CPU: charts as runs of texels, in an atlas that knows the next used and next free texel of each."""
+"""Packing on the CPU: charts as runs of cells, in an atlas that knows the next used and next free cell of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from ..kernel_cpu import cached_njit
 from . import reference
-from .reference import BUCKET_RATIO, BUCKETS, NEAR, NOWHERE, STEP_TEXELS, THIN_TEXELS, Outlines
+from .reference import BUCKET_RATIO, BUCKETS, NOWHERE, Outlines
 
 FAR = 1 << 40
 
@@ -21,23 +21,22 @@ def place_charts(
     scale: float,
     size: tuple[int, int],
     gutter: int,
-    stride: int,
 ) -> tuple[int, ndarray, ndarray]:
     """As `reference.place_charts`."""
     turn, place = np.zeros(len(order), np.int64), np.zeros((len(order), 2), np.int64)
-    lines = outlines.start, outlines.end, outlines.height, outlines.first
-    return place_all(*lines, order, turns, scale, *size, gutter, stride, turn, place), turn, place
+    lines = outlines.start, outlines.end, outlines.first
+    return place_all(*lines, order, turns, scale, *size, gutter, turn, place), turn, place
 
 
 def trace_chart(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[float, float, bool]:
     """As `reference.trace_chart`."""
     lines = slice(outlines.first[chart], outlines.first[chart + 1])
-    return trace(outlines.start[lines], outlines.end[lines], outlines.height[lines], *turn, scale)[3:]
+    return trace(outlines.start[lines], outlines.end[lines], *turn, scale)[3:]
 
 
-def place_all(start, end, height, first, order, turns, scale, rows, width, gutter, stride, turn, place):
+def place_all(start, end, first, order, turns, scale, rows, width, gutter, turn, place):
     """Rows used, as `place_charts`; turn [K] and place [K, 2] int64 are written."""
-    used = np.full((rows, width), width, np.int32)  # the next used texel to the right; the texel itself where used
+    used = np.full((rows, width), width, np.int32)  # the next used cell to the right; the cell itself where used
     free = np.empty((rows, width), np.int32)  # likewise the next free one
     for x in range(width):
         free[:, x] = x
@@ -50,9 +49,9 @@ def place_all(start, end, height, first, order, turns, scale, rows, width, gutte
         best, best_top, best_x, best_turn = FAR, FAR, NOWHERE, NOWHERE
         best_runs = np.empty((0, 3), np.int32)
         for t in range(len(turns)):
-            runs, high, wide = trace(start[a:b], end[a:b], height[a:b], turns[t, 0], turns[t, 1], scale)[:3]
+            runs, high, wide = trace(start[a:b], end[a:b], turns[t, 0], turns[t, 1], scale)[:3]
             i, j = _bucket(wide), _bucket(high)
-            y, x = _find(used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high), stride)
+            y, x = _find(used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high))
             if y == NOWHERE:
                 continue
             reached[i, j] = y
@@ -66,7 +65,7 @@ def place_all(start, end, height, first, order, turns, scale, rows, width, gutte
     return top
 
 
-def trace(start, end, height, cosine, sine, scale):
+def trace(start, end, cosine, sine, scale):
     """(runs [R, 3] int32, rows, columns, x, y, overlaps), as `reference.trace` and `reference.runs_of`."""
     line = np.empty((len(start), 4))
     low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
@@ -81,35 +80,31 @@ def trace(start, end, height, cosine, sine, scale):
     x, y = (wide - (high_x - low_x)) / 2 - low_x, (high - (high_y - low_y)) / 2 - low_y
     winding, mark = np.zeros((high, wide + 1), np.int16), np.zeros((high, wide), np.uint8)
     for s in range(len(start)):
-        _draw(winding, mark, line[s, 0] + x, line[s, 1] + y, line[s, 2] + x, line[s, 3] + y, height[s] * scale)
+        if line[s, 1] > line[s, 3]:
+            _draw(winding, mark, line[s, 2] + x, line[s, 3] + y, line[s, 0] + x, line[s, 1] + y, 1)
+        else:
+            _draw(winding, mark, line[s, 0] + x, line[s, 1] + y, line[s, 2] + x, line[s, 3] + y, -1)
     runs, overlaps = _runs(winding, mark)
     return runs, high, wide, x, y, overlaps
 
 
-def _draw(winding, mark, x0, y0, x1, y1, thickness):
-    """Add one line to how often the outline winds around each texel's centre, and its marks."""
+def _draw(winding, mark, x0, y0, x1, y1, sign):
+    """Mark the cells that one line meets, y0 <= y1, and add to how often the outline winds around each centre."""
     high, wide = mark.shape
-    low, top = max(math.ceil(min(y0, y1) - 0.5), 0), min(math.ceil(max(y0, y1) - 0.5), high)
-    for row in range(low, top):
-        x = x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-        winding[row, min(max(int(math.ceil(x - 0.5)), 0), wide)] += 1 if y1 < y0 else -1
-        if abs(x - math.floor(x) - 0.5) < NEAR:
-            mark[row, min(max(int(math.floor(x)), 0), wide - 1)] = 1
-    low, top = max(math.ceil(min(x0, x1) - 0.5), 0), min(math.ceil(max(x0, x1) - 0.5), wide)
-    for column in range(low, top):
-        y = y0 + (column + 0.5 - x0) * ((y1 - y0) / (x1 - x0))
-        if abs(y - math.floor(y) - 0.5) < NEAR:
-            mark[min(max(int(math.floor(y)), 0), high - 1), column] = 1
-    steps = 1
-    if thickness < THIN_TEXELS:
-        steps = max(int(math.ceil(max(abs(x1 - x0), abs(y1 - y0)) / STEP_TEXELS)), 1)
-    for k in range(steps):
-        column, row = int(x0 + (x1 - x0) * (k / steps)), int(y0 + (y1 - y0) * (k / steps))
-        mark[min(max(row, 0), high - 1), min(max(column, 0), wide - 1)] = 1
+    slope = (x1 - x0) / (y1 - y0) if y1 > y0 else 0.0
+    for row in range(min(int(y0), high - 1), min(int(y1), high - 1) + 1):
+        p = x0 + (max(y0, row) - y0) * slope if y1 > y0 else x0
+        q = x0 + (min(y1, row + 1) - y0) * slope if y1 > y0 else x1
+        left, right = min(max(int(min(p, q)), 0), wide - 1), min(max(int(max(p, q)), 0), wide - 1)
+        for column in range(left, right + 1):
+            mark[row, column] = 1
+        if y0 <= row + 0.5 < y1:
+            at = x0 + (row + 0.5 - y0) * slope
+            winding[row, min(max(int(math.ceil(at - 0.5)), 0), wide)] += sign
 
 
 def _runs(winding, mark):
-    """Runs [R, 3] int32 of the texels that are marked or wound around, and whether one is wound around twice."""
+    """Runs [R, 3] int32 of the cells that are marked or wound around, and whether one is wound around twice."""
     high, wide = mark.shape
     runs = np.empty((64, 3), np.int32)
     count, overlaps = 0, False
@@ -137,14 +132,14 @@ def _bucket(size):
     return min(int(math.log(size) / math.log(BUCKET_RATIO)), BUCKETS - 1)
 
 
-def _find(used, free, room, runs, wide, low, high, stride):
+def _find(used, free, room, runs, wide, low, high):
     """The row from low to high, and column, where the runs are free."""
     count, width = len(runs), used.shape[1]
     widest = 0
     for k in range(count):
         if runs[k, 2] - runs[k, 1] > runs[widest, 2] - runs[widest, 1]:
             widest = k
-    for y in range(low, high + 1, stride):
+    for y in range(low, high + 1):
         if room[y + runs[widest, 0]] <= runs[widest, 2] - runs[widest, 1]:
             continue
         k, free_runs, x = widest, 0, 0
@@ -157,19 +152,9 @@ def _find(used, free, room, runs, wide, low, high, stride):
                 continue
             free_runs += 1
             if free_runs == count:
-                while y > low and _free(used, runs, x, y - 1):
-                    y -= 1
                 return y, x
             k = k + 1 if k + 1 < count else 0
     return NOWHERE, NOWHERE
-
-
-def _free(used, runs, x, y):
-    """Whether the runs are free at (x, y)."""
-    for k in range(len(runs)):
-        if used[y + runs[k, 0], x + runs[k, 1]] <= x + runs[k, 2]:
-            return False
-    return True
 
 
 def _use(used, free, room, runs, x, y, gutter):
@@ -189,7 +174,7 @@ def _use(used, free, room, runs, x, y, gutter):
 
 
 def _fill(used, free, left, right):
-    """Mark the texels left to right of one row as used."""
+    """Mark the cells left to right of one row as used."""
     width = len(used)
     after = right + 1
     if after < width:
@@ -209,7 +194,6 @@ def _fill(used, free, left, right):
 _draw = cached_njit(_draw, reference)
 _runs = cached_njit(_runs, reference)
 _bucket = cached_njit(_bucket, reference)
-_free = cached_njit(_free, reference)
 _find = cached_njit(_find, reference)
 _fill = cached_njit(_fill, reference)
 _use = cached_njit(_use, reference)
