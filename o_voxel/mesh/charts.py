@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops.mesh_clean import components
+from ..ops.connected import connected
 from .topology import dot, length, unit
 
 LENGTH_UNIT = 2.0**-32  # of fixed-point lengths: sums are exact, in whatever order they are added
@@ -151,9 +151,7 @@ def _between(links: Links, number: Tensor, charts: int) -> Links:
     return Links(pair // charts, pair % charts, total)
 
 
-def smooth_charts(
-    label: Tensor, facets: Facets, faces: Tensor, links: Links, rounds: int = 3, *, backend: str = "auto"
-) -> Tensor:
+def smooth_charts(label: Tensor, facets: Facets, faces: Tensor, links: Links, rounds: int = 3) -> Tensor:
     """Charts [F] int64 with shorter borders, 0 to L - 1 in the order of their lowest faces; L may be more than K.
 
     label: [F] int64, 0 to K - 1.  faces: [F, 3] int64.  In each round a face goes over to the chart of a neighbour
@@ -179,7 +177,7 @@ def smooth_charts(
         wins = ((gain == best[face]) & (gain > 0)).nonzero().squeeze(1)
         target = torch.full_like(label, charts).scatter_reduce_(0, face[wins], wanted[wins], "amin")
         label = torch.where(target < charts, target, label)
-    return split_charts(label, links.first, links.second, backend=backend)
+    return split_charts(label, links.first, links.second)
 
 
 def _area_around(label: Tensor, share: Tensor, faces: Tensor, seen: Tensor, charts: int) -> Callable:
@@ -202,9 +200,8 @@ def _area_around(label: Tensor, share: Tensor, faces: Tensor, seen: Tensor, char
     return around
 
 
-def split_charts(label: Tensor, first: Tensor, second: Tensor, *, backend: str = "auto") -> Tensor:
+def split_charts(label: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """`label` [F] with every connected part numbered apart, in the order of their lowest faces."""
     same = (label[first] == label[second]).nonzero().squeeze(1)
-    odd = torch.zeros_like(same, dtype=torch.bool)
-    lowest = components(len(label), first[same], second[same], odd, backend=backend)[0]
+    lowest = connected(len(label), first[same], second[same])
     return ((lowest == torch.arange(len(label), device=label.device)).cumsum(0) - 1)[lowest]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ops.mesh_clean import components
+from ..ops.connected import connected
 from .segments import scatter_sums
 
 CELL_LENGTHS = 1.5  # of a grid cell, in mean segment lengths of its chart
@@ -19,9 +19,7 @@ LOW_BITS = 21
 LEAST_AREA = 1e-12  # of a loop: less comes from rounding
 
 
-def overlapping_charts(
-    position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int, *, backend: str = "auto"
-) -> Tensor:
+def overlapping_charts(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
     """Charts [charts] bool whose borders cross or have two counter-clockwise loops.
 
     position: [U, 2] float64, lengths about 1.  start, end: [B] int64, rows of `position`, each once.  chart: [B] int64,
@@ -29,8 +27,7 @@ def overlapping_charts(
     """
     segment = torch.arange(len(start), device=start.device)
     by_start = torch.zeros(len(position), dtype=torch.int64, device=start.device).scatter_(0, start, segment)
-    odd = torch.zeros_like(start, dtype=torch.bool)
-    loop = components(len(start), segment, by_start[end], odd, backend=backend)[0]
+    loop = connected(len(start), segment, by_start[end])
     p, q = position[start], position[end]
     area = scatter_sums((p[:, 0] * q[:, 1] - q[:, 0] * p[:, 1])[:, None], loop, len(start))[:, 0]
     outer = torch.zeros(charts, dtype=torch.int64, device=chart.device)

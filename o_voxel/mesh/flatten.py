@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..ops.mesh_clean import components
+from ..ops.connected import connected
 from ..ops.parameterize import distortion, relax
 from ..values import Mesh
 from .charts import LENGTH_UNIT, Facets, Links
@@ -159,8 +159,7 @@ def _fans(cloth: Cloth, sewn: Tensor) -> Tensor:
     """The lowest corner [F, 3] int64 that each corner is joined to, around its vertex, over the edges sewn [E] bool."""
     a, b = cloth.half[sewn].unbind(dim=1)
     first, second = torch.cat((a, following(a))), torch.cat((following(b), b))
-    odd = torch.zeros_like(first, dtype=torch.bool)
-    return components(3 * len(cloth.faces), first, second, odd)[0].view(-1, 3)
+    return connected(3 * len(cloth.faces), first, second).view(-1, 3)
 
 
 def _frames(facets: Facets, chart: Tensor, charts: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..ops.mesh_clean import components
+from ..ops.connected import connected
 from ..ops.parameterize import relax
 from .charts import LENGTH_UNIT
 from .crossings import overlapping_charts
@@ -115,7 +115,7 @@ def unfold(
         open_ = (~tried & (layout.chart[links.first] != layout.chart[links.second])).nonzero().squeeze(1)
         if not len(open_):
             break
-        runs = _fit_runs(cloth, layout, open_, backend)
+        runs = _fit_runs(cloth, layout, open_)
         chosen = _choose(runs, charts, limits)
         if not bool(chosen.any()):
             break
@@ -143,13 +143,13 @@ def _measure_charts(cloth: Cloth, layout: Layout) -> _Charts:
     return _Charts(area, perimeter, box)
 
 
-def _fit_runs(cloth: Cloth, layout: Layout, edge: Tensor, backend: str) -> _Runs:
+def _fit_runs(cloth: Cloth, layout: Layout, edge: Tensor) -> _Runs:
     """The runs that the open edges `edge` [S] form, and how they fit."""
     a, b = cloth.half[edge].unbind(dim=1)
     swap = layout.chart[a // 3] > layout.chart[b // 3]
     a, b = torch.where(swap, b, a), torch.where(swap, a, b)
     keep, move = layout.chart[a // 3], layout.chart[b // 3]
-    run, count = _run_numbers(cloth, keep, move, a, backend)
+    run, count = _run_numbers(cloth, keep, move, a)
     size = torch.zeros(count, dtype=torch.int64, device=run.device).index_add_(0, run, cloth.length[edge])
     weight = cloth.length[edge].double() / size.clamp(min=1)[run]
     corner = layout.corner.flatten()
@@ -178,7 +178,7 @@ def _turned(points: Tensor, turn: Tensor) -> Tensor:
     return torch.stack((x * cosine - y * sine, x * sine + y * cosine), dim=-1)
 
 
-def _run_numbers(cloth: Cloth, keep: Tensor, move: Tensor, half: Tensor, backend: str) -> tuple[Tensor, int]:
+def _run_numbers(cloth: Cloth, keep: Tensor, move: Tensor, half: Tensor) -> tuple[Tensor, int]:
     """The run [S] of each seam, and how many there are: seams of the same two charts that meet at a vertex."""
     seams, vertices = len(keep), len(cloth.points)
     _, pair = (keep * (int(move.max()) + 1) + move).unique(return_inverse=True)
@@ -186,8 +186,7 @@ def _run_numbers(cloth: Cloth, keep: Tensor, move: Tensor, half: Tensor, backend
     ends = torch.cat((pair * vertices + corner[half], pair * vertices + corner[following(half)]))
     places, place = ends.unique(return_inverse=True)
     seam = torch.arange(seams, device=keep.device)
-    odd = torch.zeros(2 * seams, dtype=torch.bool, device=keep.device)
-    lowest = components(seams + len(places), torch.cat((seam, seam)), seams + place, odd, backend=backend)[0][:seams]
+    lowest = connected(seams + len(places), torch.cat((seam, seam)), seams + place)[:seams]
     number = (lowest == seam).cumsum(0) - 1
     return number[lowest], int(number[-1]) + 1
 
@@ -238,8 +237,7 @@ def _lay(
     a, b = cloth.half[sewn].unbind(dim=1)
     ends = layout.corner.flatten()
     first, second = number[ends[torch.cat((a, following(a)))]], number[ends[torch.cat((following(b), b))]]
-    odd = torch.zeros_like(first, dtype=torch.bool)
-    lowest = components(len(row), first, second, odd, backend=backend)[0]
+    lowest = connected(len(row), first, second)
     highest = torch.arange(len(row), device=face.device)
     highest = highest.scatter_reduce(0, lowest, highest, "amax")
     kept = (lowest == torch.arange(len(row), device=face.device)).nonzero().squeeze(1)

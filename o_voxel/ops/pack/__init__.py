@@ -17,13 +17,14 @@ from .reference import NOWHERE, Outlines
 
 CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
 
-TURNS = 8  # of each chart, over a full turn
+TURNS = (16, 8)  # of each chart over a full turn, for few charts and for more than FEW
+FEW = 256
 MOST_CELLS = 768  # along a side, where the gutter can be one cell
 COARSE = 2  # cells of the atlas to one of those in which orders are compared
+FINALISTS = 2  # orders that are tried in full
 START_FILL = 0.72
-GROWTH = 0.997  # of the scale that should just fit
-CLOSE = 0.012  # part of the rows that may stay free
-TRIALS = 4
+TRIALS = (6, 4)  # of a scale, for few charts and for more
+STEP = 0.003  # of the scale, beyond what should just fit, up or down
 SHRINK = 0.93  # of the scale, at least, when those are over
 
 
@@ -62,10 +63,11 @@ def pack(
     cell = max(1, min(gutter, size // MOST_CELLS))
     gap, margin = -(-gutter // cell), -(-gutter // 2)
     side = (size - 2 * margin) // cell
-    angle = np.arange(TURNS) * (2 * math.pi / TURNS)
+    count, trials = TURNS[charts > FEW], TRIALS[charts > FEW]
+    angle = np.arange(count) * (2 * math.pi / count)
     turns = np.stack((np.cos(angle), np.sin(angle)), axis=1)
 
-    def place(order: ndarray, scale: float, coarse: int = 1) -> tuple[float, ndarray, ndarray]:
+    def place(order: ndarray, scale: float, coarse: int) -> tuple[float, ndarray, ndarray]:
         """(rows used, of those there are, turn, place); twice as many where not all fit."""
         across = side // coarse
         room = math.ceil(1.5 * across), across
@@ -73,21 +75,23 @@ def pack(
         return (2.0 if rows == NOWHERE else rows / across), *found
 
     scale = side * math.sqrt(START_FILL / float(outlines.area.sum()))
-    orders = chart_orders(outlines)
-    with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(lambda order: place(order, scale, COARSE)[0], orders))
-    order = orders[int(np.argmin(rows))]
     best = None
-    for trial in range(64):
-        if progress is not None:
-            progress(min(0.2 + 0.15 * trial, 0.9))
-        found = place(order, scale)
-        if found[0] <= 1 and (best is None or scale > best[0]):
-            best = (scale, found)
-        if 1 - CLOSE < found[0] <= 1 or (best is not None and trial >= TRIALS):
-            break
-        step = GROWTH / math.sqrt(found[0])
-        scale *= min(step, SHRINK) if trial > TRIALS else step
+    with ThreadPoolExecutor(4) as pool:
+        orders = chart_orders(outlines)
+        rows = list(pool.map(lambda order: place(order, scale, COARSE)[0], orders))
+        orders = [orders[n] for n in np.argsort(rows, kind="stable")[:FINALISTS]]
+        for trial in range(64):
+            if progress is not None:
+                progress(min(0.2 + 0.13 * trial, 0.95))
+            found = min(pool.map(lambda order, at=scale: place(order, at, 1), orders), key=lambda found: found[0])
+            if found[0] <= 1 and (best is None or scale > best[0]):
+                best = (scale, found)
+            if best is not None and trial + 1 >= trials:
+                break
+            step = (1 + STEP if found[0] <= 1 else 1 - STEP) / math.sqrt(found[0])
+            scale *= min(step, SHRINK) if trial > trials else step
+            if best is not None:
+                scale = max(scale, best[0] * (1 + STEP))
     if best is None:
         raise ValueError(f"size: expected room for {charts} charts with gutters of {gutter}, got {size} x {size} texels")
     scale, (_, turn, corner) = best

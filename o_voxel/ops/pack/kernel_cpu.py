@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from ..kernel_cpu import cached_njit
 from . import reference
-from .reference import BUCKET_RATIO, BUCKETS, NOWHERE, Outlines
+from .reference import BUCKET_RATIO, BUCKETS, NOWHERE, TALL, Outlines
 
 FAR = 1 << 40
 
@@ -51,7 +51,7 @@ def place_all(start, end, first, order, turns, scale, rows, width, gutter, turn,
         for t in range(len(turns)):
             runs, high, wide = trace(start[a:b], end[a:b], turns[t, 0], turns[t, 1], scale)[:3]
             i, j = _bucket(wide), _bucket(high)
-            y, x = _find(used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high))
+            y, x = _find(used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high), 1 + high // TALL)
             if y == NOWHERE:
                 continue
             reached[i, j] = y
@@ -78,68 +78,93 @@ def trace(start, end, cosine, sine, scale):
         low_y, high_y = min(low_y, line[s, 1], line[s, 3]), max(high_y, line[s, 1], line[s, 3])
     wide, high = max(int(math.ceil(high_x - low_x)), 1), max(int(math.ceil(high_y - low_y)), 1)
     x, y = (wide - (high_x - low_x)) / 2 - low_x, (high - (high_y - low_y)) / 2 - low_y
-    winding, mark = np.zeros((high, wide + 1), np.int16), np.zeros((high, wide), np.uint8)
+    ends = np.zeros(high + 1, np.int64)
     for s in range(len(start)):
-        if line[s, 1] > line[s, 3]:
-            _draw(winding, mark, line[s, 2] + x, line[s, 3] + y, line[s, 0] + x, line[s, 1] + y, 1)
-        else:
-            _draw(winding, mark, line[s, 0] + x, line[s, 1] + y, line[s, 2] + x, line[s, 3] + y, -1)
-    runs, overlaps = _runs(winding, mark)
+        line[s, 0], line[s, 1], line[s, 2], line[s, 3] = line[s, 0] + x, line[s, 1] + y, line[s, 2] + x, line[s, 3] + y
+        low, top = min(line[s, 1], line[s, 3]), max(line[s, 1], line[s, 3])
+        for row in range(min(int(low), high - 1), min(int(top), high - 1) + 1):
+            ends[row + 1] += 1
+    for row in range(high):
+        ends[row + 1] += ends[row]
+    spans, turns = _spans(line, ends, high, wide)
+    runs, overlaps = _runs(spans, turns, ends, high)
     return runs, high, wide, x, y, overlaps
 
 
-def _draw(winding, mark, x0, y0, x1, y1, sign):
-    """Mark the cells that one line meets, y0 <= y1, and add to how often the outline winds around each centre."""
-    high, wide = mark.shape
-    slope = (x1 - x0) / (y1 - y0) if y1 > y0 else 0.0
-    for row in range(min(int(y0), high - 1), min(int(y1), high - 1) + 1):
-        p = x0 + (max(y0, row) - y0) * slope if y1 > y0 else x0
-        q = x0 + (min(y1, row + 1) - y0) * slope if y1 > y0 else x1
-        left, right = min(max(int(min(p, q)), 0), wide - 1), min(max(int(max(p, q)), 0), wide - 1)
-        for column in range(left, right + 1):
-            mark[row, column] = 1
-        if y0 <= row + 0.5 < y1:
-            at = x0 + (row + 0.5 - y0) * slope
-            winding[row, min(max(int(math.ceil(at - 0.5)), 0), wide)] += sign
+def _spans(line, ends, high, wide):
+    """(spans [N, 2], turns [N, 2]) by row: the cells that a line meets, and where the winding changes by how much."""
+    spans, turns = np.empty((ends[high], 2), np.int32), np.zeros((ends[high], 2), np.int32)
+    upto = ends.copy()
+    for s in range(len(line)):
+        x0, y0, x1, y1, sign = line[s, 0], line[s, 1], line[s, 2], line[s, 3], -1
+        if y0 > y1:
+            x0, y0, x1, y1, sign = x1, y1, x0, y0, 1
+        slope = (x1 - x0) / (y1 - y0) if y1 > y0 else 0.0
+        for row in range(min(int(y0), high - 1), min(int(y1), high - 1) + 1):
+            p = x0 + (max(y0, row) - y0) * slope if y1 > y0 else x0
+            q = x0 + (min(y1, row + 1) - y0) * slope if y1 > y0 else x1
+            n = upto[row]
+            upto[row] += 1
+            spans[n, 0], spans[n, 1] = min(max(int(min(p, q)), 0), wide - 1), min(max(int(max(p, q)), 0), wide - 1)
+            if y0 <= row + 0.5 < y1:
+                at = x0 + (row + 0.5 - y0) * slope
+                turns[n, 0], turns[n, 1] = min(max(int(math.ceil(at - 0.5)), 0), wide), sign
+    return spans, turns
 
 
-def _runs(winding, mark):
-    """Runs [R, 3] int32 of the cells that are marked or wound around, and whether one is wound around twice."""
-    high, wide = mark.shape
-    runs = np.empty((64, 3), np.int32)
+def _runs(spans, turns, ends, high):
+    """Runs [R, 3] int32 of the cells that are met or wound around, and whether one is wound around twice."""
+    runs = np.empty((2 * len(spans), 3), np.int32)
     count, overlaps = 0, False
     for row in range(high):
-        turns, inside = 0, False
-        for x in range(wide):
-            turns += winding[row, x]
-            overlaps |= turns > 1
-            if turns > 0 or mark[row, x]:
-                if not inside:
-                    if count == len(runs):
-                        longer = np.empty((2 * count, 3), np.int32)
-                        longer[:count] = runs
-                        runs = longer
-                    runs[count, 0], runs[count, 1] = row, x
-                    count += 1
-                    inside = True
-                runs[count - 1, 2] = x
-            else:
-                inside = False
-    return runs[:count], overlaps
+        first, last = ends[row], ends[row + 1]
+        _sort(spans, first, last)
+        _sort(turns, first, last)
+        begin, n, winding, left = count, first, 0, 0
+        # Two lists by their left ends, merged: spans, and the stretches between two turns where the winding is positive.
+        for t in range(first, last + 1):
+            while n < last and (t == last or spans[n, 0] <= turns[t, 0]):
+                count = _append(runs, begin, count, row, spans[n, 0], spans[n, 1])
+                n += 1
+            if t < last:
+                if winding > 0 and turns[t, 0] > left:
+                    count = _append(runs, begin, count, row, left, turns[t, 0] - 1)
+                    overlaps |= winding > 1
+                winding, left = winding + turns[t, 1], turns[t, 0]
+    return runs[:count].copy(), overlaps
+
+
+def _append(runs, begin, count, row, left, right):
+    """Add left to right to the runs of a row, which start at `begin`; the last ones grow where they touch it."""
+    while count > begin and left <= runs[count - 1, 2] + 1:
+        count -= 1
+        left, right = min(left, runs[count, 1]), max(right, runs[count, 2])
+    runs[count, 0], runs[count, 1], runs[count, 2] = row, left, right
+    return count + 1
+
+
+def _sort(pairs, first, last):
+    for i in range(first + 1, last):
+        a, b = pairs[i, 0], pairs[i, 1]
+        j = i - 1
+        while j >= first and pairs[j, 0] > a:
+            pairs[j + 1, 0], pairs[j + 1, 1] = pairs[j, 0], pairs[j, 1]
+            j -= 1
+        pairs[j + 1, 0], pairs[j + 1, 1] = a, b
 
 
 def _bucket(size):
     return min(int(math.log(size) / math.log(BUCKET_RATIO)), BUCKETS - 1)
 
 
-def _find(used, free, room, runs, wide, low, high):
+def _find(used, free, room, runs, wide, low, high, stride):
     """The row from low to high, and column, where the runs are free."""
     count, width = len(runs), used.shape[1]
     widest = 0
     for k in range(count):
         if runs[k, 2] - runs[k, 1] > runs[widest, 2] - runs[widest, 1]:
             widest = k
-    for y in range(low, high + 1):
+    for y in range(low, high + 1, stride):
         if room[y + runs[widest, 0]] <= runs[widest, 2] - runs[widest, 1]:
             continue
         k, free_runs, x = widest, 0, 0
@@ -191,7 +216,9 @@ def _fill(used, free, left, right):
             x -= 1
 
 
-_draw = cached_njit(_draw, reference)
+_sort = cached_njit(_sort, reference)
+_append = cached_njit(_append, reference)
+_spans = cached_njit(_spans, reference)
 _runs = cached_njit(_runs, reference)
 _bucket = cached_njit(_bucket, reference)
 _find = cached_njit(_find, reference)

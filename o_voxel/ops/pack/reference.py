@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-BUCKET_RATIO = 1.25  # charts of sizes within this ratio do not look below each other
-BUCKETS = 64
+BUCKET_RATIO = 1.1  # charts of sizes within this ratio do not look below each other
+BUCKETS = 96
+TALL = 32  # rows of a chart for which only every second row is tried; every third for twice as many, and so on
 NOWHERE = -1
 
 
@@ -104,7 +105,7 @@ def place_charts(
             high, wide = mask.shape
             bucket = tuple(min(int(math.log(n) / math.log(BUCKET_RATIO)), BUCKETS - 1) for n in (wide, high))
             last = rows - high if best is None else min(rows - high, best[0] - high)
-            y, x = _find(count, runs_of(mask), wide, int(reached[bucket]), last)
+            y, x = _find(count, runs_of(mask), wide, int(reached[bucket]), last, 1 + high // TALL)
             if y == NOWHERE:
                 continue
             reached[bucket] = y
@@ -118,10 +119,13 @@ def place_charts(
     return top, turn, place
 
 
-def _find(count: ndarray, runs: ndarray, wide: int, low: int, high: int) -> tuple[int, int]:
-    """The first row from low to high, and column, where the runs are free; count [H, W + 1]: used cells before each."""
+def _find(count: ndarray, runs: ndarray, wide: int, low: int, high: int, stride: int) -> tuple[int, int]:
+    """The first row from low to high by stride, and column, where the runs are free.
+
+    count: [H, W + 1], used cells before each.
+    """
     columns = count.shape[1] - wide
-    for y in range(low, high + 1 if columns > 0 else low):
+    for y in range(low, high + 1 if columns > 0 else low, stride):
         fits = np.ones(columns, bool)
         for row, left, right in runs.tolist():
             line = count[y + row]
