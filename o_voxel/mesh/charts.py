@@ -25,7 +25,7 @@ COST_CAP = 100.0
 FORBIDDEN = 1 << 36  # above COST_CAP * COST_STEPS
 ID_BITS = 24  # of a chart's number beside its cost
 SMALLEST = 1e-30
-SMOOTH_CONE_DEG = 75.0
+SMOOTH_CONE_DEG = 80.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +55,19 @@ class Links:
     second: Tensor
     length: Tensor
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The two faces of each link."""
+        return self.first, self.second
+
 
 @dataclass(frozen=True)
 class ChartLimits:
     """cone_deg: no normal of a chart is further than this from its mean normal, below 90.  extent: the diagonal of
     its box.  compactness: its perimeter squared over 4 pi times its area, 1 for a disc."""
 
-    cone_deg: float = 50.0
-    extent: float = 0.4
+    cone_deg: float = 72.0
+    extent: float = 0.45
     compactness: float = 6.0
 
 

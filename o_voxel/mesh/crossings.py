@@ -19,27 +19,27 @@ LOW_BITS = 21
 LEAST_AREA = 1e-12  # of a loop: less comes from rounding
 
 
-def overlapping_charts(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """Charts [charts] bool whose borders cross or have two counter-clockwise loops.
+def overlaps(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
+    """Border segments [B] bool that make a chart lie over itself: they cross, or run around a second loop.
 
     position: [U, 2] float64, lengths about 1.  start, end: [B] int64, rows of `position`, each once.  chart: [B] int64,
-    below 2^21. O(B) where segments are about as long as their neighbours. Deterministic.
+    below 2^21. Of counter-clockwise loops the largest of a chart is its outline, any other a second one. O(B) where
+    segments are about as long as their neighbours. Deterministic.
     """
+    if not len(start):
+        return torch.zeros_like(start, dtype=torch.bool)
     segment = torch.arange(len(start), device=start.device)
     by_start = torch.zeros(len(position), dtype=torch.int64, device=start.device).scatter_(0, start, segment)
     loop = connected(len(start), segment, by_start[end])
     p, q = position[start], position[end]
-    area = scatter_sums((p[:, 0] * q[:, 1] - q[:, 0] * p[:, 1])[:, None], loop, len(start))[:, 0]
-    outer = torch.zeros(charts, dtype=torch.int64, device=chart.device)
-    outer.index_add_(0, chart, ((loop == segment) & (area > LEAST_AREA)).to(torch.int64))
-    return (outer > 1) | crossing_charts(position, start, end, chart, charts)
+    area = scatter_sums((p[:, 0] * q[:, 1] - q[:, 0] * p[:, 1])[:, None], loop, len(start))[loop, 0]
+    largest = torch.zeros(charts, dtype=area.dtype, device=area.device).scatter_reduce_(0, chart, area, "amax")
+    return crossing_segments(position, start, end, chart, charts) | ((area > LEAST_AREA) & (area < largest[chart]))
 
 
-def crossing_charts(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """Charts [charts] bool in which two segments cross that share no end; those that only touch do not. As above."""
-    found = torch.zeros(charts, dtype=torch.bool, device=chart.device)
-    if not len(start):
-        return found
+def crossing_segments(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
+    """Segments [B] bool, B >= 1, that cross another of their chart without sharing an end. As `overlaps`."""
+    found = torch.zeros_like(start, dtype=torch.bool)
     key, segment = _cells(position, start, end, chart, charts)
     key, order = key.sort(stable=True)
     segment = segment[order]
@@ -52,7 +52,8 @@ def crossing_charts(position: Tensor, start: Tensor, end: Tensor, chart: Tensor,
         first = torch.searchsorted(ends, item, right=True)
         second = first + 1 + item - (ends[first] - later[first])
         i, j = segment[first], segment[second]
-        found[chart[i[_cross(position, start[i], end[i], start[j], end[j])]]] = True
+        hit = _cross(position, start[i], end[i], start[j], end[j]).nonzero().squeeze(1)
+        found[i[hit]] = found[j[hit]] = True
     return found
 
 

@@ -18,7 +18,7 @@ from ..ops.connected import connected
 from ..ops.parameterize import distortion, relax
 from ..values import Mesh
 from .charts import LENGTH_UNIT, Facets, Links
-from .crossings import overlapping_charts
+from .crossings import overlaps
 from .surface import proper_edges
 from .topology import area_vectors, cross, dot, following, length, unit
 
@@ -124,7 +124,7 @@ def flatten(
     """Charts [F] int64 of connected faces, each projected along its mean normal and relaxed; a lone face as its rest
     shape. With a layout and rows `face` [N] int64: these faces anew, the others as they lie there.
 
-    Nothing is promised: a projection may fold over (see `broken_charts`), a chart of one face never does.
+    Nothing is promised: a projection may fold over (see `find_faults`), a chart of one face never does.
     """
     if face is None or layout is None:
         face = torch.arange(len(chart), device=chart.device)
@@ -181,13 +181,13 @@ def _upright(rest: Tensor) -> Tensor:
     return torch.stack((zero, zero, base, zero, x, y), dim=1).view(-1, 3, 2)
 
 
-def broken_charts(cloth: Cloth, layout: Layout, max_stretch: float) -> Tensor:
-    """Charts [K] bool with a face turned over or pressed flat, too much stretch, or borders that cross."""
+def find_faults(cloth: Cloth, layout: Layout, max_stretch: float) -> tuple[Tensor, Tensor]:
+    """(charts [K] bool with a face turned over or pressed flat, or too much stretch; faces [N] where others overlap)."""
     charts = int(layout.chart.max()) + 1
     bad = badly_shaped(cloth, layout.position, layout.corner, layout.chart, None, charts, max_stretch)
     half = open_halves(cloth, layout, torch.arange(len(layout.chart), device=layout.chart.device))
     start, end = layout.corner.flatten()[half], layout.corner.flatten()[following(half)]
-    return bad | overlapping_charts(layout.position, start, end, layout.chart[half // 3], charts)
+    return bad, half[overlaps(layout.position, start, end, layout.chart[half // 3], charts)] // 3
 
 
 def badly_shaped(

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..ops.connected import connected
 from ..ops.parameterize import relax
 from .charts import LENGTH_UNIT
-from .crossings import overlapping_charts
+from .crossings import overlaps
 from .flatten import Cloth, Layout, badly_shaped, chart_sums, open_halves
 from .outline import box_sides
 from .segments import scatter_sums
@@ -270,7 +270,7 @@ def _judge(
     shape = trial.position, trial.corner, trial.chart, trial.face
     bad = badly_shaped(cloth, *shape, count, limits.max_stretch)
     bad |= (union.room(limits.gutter) > parts) | (union.box.amax(dim=1) > limits.extent)
-    bad |= overlapping_charts(trial.position, start, end, chart, count)
+    bad[chart[overlaps(trial.position, start, end, chart, count)]] = True
     good = touched & ~bad
     return _commit(layout, trial, sewn, merged, good, cloth), _pick(charts, union, good), touched & bad
 

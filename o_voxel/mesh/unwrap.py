@@ -15,8 +15,8 @@ from torch import Tensor
 from ..material import UVMap
 from ..ops.pack import Outlines, Packing, pack
 from ..values import Mesh
-from .charts import ChartLimits, Facets, Links, grow_charts, smooth_charts
-from .flatten import Cloth, Layout, broken_charts, chart_sums, flatten, open_halves, weave
+from .charts import ChartLimits, Facets, Links, grow_charts, smooth_charts, split_charts
+from .flatten import Cloth, Layout, chart_sums, find_faults, flatten, open_halves, weave
 from .topology import Progress, area_vectors, check_mesh, following, length
 from .unfold import UnfoldLimits, unfold
 
@@ -24,6 +24,7 @@ SIZES = (16, 32768)
 EXTENT = 0.45  # longest side of a chart's box, of that of the atlas
 FILL = 0.75  # of the atlas, about, to know the size of a texel beforehand
 NO_AREA = 1e-14  # of a face without area, of its longest edge squared
+CUTS = 3  # of single faces from charts that lie over themselves
 SPLITS = 4  # of broken charts, each with half the limits of the one before; then every face alone
 
 
@@ -94,14 +95,24 @@ def _has_area(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def _lay_flat(cloth: Cloth, chart: Tensor, max_stretch: float, backend: str) -> Layout:
-    """Charts [F] laid flat; those that do not lie well are grown anew with ever smaller limits."""
+    """Charts [F] laid flat; those that do not lie well are cut, and in the end grown anew with ever smaller limits."""
     layout = flatten(cloth, chart, backend=backend)
-    for split in range(SPLITS + 1):
-        broken = broken_charts(cloth, layout, max_stretch)
-        face = broken[layout.chart].nonzero().squeeze(1)
-        if not len(face):
+    for attempt in range(CUTS + SPLITS + 1):
+        broken, fault = find_faults(cloth, layout, max_stretch)
+        cut = len(fault) > 0 and attempt < CUTS
+        if not cut:
+            fault = torch.cat((fault, broken[layout.chart].nonzero().squeeze(1)))
+        if not len(fault):
             break
-        layout = _split(cloth, layout, face, 0.5 ** (split + 1) if split < SPLITS else 0.0, backend)
+        touched = torch.zeros_like(broken).index_fill_(0, layout.chart[fault], True)
+        face = touched[layout.chart].nonzero().squeeze(1)
+        if cut:
+            # Where a chart lies over itself it mostly does with a face or two, which become charts of their own.
+            alone = layout.chart.index_copy(0, fault, len(cloth.faces) + fault)
+            layout = flatten(cloth, split_charts(alone, *cloth.links.ends), layout, face, backend=backend)
+        else:
+            share = 0.5 ** (attempt - CUTS + 1) if attempt < CUTS + SPLITS else 0.0
+            layout = _split(cloth, layout, face, share, backend)
     return layout
 
 
