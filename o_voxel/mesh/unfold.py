@@ -265,8 +265,8 @@ def _judge(
     chart = trial.chart[local // 3]
     box = box_sides(trial.position[start], chart, count)
     union = replace(union, box=torch.where(touched[:, None], box, charts.box))
-    parts = charts.room(limits.gutter)
-    parts = parts + torch.zeros_like(parts).scatter_(0, merged, torch.where(merged != _own(merged), parts, 0.0))
+    parts, moved = charts.room(limits.gutter), (merged != _own(merged)).nonzero().squeeze(1)
+    parts = parts.index_add(0, merged[moved], parts[moved])
     shape = trial.position, trial.corner, trial.chart, trial.face
     bad = badly_shaped(cloth, *shape, count, limits.max_stretch)
     bad |= (union.room(limits.gutter) > parts) | (union.box.amax(dim=1) > limits.extent)

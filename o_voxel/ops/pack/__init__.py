@@ -17,15 +17,13 @@ from .reference import NOWHERE, Outlines
 
 CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
 
-TURNS = (16, 8)  # of each chart over a full turn, for few charts and for more than FEW
-FEW = 256
+# Up to so many charts: turns of each over a full turn, scales that are tried, orders that each is tried in.
+EFFORT = ((64, 24, 10, 4), (256, 16, 6, 3), (1 << 62, 8, 4, 2))
 MOST_CELLS = 768  # along a side, where the gutter can be one cell
 COARSE = 2  # cells of the atlas to one of those in which orders are compared
-FINALISTS = 2  # orders that are tried in full
 START_FILL = 0.72
-TRIALS = (6, 4)  # of a scale, for few charts and for more
 STEP = 0.003  # of the scale, beyond what should just fit, up or down
-SHRINK = 0.93  # of the scale, at least, when those are over
+SHRINK = 0.93  # of the scale, at least, when the trials are over
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +61,7 @@ def pack(
     cell = max(1, min(gutter, size // MOST_CELLS))
     gap, margin = -(-gutter // cell), -(-gutter // 2)
     side = (size - 2 * margin) // cell
-    count, trials = TURNS[charts > FEW], TRIALS[charts > FEW]
+    _, count, trials, finalists = next(effort for effort in EFFORT if charts <= effort[0])
     angle = np.arange(count) * (2 * math.pi / count)
     turns = np.stack((np.cos(angle), np.sin(angle)), axis=1)
 
@@ -79,7 +77,7 @@ def pack(
     with ThreadPoolExecutor(4) as pool:
         orders = chart_orders(outlines)
         rows = list(pool.map(lambda order: place(order, scale, COARSE)[0], orders))
-        orders = [orders[n] for n in np.argsort(rows, kind="stable")[:FINALISTS]]
+        orders = [orders[n] for n in np.argsort(rows, kind="stable")[:finalists]]
         for trial in range(64):
             if progress is not None:
                 progress(min(0.2 + 0.13 * trial, 0.95))
