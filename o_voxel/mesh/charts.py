@@ -137,7 +137,7 @@ def _costs(charts: Facets, mean: Tensor, cone: Tensor, links: Links, limits: Cha
 
 
 def _partners(cost: Tensor, links: Links, charts: int) -> Tensor:
-    """The neighbour [K] int64 over the cheapest link of each chart, of equals the lowest; itself where there is none."""
+    """The neighbour [K] int64 over each chart's cheapest link, of equals the lowest; itself where there is none."""
     best = torch.full((charts,), FORBIDDEN << ID_BITS, dtype=torch.int64, device=cost.device)
     best.scatter_reduce_(0, links.first, (cost << ID_BITS) | links.second, "amin")
     best.scatter_reduce_(0, links.second, (cost << ID_BITS) | links.first, "amin")

@@ -182,7 +182,7 @@ def _upright(rest: Tensor) -> Tensor:
 
 
 def find_faults(cloth: Cloth, layout: Layout, max_stretch: float) -> tuple[Tensor, Tensor]:
-    """(charts [K] bool with a face turned over or pressed flat, or too much stretch; faces [N] where others overlap)."""
+    """(charts [K] bool with a face turned over or pressed flat, or too much stretch; faces [N] of overlaps)."""
     charts = int(layout.chart.max()) + 1
     bad = badly_shaped(cloth, layout.position, layout.corner, layout.chart, None, charts, max_stretch)
     half = open_halves(cloth, layout, torch.arange(len(layout.chart), device=layout.chart.device))

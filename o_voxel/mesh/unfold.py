@@ -134,7 +134,9 @@ def _measure_charts(cloth: Cloth, layout: Layout) -> _Charts:
     charts = int(layout.chart.max()) + 1
     face = torch.arange(len(layout.chart), device=layout.chart.device)
     half = open_halves(cloth, layout, face)
-    sides = ((cloth.points[cloth.faces.flatten()[half]] - cloth.points[cloth.faces.flatten()[following(half)]]) ** 2).sum(1)
+    sides = (
+        (cloth.points[cloth.faces.flatten()[half]] - cloth.points[cloth.faces.flatten()[following(half)]]) ** 2
+    ).sum(1)
     fixed = (sides.sqrt() / LENGTH_UNIT).round().to(torch.int64)
     perimeter = torch.zeros(charts, dtype=torch.int64, device=half.device)
     perimeter.index_add_(0, layout.chart[half // 3], fixed)

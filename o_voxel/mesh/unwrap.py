@@ -15,7 +15,7 @@ from torch import Tensor
 from ..material import UVMap
 from ..ops.pack import Outlines, Packing, pack
 from ..values import Mesh
-from .charts import ChartLimits, Facets, Links, grow_charts, smooth_charts, split_charts
+from .charts import ChartLimits, Links, grow_charts, smooth_charts, split_charts
 from .flatten import Cloth, Layout, chart_sums, find_faults, flatten, open_halves, weave
 from .topology import Progress, area_vectors, check_mesh, following, length
 from .unfold import UnfoldLimits, unfold
@@ -75,7 +75,9 @@ def unwrap(
     limits = UnfoldLimits(EXTENT, max_stretch, gutter * texel)
     layout = unfold(cloth, layout, limits, backend=backend, progress=lambda done: report(0.25 + 0.45 * done))
     layout, packing = _pack(cloth, layout, resolution, gutter, lambda done: report(0.7 + 0.3 * done))
-    return _with_flat_faces(mesh, solid, _uv_map(layout, packing, resolution))
+    found = _with_flat_faces(mesh, solid, _uv_map(layout, packing, resolution))
+    report(1.0)
+    return found
 
 
 def _check_parameters(resolution: int, gutter: int, max_stretch: float) -> None:
@@ -131,12 +133,13 @@ def _split(cloth: Cloth, layout: Layout, face: Tensor, share: float, backend: st
 
 
 def _pack(
-    cloth: Cloth, layout: Layout, resolution: int, gutter: int, progress: Progress
+    cloth: Cloth, layout: Layout, resolution: int, gutter: int, progress: Progress | None
 ) -> tuple[Layout, Packing]:
     """The layout with charts numbered from 0 in the order of their lowest faces, and where they go."""
     while True:
         layout = replace(layout, chart=layout.chart.unique(return_inverse=True)[1])
         packing = pack(_outlines(cloth, layout), resolution, gutter, progress=progress)
+        progress = None
         if not packing.overlaps.any():
             return layout, packing
         # The border winds around a texel twice without crossing itself, as it may where a chart touches itself.

@@ -78,7 +78,7 @@ def check_uv(mesh: Mesh, uv: Tensor, uv_faces: Tensor, size: int) -> UvReport:
         charts=len(label.unique()),
         overlapping_texels=int((count > 1).sum()),
         flipped=int((signed < 0).sum()),
-        zero_area=int((signed == 0).sum()),
+        zero_area=int(stretch.isinf().sum()),
         outside=outside,
         stretch_median=_quantile(stretch, torch.ones_like(weight), 0.5),
         stretch_p99=_quantile(stretch, torch.ones_like(weight), 0.99),

@@ -79,15 +79,22 @@ def by_xatlas(mesh, resolution: int, seconds: float):
 
 def line(name: str, mesh, seconds: float, uv, faces, resolution: int, note: str = "") -> None:
     r = check_uv(mesh, uv, faces, resolution)
-    faults = f"overlap {r.overlapping_texels} flip {r.flipped} flat {r.zero_area} out {r.outside} gutter {r.gutter_texels}"
+    faults = (
+        f"overlap {r.overlapping_texels} flip {r.flipped} flat {r.zero_area} out {r.outside} gutter {r.gutter_texels}"
+    )
     stretch = f"stretch {r.stretch_median:.3f} p99 {r.stretch_p99:.3f}"
-    print(f"{name:<26}{seconds:7.2f} s  charts {r.charts:6d}  fill {r.packed_area:.3f}  {stretch}  {faults}  {note}", flush=True)
+    print(
+        f"{name:<26}{seconds:7.2f} s  charts {r.charts:6d}  fill {r.packed_area:.3f}  {stretch}  {faults}  {note}",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     cuda = DEVICE.type == "cuda"
-    parser.add_argument("--faces", type=int, nargs="+", default=[50_000, 200_000, 1_000_000] if cuda else [10_000, 50_000])
+    parser.add_argument(
+        "--faces", type=int, nargs="+", default=[50_000, 200_000, 1_000_000] if cuda else [10_000, 50_000]
+    )
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
     parser.add_argument("--resolution", type=int, default=2048)
     parser.add_argument("--repeat", type=int, default=3)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...checks import check_tensor
 from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
-from ..mesh_clean import components
+from .reference import connected_torch
 
 CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
 
@@ -24,7 +24,7 @@ def connected(count: int, first: Tensor, second: Tensor, *, backend: str = "auto
         from .kernel import connected_gpu
 
         return connected_gpu(count, first, second)
-    return components(count, first, second, torch.zeros_like(first, dtype=torch.bool), backend=chosen)[0]
+    return connected_torch(count, first, second, chosen)
 
 
 __all__ = ["CHOICES", "connected"]

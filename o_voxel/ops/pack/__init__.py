@@ -18,7 +18,7 @@ from .reference import NOWHERE, Outlines
 CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
 
 # Up to so many charts: turns of each over a full turn, scales that are tried, orders that each is tried in.
-EFFORT = ((64, 24, 10, 4), (256, 16, 6, 3), (1 << 62, 8, 4, 2))
+EFFORT = ((64, 16, 8, 3), (256, 12, 5, 2), (1 << 62, 8, 3, 1))
 MOST_CELLS = 768  # along a side, where the gutter can be one cell
 COARSE = 2  # cells of the atlas to one of those in which orders are compared
 START_FILL = 0.72
@@ -39,7 +39,12 @@ class Packing:
 
 
 def pack(
-    outlines: Outlines, size: int, gutter: int, *, backend: str = "auto", progress: Callable[[float], None] | None = None
+    outlines: Outlines,
+    size: int,
+    gutter: int,
+    *,
+    backend: str = "auto",
+    progress: Callable[[float], None] | None = None,
 ) -> Packing:
     """Where each chart comes to lie in `size` x `size` texels, as large as it finds room for.
 
@@ -91,7 +96,9 @@ def pack(
             if best is not None:
                 scale = max(scale, best[0] * (1 + STEP))
     if best is None:
-        raise ValueError(f"size: expected room for {charts} charts with gutters of {gutter}, got {size} x {size} texels")
+        raise ValueError(
+            f"size: expected room for {charts} charts with gutters of {gutter}, got {size} x {size} texels"
+        )
     scale, (_, turn, corner) = best
     origin, overlaps = np.zeros((charts, 2)), np.zeros(charts, bool)
     for k in range(charts):

@@ -51,7 +51,9 @@ def place_all(start, end, first, order, turns, scale, rows, width, gutter, turn,
         for t in range(len(turns)):
             runs, high, wide = trace(start[a:b], end[a:b], turns[t, 0], turns[t, 1], scale)[:3]
             i, j = _bucket(wide), _bucket(high)
-            y, x = _find(used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high), 1 + high // TALL)
+            y, x = _find(
+                used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high), 1 + high // TALL
+            )
             if y == NOWHERE:
                 continue
             reached[i, j] = y
@@ -121,7 +123,7 @@ def _runs(spans, turns, ends, high):
         _sort(spans, first, last)
         _sort(turns, first, last)
         begin, n, winding, left = count, first, 0, 0
-        # Two lists by their left ends, merged: spans, and the stretches between two turns where the winding is positive.
+        # Two lists by their left ends, merged: spans, and stretches between two turns where the winding is positive.
         for t in range(first, last + 1):
             while n < last and (t == last or spans[n, 0] <= turns[t, 0]):
                 count = _append(runs, begin, count, row, spans[n, 0], spans[n, 1])

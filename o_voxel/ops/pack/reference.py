@@ -89,8 +89,9 @@ def place_charts(
 ) -> tuple[int, ndarray, ndarray]:
     """(rows used, turn [K], place [K, 2]) of charts put one after another as low, then as far left, as they fit.
 
-    order: [K].  turns: [T, 2] cosines and sines; of all turns the one with the lowest upper end is taken, then the one put lowest, then the
-    first.  size: (H, W).  gutter: free cells between charts.  Rows used is NOWHERE where a chart does not fit.
+    order: [K].  turns: [T, 2] cosines and sines; of all turns the one with the lowest upper end is taken, then the one
+    put lowest, then the first.  size: (H, W).  gutter: free cells between charts.
+    Rows used is NOWHERE where a chart does not fit.
     """
     rows, width = size
     used = np.zeros((rows, width), bool)

@@ -40,8 +40,14 @@ def _face(position_ptr, ends_ptr, shape_ptr, at, ok, x, y):
     p, q = tl.load(ends_ptr + 2 * at, mask=ok, other=0), tl.load(ends_ptr + 2 * at + 1, mask=ok, other=0)
     a, b = tl.load(shape_ptr + 4 * at, mask=ok, other=0.0), tl.load(shape_ptr + 4 * at + 1, mask=ok, other=0.0)
     c, root = tl.load(shape_ptr + 4 * at + 2, mask=ok, other=0.0), tl.load(shape_ptr + 4 * at + 3, mask=ok, other=1.0)
-    ux, uy = tl.load(position_ptr + 2 * p, mask=ok, other=0.0) - x, tl.load(position_ptr + 2 * p + 1, mask=ok, other=0.0) - y
-    wx, wy = tl.load(position_ptr + 2 * q, mask=ok, other=0.0) - x, tl.load(position_ptr + 2 * q + 1, mask=ok, other=0.0) - y
+    ux, uy = (
+        tl.load(position_ptr + 2 * p, mask=ok, other=0.0) - x,
+        tl.load(position_ptr + 2 * p + 1, mask=ok, other=0.0) - y,
+    )
+    wx, wy = (
+        tl.load(position_ptr + 2 * q, mask=ok, other=0.0) - x,
+        tl.load(position_ptr + 2 * q + 1, mask=ok, other=0.0) - y,
+    )
     norm = a * (ux * ux + uy * uy) - 2 * b * (ux * wx + uy * wy) + c * (wx * wx + wy * wy)
     return a, b, c, root, ux, uy, wx, wy, norm, (ux * wy - uy * wx) / root
 
@@ -50,9 +56,9 @@ def _face(position_ptr, ends_ptr, shape_ptr, at, ok, x, y):
 def _energy(position_ptr, ends_ptr, shape_ptr, first, count, most, x, y, tangled):
     """Energy of the faces around each lane's vertex at (x, y); inf where one turns over and it is not `tangled`."""
     total = tl.zeros_like(x)
-    for t in range(0, most):
+    for t in range(most):
         ok = t < count
-        a, b, c, root, ux, uy, wx, wy, norm, det = _face(position_ptr, ends_ptr, shape_ptr, first + t, ok, x, y)
+        _, _, _, root, _, _, _, _, norm, det = _face(position_ptr, ends_ptr, shape_ptr, first + t, ok, x, y)
         loose = (norm + 1 + det * det) * 2 / (det + tl.sqrt(det * det + _SOFTNESS * _SOFTNESS))
         flat = det <= _FLAT
         safe = tl.where(flat, 1.0, det)
@@ -66,7 +72,7 @@ def _newton_step(position_ptr, ends_ptr, shape_ptr, first, count, most, x, y, ta
     """The Newton step [2] of each lane's vertex, its Hessian lifted to be convex; 0 where there is none."""
     gx, gy, hxx = tl.zeros_like(x), tl.zeros_like(x), tl.zeros_like(x)
     hxy, hyy = tl.zeros_like(x), tl.zeros_like(x)
-    for t in range(0, most):
+    for t in range(most):
         ok = t < count
         a, b, c, root, ux, uy, wx, wy, norm, det = _face(position_ptr, ends_ptr, shape_ptr, first + t, ok, x, y)
         nx, ny = -2 * ((a - b) * ux + (c - b) * wx), -2 * ((a - b) * uy + (c - b) * wy)

@@ -1,8 +1,8 @@
 """Relaxation of a layout in plain torch, and the distortion of its faces.
 
 Seen from a corner, with u and w the face's two edges from there in the plane, and the rest triangle's Gram matrix
-[[g11, g12], [g12, g22]] of the same edges: |J|^2 = a |u|^2 - 2 b u.w + c |w|^2 with (a, b, c) = (g22, g12, g11) / det G,
-and det J = (u x w) / sqrt(det G). |J^-1|^2 is |J|^2 / (det J)^2.
+[[g11, g12], [g12, g22]] of the same edges, |J|^2 = a |u|^2 - 2 b u.w + c |w|^2 with
+(a, b, c) = (g22, g12, g11) / det G, and det J = (u x w) / sqrt(det G). |J^-1|^2 is |J|^2 / (det J)^2.
 
 Letters: U vertices, F faces, C corners, N vertices of one colour.
 """
