@@ -59,9 +59,9 @@ def narrowest(owner, most):
 
 @pytest.mark.parametrize("gutter", [0, 1, 2, 5])
 def test_charts_keep_apart(gutter):
-    outlines = stars(40)
-    packing = pack(outlines, 160, gutter, backend="numba")
-    owner = placed(outlines, packing, 160)
+    outlines = stars(20)
+    packing = pack(outlines, 128, gutter, backend="numba")
+    owner = placed(outlines, packing, 128)
     assert narrowest(owner, 6) >= gutter and not packing.overlaps.any()
     half = -(-gutter // 2)
     assert half == 0 or ((owner[:half] == -1).all() and (owner[:, -half:] == -1).all())

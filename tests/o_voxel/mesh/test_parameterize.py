@@ -39,7 +39,7 @@ def relaxed(backend, position, faces, rest, color, sweeps=4):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("n", [0, 1, 5, 22])
+@pytest.mark.parametrize("n", [0, 1, 5, 12])
 def test_backends_agree(backend, n):
     case = crumpled(max(n, 1), 0.1) if n else tuple(part[:0] for part in crumpled(1, 0.1))
     expected = relax(*case, torch.zeros_like(case[3]), 2, backend="reference")
@@ -48,19 +48,19 @@ def test_backends_agree(backend, n):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_crumpled_sheet_becomes_flat_again(backend):
-    position, faces, rest, color = crumpled(6, 0.12)
+    position, faces, rest, color = crumpled(3, 0.12)
     before = distortion(position, faces, rest)[1]
-    after = distortion(relaxed(backend, position, faces, rest, color, 20), faces, rest)[1]
+    after = distortion(relaxed(backend, position, faces, rest, color, 10), faces, rest)[1]
     assert float((after - 1).abs().max()) < 0.05 < float((before - 1).abs().max())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_turned_over_faces_are_turned_back(backend):
-    position, faces, rest, color = crumpled(5, 0.0)
+    position, faces, rest, color = crumpled(3, 0.0)
     middle = int((position - 0.4).norm(dim=1).argmin())
     position[middle] += 0.5  # past its neighbours
     assert bool((distortion(position, faces, rest)[0] < 0).any())
-    moved = relaxed(backend, position, faces, rest, color, 12)
+    moved = relaxed(backend, position, faces, rest, color, 8)
     assert bool((distortion(moved, faces, rest)[0] > 0.5).all())
 
 
