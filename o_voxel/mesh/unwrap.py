@@ -53,12 +53,16 @@ def unwrap(
     Runs where the mesh is, except that charts are packed on the CPU. backend: of the relaxation, "triton" (GPU),
     "numba" (CPU), "reference" (plain torch, slow), or "auto"; the other steps take the best that works.
     The same bytes each time on one device with one backend; others differ by rounding, which may decide where a chart
-    ends. Memory: about 1 KiB a face.
+    ends. Apple's GPU has no float64: there the work goes to the CPU and back.
     Raises ValueError for vertices that are not finite, faces of vertices not there, a parameter out of range, or more
     charts than have room.
     """
     faces = check_mesh(mesh).faces.to(torch.int64)
     _check_parameters(resolution, gutter, max_stretch)
+    if faces.device.type == "mps":
+        options = {"resolution": resolution, "gutter": gutter, "max_stretch": max_stretch, "backend": backend}
+        found = unwrap(Mesh(mesh.vertices.cpu(), mesh.faces.cpu()), **options, progress=progress)
+        return UVMap(*(part.to(faces.device) for part in (found.uv, found.faces, found.chart)))
     report = progress or (lambda done: None)
     solid = _has_area(mesh.vertices, faces).nonzero().squeeze(1)
     if not len(solid):

@@ -65,26 +65,30 @@ def noisy_surface(shape: str, faces: int, device: torch.device | str = "cpu", no
     return simplify(clean(dual_grid_to_mesh(grid))[0], faces)
 
 
-def dual_grid_of(field: DistanceField, resolution: int, device: torch.device, noise_voxels: float, slab: int = 16):
-    """The DualGrid of a field's zero set, vertices towards it along the gradient, then off by a little."""
-    from pack.o_voxel.grid import Grid
-    from pack.o_voxel.values import DualGrid
-
+def surface_voxels(field: DistanceField, resolution: int, device: torch.device, slab: int = 32) -> Tensor:
+    """[N, 3] int32 voxels whose corners straddle a field's zero set, sorted."""
     axis = torch.arange(resolution + 1, device=device) / resolution - 0.5
     found = []
     for start in range(0, resolution, slab):
         corners = torch.stack(torch.meshgrid(axis, axis, axis[start : start + slab + 1], indexing="ij"), -1)
-        value = field(corners.view(-1, 3)).view(corners.shape[:3])
-        inside = (value < 0).float()[None, None]
+        inside = (field(corners.view(-1, 3)).view(corners.shape[:3]) < 0).float()[None, None]
         share = torch.nn.functional.avg_pool3d(inside, 2, 1)[0, 0]
         voxels = ((share > 0) & (share < 1)).nonzero().int()
         voxels[:, 2] += start
         found.append(voxels)
     voxels = torch.cat(found)
-    voxels = voxels[((voxels[:, 0].long() << 32) + (voxels[:, 1].long() << 16) + voxels[:, 2]).argsort()]
+    return voxels[((voxels[:, 0].long() << 32) + (voxels[:, 1].long() << 16) + voxels[:, 2]).argsort()]
+
+
+def dual_grid_of(field: DistanceField, resolution: int, device: torch.device, noise_voxels: float = 0.0):
+    """The DualGrid of a field's zero set, vertices towards it along the gradient, then off by a little."""
+    from pack.o_voxel.grid import Grid
+    from pack.o_voxel.values import DualGrid
+
+    voxels = surface_voxels(field, resolution, device, 16)
     bits = torch.cartesian_prod(*[torch.arange(2, device=device)] * 3)
-    corners = ((voxels[:, None] + bits) / resolution - 0.5).view(-1, 3)
-    value = torch.cat([field(part) for part in corners.split(1 << 21)]).view(-1, 2, 2, 2)
+    parts = [((part[:, None] + bits) / resolution - 0.5).view(-1, 3) for part in voxels.split(400_000)]
+    value = torch.cat([field(part) for part in parts]).view(-1, 2, 2, 2)
     inside = value < 0
     ends = (inside[:, 0, 1, 1], inside[:, 1, 0, 1], inside[:, 1, 1, 0])
     crossed = torch.stack([end != inside[:, 1, 1, 1] for end in ends], 1)

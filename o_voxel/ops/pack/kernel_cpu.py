@@ -179,9 +179,19 @@ def _find(used, free, room, runs, wide, low, high, stride):
                 continue
             free_runs += 1
             if free_runs == count:
+                while y > low and _free(used, runs, x, y - 1):
+                    y -= 1
                 return y, x
             k = k + 1 if k + 1 < count else 0
     return NOWHERE, NOWHERE
+
+
+def _free(used, runs, x, y):
+    """Whether the runs are free at (x, y)."""
+    k = 0
+    while k < len(runs) and used[y + runs[k, 0], x + runs[k, 1]] > x + runs[k, 2]:
+        k += 1
+    return k == len(runs)
 
 
 def _use(used, free, room, runs, x, y, gutter):
@@ -223,6 +233,7 @@ _append = cached_njit(_append, reference)
 _spans = cached_njit(_spans, reference)
 _runs = cached_njit(_runs, reference)
 _bucket = cached_njit(_bucket, reference)
+_free = cached_njit(_free, reference)
 _find = cached_njit(_find, reference)
 _fill = cached_njit(_fill, reference)
 _use = cached_njit(_use, reference)

@@ -121,21 +121,30 @@ def place_charts(
 
 
 def _find(count: ndarray, runs: ndarray, wide: int, low: int, high: int, stride: int) -> tuple[int, int]:
-    """The first row from low to high by stride, and column, where the runs are free.
+    """The first row from low to high by stride, and column, where the runs are free; or the lowest just below it.
 
     count: [H, W + 1], used cells before each.
     """
     columns = count.shape[1] - wide
     for y in range(low, high + 1 if columns > 0 else low, stride):
-        fits = np.ones(columns, bool)
-        for row, left, right in runs.tolist():
-            line = count[y + row]
-            fits &= line[right + 1 : right + 1 + columns] == line[left : left + columns]
-            if not fits.any():
-                break
-        else:
-            return y, int(fits.argmax())
+        fits = _free(count, runs, y, 0, columns)
+        if fits.any():
+            x = int(fits.argmax())
+            while y > low and _free(count, runs, y - 1, x, 1)[0]:
+                y -= 1
+            return y, x
     return NOWHERE, NOWHERE
+
+
+def _free(count: ndarray, runs: ndarray, y: int, x: int, columns: int) -> ndarray:
+    """Whether the runs are free at row y and each of `columns` columns from x on."""
+    fits = np.ones(columns, bool)
+    for row, left, right in runs.tolist():
+        line = count[y + row]
+        fits &= line[x + right + 1 : x + right + 1 + columns] == line[x + left : x + left + columns]
+        if not fits.any():
+            break
+    return fits
 
 
 def _use(used: ndarray, count: ndarray, best: tuple, gutter: int) -> None:
