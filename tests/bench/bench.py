@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import surfaces
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,44 +137,11 @@ class Table:
             writer.writerows(self.rows)
 
 
-def bumpy_sphere(points: torch.Tensor) -> torch.Tensor:
-    """Signed distance, about, of the standard shape of the team's baseline figures."""
-    x, y, z = points.unbind(-1)
-    coarse = 0.02 * torch.sin(25 * x) * torch.sin(25 * y) * torch.sin(25 * z)
-    fine = 0.006 * torch.sin(90 * x) * torch.sin(80 * y) * torch.sin(85 * z)
-    return points.norm(dim=-1) - 0.34 - coarse - fine
-
-
 def surface_voxels(resolution: int, slab: int = 32) -> torch.Tensor:
     """[N, 3] int32 voxels whose corners straddle the standard shape's surface."""
-    axis = torch.arange(resolution + 1, device=DEVICE) / resolution - 0.5
-    found = []
-    for start in range(0, resolution, slab):
-        corners = torch.stack(torch.meshgrid(axis, axis, axis[start : start + slab + 1], indexing="ij"), -1)
-        inside = (bumpy_sphere(corners) < 0).float()[None, None]
-        share = torch.nn.functional.avg_pool3d(inside, 2, 1)[0, 0]
-        voxels = ((share > 0) & (share < 1)).nonzero().int()
-        voxels[:, 2] += start
-        found.append(voxels)
-    voxels = torch.cat(found)
-    return voxels[((voxels[:, 0].long() << 32) + (voxels[:, 1].long() << 16) + voxels[:, 2]).argsort()]
+    return surfaces.surface_voxels(surfaces.bumpy_sphere, resolution, DEVICE, slab)
 
 
 def standard_dual_grid(resolution: int):
     """The dual grid of the standard shape, vertices towards the surface along the gradient."""
-    from pack.o_voxel.grid import Grid
-    from pack.o_voxel.values import DualGrid
-
-    voxels = surface_voxels(resolution)
-    bits = torch.cartesian_prod(*[torch.arange(2, device=DEVICE)] * 3)
-    values = torch.cat([bumpy_sphere((part[:, None] + bits) / resolution - 0.5) for part in voxels.split(400_000)])
-    value = values.reshape(-1, 2, 2, 2)
-    inside = value < 0
-    ends = (inside[:, 0, 1, 1], inside[:, 1, 0, 1], inside[:, 1, 1, 0])
-    crossed = torch.stack([end != inside[:, 1, 1, 1] for end in ends], 1)
-    gradient = torch.stack(
-        [value.select(a + 1, 1).mean((1, 2)) - value.select(a + 1, 0).mean((1, 2)) for a in range(3)], 1
-    )
-    step = value.mean((1, 2, 3))[:, None] / gradient.square().sum(1, keepdim=True).clamp_min(1e-12)
-    dual = (0.5 - step * gradient).clamp(0, 1)
-    return DualGrid(voxels, dual, crossed, Grid.cube(resolution))
+    return surfaces.dual_grid_of(surfaces.bumpy_sphere, resolution, DEVICE)

@@ -1,0 +1,158 @@
+"""Packing in numpy: the rules that every backend follows, and the fallback; minutes where the kernel takes seconds.
+
+Letters: K charts, B lines of outlines, T turns, W columns and H rows of the atlas in cells, R runs of cells.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy import ndarray
+
+BUCKET_RATIO = 1.1  # charts of sizes within this ratio do not look below each other
+BUCKETS = 96
+TALL = 32  # rows of a chart for which only every second row is tried; every third for twice as many, and so on
+NOWHERE = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Outlines:
+    """The borders of K charts in the plane, as B lines with the chart on their left.
+
+    start, end: [B, 2] float64.  first: [K + 1] int64, chart k has the lines first[k] to first[k + 1], at least one.
+    area: [K] float64.
+    """
+
+    start: ndarray
+    end: ndarray
+    first: ndarray
+    area: ndarray
+
+
+def trace(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[ndarray, tuple[float, float], bool]:
+    """(mask [h, w] bool, (x, y) of the chart's origin in it, whether the outline winds twice around a cell's centre).
+
+    The chart is turned by (cosine, sine), scaled, and put in the middle of its box, rounded up to whole cells. A cell
+    is in the mask when the chart meets it: a line passes it, or the outline winds around its centre.
+    """
+    lines = slice(outlines.first[chart], outlines.first[chart + 1])
+    start, end = outlines.start[lines], outlines.end[lines]
+    cosine, sine = turn
+    x0, y0 = (start[:, 0] * cosine - start[:, 1] * sine) * scale, (start[:, 0] * sine + start[:, 1] * cosine) * scale
+    x1, y1 = (end[:, 0] * cosine - end[:, 1] * sine) * scale, (end[:, 0] * sine + end[:, 1] * cosine) * scale
+    low_x, high_x = min(x0.min(), x1.min()), max(x0.max(), x1.max())
+    low_y, high_y = min(y0.min(), y1.min()), max(y0.max(), y1.max())
+    wide, high = max(math.ceil(high_x - low_x), 1), max(math.ceil(high_y - low_y), 1)
+    x, y = (wide - (high_x - low_x)) / 2 - low_x, (high - (high_y - low_y)) / 2 - low_y
+    winding = np.zeros((high, wide + 1), np.int64)
+    mask = np.zeros((high, wide), bool)
+    for ax, ay, bx, by in zip(x0 + x, y0 + y, x1 + x, y1 + y, strict=True):
+        if ay > by:
+            ax, ay, bx, by, sign = bx, by, ax, ay, 1
+        else:
+            sign = -1
+        slope = (bx - ax) / (by - ay) if by > ay else 0.0
+        for row in range(min(int(ay), high - 1), min(int(by), high - 1) + 1):
+            p = ax + (max(ay, row) - ay) * slope if by > ay else ax
+            q = ax + (min(by, row + 1) - ay) * slope if by > ay else bx
+            left, right = min(max(int(min(p, q)), 0), wide - 1), min(max(int(max(p, q)), 0), wide - 1)
+            mask[row, left : right + 1] = True
+            if ay <= row + 0.5 < by:
+                at = ax + (row + 0.5 - ay) * slope
+                winding[row, min(max(math.ceil(at - 0.5), 0), wide)] += sign
+    winding = winding.cumsum(axis=1)[:, :wide]
+    return mask | (winding > 0), (x, y), bool((winding > 1).any())
+
+
+def trace_chart(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[float, float, bool]:
+    """(x, y, whether the chart lies over itself) as `trace`."""
+    _, (x, y), overlaps = trace(outlines, chart, turn, scale)
+    return x, y, overlaps
+
+
+def runs_of(mask: ndarray) -> ndarray:
+    """Runs [R, 3] int64 of row, first and last texel of mask [h, w] bool."""
+    edge = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    row, left = np.nonzero(edge == 1)
+    return np.stack((row, left, np.nonzero(edge == -1)[1] - 1), axis=1)
+
+
+def place_charts(
+    outlines: Outlines,
+    order: ndarray,
+    turns: ndarray,
+    scale: float,
+    size: tuple[int, int],
+    gutter: int,
+) -> tuple[int, ndarray, ndarray]:
+    """(rows used, turn [K], place [K, 2]) of charts put one after another as low, then as far left, as they fit.
+
+    order: [K].  turns: [T, 2] cosines and sines; of all turns the one with the lowest upper end is taken, then the one
+    put lowest, then the first.  size: (H, W).  gutter: free cells between charts.
+    Rows used is NOWHERE where a chart does not fit.
+    """
+    rows, width = size
+    used = np.zeros((rows, width), bool)
+    count = np.zeros((rows, width + 1), np.int64)
+    turn, place = np.zeros(len(order), np.int64), np.zeros((len(order), 2), np.int64)
+    reached = np.zeros((BUCKETS, BUCKETS), np.int64)
+    top = 0
+    for chart in order.tolist():
+        best = None
+        for t in range(len(turns)):
+            mask = trace(outlines, chart, turns[t], scale)[0]
+            high, wide = mask.shape
+            bucket = tuple(min(int(math.log(n) / math.log(BUCKET_RATIO)), BUCKETS - 1) for n in (wide, high))
+            last = rows - high if best is None else min(rows - high, best[0] - high)
+            y, x = _find(count, runs_of(mask), wide, int(reached[bucket]), last, 1 + high // TALL)
+            if y == NOWHERE:
+                continue
+            reached[bucket] = y
+            if best is None or (y + high, y) < best[:2]:
+                best = (y + high, y, x, t, mask)
+        if best is None:
+            return NOWHERE, turn, place
+        turn[chart], place[chart] = best[3], (best[2], best[1])
+        _use(used, count, best, gutter)
+        top = max(top, best[0])
+    return top, turn, place
+
+
+def _find(count: ndarray, runs: ndarray, wide: int, low: int, high: int, stride: int) -> tuple[int, int]:
+    """The first row from low to high by stride, and column, where the runs are free; or the lowest just below it.
+
+    count: [H, W + 1], used cells before each.
+    """
+    columns = count.shape[1] - wide
+    for y in range(low, high + 1 if columns > 0 else low, stride):
+        fits = _free(count, runs, y, 0, columns)
+        if fits.any():
+            x = int(fits.argmax())
+            while y > low and _free(count, runs, y - 1, x, 1)[0]:
+                y -= 1
+            return y, x
+    return NOWHERE, NOWHERE
+
+
+def _free(count: ndarray, runs: ndarray, y: int, x: int, columns: int) -> ndarray:
+    """Whether the runs are free at row y and each of `columns` columns from x on."""
+    fits = np.ones(columns, bool)
+    for row, left, right in runs.tolist():
+        line = count[y + row]
+        fits &= line[x + right + 1 : x + right + 1 + columns] == line[x + left : x + left + columns]
+        if not fits.any():
+            break
+    return fits
+
+
+def _use(used: ndarray, count: ndarray, best: tuple, gutter: int) -> None:
+    """Mark the texels of the best place, and the gutter around them."""
+    _, y, x, _, mask = best
+    rows, width = used.shape
+    for row, left, right in runs_of(mask).tolist():
+        band = slice(max(y + row - gutter, 0), min(y + row + gutter + 1, rows))
+        used[band, max(x + left - gutter, 0) : min(x + right + gutter + 1, width)] = True
+    changed = slice(max(y - gutter, 0), min(y + len(mask) + gutter, rows))
+    count[changed, 1:] = used[changed].cumsum(axis=1)
