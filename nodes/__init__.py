@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from .bake import BakeTextures, GameReadyAsset, Unwrap
 from .condition import ConditionOnImage, PrepareImage
+from .convert import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .decode import DecodeMesh
 from .example import ExampleImage
-from .export import SaveGLB
+from .export import SaveGLB, SaveMesh
 from .generate import ImageTo3D
 from .load import LoadModel, Sampler
+from .mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
 from .preview import RenderPreview
 from .shape import CascadeShape, SampleShape
 from .structure import SampleStructure
@@ -27,6 +30,14 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2SampleTexture": (SampleTexture, "TRELLIS.2 Sample Texture"),
     "T2DecodeMesh": (DecodeMesh, "TRELLIS.2 Decode Mesh"),
     "T2SaveGLB": (SaveGLB, "TRELLIS.2 Save GLB"),
+    "T2SaveMesh": (SaveMesh, "TRELLIS.2 Save Mesh"),
+    "T2GameReadyAsset": (GameReadyAsset, "TRELLIS.2 Game-Ready Asset"),
+    "T2CleanMesh": (CleanMesh, "TRELLIS.2 Clean Mesh"),
+    "T2FillHoles": (FillHoles, "TRELLIS.2 Fill Holes"),
+    "T2Remesh": (Remesh, "TRELLIS.2 Remesh"),
+    "T2SimplifyMesh": (SimplifyMesh, "TRELLIS.2 Simplify Mesh"),
+    "T2Unwrap": (Unwrap, "TRELLIS.2 Unwrap"),
+    "T2BakeTextures": (BakeTextures, "TRELLIS.2 Bake Textures"),
     "T2ImageTo3D": (ImageTo3D, "TRELLIS.2 Image to 3D"),
     "T2RenderPreview": (RenderPreview, "TRELLIS.2 Render Preview"),
     "T2LoadMesh": (LoadMesh, "TRELLIS.2 Load Mesh"),
@@ -34,6 +45,10 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2VoxelsToMesh": (VoxelsToMesh, "TRELLIS.2 O-Voxel to Mesh"),
     "T2LoadVoxels": (LoadVoxels, "TRELLIS.2 Load O-Voxel"),
     "T2SaveVoxels": (SaveVoxels, "TRELLIS.2 Save O-Voxel"),
+    "T2ToComfyMesh": (ToComfyMesh, "TRELLIS.2 to ComfyUI Mesh"),
+    "T2FromComfyMesh": (FromComfyMesh, "TRELLIS.2 from ComfyUI Mesh"),
+    "T2ToTrimesh": (ToTrimesh, "TRELLIS.2 to Trimesh"),
+    "T2FromTrimesh": (FromTrimesh, "TRELLIS.2 from Trimesh"),
 }
 
 NODE_CLASS_MAPPINGS = {name: node for name, (node, _) in _NODES.items()}

@@ -39,4 +39,4 @@ class DecodeMesh:
     ) -> tuple[list[Mesh], list[VoxelField | None]]:
         known = None if texture is None else expect(texture, TEXTURE)
         assets = expect(pipeline, PIPELINE).decode(expect(shape, SHAPE), known, progress=host.progress())
-        return [asset.mesh for asset in assets], [asset.field for asset in assets]
+        return [host.at_rest(asset.mesh) for asset in assets], [host.at_rest(asset.field) for asset in assets]

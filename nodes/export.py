@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..o_voxel.formats.glb import vertex_materials, write_glb
+from ..o_voxel.formats.options import SaveOptions
+from ..o_voxel.formats.save import save_mesh
+from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, VoxelField
 from . import host
-from .sockets import MESH, VOXELS, expect
+from .sockets import MESH, TEXTURED_MESH, VOXELS, expect
 from .widgets import CATEGORY
 
 
@@ -35,5 +38,64 @@ class SaveGLB:
         materials = None if voxels is None else vertex_materials(mesh, expect(voxels, VOXELS))
         path, subfolder = host.output_path(filename_prefix, "glb")
         write_glb(path, mesh, materials)
-        saved = {"filename": path.name, "subfolder": subfolder, "type": "output"}
-        return {"ui": {"3d": [saved]}, "result": ((f"{subfolder}/" if subfolder else "") + path.name,)}
+        return _shown(path.name, subfolder)
+
+
+class SaveMesh:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Saves a mesh with its textures in ComfyUI's output folder: GLB, OBJ, PLY or STL."
+    FUNCTION = "save"
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("model_file",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        prefix = "Name of the file, with folders if you like, inside ComfyUI's output folder; a number is added."
+        kind = "glb holds everything; obj has its textures beside it; ply has colours; stl has the shape only."
+        images = (
+            "Textures of a glb. png opens everywhere; jpeg takes a quarter; webp least, but game engines refuse it."
+        )
+        budget = "Most MiB that a glb may take: smaller encodings first, then smaller textures. 0: no limit."
+        geometry = (
+            "Vertices of a glb. quantized halves them; draco needs the package DracoPy and a viewer that reads it."
+        )
+        scale = "Units of the file for one of ours; the object is about 1 long. Printers read STL in millimetres: 100."
+        return {
+            "required": {
+                "mesh": (TEXTURED_MESH, {"tooltip": "From Game-Ready Asset, Bake Textures, Unwrap or Load Mesh."}),
+                "filename_prefix": ("STRING", {"default": "3d/asset", "tooltip": prefix}),
+                "format": (["glb", "obj", "ply", "stl"], {"default": "glb", "tooltip": kind}),
+                "images": (["png", "jpeg", "webp"], {"default": "png", "tooltip": images}),
+                "geometry": (["full", "quantized", "draco"], {"default": "full", "tooltip": geometry}),
+                "max_mib": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 4096.0, "step": 0.1, "tooltip": budget}),
+                "scale": ("FLOAT", {"default": 1.0, "min": 0.001, "max": 10000.0, "step": 0.001, "tooltip": scale}),
+            }
+        }
+
+    def save(
+        self,
+        mesh: TexturedMesh,
+        filename_prefix: str,
+        format: str,
+        images: str = "png",
+        geometry: str = "full",
+        max_mib: float = 0.0,
+        scale: float = 1.0,
+    ) -> dict[str, Any]:
+        options = SaveOptions(
+            scale=scale,
+            image_format=images,
+            quantize=geometry == "quantized",
+            draco=geometry == "draco",
+            max_bytes=int(max_mib * 2**20) or None,
+        )
+        path, subfolder = host.output_path(filename_prefix, format)
+        save_mesh(path, expect(mesh, TEXTURED_MESH), options)
+        return _shown(path.name, subfolder)
+
+
+def _shown(name: str, subfolder: str) -> dict[str, Any]:
+    """What ComfyUI wants to know of a saved model, and the path that Preview 3D takes."""
+    saved = {"filename": name, "subfolder": subfolder, "type": "output"}
+    return {"ui": {"3d": [saved]}, "result": ((f"{subfolder}/" if subfolder else "") + name,)}

@@ -60,7 +60,6 @@ class ImageTo3D:
         step_cache: bool = False,
     ) -> tuple[list[Mesh], list[VoxelField | None]]:
         pictures = expect(images, IMAGES).images
-        report = host.progress()
         assets = expect(pipeline, PIPELINE).run(
             [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures],
             pipeline_type=pipeline_type,
@@ -69,6 +68,6 @@ class ImageTo3D:
             max_tokens=max_tokens,
             view_mode=view_mode,
             step_cache=step_cache,
-            progress=lambda stage, fraction: report((STAGES.index(stage) + fraction) / len(STAGES)),
+            progress=host.staged_progress(STAGES),
         )
-        return [asset.mesh for asset in assets], [asset.field for asset in assets]
+        return [host.at_rest(asset.mesh) for asset in assets], [host.at_rest(asset.field) for asset in assets]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from ..o_voxel.values import tensor_bytes, to_device
 from ..trellis2.checkpoint import COMFY_ORG, MICROSOFT
 from ..trellis2.memory import GIB
 from ..trellis2.residency import Residency, default_device
@@ -24,6 +25,10 @@ PROGRESS_TICKS = 1000
 FOLDER = "trellis2"
 # With less than this, a flow network and its work do not fit at once.
 SMALL_CARD = 6 * GIB
+# Mesh work on a GPU takes about so many times the memory of what it works on.
+WORK_FACTOR = 20
+
+T = TypeVar("T")
 
 
 def _comfy(name: str) -> ModuleType | None:
@@ -96,6 +101,38 @@ def progress() -> Callable[[float], None]:
         bar.update_absolute(round(fraction * PROGRESS_TICKS))
 
     return report
+
+
+def staged_progress(stages: Sequence[str]) -> Callable[[str, float], None]:
+    """`progress` for work that reports (stage, fraction), each stage an equal part of the bar."""
+    report = progress()
+    return lambda stage, fraction: report((stages.index(stage) + fraction) / len(stages))
+
+
+def working_device() -> torch.device:
+    """Where mesh work runs: ComfyUI's device; outside it, what is there."""
+    management = _comfy("comfy.model_management")
+    return management.get_torch_device() if management else torch.device(default_device())
+
+
+def at_work(value: T) -> T:
+    """`value` on the working device, with room made there for work on it."""
+    device = working_device()
+    management = _comfy("comfy.model_management")
+    if management and device.type != "cpu":
+        management.free_memory(WORK_FACTOR * tensor_bytes(value), device)
+    return to_device(value, device)
+
+
+def at_rest(value: T) -> T:
+    """`value` in main memory, where ComfyUI's cache may keep it without taking room from models."""
+    return to_device(value, torch.device("cpu"))
+
+
+def comfy_mesh(**parts: Any) -> Any:
+    """ComfyUI's own MESH of these parts; outside it, an object with the same names."""
+    api = _comfy("comfy_api.latest")
+    return api.Types.MESH(**parts) if api else SimpleNamespace(**parts)
 
 
 def residency(vram: str = "auto") -> Residency:

@@ -44,8 +44,8 @@ class RenderPreview:
     def render(
         self, mesh: Mesh, frames: int, size: int, yaw_deg: float, pitch_deg: float, voxels: VoxelField | None = None
     ) -> tuple[Tensor]:
-        expect(mesh, MESH)
-        material = None if voxels is None else vertex_materials(mesh, expect(voxels, VOXELS))
+        mesh = host.at_work(expect(mesh, MESH))
+        material = None if voxels is None else vertex_materials(mesh, host.at_work(expect(voxels, VOXELS)))
         report = host.progress()
         images = render_turntable(
             mesh_scene(mesh, material=material),

@@ -43,6 +43,9 @@ MESH = "T2_MESH"
 VOXELS = "T2_VOXELS"
 TEXTURED_MESH = "T2_TEXTURED_MESH"
 O_VOXEL = "T2_O_VOXEL"
+# Others' sockets, whose values are theirs.
+COMFY_MESH = "MESH"
+TRIMESH = "TRIMESH"
 
 VALUES: dict[str, type] = {
     PIPELINE: Pipeline,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,9 @@ from .grid import Grid
 
 # The six PBR channels of a voxel, in the decoder's order. Base colour is sRGB; all are in [0, 1].
 PBR_CHANNELS = {"base_color": slice(0, 3), "metallic": slice(3, 4), "roughness": slice(4, 5), "alpha": slice(5, 6)}
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,3 +84,33 @@ class OVoxel:
     def __post_init__(self) -> None:
         if self.field is not None and not torch.equal(self.field.coords, self.dual_grid.coords):
             raise ValueError("OVoxel.field: expected the voxels of the dual grid, in its order")
+
+
+def to_device(value: T, device: torch.device | str) -> T:
+    """`value` with every tensor in it on `device`: a tensor, a tuple, or a dataclass of such; itself where all are."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        moved = tuple(to_device(part, device) for part in value)
+        return value if all(a is b for a, b in zip(moved, value, strict=True)) else moved
+    if not is_dataclass(value):
+        return value
+    parts = {item.name: getattr(value, item.name) for item in fields(value) if item.init}
+    changed = {name: moved for name, part in parts.items() if (moved := to_device(part, device)) is not part}
+    return replace(value, **changed) if changed else value
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of the tensors in a value that `to_device` moves."""
+    return sum(tensor.nbytes for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif is_dataclass(value):
+        for item in fields(value):
+            yield from _tensors(getattr(value, item.name))

@@ -32,6 +32,23 @@ def remove_small_components(
     return select_faces(mesh, kept)
 
 
+def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh, Rows]:
+    """The mesh with the largest components, by area, that have at most `faces` faces together; the largest stays.
+
+    The first that does not fit, and all smaller ones, go. Otherwise as `remove_small_components`.
+    Raises ValueError for less than one face.
+    """
+    if faces < 1:
+        raise ValueError(f"faces: expected at least 1, got {faces}")
+    groups = Groups.of_labels(face_components(mesh, backend=backend))
+    area, number = _areas(mesh.vertices, mesh.faces.to(torch.int64), groups)
+    order = area.sort(descending=True, stable=True).indices
+    fits = number[order].cumsum(0) <= faces
+    fits[:1] = True
+    stays = torch.empty_like(fits).scatter_(0, order, fits)
+    return select_faces(mesh, stays[groups.number])
+
+
 def check_limits(min_area_share: float, min_faces: int, keep_largest: int | None) -> None:
     """Raises ValueError for limits that `remove_small_components` does not take."""
     if not 0 <= min_area_share <= 1:
@@ -47,11 +64,16 @@ def large_enough(
 ) -> Tensor:
     """Faces [F] bool of the components that stay; label [F] int64: the lowest face of each face's component."""
     groups = Groups.of_labels(label)
-    area = groups.sums(length(area_vectors(vertices, faces))[:, None])[:, 0]
-    number = groups.totals(torch.ones_like(label)[:, None])[:, 0]
+    area, number = _areas(vertices, faces, groups)
     order = area.sort(descending=True, stable=True).indices
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(groups.count, device=order.device))
     stays = (area >= min_area_share * area.sum()) & (number >= min_faces)
     if keep_largest is not None:
         stays &= rank < keep_largest
     return (stays | (rank == 0))[groups.number]
+
+
+def _areas(vertices: Tensor, faces: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
+    """Twice the area and the number of faces of each group of faces."""
+    area = groups.sums(length(area_vectors(vertices, faces))[:, None])[:, 0]
+    return area, groups.totals(torch.ones_like(groups.number)[:, None])[:, 0]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import trimesh
 from pack.nodes import NODE_CLASS_MAPPINGS, host, sockets
+from pack.o_voxel.formats.mesh_files import load_textured_mesh
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.api.json"))
 NAMES = [path.name.removesuffix(".api.json") for path in WORKFLOWS]
@@ -74,6 +76,38 @@ def test_one_node_equals_the_stages(comfy, runner, workflow):
     assert digest(stages["10"][1]) == digest(whole["5"][1])
 
 
+SMALL = {"n5_preset": "preview", "n5_faces": 500, "n5_texture_size": "512"}
+
+
+def test_picture_to_game_ready_asset(comfy, runner, workflow):
+    first = runner.run(workflow("game_ready_asset", n4_pipeline_type="512", **SMALL))
+    (file,) = comfy.rglob("*.glb")
+    assert first["6"][0] == ["3d/asset_00001_.glb"]
+    loaded = load_textured_mesh(file)
+    assert len(loaded.mesh.faces) <= 500
+    assert loaded.materials[0].base_color_texture.image.shape == (512, 512, 3)
+    before = {k: digest(v) for k, v in first.items()}
+    runner.run(workflow("game_ready_asset", n4_pipeline_type="512", **{**SMALL, "n5_faces": 400}))
+    assert runner.executed == ["5", "6", "7"]
+    assert {k: digest(v) for k, v in first.items()} == before, "a node wrote to a cached value"
+
+
+def test_any_mesh_made_light(comfy, runner, workflow, tmp_path, monkeypatch):
+    ball = trimesh.creation.icosphere(3)
+    ball.visual.vertex_colors = [200, 100, 50, 255]
+    ball.export(tmp_path / "mesh.glb")
+    monkeypatch.setattr(host, "input_path", lambda name: tmp_path / name)
+    small = {"n2_resolution": 64, "n5_faces": 400, "n6_texture_size": "512", "n7_texture_size": "512"}
+    runner.run(workflow("mesh_to_asset", **small))
+    loaded = load_textured_mesh(comfy / "3d" / "asset_00001_.glb")
+    assert len(loaded.mesh.faces) <= 400
+    (material,) = loaded.materials
+    texels = material.base_color_texture.image.float().mean((0, 1))
+    # Vertex colours in a file are linear light: 200, 100 and 50 of 255 are these in sRGB.
+    assert (texels - texels.new_tensor([229, 168, 122])).abs().max() < 2
+    assert material.normal_texture is not None
+
+
 def test_the_same_seed_writes_the_same_bytes(comfy, workflow, runner):
     runner.run(workflow("image_to_3d_one_node", n5_pipeline_type="512"))
     runner.cache.clear()
@@ -107,4 +141,5 @@ def test_cancelling_stops_within_a_step_and_caches_nothing(comfy, runner, workfl
 def test_sockets_of_the_graph_match_what_the_nodes_say():
     for name, node in NODE_CLASS_MAPPINGS.items():
         for socket in node.RETURN_TYPES:
-            assert socket in sockets.VALUES or socket in ("IMAGE", "MASK", "STRING"), name
+            known = ("IMAGE", "MASK", "STRING", sockets.COMFY_MESH, sockets.TRIMESH)
+            assert socket in sockets.VALUES or socket in known, name

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pack.o_voxel.mesh.components import remove_small_components
+from pack.o_voxel.mesh.components import keep_within, remove_small_components
 from pack.o_voxel.values import Mesh
 
 
@@ -69,3 +69,19 @@ def test_nothing(backend):
 def test_limits_are_checked(shapes, limits):
     with pytest.raises(ValueError, match=f"{next(iter(limits))}: expected"):
         remove_small_components(shapes.box(), **limits)
+
+
+@pytest.mark.parametrize(
+    ("faces", "expected"), [(1, [12]), (12, [12]), (23, [12]), (24, [24]), (48, [48]), (367, [48]), (368, [368])]
+)
+def test_what_fits_a_budget(family, backend, faces, expected):
+    kept, rows = keep_within(family, faces, backend=backend)
+    assert [len(kept.faces)] == expected
+    assert torch.equal(rows.vertices[kept.faces], family.faces[rows.faces])
+
+
+def test_a_budget_of_nothing(shapes):
+    with pytest.raises(ValueError, match="faces: expected at least 1"):
+        keep_within(shapes.box(), 0)
+    empty = Mesh(torch.zeros(4, 3), torch.zeros(0, 3, dtype=torch.int64))
+    assert len(keep_within(empty, 5)[0].faces) == 0

@@ -1,0 +1,166 @@
+"""Surfaces to assets: unwrap, bake, and everything in one node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..o_voxel.asset import PRESETS, STAGES, make_asset
+from ..o_voxel.material import TexturedMesh, UVMap
+from ..o_voxel.mesh.bake import bake
+from ..o_voxel.mesh.bake_options import BakeOptions
+from ..o_voxel.mesh.normals import smooth_by_angle
+from ..o_voxel.mesh.unwrap import unwrap
+from ..o_voxel.values import Mesh, VoxelField
+from . import host
+from .sockets import MESH, TEXTURED_MESH, VOXELS, expect
+from .widgets import CATEGORY
+
+TEXTURE_SIZES = ["512", "1024", "2048", "4096", "8192"]
+FROM_PRESET = "from preset"
+SIZE = "Texels a side. Time and file size grow as its square."
+
+
+class Unwrap:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Cuts a mesh into charts and packs them into one texture."
+    FUNCTION = "unwrap"
+    RETURN_TYPES = (TEXTURED_MESH,)
+    RETURN_NAMES = ("textured_mesh",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        gutter = "Empty texels between charts, at least, at the texture size. More keeps seams clean from further away."
+        crease = "Edges that bend by more than this many degrees are shaded sharp. 180: smooth everywhere."
+        return {
+            "required": {
+                "mesh": (MESH, {"tooltip": "From Simplify Mesh. Time grows with its faces: 200,000 is comfortable."}),
+                "texture_size": (
+                    TEXTURE_SIZES,
+                    {"default": "2048", "tooltip": "Texels a side that the gutters are meant for."},
+                ),
+                "gutter": ("INT", {"default": 2, "min": 1, "max": 64, "tooltip": gutter}),
+                "crease_deg": ("FLOAT", {"default": 60.0, "min": 0.0, "max": 180.0, "step": 1.0, "tooltip": crease}),
+            }
+        }
+
+    def unwrap(self, mesh: Mesh, texture_size: str, gutter: int, crease_deg: float) -> tuple[TexturedMesh]:
+        known = host.at_work(expect(mesh, MESH))
+        uv_map = unwrap(known, resolution=int(texture_size), gutter=gutter, progress=host.progress())
+        shaded, normals, _ = smooth_by_angle(known, crease_deg)
+        return (host.at_rest(TexturedMesh(shaded, uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)),)
+
+
+class BakeTextures:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Paints textures from voxels: base colour, metallic, roughness, alpha; also normals and occlusion."
+    FUNCTION = "bake"
+    RETURN_TYPES = (TEXTURED_MESH,)
+    RETURN_NAMES = ("textured_mesh",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        surface = "The detailed surface, from Clean Mesh: texels look there for their colour, normals and shadow."
+        samples = "Samples along each side of a texel. 2 smooths fine patterns and costs four times the time."
+        alpha = "auto uses transparency only where a real part of the surface is below 1."
+        return {
+            "required": {
+                "textured_mesh": (TEXTURED_MESH, {"tooltip": "From Unwrap, or Load Mesh with its own coordinates."}),
+                "detailed_mesh": (MESH, {"tooltip": surface}),
+                "voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh or O-Voxel to Mesh."}),
+                "texture_size": (TEXTURE_SIZES, {"default": "2048", "tooltip": SIZE}),
+                "supersample": (["1", "2", "4"], {"default": "1", "tooltip": samples}),
+                "normal_map": ("BOOLEAN", {"default": True, "tooltip": "Fine shape as a texture: one more image."}),
+                "occlusion": ("BOOLEAN", {"default": True, "tooltip": "Shadow in corners, for ambient light."}),
+                "alpha_mode": (["auto", "OPAQUE", "MASK", "BLEND"], {"default": "auto", "tooltip": alpha}),
+            }
+        }
+
+    def bake(
+        self,
+        textured_mesh: TexturedMesh,
+        detailed_mesh: Mesh,
+        voxels: VoxelField,
+        texture_size: str,
+        supersample: str,
+        normal_map: bool,
+        occlusion: bool,
+        alpha_mode: str,
+    ) -> tuple[TexturedMesh]:
+        if expect(textured_mesh, TEXTURED_MESH).uv is None:
+            raise ValueError("textured_mesh: expected texture coordinates, got none; put Unwrap before this node")
+        target = host.at_work(textured_mesh)
+        faces = target.mesh.faces if target.uv_faces is None else target.uv_faces
+        options = BakeOptions(
+            resolution=int(texture_size),
+            supersample=int(supersample),
+            normal_map=normal_map,
+            occlusion=occlusion,
+            alpha_mode=alpha_mode,
+        )
+        baked = bake(
+            target.mesh,
+            UVMap(target.uv, faces, faces.new_zeros(len(faces))),
+            host.at_work(expect(detailed_mesh, MESH)),
+            host.at_work(expect(voxels, VOXELS)),
+            options,
+            normals=target.normals,
+            progress=host.progress(),
+        )
+        return (host.at_rest(baked),)
+
+
+class GameReadyAsset:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Raw surface and voxels to a finished asset: cleaned, simplified, unwrapped, baked. Choose a preset."
+    FUNCTION = "make"
+    RETURN_TYPES = (TEXTURED_MESH, MESH)
+    RETURN_NAMES = ("textured_mesh", "mesh")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        presets = "; ".join(f"{name}: {_describe(name)}" for name in PRESETS)
+        surface = (
+            "cleaned keeps everything; remeshed wraps both sides of every sheet; outer shell is one watertight solid."
+        )
+        return {
+            "required": {
+                "mesh": (MESH, {"tooltip": "From Decode Mesh, as it comes."}),
+                "preset": (list(PRESETS), {"default": "game high", "tooltip": presets}),
+                "faces": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 20_000_000, "step": 1000, "tooltip": "0: the preset's triangles."},
+                ),
+                "texture_size": (
+                    [FROM_PRESET, *TEXTURE_SIZES],
+                    {"default": FROM_PRESET, "tooltip": SIZE},
+                ),
+                "surface": (
+                    [FROM_PRESET, "cleaned", "remeshed", "outer shell"],
+                    {"default": FROM_PRESET, "tooltip": surface},
+                ),
+            },
+            "optional": {"voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh. Without them: no textures."})},
+        }
+
+    def make(
+        self, mesh: Mesh, preset: str, faces: int, texture_size: str, surface: str, voxels: VoxelField | None = None
+    ) -> tuple[TexturedMesh, Mesh]:
+        options = PRESETS[preset]
+        if faces:
+            options = replace(options, faces=faces)
+        if texture_size != FROM_PRESET:
+            options = replace(options, texture_size=int(texture_size))
+        if surface != FROM_PRESET:
+            options = replace(options, surface=surface)
+        known = None if voxels is None else host.at_work(expect(voxels, VOXELS))
+        asset = make_asset(host.at_work(expect(mesh, MESH)), known, options, progress=host.staged_progress(STAGES))
+        asset = host.at_rest(asset)
+        return asset, asset.mesh
+
+
+def _describe(preset: str) -> str:
+    options = PRESETS[preset]
+    texture = f"{options.texture_size}² texture" if options.texture_size else "no texture"
+    maps = [name for name, wanted in (("normals", options.normal_map), ("occlusion", options.occlusion)) if wanted]
+    return ", ".join([f"{options.faces:,} triangles", options.surface, texture, *maps])

@@ -1,0 +1,132 @@
+"""From a raw surface and its voxels to an asset that is ready to use: the library's mesh work, told in one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+
+from .formats.glb import vertex_materials
+from .material import Material, TexturedMesh
+from .mesh.bake import bake
+from .mesh.bake_options import BakeOptions
+from .mesh.clean import CleanOptions, clean
+from .mesh.components import keep_within
+from .mesh.normals import smooth_by_angle
+from .mesh.remesh import remesh
+from .mesh.shell import outer_shell
+from .mesh.simplify import simplify
+from .mesh.unwrap import unwrap
+from .values import PBR_CHANNELS, Mesh, VoxelField
+
+# stage, part of it done (0 to 1); may raise, to cancel.
+StageProgress = Callable[[str, float], None]
+STAGES = ("clean", "surface", "simplify", "unwrap", "bake")
+Surface = Literal["cleaned", "remeshed", "outer shell"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetOptions:
+    """What `make_asset` makes.
+
+    faces: at most so many triangles; where no collapse gets there, because the parts are so many, the smallest parts
+    are left out (one part that is too intricate stays as it is).
+    texture_size: texels a side; 0 gives colours at the vertices and no textures.
+    surface: "cleaned" keeps the surface with what lies inside; "remeshed" wraps both sides of every sheet, closed;
+    "outer shell" keeps what is seen from outside as one watertight solid.
+    surface_resolution: voxels along the longest side of those two.
+    gutter: texels between charts, at least.  crease_deg: edges that bend more are sharp.
+    normal_map, occlusion: bake them too.  supersample: samples a texel, along each side.
+    """
+
+    faces: int
+    texture_size: int
+    surface: Surface = "cleaned"
+    surface_resolution: int = 512
+    gutter: int = 2
+    crease_deg: float = 60.0
+    normal_map: bool = False
+    occlusion: bool = False
+    supersample: int = 1
+    clean: CleanOptions = field(default_factory=CleanOptions)
+
+    def __post_init__(self) -> None:
+        if self.faces < 1:
+            raise ValueError(f"faces: expected at least 1, got {self.faces}")
+        if self.texture_size < 0:
+            raise ValueError(f"texture_size: expected 0 (no textures) or more, got {self.texture_size}")
+        if self.surface not in get_args(Surface):
+            raise ValueError(f"surface: expected one of {get_args(Surface)}, got {self.surface!r}")
+
+
+PRESETS = {
+    "preview": AssetOptions(faces=20_000, texture_size=1024),
+    "game low": AssetOptions(faces=8_000, texture_size=1024, normal_map=True, occlusion=True, supersample=2),
+    "game high": AssetOptions(faces=50_000, texture_size=2048, normal_map=True, occlusion=True),
+    "film": AssetOptions(faces=1_000_000, texture_size=4096, normal_map=True, occlusion=True),
+    "3D print": AssetOptions(faces=500_000, texture_size=0, surface="outer shell"),
+}
+
+
+@torch.no_grad()
+def make_asset(
+    mesh: Mesh,
+    voxels: VoxelField | None,
+    options: AssetOptions = PRESETS["game high"],
+    *,
+    progress: StageProgress | None = None,
+) -> TexturedMesh:
+    """A decoded surface, cleaned, simplified, unwrapped and baked; on the mesh's device, in its frame.
+
+    mesh: as the decoder gives it.  voxels: its materials; None, or a texture size of 0, gives no textures.
+    progress(stage, fraction): as each of STAGES goes on.
+    Neither input is written to. The same bytes each time on one device. Raises ValueError for a mesh without a face
+    left, and what the functions that it calls raise.
+    """
+    report = progress or (lambda stage, fraction: None)
+    dense, _ = clean(mesh, options.clean, progress=partial(report, "clean"))
+    if len(dense.faces) == 0:
+        raise ValueError("mesh: expected a surface, got none; its faces are degenerate, or there are none")
+    light = _surface(dense, options, partial(report, "surface"))
+    light = simplify(light, options.faces, progress=partial(report, "simplify"))
+    if len(light.faces) > options.faces:
+        light, _ = keep_within(light, options.faces)
+    if voxels is None or options.texture_size == 0:
+        return _colored(light, voxels, options)
+    uv_map = unwrap(
+        light,
+        resolution=options.texture_size,
+        gutter=options.gutter,
+        progress=partial(report, "unwrap"),
+    )
+    shaded, normals, _ = smooth_by_angle(light, options.crease_deg)
+    maps = BakeOptions(
+        resolution=options.texture_size,
+        supersample=options.supersample,
+        normal_map=options.normal_map,
+        occlusion=options.occlusion,
+    )
+    bars = partial(report, "bake")
+    return bake(shaded, uv_map, dense, voxels, maps, normals=normals, progress=bars)
+
+
+def _surface(dense: Mesh, options: AssetOptions, progress: Callable[[float], None]) -> Mesh:
+    if options.surface == "cleaned":
+        return dense
+    work = remesh if options.surface == "remeshed" else outer_shell
+    return work(dense, options.surface_resolution, progress=progress)
+
+
+def _colored(mesh: Mesh, voxels: VoxelField | None, options: AssetOptions) -> TexturedMesh:
+    """Without textures: base colour and alpha at the vertices, the mean of the rest as factors."""
+    shaded, normals, _ = smooth_by_angle(mesh, options.crease_deg)
+    if voxels is None:
+        return TexturedMesh(shaded, (Material(metallic_factor=0.0),), normals=normals)
+    found = vertex_materials(shaded, voxels)
+    metallic, roughness = (float(found[:, PBR_CHANNELS[name]].mean()) for name in ("metallic", "roughness"))
+    colors = torch.nn.functional.pad(found[:, PBR_CHANNELS["base_color"]], (0, 1), value=1.0)
+    material = Material(metallic_factor=metallic, roughness_factor=roughness)
+    return TexturedMesh(shaded, (material,), vertex_colors=colors, normals=normals)

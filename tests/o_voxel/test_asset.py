@@ -1,0 +1,146 @@
+"""Raw surface to finished asset: what comes out, in which order, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import trimesh
+from pack.o_voxel.asset import PRESETS, STAGES, AssetOptions, make_asset
+from pack.o_voxel.dual_grid import dual_grid_to_mesh
+from pack.o_voxel.grid import Grid
+from pack.o_voxel.mesh.uv_check import check_uv
+from pack.o_voxel.values import Mesh, VoxelField
+from pack.o_voxel.voxelize import mesh_to_dual_grid
+
+SMALL = replace(PRESETS["game high"], faces=600, texture_size=128)
+
+
+@pytest.fixture(scope="module")
+def raw():
+    """A ball's raw surface with a smaller ball inside, and a field whose colour is the place."""
+    outer, inner = trimesh.creation.icosphere(4, 0.4), trimesh.creation.icosphere(3, 0.2)
+    both = trimesh.util.concatenate([outer, inner])
+    mesh = Mesh(torch.tensor(both.vertices, dtype=torch.float32), torch.tensor(both.faces))
+    grid = mesh_to_dual_grid(mesh, Grid.cube(48))
+    place = grid.grid.to_world(grid.coords.float() + 0.5)
+    attrs = torch.cat([place + 0.5, torch.full((len(place), 2), 0.25), torch.ones(len(place), 1)], 1)
+    return dual_grid_to_mesh(grid), VoxelField(grid.coords, attrs, grid.grid)
+
+
+def looked_up(asset, texture):
+    """The texels [F, C] at the middle of every face."""
+    middle = asset.uv[asset.uv_faces.long()].mean(1)
+    height, width = texture.image.shape[:2]
+    x, y = (middle[:, 0] * width).long(), ((1 - middle[:, 1]) * height).long()
+    return texture.image[y.clamp(0, height - 1), x.clamp(0, width - 1)].float() / 255
+
+
+def test_an_asset_has_what_was_asked_for(raw):
+    mesh, field = raw
+    kept = [tensor.clone() for tensor in (mesh.vertices, mesh.faces, field.coords, field.attrs)]
+    seen = []
+    asset = make_asset(mesh, field, SMALL, progress=lambda stage, part: seen.append((stage, part)))
+    assert 400 < len(asset.mesh.faces) <= 600
+    (material,) = asset.materials
+    for name in ("base_color", "metallic", "roughness", "occlusion", "normal"):
+        assert getattr(material, f"{name}_texture").image.shape[:2] == (128, 128), name
+    assert material.alpha_mode == "OPAQUE"
+    assert not material.double_sided
+    middle = asset.mesh.vertices[asset.mesh.faces.long()].mean(1)
+    assert (looked_up(asset, material.base_color_texture) - (middle + 0.5)).abs().quantile(0.99) < 0.03
+    assert (looked_up(asset, material.metallic_texture) - 0.25).abs().max() < 0.01
+    assert (asset.normals.norm(dim=1) - 1).abs().max() < 1e-4
+    report = check_uv(asset.mesh, asset.uv, asset.uv_faces, 128)
+    assert (report.overlapping_texels, report.flipped) == (0, 0)
+    stages = [stage for stage, _ in seen]
+    assert sorted(set(stages), key=stages.index) == [stage for stage in STAGES if stage != "surface"]
+    assert all(0 <= part <= 1 for _, part in seen)
+    for tensor, before in zip((mesh.vertices, mesh.faces, field.coords, field.attrs), kept, strict=True):
+        assert torch.equal(tensor, before)
+
+
+def test_the_same_bytes_twice(raw):
+    first, second = (make_asset(*raw, SMALL) for _ in range(2))
+    assert torch.equal(first.mesh.vertices, second.mesh.vertices)
+    assert torch.equal(first.uv, second.uv)
+    for name in ("base_color_texture", "normal_texture", "occlusion_texture"):
+        pixels = (getattr(asset.materials[0], name).image for asset in (first, second))
+        assert torch.equal(*pixels)
+
+
+def test_a_print_is_one_watertight_solid_with_colours(raw):
+    asset = make_asset(*raw, replace(PRESETS["3D print"], faces=4000, surface_resolution=48))
+    solid = trimesh.Trimesh(asset.mesh.vertices.numpy(), asset.mesh.faces.numpy(), process=True)
+    assert solid.is_watertight
+    assert solid.body_count == 1
+    assert solid.volume == pytest.approx(4 / 3 * torch.pi * 0.4**3, rel=0.05)
+    assert asset.uv is None
+    assert (asset.vertex_colors[:, :3] - (asset.mesh.vertices + 0.5)).abs().quantile(0.99) < 0.05
+
+
+def test_remeshing_keeps_what_is_inside(raw):
+    asset = make_asset(*raw, replace(SMALL, texture_size=0, surface="remeshed", surface_resolution=64, faces=4000))
+    solid = trimesh.Trimesh(asset.mesh.vertices.numpy(), asset.mesh.faces.numpy(), process=True)
+    assert solid.body_count > 1
+    assert solid.is_watertight
+
+
+def test_without_voxels_there_are_no_textures(raw):
+    asset = make_asset(raw[0], None, SMALL)
+    assert asset.uv is None
+    assert asset.vertex_colors is None
+    assert len(asset.mesh.faces) <= 600
+
+
+def test_more_faces_asked_than_there_are(raw):
+    asset = make_asset(raw[0], None, replace(SMALL, faces=10**7))
+    assert len(asset.mesh.faces) >= 0.9 * len(raw[0].faces)
+
+
+def test_cancelling_reaches_the_caller(raw):
+    class Cancelled(Exception):
+        pass
+
+    def stop(stage, part):
+        if stage == "unwrap":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        make_asset(*raw, SMALL, progress=stop)
+
+
+def test_bad_input(raw):
+    empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="expected a surface, got none"):
+        make_asset(empty, raw[1], SMALL)
+    lost = Mesh(torch.full((3, 3), torch.nan), torch.tensor([[0, 1, 2]]))
+    with pytest.raises(ValueError, match="finite"):
+        make_asset(lost, raw[1], SMALL)
+    line = Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 1]]))
+    with pytest.raises(ValueError, match="expected a surface, got none"):
+        make_asset(line, raw[1], SMALL)
+    far = Mesh(raw[0].vertices + 10, raw[0].faces)
+    with pytest.raises(ValueError, match="voxel"):
+        make_asset(far, raw[1], SMALL)
+
+
+def test_one_triangle(raw):
+    triangle = Mesh(torch.tensor([[0.4, 0, 0], [0, 0.4, 0], [0, 0, 0.4]]), torch.tensor([[0, 1, 2]]))
+    asset = make_asset(triangle, raw[1], SMALL)
+    assert len(asset.mesh.faces) == 1
+    assert (asset.uv.amax(0) - asset.uv.amin(0)).min() > 0.1
+
+
+def test_ten_thousand_coincident_faces(raw):
+    corners = torch.tensor([[0.4, 0, 0], [0, 0.4, 0], [0, 0, 0.4]]).repeat(10_000, 1)
+    pile = Mesh(corners, torch.arange(30_000).reshape(-1, 3))
+    assert len(make_asset(pile, raw[1], SMALL).mesh.faces) == 1
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="faces: expected at least 1"):
+        AssetOptions(faces=0, texture_size=1024)
+    with pytest.raises(ValueError, match="texture_size"):
+        AssetOptions(faces=1, texture_size=-1)
+    with pytest.raises(ValueError, match="surface: expected one of"):
+        AssetOptions(faces=1, texture_size=1, surface="smooth")
