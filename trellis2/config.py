@@ -46,7 +46,7 @@ class FlowConfig:
     qk_rms_norm: bool = False
     qk_rms_norm_cross: bool = False
     initialization: str = "vanilla"  # of training; no effect on a loaded model
-    use_checkpoint: bool = False  # of training
+    use_checkpoint: bool = False  # of training: blocks are computed again for their gradients, which saves memory
 
     def __post_init__(self) -> None:
         if self.pe_mode not in ("ape", "rope"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..config import FlowConfig
 from ..ops.attention import attention
@@ -194,9 +195,10 @@ class FlowTransformer(nn.Module):
             h = h + position_embedding
         h, modulations = h.to(self.torso_dtype), self._modulations(t)
         image = condition if isinstance(condition, PreparedCondition) else self.prepare(condition)
-        stream = Stream(h)
+        stream, recompute = Stream(h), self.config.use_checkpoint and torch.is_grad_enabled()
         for block, modulation, keys_values in zip(self.blocks, modulations, image.blocks, strict=True):
-            stream = block(stream, modulation, keys_values, image.lengths, layout)
+            given = (stream, modulation, keys_values, image.lengths, layout)
+            stream = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
         h = stream.total(layout.item).to(x.dtype)
         return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=1e-5))
 
