@@ -244,7 +244,8 @@ def parse(kind: type[C], data: object, where: str) -> C:
         raise ConfigError(f"{where}: expected an object, got {type(data).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = [key for key in data if key not in fields]
-    needed = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in data]
+    absent = dataclasses.MISSING
+    needed = [n for n, f in fields.items() if f.default is absent and f.default_factory is absent and n not in data]
     if unknown or needed:
         raise ConfigError(f"{where}: unknown keys {unknown[:5]}, missing keys {needed[:5]}")
     try:
