@@ -1,4 +1,4 @@
-"""The command line: generate, voxelize, mesh, convert, render, world, doctor, make-tiny. The one module that prints."""
+"""The command line: what users run without ComfyUI. The only module that prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib.metadata
 import pkgutil
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 # What a user can mend: shown as one message. Anything else is ours, and shows its traceback.
@@ -110,7 +110,33 @@ def _parser() -> argparse.ArgumentParser:
     tiny.set_defaults(command=_make_tiny)
     tiny.add_argument("folder", type=Path, metavar="DIR")
     tiny.add_argument("--seed", type=int, default=0)
+    _add_training(commands)
     return parser
+
+
+def _add_training(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser("train", help="train or fine-tune the networks; one card, or several under torchrun")
+    train.set_defaults(command=_train)
+    train.add_argument("recipe", metavar="CONFIG", help="a .json file, or a recipe of ours: mini, finetune")
+    train.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="the run's folder")
+    train.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    train.add_argument("--stage", action="append", metavar="NAME", help="only this stage of the recipe (repeatable)")
+    train.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="change the recipe")
+    train.add_argument("--device", help="cpu, cuda … (default: what is there)")
+
+    pack = commands.add_parser("pack", help="a run's networks as a checkpoint in the published layout")
+    pack.set_defaults(command=_pack)
+    pack.add_argument("run", type=Path, metavar="RUN")
+    pack.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+
+    evaluate = commands.add_parser("evaluate", help="how well a checkpoint makes objects that it has not seen")
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument("model", metavar="CHECKPOINT", help="a folder, or a hub repository")
+    evaluate.add_argument("--objects", type=int, default=200, help="how many (default 200)")
+    evaluate.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
+    evaluate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object")
+    evaluate.add_argument("--device", help="cpu, cuda … (default: what is there)")
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -250,6 +276,23 @@ def _bars() -> Callable[[str, float], None]:
     return report
 
 
+def _metric_bars() -> Callable[[str, float, Mapping[str, float]], None]:
+    """A progress bar a stage, with its last loss."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def report(stage: str, fraction: float, metrics: Mapping[str, float]) -> None:
+        if stage not in bars:
+            bars[stage] = tqdm(total=1.0, desc=f"{stage:<16}", bar_format="{desc}{percentage:5.1f}% |{bar}| {postfix}")
+        bars[stage].update(fraction - bars[stage].n)
+        bars[stage].set_postfix({key: f"{metrics[key]:.4g}" for key in ("step", "loss", "seconds") if key in metrics})
+        if fraction >= 1:
+            bars[stage].close()
+
+    return report
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     import torch
 
@@ -284,4 +327,49 @@ def _make_tiny(arguments: argparse.Namespace) -> int:
     from .tiny import make_tiny
 
     print(f"wrote {make_tiny(arguments.folder, arguments.seed)}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from .training.distributed import join
+    from .training.recipe import load_recipe
+    from .training.run import Run
+
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    with join(arguments.device) as team:
+        run = Run.open(recipe, arguments.output, team, resume=arguments.resume)
+        try:
+            checkpoint = run.train(arguments.stage, _metric_bars() if team.leads else None)
+        except KeyboardInterrupt:
+            print(f"trellis2: interrupted; go on with --resume -o {arguments.output}", file=sys.stderr)
+            return 130
+        if team.leads:
+            print(f"wrote {checkpoint}")
+    return 0
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from .training.pack import pack
+    from .training.recipe import load_recipe
+
+    print(f"wrote {pack(load_recipe(arguments.run / 'recipe.json'), arguments.run, arguments.output)}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from .pipeline import Pipeline
+    from .residency import KeepLoaded, default_device
+    from .training.evaluate import evaluate, held_out, table, write_rows
+
+    pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
+    report = _bars()
+    rows = evaluate(
+        pipeline,
+        held_out(arguments.split, arguments.objects),
+        steps=arguments.steps,
+        progress=lambda fraction: report(arguments.split, fraction),
+    )
+    if arguments.output:
+        write_rows(arguments.output, rows)
+    print(table(rows))
     return 0

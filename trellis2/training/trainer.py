@@ -25,7 +25,7 @@ from .task import Task
 Report = Callable[[int, int, Mapping[str, float]], None]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ValueError):
     """A run that cannot go on: its loss is no number."""
 
 

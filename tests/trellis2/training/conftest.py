@@ -9,6 +9,7 @@ from pack.o_voxel.convert import voxelize
 from pack.o_voxel.grid import Grid
 from pack.o_voxel.material import Material, TexturedMesh
 from pack.o_voxel.values import Mesh
+from pack.trellis2.training.distributed import Team
 from pack.trellis2.training.examples import Example
 from pack.trellis2.training.recipe import parse_recipe
 from PIL import Image, ImageDraw
@@ -106,28 +107,34 @@ NETWORKS = {
 STAGE = {"batch": 2, "learning_rate": 3e-3, "resolution": 64, "warmup": 5, "ema": 0.9, "log_every": 1}
 
 
-def toy_stages(steps: int) -> dict:
-    names = ("structure_vae", "shape_vae", "texture_vae", "structure_flow", "shape_flow", "texture_flow")
-    stages = {name: {**STAGE, "steps": steps} for name in names}
-    stages["structure_flow"]["train_image_encoder"] = True
-    return stages
+NAMES = ("structure_vae", "shape_vae", "texture_vae", "structure_flow", "shape_flow", "texture_flow")
+
+
+def recipe_data(steps: int, names=NAMES, data=None, **stage) -> dict:
+    """A toy recipe as JSON: these stages, `steps` each; `stage` goes into all, `data` into its "data"."""
+    stages = {name: {**STAGE, "steps": steps, **stage} for name in names}
+    if "structure_flow" in stages:
+        stages["structure_flow"]["train_image_encoder"] = True
+    data = {"objects": 2, "views": 1, "structure": 32, **(data or {})}
+    return copy.deepcopy({"seed": 3, "data": data, "networks": NETWORKS, "stages": stages})
+
+
+@pytest.fixture
+def toy_data():
+    return recipe_data
 
 
 @pytest.fixture
 def toy():
-    """toy(stages, **data) -> the toy recipe with these stages."""
-
-    def make(stages: dict, **data):
-        return parse_recipe(recipe_data(stages, **data), "toy.json")
-
-    return make
-
-
-def recipe_data(stages: dict, **data) -> dict:
-    data = {"objects": 2, "views": 1, "structure": 32, **data}
-    return copy.deepcopy({"seed": 3, "data": data, "networks": NETWORKS, "stages": stages})
+    """toy(steps, names, data, **stage) -> the toy recipe."""
+    return lambda *args, **kwargs: parse_recipe(recipe_data(*args, **kwargs), "toy.json")
 
 
 @pytest.fixture
 def source():
     return toy_object
+
+
+@pytest.fixture
+def alone():
+    return Team(torch.device("cpu"))
