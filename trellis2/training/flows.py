@@ -58,6 +58,9 @@ class FlowTask(Task):
             size = networks[IMAGE_ENCODER].config.hidden_size
             # A structure says nothing of colour, so the encoder would forget what the texture flow needs.
             self.patch_head = nn.Linear(size, 3 * PATCH_SIDE**2)
+            # From zero: the same on every card, whatever was drawn before.
+            nn.init.zeros_(self.patch_head.weight)
+            nn.init.zeros_(self.patch_head.bias)
 
     @classmethod
     def roles(cls, stage: StageConfig) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from ..config import ConfigError
 from ..dino import DinoConfig, DinoVisionTransformer
 from ..hub import FileSource
 from ..models import Backends, build_model
-from ..models.sparse_vae import ConvNeXtBlock, DownBlock, UpBlock
-from ..models.structure_vae import ResBlock3d
+from ..models.sparse_vae import ConvNeXtBlock, DownBlock, SparseEncoder, UpBlock
+from ..models.structure_vae import ResBlock3d, StructureEncoder
 from ..models.transformer import Block, FlowTransformer
 from ..weights import load_weights, read_tensors, save_weights
 from .flows import IMAGE_ENCODER
@@ -24,6 +24,7 @@ from .flows import IMAGE_ENCODER
 # Attention by torch, and norms and rotations in plain torch: our fused kernels for these have no gradient. The
 # convolutions' kernels have one.
 TRAINING_BACKENDS = Backends(attention="sdpa", conv="auto", rope="reference", norm="reference")
+LOGVAR_START = -6.0  # of a new encoder: a deviation of 0.05
 # Part of the published image encoder, and never applied.
 UNUSED = ("embeddings.mask_token", "norm.weight", "norm.bias")
 
@@ -105,7 +106,8 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
     """Weights to start training from: gaussian of variance 1 / inputs, no biases, gains of one.
 
     What closes a residual branch starts at zero, so a new network is close to the identity (adaptive layer norm zero,
-    Peebles and Xie 2023); so do a flow's output, and the VAEs' outputs are small.
+    Peebles and Xie 2023); so does a flow's output. Encoders start sure of their latents, or the decoder would learn
+    little from them at first.
     """
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and not name.endswith(("gamma", "_token", "_tokens")):
@@ -119,6 +121,11 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
     for module in model.modules():
         for layer in _closing_layers(module):
             layer.weight.zero_()
+        if isinstance(module, SparseEncoder | StructureEncoder):
+            last = module.to_latent if isinstance(module, SparseEncoder) else module.out_layer[-1]
+            spread = slice(len(last.weight) // 2, None)
+            last.weight[spread] = 0
+            last.bias[spread] = LOGVAR_START
 
 
 def _closing_layers(module: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""Toy objects and a toy recipe: a ball and a box a few latent voxels across, networks a few channels wide."""
+"""Toy objects and a toy recipe: a ball and a box, and networks a few channels wide."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ from pack.trellis2.training.examples import Example
 from pack.trellis2.training.recipe import parse_recipe
 from PIL import Image, ImageDraw
 
-RADIUS = 11  # voxels, at any resolution
+RADIUS = 0.17  # of the cube
 COLORS = ((0.9, 0.2, 0.1), (0.1, 0.3, 0.8))
 WIDTHS = [16, 16, 16, 16, 16]
 
@@ -42,11 +42,11 @@ def box() -> Mesh:
 
 
 def toy_object(index: int, *, resolution: int, image_size: int, views: int) -> Example:
-    """Even: a red ball.  Odd: a blue box. In the middle of the grid, as many voxels across at every resolution."""
+    """Even: a red ball.  Odd: a blue box. A third of the cube across: 22 voxels at 64."""
     odd = index % 2
     shape = box() if odd else ball()
     mesh = TexturedMesh(
-        Mesh(shape.vertices * RADIUS / resolution, shape.faces), (Material(base_color_factor=COLORS[odd]),)
+        Mesh(shape.vertices * RADIUS, shape.faces), (Material(base_color_factor=COLORS[odd]),)
     )
     image = Image.new("RGBA", (64, 64))
     draw = ImageDraw.Draw(image)

@@ -31,7 +31,11 @@ def build(name: str, recipe) -> Task:
         randomize(networks[role], torch.Generator().manual_seed(seed))
     if kind.inputs == "voxels":
         return kind(networks)
-    frozen = {} if stage.train_image_encoder else {IMAGE_ENCODER: networks.pop(IMAGE_ENCODER)}
+    if IMAGE_ENCODER in kind.trained(stage):
+        task = kind(networks, {}, FlowSetting(stage, STATISTICS, 1e-5))
+        randomize(task.patch_head, torch.Generator().manual_seed(99))
+        return task
+    frozen = {IMAGE_ENCODER: networks.pop(IMAGE_ENCODER)}
     return kind(networks, frozen, FlowSetting(stage, STATISTICS, 1e-5))
 
 
@@ -60,7 +64,7 @@ def test_gradients(toy, source, name):
     norm = torch.sqrt(sum(p.grad.double().square().sum() for p in parameters.values()))
     losses = []
     with torch.no_grad():
-        step = float(0.01 * loss_of(task, batch) / norm**2)
+        step = float(0.001 * loss_of(task, batch) / norm**2)
         for sign in (1, -2):
             for parameter in parameters.values():
                 parameter += sign * step * parameter.grad
