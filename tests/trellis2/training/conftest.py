@@ -45,9 +45,7 @@ def toy_object(index: int, *, resolution: int, image_size: int, views: int) -> E
     """Even: a red ball.  Odd: a blue box. A third of the cube across: 22 voxels at 64."""
     odd = index % 2
     shape = box() if odd else ball()
-    mesh = TexturedMesh(
-        Mesh(shape.vertices * RADIUS, shape.faces), (Material(base_color_factor=COLORS[odd]),)
-    )
+    mesh = TexturedMesh(Mesh(shape.vertices * RADIUS, shape.faces), (Material(base_color_factor=COLORS[odd]),))
     image = Image.new("RGBA", (64, 64))
     draw = ImageDraw.Draw(image)
     (draw.rectangle if odd else draw.ellipse)((8, 8, 55, 55), fill=(*(int(255 * c) for c in COLORS[odd]), 255))
@@ -138,3 +136,9 @@ def source():
 @pytest.fixture
 def alone():
     return Team(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def module_toy():
+    """The same for a fixture that lives as long as its module: (recipe data, source, team)."""
+    return recipe_data, toy_object, Team(torch.device("cpu"))

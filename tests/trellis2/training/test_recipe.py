@@ -63,7 +63,7 @@ def test_changes_from_the_command_line(data, tmp_path):
     assert (recipe.stages["shape_vae"].steps, recipe.data.source, recipe.data.cache) == (7, "/some/folder", None)
     with pytest.raises(ConfigError, match=r"unknown keys \['step'\]"):
         load_recipe(path, ["stages.shape_vae.step=7"])
-    with pytest.raises(ConfigError, match="--set stages.nothing.steps=7: expected KEY.KEY=VALUE"):
+    with pytest.raises(ConfigError, match=r"--set stages\.nothing\.steps=7: expected KEY\.KEY=VALUE"):
         load_recipe(path, ["stages.nothing.steps=7"])
     path.write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
