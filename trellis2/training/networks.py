@@ -36,22 +36,28 @@ def open_network(role: str, description: Mapping[str, Any], generator: torch.Gen
         model = new_network(role, description, "cpu")
         initialize(model, generator)
         return model
-    if set(description) - {"from", "path"}:
-        raise ConfigError(f"networks.{role}: expected 'from' and perhaps 'path', got {sorted(description)}")
-    layout = Folder(FileSource.open(description["from"], MICROSOFT))
     if role == IMAGE_ENCODER:
-        return layout.load(IMAGE_ENCODER, None, None)
-    files = layout.network_files(description["path"]) if "path" in description else layout.files(role)
-    return read_network(role, *files)
+        return open_checkpoint(description["from"]).load(IMAGE_ENCODER, None, None)
+    return read_network(role, *_files(role, description))
 
 
 def resolved(role: str, description: Mapping[str, Any]) -> Mapping[str, Any]:
     """The {"name", "args"} of a network of a recipe, read from its checkpoint where it comes from one."""
     if "from" not in description:
         return description
-    layout = Folder(FileSource.open(description["from"], MICROSOFT))
-    files = layout.network_files(description["path"]) if "path" in description else layout.files(role)
-    return json.loads(files[0].read_text(encoding="utf-8"))
+    return json.loads(_files(role, description)[0].read_text(encoding="utf-8"))
+
+
+def open_checkpoint(source: str) -> Folder:
+    """A checkpoint in Microsoft's layout: a folder, or a hub repository "owner/name"."""
+    return Folder(FileSource.open(source, MICROSOFT))
+
+
+def _files(role: str, description: Mapping[str, Any]) -> list[Path]:
+    if set(description) - {"from", "path"}:
+        raise ConfigError(f"networks.{role}: expected 'from' and perhaps 'path', got {sorted(description)}")
+    checkpoint = open_checkpoint(description["from"])
+    return checkpoint.network_files(description["path"]) if "path" in description else checkpoint.files(role)
 
 
 def new_network(role: str, description: Mapping[str, Any], device: str = "meta") -> nn.Module:

@@ -2,82 +2,105 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError, parse_pipeline
+from ..config import Normalization, parse_pipeline
 from .flows import IMAGE_ENCODER
 from .latents import LatentFolder
-from .networks import network_files, read_network, resolved, write_network
+from .networks import network_files, open_checkpoint, read_network, resolved, write_network
 from .recipe import Recipe
 
 PUBLISHED = Path(__file__).parents[1] / "published.json"
 WEIGHTS = "ckpts"
+# What pipeline.json calls the statistics of a latent, by our word; and the encoder that makes it.
+STATISTICS = {
+    "shape": ("shape_slat_normalization", "shape_slat_encoder"),
+    "texture": ("tex_slat_normalization", "tex_slat_encoder"),
+}
 
 
 def pipeline_arguments(recipe: Recipe) -> dict[str, Any]:
-    """pipeline.json's "args": the published ones with the recipe's on top, key by key."""
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))["pipeline"]["args"]
-    return _merged(published, recipe.pipeline)
+    """pipeline.json's "args": those of the base, or the published ones, with the recipe's on top, key by key."""
+    if recipe.base is None:
+        args = json.loads(PUBLISHED.read_text(encoding="utf-8"))["pipeline"]["args"]
+    else:
+        args = dataclasses.asdict(open_checkpoint(recipe.base).config)
+    return _merged(args, recipe.pipeline)
+
+
+def normalizations(recipe: Recipe, run: Path) -> dict[str, Normalization]:
+    """Of the "shape" and "texture" latents: the base's where its encoder made them, else those that the run found."""
+    stages = [stage for stage in recipe.stages.values() if stage.task.endswith("_flow")]
+    found = [LatentFolder(run / f"latents_{stage.resolution}").statistics() for stage in stages]
+    computed = next((statistics for statistics in reversed(found) if statistics is not None), {})
+    args, chosen = pipeline_arguments(recipe), {}
+    for latent, (key, encoder) in STATISTICS.items():
+        own = recipe.base is None or _trained(run, encoder)
+        chosen[latent] = computed[latent] if own and latent in computed else Normalization(**args[key])
+    return chosen
 
 
 def pack(recipe: Recipe, run: Path, folder: Path) -> Path:
     """Write the run's networks, the statistics of its latents and pipeline.json into `folder`, and return it.
 
-    Networks that the run trained are written in the recipe's dtype; those that it only read stay where they are and
-    are named there. Raises ConfigError when a network is neither.
+    Networks that the run trained are written in the recipe's dtype. Of those that it did not, a base on the hub is
+    named where it is, and one in a folder is copied. What was in `folder` is replaced.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    arguments, roles = pipeline_arguments(recipe), {}
-    for role, description in recipe.networks.items():
-        files = network_files(run / "networks", role)
-        trained = files[1].exists()
-        if trained and role == IMAGE_ENCODER:
-            write_network(read_network(role, *files), description, network_files(partial, role), recipe.dtype)
-            arguments["image_cond_model"]["args"]["model_name"] = IMAGE_ENCODER
-        elif trained:
-            target = network_files(partial / WEIGHTS, role)
-            write_network(read_network(role, *files), resolved(role, description), target, recipe.dtype)
-            roles[role] = f"{WEIGHTS}/{role}"
-        elif role != IMAGE_ENCODER and "from" in description:
-            roles[role] = _published_path(role, description)
-        elif "from" not in description:
-            # A recipe may stop before its last networks; a checkpoint then lacks their roles.
+    partial.mkdir(parents=True)
+    args = pipeline_arguments(recipe)
+    models = {} if recipe.base is None else _base_models(recipe.base, args["models"], partial)
+    for role in {**dict.fromkeys(models), **recipe.networks}:
+        if role == IMAGE_ENCODER or not _trained(run, role):
             continue
-    arguments["models"] = roles
-    arguments |= _statistics(recipe, run)
-    pipeline = {"name": "Trellis2ImageTo3DPipeline", "args": arguments}
+        model = read_network(role, *network_files(run / "networks", role))
+        write_network(model, resolved(role, recipe.network(role)), network_files(partial / WEIGHTS, role), recipe.dtype)
+        models[role] = f"{WEIGHTS}/{role}"
+    if _trained(run, IMAGE_ENCODER):
+        model = read_network(IMAGE_ENCODER, *network_files(run / "networks", IMAGE_ENCODER))
+        write_network(model, recipe.network(IMAGE_ENCODER), network_files(partial, IMAGE_ENCODER), recipe.dtype)
+        args["image_cond_model"]["args"]["model_name"] = IMAGE_ENCODER
+    elif recipe.base is not None:
+        _copy(Path(recipe.base) / args["image_cond_model"]["args"]["model_name"], partial / IMAGE_ENCODER, args)
+    statistics = normalizations(recipe, run)
+    normal = {key: dataclasses.asdict(statistics[latent]) for latent, (key, _) in STATISTICS.items()}
+    pipeline = {"name": "Trellis2ImageTo3DPipeline", "args": {**args, "models": models, **normal}}
     parse_pipeline(pipeline, "pipeline.json")
-    partial.mkdir(parents=True, exist_ok=True)
     (partial / "pipeline.json").write_text(json.dumps(pipeline, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     return folder
 
 
-def _published_path(role: str, description: Mapping[str, Any]) -> str:
-    """`owner/repository/path`, as pipeline.json names a network of elsewhere."""
-    source = description["from"]
-    if Path(source).expanduser().is_dir():
-        raise ConfigError(f"networks.{role}: it was read from the folder {source} and not trained; name a repository")
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))["pipeline"]["args"]["models"]
-    path = description.get("path") or published[role]
-    return path if path.count("/") >= 2 else f"{source}/{path}"
+def _trained(run: Path, role: str) -> bool:
+    return network_files(run / "networks", role)[1].exists()
 
 
-def _statistics(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """The normalisations of the latents that the run encoded last; none where it encoded none."""
-    encoded = [stage.resolution for stage in recipe.stages.values() if stage.task.endswith("_flow")]
-    found = [LatentFolder(run / f"latents_{resolution}").statistics() for resolution in encoded]
-    last = next((statistics for statistics in reversed(found) if statistics is not None), None)
-    if last is None:
-        return {}
-    as_json = {key: {"mean": list(stats.mean), "std": list(stats.std)} for key, stats in last.items()}
-    return {"shape_slat_normalization": as_json["shape"], "tex_slat_normalization": as_json["texture"]}
+def _base_models(base: str, models: Mapping[str, str], target: Path) -> dict[str, str]:
+    """The base's networks as paths of the new checkpoint."""
+    if not Path(base).is_dir():
+        return {role: path if path.count("/") >= 2 else f"{base}/{path}" for role, path in models.items()}
+    paths = {}
+    for role, path in models.items():
+        files = open_checkpoint(base).network_files(path)
+        (target / WEIGHTS).mkdir(exist_ok=True)
+        for file, copy in zip(files, network_files(target / WEIGHTS, role), strict=True):
+            shutil.copyfile(file, copy)
+        paths[role] = f"{WEIGHTS}/{role}"
+    return paths
+
+
+def _copy(encoder: Path, target: Path, args: dict[str, Any]) -> None:
+    """The image encoder of a base in a folder; one that comes from elsewhere still does."""
+    if encoder.is_dir():
+        shutil.copytree(encoder, target)
+        args["image_cond_model"]["args"]["model_name"] = IMAGE_ENCODER
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class DataConfig:
     views: int = 4
     structure: int = 64  # voxels a side of the grid that the structure networks decode to
     workers: int = 0  # processes that make objects; 0: the training process itself
-    cache: str | None = None  # folder that keeps what was made, for the next epoch, stage or run
+    cache: str | None = None  # folder that keeps the voxels that were made; relative to the run's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +66,25 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """networks: role in pipeline.json -> {"name", "args"} of a new one, or {"from": path} of one to start from.
+    """networks: role in pipeline.json -> {"name", "args"} of a new one, or {"from": checkpoint} of one to start from,
+    with "path" where no role of that checkpoint names it.
 
-    pipeline: keys of pipeline.json's "args" that differ from the published ones.  stages: in the order they run.
-    dtype: of the packed files' numbers; what each network computes in, its own description says.
+    base: the checkpoint to start from: all other networks, and what pipeline.json says; None: all is new, and
+    pipeline.json says what the published one does.  pipeline: keys of its "args" that differ.  stages: in the order
+    they run.  dtype: of the packed files' numbers; what each network computes in, its own description says.
     """
 
     seed: int
     data: DataConfig
     networks: Mapping[str, Mapping[str, Any]]
     stages: Mapping[str, StageConfig]
+    base: str | None = None
     pipeline: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float16"
+
+    def network(self, role: str) -> Mapping[str, Any]:
+        """Where the network of a role comes from."""
+        return self.networks[role] if role in self.networks or self.base is None else {"from": self.base}
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as `load_recipe` reads it."""
@@ -120,7 +127,7 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
         if stage.task not in TASKS:
             raise ConfigError(f"{where}.stages.{name}.task: expected one of {list(TASKS)}, got {stage.task!r}")
         absent = [role for role in TASKS[stage.task].roles(stage) if role not in recipe.networks]
-        if absent:
+        if absent and recipe.base is None:
             raise ConfigError(f"{where}.networks: the stage {name} needs {absent}")
     return recipe
 

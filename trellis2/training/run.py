@@ -26,7 +26,7 @@ from .examples import Example, Source, cached, open_source
 from .flows import FlowSetting
 from .latents import ENCODERS, LatentFolder, encode_objects
 from .networks import make_trainable, network_files, open_network, read_network, resolved, write_network
-from .pack import pack, pipeline_arguments
+from .pack import normalizations, pack, pipeline_arguments
 from .recipe import Recipe, StageConfig
 from .task import Task
 from .tasks import TASKS
@@ -91,7 +91,7 @@ class Run:
         if files[1].exists():
             return read_network(role, *files)
         generator = torch.Generator().manual_seed(mixed_seed(self.recipe.seed, role, 0))
-        return open_network(role, self.recipe.networks[role], generator)
+        return open_network(role, self.recipe.network(role), generator)
 
     def _stage(self, name: str, report: StageReport | None) -> None:
         stage, started = self.recipe.stages[name], time.perf_counter()
@@ -104,7 +104,7 @@ class Run:
         if kind.inputs == "latents":
             latents = LatentFolder(self.folder / f"latents_{stage.resolution}")
             self._encode(latents, stage, report)
-            task, make, objects = self._flow_task(stage, latents), latents, self.recipe.data.objects
+            task, make, objects = self._flow_task(stage), latents, self.recipe.data.objects
         else:
             trained = {role: make_trainable(self.network(role)) for role in kind.roles(stage)}
             task, make, objects = kind(trained), self._maker(stage, views=0), self.recipe.data.objects
@@ -114,13 +114,13 @@ class Run:
             self._finish(name, task, time.perf_counter() - started)
         self.team.barrier()
 
-    def _flow_task(self, stage: StageConfig, latents: LatentFolder) -> Task:
+    def _flow_task(self, stage: StageConfig) -> Task:
         kind, pipeline = TASKS[stage.task], pipeline_arguments(self.recipe)
         trained = {role: make_trainable(self.network(role)) for role in kind.trained(stage)}
         others = [role for role in kind.roles(stage) if role not in trained]
         frozen = {role: self.network(role).to(self.team.device) for role in others}
         sigma_min = pipeline["sparse_structure_sampler"]["args"]["sigma_min"]
-        return kind(trained, frozen, FlowSetting(stage, latents.statistics(), sigma_min))
+        return kind(trained, frozen, FlowSetting(stage, normalizations(self.recipe, self.folder), sigma_min))
 
     def _encode(self, latents: LatentFolder, stage: StageConfig, report: StageReport | None) -> None:
         """The latents of all objects, unless the VAEs of now have made them."""
@@ -136,12 +136,13 @@ class Run:
     def _maker(self, stage: StageConfig, views: int) -> Callable[[int], Example]:
         """make(index) of a stage's objects, for this process and for others."""
         size = {"resolution": stage.resolution, "image_size": stage.image_size, "views": views}
-        cache = self.recipe.data.cache
-        return partial(cached, self.source, Path(cache), **size) if cache else partial(self.source, **size)
+        if self.recipe.data.cache is None or views:
+            return partial(self.source, **size)  # what has pictures is encoded once, and its latents are kept
+        return partial(cached, self.source, self.folder / self.recipe.data.cache, **size)
 
     def _finish(self, name: str, task: Task, seconds: float) -> None:
         for role, model in task.networks.items():
-            description = resolved(role, self.recipe.networks[role])
+            description = resolved(role, self.recipe.network(role))
             write_network(model, description, network_files(self.folder / "networks", role), "float32")
         done = {"stage": name, "seconds_of_this_start": round(seconds, 1), "cards": self.team.cards}
         (self.folder / name / "finished.json").write_text(json.dumps(done) + "\n", encoding="utf-8")

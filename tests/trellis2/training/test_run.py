@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from pack.o_voxel.render.camera import Camera
-from pack.trellis2.config import ConfigError
+from pack.trellis2.checkpoint import Folder
+from pack.trellis2.config import PipelineConfig, parse
+from pack.trellis2.hub import FileSource
 from pack.trellis2.pipeline import Pipeline
 from pack.trellis2.residency import KeepLoaded
+from pack.trellis2.training import pack as module
 from pack.trellis2.training.evaluate import COLUMNS, Case, evaluate, means, table, write_rows
 from pack.trellis2.training.latents import ENCODERS, LatentFolder, encode_objects
-from pack.trellis2.training.pack import pack, pipeline_arguments
+from pack.trellis2.training.pack import pack
 from pack.trellis2.training.recipe import parse_recipe
 from pack.trellis2.training.run import Run
 from pack.trellis2.weights import read_tensors
@@ -110,33 +113,41 @@ def test_latents_of_other_encoders_are_made_again(trained, source, alone, tmp_pa
     assert torch.equal(latents(0).texture, before.texture)
 
 
-def test_networks_that_were_only_read_are_named_where_they_are(toy_data, tmp_path):
-    data = toy_data(1, ["structure_vae"])
-    data["networks"]["shape_slat_decoder"] = {"from": "microsoft/TRELLIS.2-4B"}
-    data["networks"]["sparse_structure_decoder"] = {"from": "microsoft/TRELLIS.2-4B"}
-    recipe = parse_recipe(data, "toy")
-    checkpoint = pack(recipe, tmp_path / "run", tmp_path / "checkpoint")
-    models = json.loads((checkpoint / "pipeline.json").read_text())["args"]["models"]
-    assert models == {
-        "shape_slat_decoder": "microsoft/TRELLIS.2-4B/ckpts/shape_dec_next_dc_f16c32_fp16",
-        "sparse_structure_decoder": "microsoft/TRELLIS-image-large/ckpts/ss_dec_conv3d_16l8_fp16",
-    }
-    assert pipeline_arguments(recipe)["image_cond_model"]["args"]["model_name"].startswith("facebook/")
-    data["networks"]["shape_slat_decoder"] = {"from": str(tmp_path)}
-    with pytest.raises(ConfigError, match="was read from the folder"):
-        pack(parse_recipe(data, "toy"), tmp_path / "run", tmp_path / "again")
+def test_what_a_base_on_the_hub_has_is_named_where_it_is(toy_data, tmp_path, monkeypatch, trained):
+    published = json.loads((Path(module.__file__).parents[1] / "published.json").read_text())["pipeline"]
+    (tmp_path / "pipeline.json").write_text(json.dumps(published))
+    monkeypatch.setattr(module, "open_checkpoint", lambda source: Folder(FileSource.open(str(tmp_path), source)))
+    data = toy_data(1, ["structure_vae"]) | {"networks": {}, "base": "microsoft/TRELLIS.2-4B"}
+    checkpoint = pack(parse_recipe(data, "toy"), tmp_path / "run", tmp_path / "checkpoint")
+    packed = json.loads((checkpoint / "pipeline.json").read_text())["args"]
+    assert packed["models"]["shape_slat_decoder"] == "microsoft/TRELLIS.2-4B/ckpts/shape_dec_next_dc_f16c32_fp16"
+    decoder = "microsoft/TRELLIS-image-large/ckpts/ss_dec_conv3d_16l8_fp16"
+    assert packed["models"]["sparse_structure_decoder"] == decoder
+    del packed["models"], published["args"]["models"]
+    ours, theirs = (parse(PipelineConfig, {"models": {}, **args}, "") for args in (packed, published["args"]))
+    assert ours == theirs
 
 
-def test_a_published_network_is_tuned_further(trained, toy_data, source, alone, tmp_path):
+def test_a_checkpoint_is_tuned_further(trained, toy_data, source, alone, tmp_path):
     _, _, checkpoint, _ = trained
-    data = toy_data(1, ["texture_vae"])
-    for role in ("tex_slat_encoder", "tex_slat_decoder"):
-        data["networks"][role] = {"from": str(checkpoint)}
+    data = toy_data(1, ["texture_vae", "shape_flow"]) | {"networks": {}, "base": str(checkpoint)}
     data["stages"]["texture_vae"]["learning_rate"] = 1e-9
-    tuned = Run.open(parse_recipe(data, "toy"), tmp_path, alone, source=source).train()
-    start, end = (read_tensors(folder / "ckpts/tex_slat_decoder.safetensors") for folder in (checkpoint, tuned))
-    for key, value in start.items():
-        torch.testing.assert_close(end[key], value, atol=1e-3, rtol=1e-2)
+    data["stages"]["shape_flow"]["resolution"] = 512
+    recipe = parse_recipe(data, "toy")
+    tuned = Run.open(recipe, tmp_path / "run", alone, source=source).train()
+    assert sorted(f.name for f in (tmp_path / "run/networks").glob("*.json")) == [
+        "shape_slat_flow_model_512.json",
+        "tex_slat_decoder.json",
+        "tex_slat_encoder.json",
+    ]
+    for name in ("tex_slat_decoder", "sparse_structure_decoder", "shape_slat_flow_model_512"):
+        start, end = (read_tensors(folder / f"ckpts/{name}.safetensors") for folder in (checkpoint, tuned))
+        for key, value in start.items():
+            torch.testing.assert_close(end[key], value, atol=1e-2, rtol=1e-2)
+    before, after = (json.loads((folder / "pipeline.json").read_text())["args"] for folder in (checkpoint, tuned))
+    assert before["shape_slat_normalization"] == after["shape_slat_normalization"]
+    assert before["tex_slat_normalization"] != after["tex_slat_normalization"]
+    assert Pipeline.load(str(tuned)).checkpoint.load_model("image_encoder").config.hidden_size == 32
 
 
 def test_an_evaluation_prints_its_table(trained, source, tmp_path):
