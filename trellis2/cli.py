@@ -121,6 +121,7 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
     train.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="the run's folder")
     train.add_argument("--resume", action="store_true", help="go on with the run in that folder")
     train.add_argument("--stage", action="append", metavar="NAME", help="only this stage of the recipe (repeatable)")
+    train.add_argument("--objects", action="store_true", help="only fill the recipe's cache of objects")
     train.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="change the recipe")
     train.add_argument("--device", help="cpu, cuda … (default: what is there)")
 
@@ -338,8 +339,12 @@ def _train(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.set)
     with join(arguments.device) as team:
         run = Run.open(recipe, arguments.output, team, resume=arguments.resume)
+        report = _metric_bars() if team.leads else None
         try:
-            checkpoint = run.train(arguments.stage, _metric_bars() if team.leads else None)
+            if arguments.objects:
+                run.make_objects(report)
+                return 0
+            checkpoint = run.train(arguments.stage, report)
         except KeyboardInterrupt:
             print(f"trellis2: interrupted; go on with --resume -o {arguments.output}", file=sys.stderr)
             return 130

@@ -5,7 +5,7 @@ So a run that goes on from step s reads on where it stopped, and several cards o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -75,7 +75,9 @@ class Positions(Sampler):
             step += 1
 
 
-def loader(stream: Stream, positions: Positions, collate: Callable[[list[Item]], Batch], workers: int) -> DataLoader:
+def loader(
+    stream: Stream, positions: Iterable[list[int]], collate: Callable[[list[Item]], Any], workers: int
+) -> DataLoader:
     """Batches in the order of `positions`. workers: processes that make them, started afresh (spawn) because threads
     and GPU contexts do not survive a fork; 0 makes them here."""
     return DataLoader(
@@ -88,6 +90,12 @@ def loader(stream: Stream, positions: Positions, collate: Callable[[list[Item]],
         # The loader draws a seed for its workers; from here, so that the process's own stream does not move.
         generator=torch.Generator(),
     )
+
+
+def in_order(make: Callable[[int], Any], indices: Sequence[int], workers: int) -> Iterator[Any]:
+    """make(index) of each index, made by `workers` processes ahead of time."""
+    stream = Stream(make, 0, 0, "")
+    yield from loader(stream, [[index] for index in indices], _only, workers)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -112,6 +120,11 @@ def packed_noise(draws: Sequence[torch.Generator], lengths: Sequence[int], chann
     """Standard normal [sum of lengths, channels], each object's from its own generator, on the device of `like`."""
     parts = [torch.randn(n, channels, generator=draw) for draw, n in zip(draws, lengths, strict=True)]
     return torch.cat(parts).to(like.device)
+
+
+def _only(items: list[Item]) -> Any:
+    """The object of a batch of one, without its seed."""
+    return items[0][0]
 
 
 @lru_cache(maxsize=2)

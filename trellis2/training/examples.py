@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,28 +101,6 @@ def cached(source: Source, folder: Path, index: int, *, resolution: int, image_s
     return example
 
 
-def pack_images(images: Tensor) -> dict[str, Tensor]:
-    """[V, S, S, 3] uint8 as PNG files, named for a safetensors file."""
-    packed = {"image_size": torch.tensor(images.shape[1])}
-    for view, image in enumerate(images):
-        buffer = io.BytesIO()
-        Image.fromarray(image.numpy()).save(buffer, "PNG")
-        packed[f"image.{view:03d}"] = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
-    return packed
-
-
-def unpack_images(tensors: Mapping[str, Tensor], view: int | None = None) -> Tensor:
-    """The inverse of `pack_images`; view: of this one only, modulo their number."""
-    names = sorted(name for name in tensors if name.startswith("image."))
-    if view is not None:
-        names = names[view % len(names) :][:1]
-    images = []
-    for name in names:
-        with Image.open(io.BytesIO(tensors[name].numpy().tobytes())) as image:
-            images.append(torch.from_numpy(np.array(image)))
-    return _stacked(images, int(tensors["image_size"]))
-
-
 def _pack(example: Example) -> dict[str, Tensor]:
     """15 bytes a voxel: positions in its voxel to 1/2048, materials to 1/255."""
     grid = example.voxels.dual_grid
@@ -133,7 +110,7 @@ def _pack(example: Example) -> dict[str, Tensor]:
         "dual": grid.dual.to(torch.float16),
         "intersected": bits.sum(1, dtype=torch.uint8),
         "materials": (example.voxels.field.attrs.float() * 255).round().to(torch.uint8),
-        **pack_images(example.images),
+        "images": example.images,
     }
 
 
@@ -142,7 +119,7 @@ def _unpack(tensors: Mapping[str, Tensor], resolution: int) -> Example:
     coords, grid = tensors["coords"].to(torch.int32), Grid.cube(resolution)
     dual_grid = DualGrid(coords, tensors["dual"].to(torch.float32), crossed, grid)
     field = VoxelField(coords, tensors["materials"].to(torch.float32) / 255, grid)
-    return Example(OVoxel(dual_grid, field), unpack_images(tensors))
+    return Example(OVoxel(dual_grid, field), tensors["images"])
 
 
 def _stacked(images: Sequence[Tensor], size: int) -> Tensor:

@@ -20,6 +20,7 @@ from ..image import normalize_pixels
 from ..sparse import CoordSet, Ragged, SparseTensor
 from ..stages import normalize
 from .data import Batch, Item, generators, packed_noise
+from .latents import LatentExample
 from .losses import item_mean, logit_normal_time, noisy, velocity_target
 from .recipe import DataConfig, StageConfig
 from .task import Task
@@ -70,20 +71,17 @@ class FlowTask(Task):
     def trained(cls, stage: StageConfig) -> tuple[str, ...]:
         return cls.roles(stage) if stage.train_image_encoder else cls.roles(stage)[1:]
 
-    @staticmethod
-    def collate(items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
+    @classmethod
+    def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
         examples = [example for example, _ in items]
         seeds = tuple(seed for _, seed in items)
         views = [example.images[seed % len(example.images)] for example, seed in items]
-        return {
-            "coords": torch.cat([F.pad(e.coords, (1, 0), value=i) for i, e in enumerate(examples)]),
-            "lengths": tuple(len(example.coords) for example in examples),
-            "shape": torch.cat([example.shape for example in examples]),
-            "texture": torch.cat([example.texture for example in examples]),
-            "structure": torch.stack([example.structure for example in examples]),
-            "images": torch.stack(views),
-            "seeds": seeds,
-        }
+        return {**cls.latents(examples), "images": torch.stack(views), "seeds": seeds}
+
+    @classmethod
+    def latents(cls, examples: Sequence[LatentExample]) -> Batch:
+        """What the task learns of these objects."""
+        raise NotImplementedError
 
     @property
     def flow(self) -> nn.Module:
@@ -133,6 +131,10 @@ class StructureFlowTask(FlowTask):
 
     flow_role = "sparse_structure_flow_model"
 
+    @classmethod
+    def latents(cls, examples: Sequence[LatentExample]) -> Batch:
+        return {"structure": torch.stack([example.structure for example in examples])}
+
     def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
         clean = batch["structure"]
         noise = torch.stack([torch.randn(clean.shape[1:], generator=draw) for draw in draws]).to(clean.device)
@@ -142,6 +144,15 @@ class StructureFlowTask(FlowTask):
 
 class LatentFlowTask(FlowTask):
     """A structured latent on its object's voxels, normalised."""
+
+    @classmethod
+    def latents(cls, examples: Sequence[LatentExample]) -> Batch:
+        return {
+            "coords": torch.cat([F.pad(e.coords, (1, 0), value=i) for i, e in enumerate(examples)]),
+            "lengths": tuple(len(example.coords) for example in examples),
+            "shape": torch.cat([example.shape for example in examples]),
+            "texture": torch.cat([example.texture for example in examples]),
+        }
 
     def _latent(self, batch: Batch, name: str) -> SparseTensor:
         coords = CoordSet(batch["coords"], batch["lengths"])

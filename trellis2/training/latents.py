@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from ..config import Normalization
 from ..models.shape_vae import dual_grid_features
 from ..models.texture_vae import field_features
 from ..weights import read_tensors, save_weights
+from .data import in_order
 from .distributed import Team
-from .examples import Example, pack_images, unpack_images
+from .examples import Example
 from .recipe import DataConfig
 from .vaes import occupancy, voxels_to
 
@@ -47,12 +48,17 @@ class LatentFolder:
 
     def __call__(self, index: int) -> LatentExample:
         tensors = read_tensors(self.path(index))
-        latents = (tensors[key] for key in ("shape", "texture", "structure"))
-        return LatentExample(tensors["coords"].to(torch.int32), *latents, unpack_images(tensors))
+        del tensors["encoders"]
+        return LatentExample(**tensors)
 
     def path(self, index: int) -> Path:
         """The file of an object."""
         return self.folder / f"{index:08d}.safetensors"
+
+    def holds(self, index: int, encoders: Sequence[int]) -> bool:
+        """Whether the object is there, encoded by networks of this fingerprint."""
+        path = self.path(index)
+        return path.exists() and read_tensors(path)["encoders"].tolist() == list(encoders)
 
     def statistics(self) -> Mapping[str, Normalization] | None:
         """Of the "shape" and the "texture" latents, once all objects are encoded."""
@@ -81,13 +87,12 @@ def encode_objects(
     """
     made_by = fingerprint(encoders)
     mine = range(team.card, data.objects, team.cards)
-    for done, index in enumerate(mine):
-        path = folder.path(index)
-        if not path.exists() or read_tensors(path)["encoders"].tolist() != made_by:
-            latent = encode(encoders, make(index), data.structure, team.device)
-            save_weights(_pack(latent) | {"encoders": torch.tensor(made_by, dtype=torch.uint8)}, path)
+    missing = [index for index in mine if not folder.holds(index, made_by)]
+    for done, (index, example) in enumerate(zip(missing, in_order(make, missing, data.workers), strict=True)):
+        latent = encode(encoders, example, data.structure, team.device)
+        save_weights({**vars(latent), "encoders": torch.tensor(made_by, dtype=torch.uint8)}, folder.path(index))
         if progress is not None:
-            progress((done + 1) / len(mine))
+            progress((done + 1) / len(missing))
     team.barrier()
     if team.leads:
         statistics = {key: channel_statistics(folder, key, data.objects) for key in SLATS}
@@ -128,8 +133,3 @@ def channel_statistics(folder: LatentFolder, key: str, objects: int) -> dict[str
     mean = total / count
     deviation = (squares / count - mean.square()).clamp_min(1e-8).sqrt()
     return {"mean": mean.tolist(), "std": deviation.tolist()}
-
-
-def _pack(latent: LatentExample) -> dict[str, Tensor]:
-    kept = {"shape": latent.shape, "texture": latent.texture, "structure": latent.structure}
-    return {"coords": latent.coords.to(torch.int16), **kept, **pack_images(latent.images)}

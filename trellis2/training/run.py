@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from ..config import ConfigError
-from .data import Stream, mixed_seed
+from .data import Stream, in_order, mixed_seed
 from .distributed import Team
 from .examples import Example, Source, cached, open_source
 from .flows import FlowSetting
 from .latents import ENCODERS, LatentFolder, encode_objects
 from .networks import make_trainable, network_files, open_network, read_network, resolved, write_network
 from .pack import normalizations, pack, pipeline_arguments
-from .recipe import Recipe, StageConfig
+from .recipe import DataConfig, Recipe, StageConfig
 from .task import Task
 from .tasks import TASKS
 from .trainer import Work, term_weights, train_stage
@@ -85,6 +85,19 @@ class Run:
         self.team.barrier()
         return self.folder / "checkpoint"
 
+    def make_objects(self, report: StageReport | None = None) -> None:
+        """Fill the cache with the objects of all stages, each card its share. Other processes may train meanwhile:
+        they make what they need and is not there yet. Raises ConfigError without a cache or a number of objects."""
+        data = self.recipe.data
+        if data.cache is None or not data.objects:
+            raise ConfigError("data.cache, data.objects: expected a folder and a number, to make objects ahead")
+        makers = {(stage.resolution, _views(data, stage)): self._maker(stage) for stage in self.recipe.stages.values()}
+        mine = range(self.team.card, data.objects, self.team.cards)
+        for (resolution, _), make in makers.items():
+            for done, _ in enumerate(in_order(partial(_made, make), mine, data.workers)):
+                if report is not None:
+                    report(f"objects at {resolution}", (done + 1) / len(mine), {})
+
     def network(self, role: str) -> nn.Module:
         """A network as the run has it by now, in fp32 on the CPU."""
         files = network_files(self.folder / "networks", role)
@@ -107,7 +120,7 @@ class Run:
             task, make, objects = self._flow_task(stage), latents, self.recipe.data.objects
         else:
             trained = {role: make_trainable(self.network(role)) for role in kind.roles(stage)}
-            task, make, objects = kind(trained), self._maker(stage, views=0), self.recipe.data.objects
+            task, make, objects = kind(trained), self._maker(stage), self.recipe.data.objects
         stream = Stream(make, objects, self.recipe.seed, name)
         train_stage(Work(task, stage, self.recipe.data, stream, self.folder / name), self.team, told)
         if self.team.leads:
@@ -130,14 +143,14 @@ class Run:
             if report is not None:
                 report(latents.folder.name, fraction, {})
 
-        make = self._maker(stage, self.recipe.data.views)
-        encode_objects(encoders, make, self.recipe.data, latents, self.team, told)
+        encode_objects(encoders, self._maker(stage), self.recipe.data, latents, self.team, told)
 
-    def _maker(self, stage: StageConfig, views: int) -> Callable[[int], Example]:
+    def _maker(self, stage: StageConfig) -> Callable[[int], Example]:
         """make(index) of a stage's objects, for this process and for others."""
+        views = _views(self.recipe.data, stage)
         size = {"resolution": stage.resolution, "image_size": stage.image_size, "views": views}
-        if self.recipe.data.cache is None or views:
-            return partial(self.source, **size)  # what has pictures is encoded once, and its latents are kept
+        if self.recipe.data.cache is None:
+            return partial(self.source, **size)
         return partial(cached, self.source, self.folder / self.recipe.data.cache, **size)
 
     def _finish(self, name: str, task: Task, seconds: float) -> None:
@@ -146,6 +159,17 @@ class Run:
             write_network(model, description, network_files(self.folder / "networks", role), "float32")
         done = {"stage": name, "seconds_of_this_start": round(seconds, 1), "cards": self.team.cards}
         (self.folder / name / "finished.json").write_text(json.dumps(done) + "\n", encoding="utf-8")
+
+
+def _views(data: DataConfig, stage: StageConfig) -> int:
+    """Pictures that the stage's objects need."""
+    return data.views if TASKS[stage.task].inputs == "latents" else 0
+
+
+def _made(make: Callable[[int], Example], index: int) -> int:
+    """Make an object for the cache alone."""
+    make(index)
+    return index
 
 
 def _differing(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:

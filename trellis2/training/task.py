@@ -34,8 +34,8 @@ class Task(nn.Module):
         """Those of them that it trains; the others stay as they are."""
         return cls.roles(stage)
 
-    @staticmethod
-    def collate(items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
+    @classmethod
+    def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
         """The batch of these examples, made where the examples are."""
         raise NotImplementedError
 

@@ -33,8 +33,8 @@ class StructureVae(Task):
     def roles(cls, stage: StageConfig) -> tuple[str, ...]:
         return ("sparse_structure_encoder", "sparse_structure_decoder")
 
-    @staticmethod
-    def collate(items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
+    @classmethod
+    def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
         grids = [example.voxels.dual_grid for example, _ in items]
         return {"occupied": occupancy(grids, data.structure), "seeds": tuple(seed for _, seed in items)}
 
@@ -56,8 +56,8 @@ class SparseVae(Task):
 
     inputs = "voxels"
 
-    @staticmethod
-    def collate(items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
+    @classmethod
+    def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
         objects = [example.voxels for example, _ in items]
         return {
             "coords": torch.cat([voxels.dual_grid.coords for voxels in objects]),

@@ -34,9 +34,22 @@ def losses(run):
 
 def test_a_killed_process_goes_on_to_the_same_losses(recipe, tmp_path, capsys):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
+    assert main(["train", str(recipe), "-o", str(killed), "--objects"]) == 0
+    assert len(list((tmp_path / "objects").rglob("*.safetensors"))) == 3
     assert main(["train", str(recipe), "-o", str(whole), "--device", "cpu"]) == 0
     assert len(list((tmp_path / "objects").rglob("*.safetensors"))) == 3
-    command = [sys.executable, "-c", PROGRAM, "train", str(recipe), "-o", str(killed), "--set", "data.workers=1"]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "train",
+        str(recipe),
+        "-o",
+        str(killed),
+        "--resume",
+        "--set",
+        "data.workers=1",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while not (killed / "texture_vae/state.safetensors").exists() and process.poll() is None:
