@@ -18,6 +18,7 @@ from ...o_voxel.ops.hash_grid import hash_grid
 from ...o_voxel.render.camera import Camera
 from ...o_voxel.values import OVoxel, VoxelField
 from ..config import SamplerConfig
+from ..image import prepare_image
 from ..models.shape_vae import dual_grid_features
 from ..pipeline import Asset, Pipeline
 from .metrics import delta_e, f_score, structure_iou, visible_points
@@ -37,7 +38,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One object to make: its picture as the pipeline takes it, and what it is. camera: the picture's."""
+    """One object to make: its prepared picture, and what it is. camera: from where the picture was taken."""
 
     name: str
     picture: Image.Image
@@ -66,7 +67,8 @@ class _WorldCase:
         from .world import make_sample
 
         sample = make_sample(self.family, self.seed, resolution=RESOLUTION, image_size=512, views=1)
-        return Case(f"{self.family}/{self.seed}", sample.images[0], sample.voxels, sample.cameras[0])
+        picture = prepare_image(sample.images[0])
+        return Case(f"{self.family}/{self.seed}", picture, sample.voxels, sample.views[0].camera)
 
 
 def evaluate(

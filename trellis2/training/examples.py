@@ -70,11 +70,12 @@ def open_source(name: str) -> Source:
 
 def world_example(index: int, *, resolution: int, image_size: int, views: int) -> Example:
     """Object `index` of the procedural world: the families in turn, a seed for each round."""
-    from .world import TRAIN_FAMILIES, make_sample
+    from .world import TRAIN_FAMILIES, TRAIN_SEEDS, make_sample
 
-    seed, family = divmod(index, len(TRAIN_FAMILIES))
-    sample = make_sample(TRAIN_FAMILIES[family], seed, resolution=resolution, image_size=image_size, views=views)
-    return Example.of(sample.voxels, list(sample.images), image_size)
+    round_, family = divmod(index, len(TRAIN_FAMILIES))
+    name, seed = TRAIN_FAMILIES[family], TRAIN_SEEDS[round_]
+    sample = make_sample(name, seed, resolution=resolution, image_size=image_size, views=views)
+    return Example.of(sample.voxels, sample.images, image_size)
 
 
 def mesh_example(files: tuple[Path, ...], index: int, *, resolution: int, image_size: int, views: int) -> Example:

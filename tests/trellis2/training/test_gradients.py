@@ -72,6 +72,20 @@ def test_gradients(toy, source, name):
     assert float((losses[0] - losses[1]) / (2 * step)) == pytest.approx(float(norm**2), rel=LIKENESS)
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_half_precision_changes_little(toy, source, name):
+    recipe = toy(1, data={"structure": 16}, drop_condition=0.0)
+    task, batch = build(name, recipe), batch_of(name, recipe, source)
+    whole = {key: float(term.detach()) for key, term in task(batch).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        half = task(batch)
+    assert all(term.dtype == torch.float32 for term in half.values())
+    assert {key: float(term.detach()) for key, term in half.items()} == pytest.approx(whole, rel=0.05, abs=1e-3)
+    sum(half.values()).backward()
+    trained = [p for p in task.parameters() if p.requires_grad]
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in trained)
+
+
 def test_a_dropped_image_leaves_no_trace(toy, source):
     recipe = toy(1, ["shape_flow"], drop_condition=1.0)
     task, batch = build("shape_flow", recipe), batch_of("shape_flow", recipe, source)
