@@ -16,7 +16,7 @@ from ..dino import DinoConfig, DinoVisionTransformer
 from ..hub import FileSource
 from ..models import Backends, build_model
 from ..models.sparse_vae import ConvNeXtBlock, DownBlock, SparseEncoder, UpBlock
-from ..models.structure_vae import ResBlock3d, StructureEncoder
+from ..models.structure_vae import ResBlock3d, StructureDecoder, StructureEncoder
 from ..models.transformer import Block, FlowTransformer
 from ..weights import load_weights, read_tensors, save_weights
 from .flows import IMAGE_ENCODER
@@ -25,6 +25,9 @@ from .flows import IMAGE_ENCODER
 # convolutions' kernels have one.
 TRAINING_BACKENDS = Backends(attention="sdpa", conv="auto", rope="reference", norm="reference")
 LOGVAR_START = -6.0  # of a new encoder: a deviation of 0.05
+OCCUPANCY_START = -3.0  # of a new structure decoder: most of the grid is empty
+# Of biases: where the input is empty they are all that a layer norm sees, and it must not divide by nothing.
+BIAS_DEVIATION = 0.05
 # Part of the published image encoder, and never applied.
 UNUSED = ("embeddings.mask_token", "norm.weight", "norm.bias")
 
@@ -109,7 +112,7 @@ def make_trainable(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def initialize(model: nn.Module, generator: torch.Generator) -> None:
-    """Weights to start training from: gaussian of variance 1 / inputs, no biases, gains of one.
+    """Weights to start training from: gaussian of variance 1 / inputs, small biases, gains of one.
 
     What closes a residual branch starts at zero, so a new network is close to the identity (adaptive layer norm zero,
     Peebles and Xie 2023); so does a flow's output. Encoders start sure of their latents, or the decoder would learn
@@ -122,11 +125,16 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
             parameter.normal_(0, fan_in**-0.5, generator=generator)
         elif name.endswith(("_token", "_tokens")):
             parameter.normal_(0, 0.02, generator=generator)
+        elif name.endswith("bias") and "norm" not in name:
+            parameter.normal_(0, BIAS_DEVIATION, generator=generator)
         else:
             parameter.fill_(float(name.endswith(("gamma", "lambda1", "weight"))))
     for module in model.modules():
         for layer in _closing_layers(module):
             layer.weight.zero_()
+            layer.bias.zero_()
+        if isinstance(module, StructureDecoder):
+            module.out_layer[-1].bias.fill_(OCCUPANCY_START)
         if isinstance(module, SparseEncoder | StructureEncoder):
             last = module.to_latent if isinstance(module, SparseEncoder) else module.out_layer[-1]
             spread = slice(len(last.weight) // 2, None)

@@ -27,7 +27,7 @@ class StructureVae(Task):
     """Occupancy on a dense grid."""
 
     inputs = "voxels"
-    weights: ClassVar = {"occupancy": 1.0, "dice": 1.0, "kl": 1e-3}
+    weights: ClassVar = {"occupancy": 1.0, "dice": 1.0, "kl": 1e-2}
 
     @classmethod
     def roles(cls, stage: StageConfig) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ def box() -> Mesh:
     return Mesh(corners, torch.tensor(faces))
 
 
+@cache
 def toy_object(index: int, *, resolution: int, image_size: int, views: int) -> Example:
     """Even: a red ball.  Odd: a blue box. A third of the cube across: 22 voxels at 64."""
     odd = index % 2
