@@ -28,14 +28,8 @@ from PIL import Image
 NAMES = ("structure_vae", "shape_vae", "texture_vae", "structure_flow", "shape_flow", "texture_flow")
 ROOT = Path(__file__).parents[3]
 SIZE = {"image_size": 512, "views": 1}
-STEPS = {
-    "structure_vae": 60,
-    "shape_vae": 25,
-    "texture_vae": 20,
-    "structure_flow": 25,
-    "shape_flow": 10,
-    "texture_flow": 10,
-}
+STEPS = {"structure_vae": 20, "shape_vae": 15, "texture_vae": 12}
+STEPS |= {"structure_flow": 10, "shape_flow": 5, "texture_flow": 5}
 
 
 @pytest.fixture(scope="module")
