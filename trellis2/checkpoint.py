@@ -137,7 +137,10 @@ class Folder:
             return [path for path in self._encoder_files() if path is not None]
         if role not in self.config.models:
             raise MissingFileError(f"{role}: pipeline.json has no such model, only {list(self.config.models)}")
-        path = self.config.models[role]
+        return self.network_files(self.config.models[role])
+
+    def network_files(self, path: str) -> list[Path]:
+        """The description and the weights at a path, as pipeline.json names them."""
         source, name = self._files, path
         # Three parts or more may name another repository; files of ours win.
         ours = all(source.find(f"{path}.{suffix}") for suffix in ("json", "safetensors"))

@@ -6,7 +6,7 @@ Names are the files' own. An unknown key raises: a checkpoint that says somethin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,7 +46,7 @@ class FlowConfig:
     qk_rms_norm: bool = False
     qk_rms_norm_cross: bool = False
     initialization: str = "vanilla"  # of training; no effect on a loaded model
-    use_checkpoint: bool = False  # of training
+    use_checkpoint: bool = False  # of training: blocks are computed again for their gradients, which saves memory
 
     def __post_init__(self) -> None:
         if self.pe_mode not in ("ape", "rope"):
@@ -128,6 +128,8 @@ class SparseEncoderConfig(SparseVaeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _expect_all(self.down_block_type, "SparseResBlockS2C3d", "down_block_type")
+        # The skip path averages the eight children's channels down to the next level's.
+        _expect_steps(self.model_channels, lambda width, following: 8 * width % following == 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,8 @@ class SparseDecoderConfig(SparseVaeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _expect_all(self.up_block_type, "SparseResBlockC2S3d", "up_block_type")
+        # The skip path deals the channels out to eight children, and repeats them up to the next level's.
+        _expect_steps(self.model_channels, lambda width, following: width % 8 == 0 and following % (width // 8) == 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +248,8 @@ def parse(kind: type[C], data: object, where: str) -> C:
         raise ConfigError(f"{where}: expected an object, got {type(data).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = [key for key in data if key not in fields]
-    needed = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in data]
+    absent = dataclasses.MISSING
+    needed = [n for n, f in fields.items() if f.default is absent and f.default_factory is absent and n not in data]
     if unknown or needed:
         raise ConfigError(f"{where}: unknown keys {unknown[:5]}, missing keys {needed[:5]}")
     try:
@@ -273,3 +278,9 @@ def parse_pipeline(data: object, where: str) -> PipelineConfig:
 def _expect_all(values: tuple[str, ...], expected: str, name: str) -> None:
     if any(value != expected for value in values):
         raise ConfigError(f"{name}: expected {expected} everywhere, got {list(values)}")
+
+
+def _expect_steps(widths: tuple[int, ...], fits: Callable[[int, int], bool]) -> None:
+    for width, following in zip(widths, widths[1:], strict=False):
+        if not fits(width, following):
+            raise ConfigError(f"model_channels: {width} cannot go on to {following} at eight children a voxel")

@@ -45,9 +45,14 @@ def to_pixels(image: Image.Image, size: int) -> Tensor:
     Raises ValueError unless `image` is RGB, as `prepare_image` returns it, and `size` is positive.
     """
     _check_rgb(image, "image")
-    pixels = torch.from_numpy(_unit_array(_resized(image, size))).permute(2, 0, 1)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (pixels - mean) / std
+    return normalize_pixels(torch.from_numpy(np.array(_resized(image, size)))).permute(2, 0, 1)
+
+
+def normalize_pixels(image: Tensor) -> Tensor:
+    """RGB bytes [..., 3] uint8 to float32 of ImageNet's mean and deviation, on the same device."""
+    check_tensor(image, "image", (None,) * (image.ndim - 1) + (3,), torch.uint8)
+    mean, std = (torch.tensor(values, device=image.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image.float() / 255 - mean) / std
 
 
 def from_comfy(images: Tensor, alpha: Tensor | None = None) -> list[Image.Image]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -57,14 +58,25 @@ def load_weights(
     return model.requires_grad_(False).eval()
 
 
-def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file, whole or not at all."""
+def save_weights(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all, also where several processes write the same one."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, metadata)
     partial.replace(path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What was given to `save_weights` as metadata. Raises CheckpointError when the file is not whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
 
 
 def randomize(model: nn.Module, generator: torch.Generator) -> None:

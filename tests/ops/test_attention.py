@@ -155,3 +155,10 @@ def test_every_backend_of_the_gpu_is_as_good_as_plain_torch(backend, keys, width
 def test_a_backend_that_does_not_work_here_says_why():
     with pytest.raises(ValueError, match=r"cudnn.*does not work on cpu"):
         attention(*tokens((3,), (2,)), (3,), (2,), backend="cudnn")
+
+
+@backends
+@pytest.mark.parametrize("queries, keys", [((3, 3), (2, 2)), ((1, 4), (3, 2))], ids=["dense", "ragged"])
+def test_gradients(backend, queries, keys):
+    given = [tensor.requires_grad_() for tensor in tokens(queries, keys, torch.float64)]
+    assert torch.autograd.gradcheck(lambda *x: attention(*x, queries, keys, backend=backend), given)

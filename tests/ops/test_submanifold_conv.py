@@ -246,6 +246,18 @@ def test_gradients_against_the_dense_convolution():
         torch.testing.assert_close(a.grad, b.grad, atol=1e-9, rtol=0)
 
 
+def test_autocast_computes_in_its_dtype_and_gives_gradients_in_the_parameters():
+    around, (weight, bias) = neighbors(voxels(63)), weights(torch.float32)
+    feats = numbers(63, CIN).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = submanifold_conv(feats, around, weight.requires_grad_(), bias.requires_grad_())
+    assert out.dtype == torch.bfloat16
+    plain = submanifold_conv(feats, around, weight, bias)
+    torch.testing.assert_close(out.float(), plain, atol=ROUNDING[torch.bfloat16], rtol=0)
+    out.float().sum().backward()
+    assert weight.grad.dtype == bias.grad.dtype == torch.float32 and bool(weight.grad.any())
+
+
 def dense_differentiable(coords, feats, weight, bias):
     volume = torch.zeros(*SHAPE, CIN, dtype=torch.float64).index_put(tuple(coords.long().T), feats)
     out = F.conv3d(volume.permute(0, 4, 1, 2, 3), weight.permute(0, 4, 1, 2, 3), bias, padding=1)

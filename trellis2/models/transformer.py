@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..config import FlowConfig
 from ..ops.attention import attention
@@ -135,16 +136,16 @@ class Block(nn.Module):
         norm, item = self.backends.norm, layout.item
         form = input_form(self.self_attn.to_qkv)
         x, h = add_norm_modulate(stream.x, stream.branch, scale_msa, shift_msa, item, form=form, backend=norm)
-        out = self.self_attn(h, layout)
+        out = self.self_attn(h, layout).to(x.dtype)  # under autocast products come in its dtype, here and below
         if set(lengths) == {1}:
             branch = Branch(out, gate_msa, self.cross_attn.constant(image))
         else:
             form, own, branch = input_form(self.cross_attn.to_q), self.norm2, Branch(out, gate_msa)
             x, h = add_norm_affine(x, branch, own.weight, own.bias, item, form=form, eps=own.eps, backend=norm)
-            branch = Branch(self.cross_attn(h, image, lengths, layout))
+            branch = Branch(self.cross_attn(h, image, lengths, layout).to(x.dtype))
         form = input_form(self.mlp.mlp[0])
         x, h = add_norm_modulate(x, branch, scale_mlp, shift_mlp, item, form=form, backend=norm)
-        return Stream(x, Branch(self.mlp(h), gate_mlp))
+        return Stream(x, Branch(self.mlp(h).to(x.dtype), gate_mlp))
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,9 +195,10 @@ class FlowTransformer(nn.Module):
             h = h + position_embedding
         h, modulations = h.to(self.torso_dtype), self._modulations(t)
         image = condition if isinstance(condition, PreparedCondition) else self.prepare(condition)
-        stream = Stream(h)
+        stream, recompute = Stream(h), self.config.use_checkpoint and torch.is_grad_enabled()
         for block, modulation, keys_values in zip(self.blocks, modulations, image.blocks, strict=True):
-            stream = block(stream, modulation, keys_values, image.lengths, layout)
+            given = (stream, modulation, keys_values, image.lengths, layout)
+            stream = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
         h = stream.total(layout.item).to(x.dtype)
         return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=1e-5))
 

@@ -5,6 +5,7 @@ Letters: T query tokens and S key tokens of all items together, H heads, d chann
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ....o_voxel.checks import FLOATS, check_tensor
@@ -27,7 +28,8 @@ def attention(
     """softmax(q k^T / sqrt(d)) v, no mask, no dropout.
 
     query_lengths, key_lengths: tokens of each item, B entries each, summing to T and S; items are packed one after
-    the other. Equal lengths run as one dense batch, others item by item, so nothing is padded.
+    the other. Equal lengths run as one dense batch, others item by item, so nothing is padded. Every backend is
+    differentiable.
     """
     total, heads, width = check_tensor(query, "query", (None, None, None), FLOATS).shape
     sources = check_tensor(key, "key", (None, heads, width), query.dtype).shape[0]
@@ -44,10 +46,13 @@ def attention(
         # Attention to a single token is that token's value; some fused kernels refuse the shape.
         out = v.expand_as(q) if k.shape[1] == 1 else attend(q, k, v)
         return out.reshape(total, heads, width)
+    items = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
+    parts = (attend(q[None], k[None], v[None])[0] for q, k, v in items)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value)):
+        return torch.cat(list(parts))
     out = query.new_empty(query.shape)
-    pairs = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
-    for target, (q, k, v) in zip(out.split(query_lengths), pairs, strict=True):
-        target.copy_(attend(q[None], k[None], v[None])[0])
+    for target, part in zip(out.split(query_lengths), parts, strict=True):
+        target.copy_(part)
     return out
 
 

@@ -21,6 +21,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from ....o_voxel.checks import FLOATS, check_tensor
 from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
 from ....o_voxel.ops.hash_grid import hash_grid
+from ..autocast import autocast
 from . import reference
 
 if TYPE_CHECKING:
@@ -112,8 +113,10 @@ def submanifold_conv(
     Accumulates in fp32; deterministic. tiles: where to get `tile_neighbors(neighbors)` from, if it is kept; only the
     Triton kernel asks for it. Differentiable once in feats, weight and bias, for a whole map made by `neighbor_map` or
     `child_neighbors`: i is a neighbour of j where j is one of i. Raises ValueError on a shape or dtype that does not
-    fit, and where gradients are wanted through a map of some rows only.
+    fit, and where gradients are wanted through a map of some rows only. Under torch.autocast it computes in that
+    dtype, as torch's own layers do.
     """
+    feats, weight, bias = autocast(feats, weight, bias)
     _check_conv(feats, neighbors, weight, bias)
     if len(neighbors) != len(feats) and _wants_gradients(feats, weight, bias):
         raise ValueError(f"neighbors: gradients need the map of all {len(feats)} rows, got {len(neighbors)}")
@@ -138,6 +141,7 @@ def child_conv(
     parent, child: some of the children, or all.  tiles: where to get `tile_neighbors(neighbors, parent, child)` from.
     The reference computes all eight children of the parents that are named; gradients, of all parents.
     """
+    feats, weight, bias = autocast(feats, weight, bias)
     _check_conv(feats, neighbors, weight, bias)
     _check_children(neighbors, parent, child)
     if len(weight) % CHILDREN:

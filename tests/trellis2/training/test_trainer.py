@@ -1,0 +1,126 @@
+"""The loop: it learns, goes on after a kill as if nothing had been, averages, and writes what it did."""
+
+import csv
+import math
+
+import pytest
+import torch
+from pack.trellis2.config import ConfigError
+from pack.trellis2.training.networks import initialize, make_trainable, new_network
+from pack.trellis2.training.recipe import StageConfig
+from pack.trellis2.training.run import Run
+from pack.trellis2.training.state import Average, saved_step
+from pack.trellis2.training.trainer import TrainingError, learning_rate
+
+
+class Killed(Exception):
+    pass
+
+
+def rows(folder, stage):
+    with (folder / stage / "metrics.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def without_time(table):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in table]
+
+
+# Steps, and the factor by which the loss of two objects falls at least.
+LEARNS = {"structure_vae": (20, 1.4), "shape_vae": (15, 1.3), "texture_vae": (15, 8)}
+
+
+@pytest.mark.parametrize("stage", LEARNS)
+def test_a_vae_learns_two_objects(toy, source, alone, tmp_path, stage):
+    steps, factor = LEARNS[stage]
+    Run.open(toy(steps, [stage], {"structure": 16}, resolution=32), tmp_path, alone, source=source).train()
+    table = rows(tmp_path, stage)
+    assert table[-1]["loss"] * factor < table[0]["loss"]
+    assert [row["step"] for row in table] == list(range(1, steps + 1))
+    assert all(row["gradient_norm"] > 0 for row in table)
+
+
+def test_a_run_that_was_killed_goes_on_exactly(toy, source, alone, tmp_path):
+    recipe = toy(6, ["texture_vae"], save_every=2)
+    Run.open(recipe, tmp_path / "whole", alone, source=source).train()
+
+    def killer(stage, fraction, metrics):
+        if fraction > 0.8:  # after step 5, whose state is not saved
+            raise Killed
+
+    with pytest.raises(Killed):
+        Run.open(recipe, tmp_path / "killed", alone, source=source).train(report=killer)
+    assert saved_step(tmp_path / "killed/texture_vae/state.safetensors") == 4
+    assert len(rows(tmp_path / "killed", "texture_vae")) == 5
+    with pytest.raises(ConfigError, match="a run is there already"):
+        Run.open(recipe, tmp_path / "killed", alone, source=source)
+    Run.open(recipe, tmp_path / "killed", alone, resume=True, source=source).train()
+    whole, killed = (without_time(rows(tmp_path / name, "texture_vae")) for name in ("whole", "killed"))
+    assert whole == killed and len(whole) == 6
+    files = [(tmp_path / name / "networks/tex_slat_decoder.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert files[0] == files[1]
+
+
+def test_parts_of_a_batch_give_the_same_losses(toy, source, alone, tmp_path):
+    for micro_batch in (2, 1):
+        recipe = toy(3, ["texture_vae"], micro_batch=micro_batch)
+        Run.open(recipe, tmp_path / str(micro_batch), alone, source=source).train()
+    whole, parts = (rows(tmp_path / name, "texture_vae") for name in ("2", "1"))
+    for a, b in zip(whole, parts, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)
+
+
+def test_another_recipe_does_not_go_on(toy, source, alone, tmp_path):
+    Run.open(toy(2, ["structure_vae"]), tmp_path, alone, source=source)
+    with pytest.raises(ConfigError, match=r"what differs: \['stages\.structure_vae\.steps'\]"):
+        Run.open(toy(3, ["structure_vae"]), tmp_path, alone, resume=True, source=source)
+    Run.open(toy(2, ["structure_vae"], {"workers": 5}), tmp_path, alone, resume=True, source=source)
+
+
+def test_terms_and_stages_that_are_not_there(toy, source, alone, tmp_path):
+    with pytest.raises(ConfigError, match=r"expected terms among \['materials', 'kl'\], got \['color'\]"):
+        Run.open(toy(2, ["texture_vae"], weights={"color": 1}), tmp_path / "a", alone, source=source)
+    with pytest.raises(ConfigError, match="the stage shape_flow needs a number of objects"):
+        Run.open(toy(2, ["shape_flow"], {"objects": 0}), tmp_path / "b", alone, source=source)
+    with pytest.raises(ConfigError, match=r"stage: expected some of \['texture_vae'\], got \['shape_vae'\]"):
+        Run.open(toy(2, ["texture_vae"]), tmp_path / "c", alone, source=source).train(["shape_vae"])
+
+
+def test_a_loss_that_is_no_number_stops_the_run(toy, source, alone, tmp_path):
+    recipe = toy(3, ["texture_vae"], weights={"kl": float("nan")})
+    with pytest.raises(TrainingError, match="step 1: a loss is not finite"):
+        Run.open(recipe, tmp_path, alone, source=source).train()
+
+
+def test_the_learning_rate_rises_and_falls():
+    stage = StageConfig(task="shape_vae", steps=110, batch=1, learning_rate=2.0, warmup=10, final_rate=0.1)
+    rates = [learning_rate(stage, step) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.2 * (k + 1) for k in range(10)])
+    assert rates[10] == 2.0 and rates[60] == pytest.approx(1.1) and rates[110] == pytest.approx(0.2)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_the_average_follows_its_formula():
+    layer = torch.nn.Linear(3, 2)
+    average, decay = Average(layer, 0.9), 0.9
+    expected = layer.weight.detach().clone().double()
+    for step in range(30):
+        with torch.no_grad():
+            layer.weight += step
+        average.update(step)
+        kept = min(decay, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * layer.weight.detach().double()
+    torch.testing.assert_close(average.values["weight"].double(), expected, rtol=1e-5, atol=1e-4)
+    average.copy_to_module()
+    assert torch.equal(layer.weight.detach(), average.values["weight"])
+
+
+def test_new_networks_start_near_the_identity(toy_data):
+    networks = toy_data(1)["networks"]
+    for role, description in networks.items():
+        model = make_trainable(new_network(role, description, "cpu"))
+        initialize(model, torch.Generator().manual_seed(0))
+        assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()), role
+        weights = [p for p in model.parameters() if p.ndim > 1 and bool(p.any())]
+        assert weights and all(p.std() < 1.5 for p in weights), role
+        assert math.isclose(sum(p.requires_grad for p in model.parameters()), len(list(model.parameters())), abs_tol=3)

@@ -1,0 +1,194 @@
+"""The three flows as training tasks: rectified flow in the latent of a trained VAE, under an image.
+
+x_t = (1 - t) x_0 + (sigma + (1 - sigma) t) eps, and the network predicts (1 - sigma) eps - x_0: `sampling`'s path,
+walked the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import Normalization
+from ..dino import DinoVisionTransformer
+from ..image import normalize_pixels
+from ..sparse import CoordSet, Ragged, SparseTensor
+from ..stages import normalize
+from .data import Batch, Item, generators, packed_noise
+from .latents import LatentExample
+from .losses import item_mean, logit_normal_time, noisy, velocity_target
+from .recipe import DataConfig, StageConfig
+from .task import Task
+
+IMAGE_ENCODER = "image_encoder"
+PATCH_SIDE = 4  # what the image encoder has to remember of a patch: so many colours a side
+
+
+@dataclass(frozen=True)
+class FlowSetting:
+    """What a flow task needs beside networks. statistics: of "shape" and "texture"; see `LatentFolder`."""
+
+    stage: StageConfig
+    statistics: Mapping[str, Normalization]
+    sigma_min: float
+
+
+class FlowTask(Task):
+    """A flow, and with `train_image_encoder` the image encoder too.
+
+    frozen: networks that are needed as they are, by role.
+    """
+
+    inputs = "latents"
+    weights: ClassVar = {"velocity": 1.0, "patches": 0.1}
+    flow_role: ClassVar[str]
+
+    def __init__(
+        self, networks: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module], setting: FlowSetting
+    ) -> None:
+        super().__init__(networks)
+        self.setting = setting
+        # Not a submodule: neither trained, averaged nor saved.
+        self._frozen = dict(frozen)
+        if IMAGE_ENCODER in networks:
+            size = networks[IMAGE_ENCODER].config.hidden_size
+            # A structure says nothing of colour, so the encoder would forget what the texture flow needs.
+            self.patch_head = nn.Linear(size, 3 * PATCH_SIDE**2)
+            # From zero: the same on every card, whatever was drawn before.
+            nn.init.zeros_(self.patch_head.weight)
+            nn.init.zeros_(self.patch_head.bias)
+
+    @classmethod
+    def roles(cls, stage: StageConfig) -> tuple[str, ...]:
+        return (IMAGE_ENCODER, cls.flow_role.format(stage.image_size))
+
+    @classmethod
+    def trained(cls, stage: StageConfig) -> tuple[str, ...]:
+        return cls.roles(stage) if stage.train_image_encoder else cls.roles(stage)[1:]
+
+    @classmethod
+    def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
+        examples = [example for example, _ in items]
+        seeds = tuple(seed for _, seed in items)
+        views = [example.images[seed % len(example.images)] for example, seed in items]
+        return {**cls.latents(examples), "images": torch.stack(views), "seeds": seeds}
+
+    @classmethod
+    def latents(cls, examples: Sequence[LatentExample]) -> Batch:
+        """What the task learns of these objects."""
+        raise NotImplementedError
+
+    @property
+    def flow(self) -> nn.Module:
+        return self.networks[self.flow_role.format(self.setting.stage.image_size)]
+
+    def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
+        """The velocity's mean squared error; t: [B] in (0, 1)."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        stage, draws = self.setting.stage, generators(batch["seeds"])
+        device = batch["images"].device
+        numbers = torch.stack([torch.randn(1, generator=draw) for draw in draws])[:, 0]
+        shown = torch.stack([torch.rand(1, generator=draw) for draw in draws]) >= stage.drop_condition
+        t = logit_normal_time(numbers, stage.time_mean, stage.time_std).to(device)
+        pixels = normalize_pixels(batch["images"]).movedim(-1, 1)
+        tokens = self._tokens(pixels)
+        condition = Ragged.from_items(tokens * shown.to(device)[:, :, None])
+        terms = {"velocity": self.velocity(batch, draws, t, condition)}
+        if stage.train_image_encoder:
+            terms["patches"] = self._patches(tokens, pixels)
+        return terms
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        if IMAGE_ENCODER in self.networks:
+            return self.networks[IMAGE_ENCODER](pixels).float()
+        with torch.no_grad():
+            return self._frozen[IMAGE_ENCODER](pixels).float()
+
+    def _patches(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        """How well the tokens of the patches remember their colours."""
+        encoder: DinoVisionTransformer = self.networks[IMAGE_ENCODER]
+        side = pixels.shape[-1] // encoder.config.patch_size
+        wanted = F.adaptive_avg_pool2d(pixels, side * PATCH_SIDE)
+        wanted = wanted.unfold(2, PATCH_SIDE, PATCH_SIDE).unfold(3, PATCH_SIDE, PATCH_SIDE).permute(0, 2, 3, 1, 4, 5)
+        told = self.patch_head(tokens[:, -side * side :]).float()
+        return F.mse_loss(told, wanted.reshape(told.shape))
+
+    def _step(self, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_t, the velocity there); t broadcasts."""
+        sigma_min = self.setting.sigma_min
+        return noisy(clean, noise, t, sigma_min), velocity_target(clean, noise, sigma_min)
+
+
+class StructureFlowTask(FlowTask):
+    """The structure's latent, a dense grid; not normalised."""
+
+    flow_role = "sparse_structure_flow_model"
+
+    @classmethod
+    def latents(cls, examples: Sequence[LatentExample]) -> Batch:
+        return {"structure": torch.stack([example.structure for example in examples])}
+
+    def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
+        clean = batch["structure"]
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=draw) for draw in draws]).to(clean.device)
+        x, wanted = self._step(clean, noise, t[:, None, None, None, None])
+        return F.mse_loss(self.flow(x, 1000 * t, condition).float(), wanted)
+
+
+class LatentFlowTask(FlowTask):
+    """A structured latent on its object's voxels, normalised."""
+
+    @classmethod
+    def latents(cls, examples: Sequence[LatentExample]) -> Batch:
+        return {
+            "coords": torch.cat([F.pad(e.coords, (1, 0), value=i) for i, e in enumerate(examples)]),
+            "lengths": tuple(len(example.coords) for example in examples),
+            "shape": torch.cat([example.shape for example in examples]),
+            "texture": torch.cat([example.texture for example in examples]),
+        }
+
+    def _latent(self, batch: Batch, name: str) -> SparseTensor:
+        coords = CoordSet(batch["coords"], batch["lengths"])
+        return normalize(SparseTensor(batch[name], coords), self.setting.statistics[name])
+
+    def _error(
+        self,
+        clean: SparseTensor,
+        draws: Sequence[torch.Generator],
+        t: Tensor,
+        condition: Ragged,
+        concat: SparseTensor | None,
+    ) -> Tensor:
+        lengths = clean.coords.lengths
+        noise = packed_noise(draws, lengths, clean.feats.shape[1], clean.feats)
+        per_token = t if clean.coords.item is None else t[clean.coords.item]
+        x, wanted = self._step(clean.feats, noise, per_token[:, None])
+        predicted = self.flow(clean.replace(x), 1000 * t, condition, concat).feats.float()
+        return item_mean((predicted - wanted).square(), lengths)
+
+
+class ShapeFlowTask(LatentFlowTask):
+    """The shape's latent."""
+
+    flow_role = "shape_slat_flow_model_{}"
+
+    def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
+        return self._error(self._latent(batch, "shape"), draws, t, condition, None)
+
+
+class TextureFlowTask(LatentFlowTask):
+    """The material's latent, given the shape's."""
+
+    flow_role = "tex_slat_flow_model_{}"
+
+    def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
+        clean = self._latent(batch, "texture")
+        known = SparseTensor(self._latent(batch, "shape").feats, clean.coords)
+        return self._error(clean, draws, t, condition, known)

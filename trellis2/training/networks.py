@@ -1,0 +1,154 @@
+"""The networks of a run: made anew, taken from a checkpoint, or from an earlier stage; and written as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checkpoint import MICROSOFT, Folder, load_encoder, read_encoder_config
+from ..config import ConfigError
+from ..dino import DinoConfig, DinoVisionTransformer
+from ..hub import FileSource
+from ..models import Backends, build_model
+from ..models.sparse_vae import ConvNeXtBlock, DownBlock, SparseEncoder, UpBlock
+from ..models.structure_vae import ResBlock3d, StructureDecoder, StructureEncoder
+from ..models.transformer import Block, FlowTransformer
+from ..weights import load_weights, read_tensors, save_weights
+from .flows import IMAGE_ENCODER
+
+# Attention by torch, and norms and rotations in plain torch: our fused kernels for these have no gradient. The
+# convolutions' kernels have one.
+TRAINING_BACKENDS = Backends(attention="sdpa", conv="auto", rope="reference", norm="reference")
+LOGVAR_START = -6.0  # of a new encoder: a deviation of 0.05
+OCCUPANCY_START = -3.0  # of a new structure decoder: most of the grid is empty
+# Of biases: where the input is empty they are all that a layer norm sees, and it must not divide by nothing.
+BIAS_DEVIATION = 0.05
+# Part of the published image encoder, and never applied.
+UNUSED = ("embeddings.mask_token", "norm.weight", "norm.bias")
+
+
+def open_network(role: str, description: Mapping[str, Any], generator: torch.Generator) -> nn.Module:
+    """A network of a recipe in fp32 on the CPU: {"name", "args"} makes a new one from `generator`; {"from": source}
+    takes the role's weights of a checkpoint, {"from": source, "path": stem} a file of it that no role names."""
+    if "from" not in description:
+        model = new_network(role, description, "cpu")
+        initialize(model, generator)
+        return model
+    if role == IMAGE_ENCODER:
+        return open_checkpoint(description["from"]).load(IMAGE_ENCODER, None, None)
+    return read_network(role, *_files(role, description))
+
+
+def resolved(role: str, description: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The {"name", "args"} of a network of a recipe, read from its checkpoint where it comes from one."""
+    if "from" not in description:
+        return description
+    return json.loads(_files(role, description)[0].read_text(encoding="utf-8"))
+
+
+def open_checkpoint(source: str) -> Folder:
+    """A checkpoint in Microsoft's layout: a folder, or a hub repository "owner/name"."""
+    return Folder(FileSource.open(source, MICROSOFT))
+
+
+def _files(role: str, description: Mapping[str, Any]) -> list[Path]:
+    if set(description) - {"from", "path"}:
+        raise ConfigError(f"networks.{role}: expected 'from' and perhaps 'path', got {sorted(description)}")
+    checkpoint = open_checkpoint(description["from"])
+    return checkpoint.network_files(description["path"]) if "path" in description else checkpoint.files(role)
+
+
+def new_network(role: str, description: Mapping[str, Any], device: str = "meta") -> nn.Module:
+    """A network with unset weights, in fp32."""
+    if role == IMAGE_ENCODER:
+        try:
+            config = DinoConfig.from_transformers(description)
+        except ValueError as error:
+            raise ConfigError(f"networks.{role}: {error}") from error
+        return DinoVisionTransformer(config, device=device, dtype=torch.float32)
+    where = f"networks.{role}"
+    return build_model(description, where, dtype="float32", backends=TRAINING_BACKENDS, device=device)
+
+
+def read_network(role: str, description: Path, weights: Path) -> nn.Module:
+    """A network from its two files, in fp32."""
+    if role == IMAGE_ENCODER:
+        return load_encoder(weights, read_encoder_config(description))
+    values = json.loads(description.read_text(encoding="utf-8"))
+    return load_weights(new_network(role, values), read_tensors(weights), str(weights))
+
+
+def write_network(model: nn.Module, description: Mapping[str, Any], files: tuple[Path, Path], dtype: str) -> None:
+    """A network's two files. dtype: of every real number; what a description asks for is made when it is loaded."""
+    derived = getattr(model, "derived_buffers", dict)()
+    kept = {key: value for key, value in model.state_dict().items() if key not in derived}
+    kept = {key: value.detach().to("cpu", getattr(torch, dtype)) for key, value in kept.items()}
+    config, weights = files
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    save_weights(kept, weights)
+
+
+def network_files(folder: Path, role: str) -> tuple[Path, Path]:
+    """Where a network's description and weights are, in the published layout below `folder`."""
+    if role == IMAGE_ENCODER:
+        return folder / role / "config.json", folder / role / "model.safetensors"
+    return folder / f"{role}.json", folder / f"{role}.safetensors"
+
+
+def make_trainable(model: nn.Module) -> nn.Module:
+    """Ask for gradients of all parameters that take part."""
+    model.train().requires_grad_(True)
+    if isinstance(model, DinoVisionTransformer):
+        for name in UNUSED:
+            model.get_parameter(name).requires_grad_(False)
+    return model
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, generator: torch.Generator) -> None:
+    """Weights to start training from: gaussian of variance 1 / inputs, small biases, gains of one.
+
+    What closes a residual branch starts at zero, so a new network is close to the identity (adaptive layer norm zero,
+    Peebles and Xie 2023); so does a flow's output. Encoders start sure of their latents, or the decoder would learn
+    little from them at first.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and not name.endswith(("gamma", "_token", "_tokens")):
+            # Submanifold weights [out, 3, 3, 3, in] and dense ones [out, in, ...] alike have their outputs first.
+            fan_in = parameter[0].numel()
+            parameter.normal_(0, fan_in**-0.5, generator=generator)
+        elif name.endswith(("_token", "_tokens")):
+            parameter.normal_(0, 0.02, generator=generator)
+        elif name.endswith("bias") and "norm" not in name:
+            parameter.normal_(0, BIAS_DEVIATION, generator=generator)
+        else:
+            parameter.fill_(float(name.endswith(("gamma", "lambda1", "weight"))))
+    for module in model.modules():
+        for layer in _closing_layers(module):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        if isinstance(module, StructureDecoder):
+            module.out_layer[-1].bias.fill_(OCCUPANCY_START)
+        if isinstance(module, SparseEncoder | StructureEncoder):
+            last = module.to_latent if isinstance(module, SparseEncoder) else module.out_layer[-1]
+            spread = slice(len(last.weight) // 2, None)
+            last.weight[spread] = 0
+            last.bias[spread] = LOGVAR_START
+
+
+def _closing_layers(module: nn.Module) -> list[nn.Module]:
+    if isinstance(module, ResBlock3d | DownBlock | UpBlock):
+        return [module.conv2]
+    if isinstance(module, ConvNeXtBlock):
+        return [module.mlp[-1]]
+    if isinstance(module, Block):
+        return [module.cross_attn.to_out, *([] if module.share_mod else [module.adaLN_modulation[-1]])]
+    if isinstance(module, FlowTransformer):
+        return [module.out_layer, *([module.adaLN_modulation[-1]] if module.config.share_mod else [])]
+    return []
