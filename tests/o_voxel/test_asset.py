@@ -7,8 +7,14 @@ import torch
 import trimesh
 from pack.o_voxel.asset import PRESETS, STAGES, AssetOptions, make_asset
 from pack.o_voxel.dual_grid import dual_grid_to_mesh
+from pack.o_voxel.formats.mesh_files import load_textured_mesh
+from pack.o_voxel.formats.save import save_mesh
 from pack.o_voxel.grid import Grid
 from pack.o_voxel.mesh.uv_check import check_uv
+from pack.o_voxel.ops.grid_sample import grid_sample
+from pack.o_voxel.ops.hash_grid import hash_grid
+from pack.o_voxel.ops.raster import rasterize
+from pack.o_voxel.render.camera import Bounds, Camera
 from pack.o_voxel.values import Mesh, VoxelField
 from pack.o_voxel.voxelize import mesh_to_dual_grid
 
@@ -57,6 +63,39 @@ def test_an_asset_has_what_was_asked_for(raw):
     assert all(0 <= part <= 1 for _, part in seen)
     for tensor, before in zip((mesh.vertices, mesh.faces, field.coords, field.attrs), kept, strict=True):
         assert torch.equal(tensor, before)
+
+
+def seen(mesh, view, size):
+    """Of the pixels [P] that see a mesh: the place, the face's corners, the weights, the pixels; and all depths."""
+    raster = rasterize(view.to_clip(mesh.vertices), mesh.faces, (size, size))
+    pixel = (raster.face.flatten() >= 0).nonzero().flatten()
+    corners = mesh.faces.long()[raster.face.flatten()[pixel].long()]
+    bary = raster.bary.view(-1, 3)[pixel]
+    return (mesh.vertices[corners] * bary[..., None]).sum(1), corners, bary, pixel, raster.depth
+
+
+@pytest.mark.parametrize("yaw_deg", [20.0, 200.0])
+def test_the_file_looks_like_the_voxels(raw, tmp_path, yaw_deg):
+    """The same camera on the GLB's texture, unlit, and on the field under the raw surface."""
+    mesh, field = raw
+    path = tmp_path / "ball.glb"
+    save_mesh(path, make_asset(mesh, field, replace(SMALL, faces=4000, texture_size=512)))
+    loaded, size = load_textured_mesh(path), 200
+    view = Camera(yaw_deg=yaw_deg, pitch_deg=25.0).view(Bounds.around(mesh.vertices), (size, size))
+    _, corners, bary, pixel, depth = seen(loaded.mesh, view, size)
+    at = (loaded.uv[corners] * bary[..., None]).sum(1)
+    image = loaded.materials[0].base_color_texture.image.permute(2, 0, 1)[None].float()
+    place = torch.stack([2 * at[:, 0] - 1, 1 - 2 * at[:, 1]], 1)[None, None]
+    texels = torch.nn.functional.grid_sample(image, place, align_corners=False)[0, :, 0].T
+    point, _, _, dense_pixel, dense_depth = seen(mesh, view, size)
+    values = grid_sample(field.attrs, hash_grid(field.coords), field.grid.to_grid(point))[:, :3] * 255
+    from_file, from_field = (torch.full((size * size, 3), torch.nan) for _ in range(2))
+    from_file[pixel], from_field[dense_pixel] = texels, values
+    both = (depth.isfinite() & dense_depth.isfinite()).flatten()
+    assert both.sum() > 0.95 * len(dense_pixel)
+    difference = (from_file - from_field)[both].abs().amax(1)
+    assert difference.quantile(0.99) <= 2
+    assert difference.mean() < 0.7
 
 
 def test_the_same_bytes_twice(raw):
