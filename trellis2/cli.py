@@ -69,13 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     voxels.add_argument("--resolution", type=int, default=512, help="voxels a side (default 512)")
     voxels.add_argument("--no-materials", action="store_true", help="the surface only")
 
-    mesh = commands.add_parser("mesh", help="an O-Voxel file to a GLB")
-    mesh.set_defaults(command=_mesh)
-    mesh.add_argument("voxels", type=Path, metavar="VOXELS", help=".vxz, .npz or .ply")
-    mesh.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb")
-    mesh.add_argument("--resolution", type=int, help="voxels a side of its grid (default: the power of two that fits)")
-    mesh.add_argument("--tile-size", type=int, help="work in slabs of so many voxels")
-
     convert = commands.add_parser("convert", help="a mesh file to another format")
     convert.set_defaults(command=_convert)
     convert.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply or .stl")
@@ -110,8 +103,18 @@ def _parser() -> argparse.ArgumentParser:
     tiny.set_defaults(command=_make_tiny)
     tiny.add_argument("folder", type=Path, metavar="DIR")
     tiny.add_argument("--seed", type=int, default=0)
+    _add_mesh(commands)
     _add_training(commands)
     return parser
+
+
+def _add_mesh(commands: argparse._SubParsersAction) -> None:
+    mesh = commands.add_parser("mesh", help="an O-Voxel file to a GLB")
+    mesh.set_defaults(command=_mesh)
+    mesh.add_argument("voxels", type=Path, metavar="VOXELS", help=".vxz, .npz or .ply")
+    mesh.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb")
+    mesh.add_argument("--resolution", type=int, help="voxels a side of its grid (default: the power of two that fits)")
+    mesh.add_argument("--tile-size", type=int, help="work in slabs of so many voxels")
 
 
 def _add_training(commands: argparse._SubParsersAction) -> None:

@@ -136,16 +136,16 @@ class Block(nn.Module):
         norm, item = self.backends.norm, layout.item
         form = input_form(self.self_attn.to_qkv)
         x, h = add_norm_modulate(stream.x, stream.branch, scale_msa, shift_msa, item, form=form, backend=norm)
-        out = self.self_attn(h, layout)
+        out = self.self_attn(h, layout).to(x.dtype)  # under autocast it is narrower than the stream
         if set(lengths) == {1}:
             branch = Branch(out, gate_msa, self.cross_attn.constant(image))
         else:
             form, own, branch = input_form(self.cross_attn.to_q), self.norm2, Branch(out, gate_msa)
             x, h = add_norm_affine(x, branch, own.weight, own.bias, item, form=form, eps=own.eps, backend=norm)
-            branch = Branch(self.cross_attn(h, image, lengths, layout))
+            branch = Branch(self.cross_attn(h, image, lengths, layout).to(x.dtype))
         form = input_form(self.mlp.mlp[0])
         x, h = add_norm_modulate(x, branch, scale_mlp, shift_mlp, item, form=form, backend=norm)
-        return Stream(x, Branch(self.mlp(h), gate_mlp))
+        return Stream(x, Branch(self.mlp(h).to(x.dtype), gate_mlp))
 
 
 @dataclass(frozen=True, eq=False)
