@@ -1,0 +1,105 @@
+"""Training: the world it draws on, the runs, and what they are worth."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .bars import metric_bars, progress_bars
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """world, train, pack, evaluate"""
+    world = commands.add_parser("world", help="a picture of objects that training draws on")
+    world.set_defaults(command=_world)
+    world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
+    world.add_argument("--family", help="only this one (default: all)")
+    world.add_argument("--seed", type=int, default=0, help="of the first object (default 0)")
+    world.add_argument("--count", type=int, default=4, help="objects of each family (default 4)")
+    world.add_argument("--columns", type=int, default=12, help="objects in a row (default 12)")
+    world.add_argument("--size", type=int, default=128, help="pixels a side of each object (default 128)")
+
+    train = commands.add_parser("train", help="train or fine-tune the networks; one card, or several under torchrun")
+    train.set_defaults(command=_train)
+    train.add_argument("recipe", metavar="CONFIG", help="a .json file, or a recipe of ours: mini, finetune")
+    train.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="the run's folder")
+    train.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    train.add_argument("--stage", action="append", metavar="NAME", help="only this stage of the recipe (repeatable)")
+    train.add_argument("--objects", action="store_true", help="only fill the recipe's cache of objects")
+    train.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="change the recipe")
+    train.add_argument("--device", help="cpu, cuda … (default: what is there)")
+
+    pack = commands.add_parser("pack", help="a run's networks as a checkpoint in the published layout")
+    pack.set_defaults(command=_pack)
+    pack.add_argument("run", type=Path, metavar="RUN")
+    pack.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+
+    evaluate = commands.add_parser("evaluate", help="how well a checkpoint makes objects that it has not seen")
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument("model", metavar="CHECKPOINT", help="a folder, or a hub repository")
+    evaluate.add_argument("--objects", type=int, default=200, help="how many (default 200)")
+    evaluate.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
+    evaluate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object")
+    evaluate.add_argument("--device", help="cpu, cuda … (default: what is there)")
+
+
+def _world(arguments: argparse.Namespace) -> int:
+    from ..training.world import FAMILIES
+    from ..training.world.sheet import contact_sheet
+
+    families = list(FAMILIES) if arguments.family is None else [arguments.family]
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    contact_sheet(families, seeds, arguments.size, arguments.columns).save(arguments.output)
+    print(f"{arguments.output}: {len(families) * len(seeds)} objects")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from ..training.distributed import join
+    from ..training.recipe import load_recipe
+    from ..training.run import Run
+
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    with join(arguments.device) as team:
+        run = Run.open(recipe, arguments.output, team, resume=arguments.resume)
+        report = metric_bars() if team.leads else None
+        try:
+            if arguments.objects:
+                run.make_objects(report)
+                return 0
+            checkpoint = run.train(arguments.stage, report)
+        except KeyboardInterrupt:
+            print(f"trellis2: interrupted; go on with --resume -o {arguments.output}", file=sys.stderr)
+            return 130
+        if team.leads:
+            print(f"wrote {checkpoint}")
+    return 0
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from ..training.pack import pack
+    from ..training.recipe import load_recipe
+
+    print(f"wrote {pack(load_recipe(arguments.run / 'recipe.json'), arguments.run, arguments.output)}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from ..pipeline import Pipeline
+    from ..residency import KeepLoaded, default_device
+    from ..training.evaluate import evaluate, held_out, table, write_rows
+
+    pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
+    report = progress_bars()
+    rows = evaluate(
+        pipeline,
+        held_out(arguments.split, arguments.objects),
+        steps=arguments.steps,
+        progress=lambda fraction: report(arguments.split, fraction),
+    )
+    if arguments.output:
+        write_rows(arguments.output, rows)
+    print(table(rows))
+    return 0
