@@ -1,4 +1,4 @@
-"""Training: the world it draws on, the networks, and how good they are."""
+"""Training: the world it draws on, the runs, and what they are worth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from .bars import metric_bars, progress_bars
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """train, pack, evaluate, world"""
+    """world, train, pack, evaluate"""
+    world = commands.add_parser("world", help="a picture of objects that training draws on")
+    world.set_defaults(command=_world)
+    world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
+    world.add_argument("--family", help="only this one (default: all)")
+    world.add_argument("--seed", type=int, default=0, help="of the first object (default 0)")
+    world.add_argument("--count", type=int, default=4, help="objects of each family (default 4)")
+    world.add_argument("--columns", type=int, default=12, help="objects in a row (default 12)")
+    world.add_argument("--size", type=int, default=128, help="pixels a side of each object (default 128)")
+
     train = commands.add_parser("train", help="train or fine-tune the networks; one card, or several under torchrun")
     train.set_defaults(command=_train)
     train.add_argument("recipe", metavar="CONFIG", help="a .json file, or a recipe of ours: mini, finetune")
@@ -34,15 +43,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
     evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object")
     evaluate.add_argument("--device", help="cpu, cuda … (default: what is there)")
-
-    world = commands.add_parser("world", help="a picture of objects that training draws on")
-    world.set_defaults(command=_world)
-    world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
-    world.add_argument("--family", help="only this one (default: all)")
-    world.add_argument("--seed", type=int, default=0, help="of the first object (default 0)")
-    world.add_argument("--count", type=int, default=4, help="objects of each family (default 4)")
-    world.add_argument("--columns", type=int, default=12, help="objects in a row (default 12)")
-    world.add_argument("--size", type=int, default=128, help="pixels a side of each object (default 128)")
 
 
 def _world(arguments: argparse.Namespace) -> int:

@@ -136,7 +136,7 @@ class Block(nn.Module):
         norm, item = self.backends.norm, layout.item
         form = input_form(self.self_attn.to_qkv)
         x, h = add_norm_modulate(stream.x, stream.branch, scale_msa, shift_msa, item, form=form, backend=norm)
-        out = self.self_attn(h, layout).to(x.dtype)  # under autocast products come in its dtype, here and below
+        out = self.self_attn(h, layout).to(x.dtype)  # under autocast it is narrower than the stream
         if set(lengths) == {1}:
             branch = Branch(out, gate_msa, self.cross_attn.constant(image))
         else:
