@@ -3,10 +3,16 @@
 import pytest
 import torch
 from pack.o_voxel.ops.flood_fill import flood_fill
-from pack.o_voxel.ops.flood_fill.kernel import flood
 from scipy import ndimage
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def flood():
+    from pack.o_voxel.ops.flood_fill.kernel import flood
+
+    return flood
 
 
 def to_bits(points):
@@ -27,7 +33,7 @@ def by_labels(points, seed):
 
 
 @pytest.mark.parametrize("share", [0.2, 0.34, 0.5, 1.0])
-def test_against_labels(share):
+def test_against_labels(flood, share):
     points = maze((5, 3, 4), share)
     points[0, 0, 0] = True
     seeds = torch.zeros(5, 3, 4, dtype=torch.int64)
@@ -39,7 +45,7 @@ def test_against_labels(share):
 
 
 @pytest.mark.parametrize("n", [0, 1, 63, 1000])
-def test_sizes(n):
+def test_sizes(flood, n):
     """Lines of blocks, and seeds all over."""
     free, seeds = to_bits(maze((n, 1, 1), 0.5)), to_bits(maze((n, 1, 1), 0.02, 1))
     expected = flood_fill(free, seeds, backend="reference")

@@ -8,7 +8,6 @@ from pack.trellis2.ops.norm_modulate import (
     Branch,
     add_norm_affine,
     add_norm_modulate,
-    kernel,
     layer_norm,
     norm_modulate,
     reference,
@@ -20,6 +19,13 @@ CHANNELS = 24
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 sizes = pytest.mark.parametrize("n", SIZES)
+
+
+@pytest.fixture
+def kernel():
+    from pack.trellis2.ops.norm_modulate import kernel
+
+    return kernel
 
 
 def draw(*shape, seed=0):
@@ -139,7 +145,7 @@ def branched(n, channels, dtype):
 
 @pytest.mark.parametrize(("n", "channels"), [(0, 24), (1, 24), (63, 100), (63, 1536), (1000, 24)])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-def test_kernel(n, dtype, channels):
+def test_kernel(kernel, n, dtype, channels):
     x, branch, scale, shift, item = branched(n, channels, dtype)
     alone = Branch(branch.values)
     weight, bias = scale[0].float().contiguous(), shift[0].float().contiguous()
@@ -165,7 +171,7 @@ def test_kernel(n, dtype, channels):
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=list(FORMATS))
-def test_quantised_output_of_the_kernel(form):
+def test_quantised_output_of_the_kernel(kernel, form):
     if DEVICE == "cpu" and not form.integer:
         pytest.skip("Triton's interpreter has no fp8")
     x, branch, scale, shift, item = branched(63, 100, torch.float32)
@@ -214,7 +220,7 @@ def test_norm_with_weights_of_its_own():
 
 @pytest.mark.parametrize(("n", "channels"), [(0, 24), (1, 8), (63, 100), (1000, 64)])
 @pytest.mark.parametrize("silu", [False, True])
-def test_norm_and_activation(n, channels, silu):
+def test_norm_and_activation(kernel, n, channels, silu):
     x, weight, bias = (part.to(DEVICE) for part in (draw(n, channels) + 5, draw(channels, seed=1), draw(channels)))
     for affine in ((weight, bias), (None, None)):
         wanted = torch.nn.functional.layer_norm(x.double(), (channels,), eps=1e-5)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pack.trellis2.ops.quantized_linear import FORMATS, Quantized, kernel, quantize_rows, quantized_linear, reference
+from pack.trellis2.ops.quantized_linear import FORMATS, Quantized, quantize_rows, quantized_linear, reference
 from pack.trellis2.ops.quantized_linear.torch_products import int_mm_probe, scaled_mm_probe
 
 SIZES = (0, 1, 63, 1000)
@@ -12,6 +12,13 @@ STEP = {"int8": 0.5 / 127, "fp8": 0.5 / 14}
 
 sizes = pytest.mark.parametrize("n", SIZES)
 formats = pytest.mark.parametrize("form", FORMATS.values(), ids=list(FORMATS))
+
+
+@pytest.fixture
+def kernel():
+    from pack.trellis2.ops.quantized_linear import kernel
+
+    return kernel
 
 
 def draw(*shape, seed=0):
@@ -41,7 +48,7 @@ def test_quantised_rows(n, form, activation):
 @sizes
 @formats
 @pytest.mark.parametrize("activation", [None, "gelu"])
-def test_kernel_quantises_as_the_reference(n, form, activation):
+def test_kernel_quantises_as_the_reference(kernel, n, form, activation):
     supported(form)
     x = draw(n, 100)[:, 10:90]
     ours, plain = kernel.quantize_rows(x, form, activation), reference.quantize_rows(x, form, activation)
@@ -79,7 +86,7 @@ def test_product(n, form, dtype):
 
 @pytest.mark.parametrize(("n", "k", "outputs"), [(1, 16, 16), (63, 40, 100), (200, 300, 130)])
 @formats
-def test_kernel_product(n, k, outputs, form):
+def test_kernel_product(kernel, n, k, outputs, form):
     supported(form)
     x, weight, bias, wanted = pair(n, form, k, outputs)
     tolerance = 1e-3 if form.integer else 0.05

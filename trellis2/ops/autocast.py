@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in the dtype of the autocast that is in force on the first one's device; unchanged without one."""
+    """The tensors in the dtype of the autocast that is in force on the first one's device; unchanged without one.
+
+    What is no tensor is left to the checks that follow.
+    """
+    if not all(tensor is None or isinstance(tensor, Tensor) for tensor in tensors):
+        return tensors
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return tensors
