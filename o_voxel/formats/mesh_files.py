@@ -12,6 +12,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,7 +67,8 @@ def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpac
     the base colour's and emissive factors as they stand, as the original does, and darkens untextured parts.
     Files that are not glTF know no metal: metallic is 0 there. Second UV sets and texture transforms are ignored with
     a UserWarning. Deterministic.
-    Raises FileNotFoundError, or ValueError for an unknown suffix, an unreadable file, or one without triangles.
+    Raises FileNotFoundError, or ValueError for an unknown suffix, an unreadable file, or one without triangles;
+    ModuleNotFoundError without trimesh.
     """
     if factors not in ("srgb", "stored"):
         raise ValueError(f"factors: expected 'srgb' or 'stored', got {factors!r}")
@@ -76,6 +78,8 @@ def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpac
         raise ValueError(f"{path.name}: expected one of {', '.join(UP_OF_SUFFIX)}")
     if not path.is_file():
         raise FileNotFoundError(f"no mesh file {path}")
+    if find_spec("trimesh") is None:
+        raise ModuleNotFoundError(f"{path.name}: this needs the package trimesh, which install.py adds")
     if up not in ("auto", "y", "z"):
         raise ValueError(f"up: expected 'auto', 'y' or 'z', got {up!r}")
     y_up = (UP_OF_SUFFIX[suffix] if up == "auto" else up) == "y"

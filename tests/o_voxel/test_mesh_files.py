@@ -9,6 +9,7 @@ import torch
 import trimesh
 from pack.o_voxel.attributes import voxel_materials
 from pack.o_voxel.color import to_linear
+from pack.o_voxel.formats import mesh_files
 from pack.o_voxel.formats.glb import write_glb
 from pack.o_voxel.formats.mesh_files import from_trimesh, linear_to_srgb, load_mesh, load_textured_mesh
 from pack.o_voxel.formats.options import SaveOptions
@@ -274,3 +275,10 @@ def test_wrong_paths_and_options(tmp_path):
     trimesh.PointCloud(VERTICES).export(points)
     with pytest.raises(ValueError, match="at least one triangle"):
         load_mesh(points)
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path, part())
+    monkeypatch.setattr(mesh_files, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs the package trimesh, which install\.py adds"):
+        load_textured_mesh(path)
