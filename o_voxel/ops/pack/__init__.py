@@ -97,7 +97,8 @@ def pack(
                 scale = max(scale, best[0] * (1 + STEP))
     if best is None:
         raise ValueError(
-            f"size: expected room for {charts} charts with gutters of {gutter}, got {size} x {size} texels"
+            f"size: expected room for {charts} charts with gutters of {gutter}, got {size} x {size} texels; a larger "
+            "texture, a smaller gutter or fewer separate parts make room"
         )
     scale, (_, turn, corner) = best
     origin, overlaps = np.zeros((charts, 2)), np.zeros(charts, bool)
