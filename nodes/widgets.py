@@ -38,8 +38,8 @@ STEP_CACHE = (
     {
         "default": False,
         "tooltip": "Forecasts every second step's velocity from the ones before instead of computing it: sampling in "
-        "about 0.57 of the time, with a slightly different result (much closer to the full run than half the steps "
-        "give). No effect where views take turns.",
+        "about 0.57 of the time, for a somewhat different result: closer to the full run than half the steps give "
+        "without guidance, hardly so with it. No effect where views take turns.",
     },
 )
 
