@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import trimesh
 
 
+SOURCE = "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh. One material: bake several into one first."
+
+
 class ToComfyMesh:
     CATEGORY = CATEGORY
     DESCRIPTION = "A mesh for ComfyUI's own mesh nodes (MESH), with its textures but for alpha; turned to y up."
@@ -35,8 +38,7 @@ class ToComfyMesh:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        source = "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh. One material: bake several into one first."
-        return {"required": {"textured_mesh": (TEXTURED_MESH, {"tooltip": source})}}
+        return {"required": {"textured_mesh": (TEXTURED_MESH, {"tooltip": SOURCE})}}
 
     def convert(self, textured_mesh: TexturedMesh) -> tuple[Any]:
         source = host.at_rest(expect(textured_mesh, TEXTURED_MESH))
@@ -103,8 +105,7 @@ class ToTrimesh:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        source = "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh. One material: bake several into one first."
-        return {"required": {"textured_mesh": (TEXTURED_MESH, {"tooltip": source})}}
+        return {"required": {"textured_mesh": (TEXTURED_MESH, {"tooltip": SOURCE})}}
 
     def convert(self, textured_mesh: TexturedMesh) -> tuple[trimesh.Trimesh]:
         (mesh,) = ToComfyMesh().convert(textured_mesh)

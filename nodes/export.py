@@ -11,7 +11,7 @@ from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, VoxelField
 from . import host
 from .sockets import MESH, TEXTURED_MESH, VOXELS, expect
-from .widgets import CATEGORY
+from .widgets import CATEGORY, filename_prefix
 
 
 class SaveGLB:
@@ -24,11 +24,10 @@ class SaveGLB:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        prefix = "Name of the file, with folders if you like, inside ComfyUI's output folder; a number is added."
         return {
             "required": {
                 "mesh": (MESH, {"tooltip": "From Decode Mesh."}),
-                "filename_prefix": ("STRING", {"default": "3d/trellis2", "tooltip": prefix}),
+                "filename_prefix": filename_prefix("3d/trellis2"),
             },
             "optional": {"voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh; they become vertex colours."})},
         }
@@ -51,7 +50,6 @@ class SaveMesh:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        prefix = "Name of the file, with folders if you like, inside ComfyUI's output folder; a number is added."
         kind = "glb holds everything; obj has its textures beside it; ply has colours; stl has the shape only."
         images = (
             "Textures of a glb. png opens everywhere; jpeg takes a quarter; webp least, but game engines refuse it."
@@ -64,7 +62,7 @@ class SaveMesh:
         return {
             "required": {
                 "mesh": (TEXTURED_MESH, {"tooltip": "From Game-Ready Asset, Bake Textures, Unwrap or Load Mesh."}),
-                "filename_prefix": ("STRING", {"default": "3d/asset", "tooltip": prefix}),
+                "filename_prefix": filename_prefix("3d/asset"),
                 "format": (["glb", "obj", "ply", "stl"], {"default": "glb", "tooltip": kind}),
                 "images": (["png", "jpeg", "webp"], {"default": "png", "tooltip": images}),
                 "geometry": (["full", "quantized", "draco"], {"default": "full", "tooltip": geometry}),

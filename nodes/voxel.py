@@ -13,7 +13,7 @@ from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, OVoxel, VoxelField
 from . import host
 from .sockets import MESH, O_VOXEL, TEXTURED_MESH, VOXELS, expect
-from .widgets import CATEGORY
+from .widgets import CATEGORY, filename_prefix
 
 RESOLUTION = {"default": 512, "min": 16, "max": 2048, "step": 16}
 
@@ -120,11 +120,10 @@ class SaveVoxels:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        prefix = "Name of the file, with folders if you like, inside ComfyUI's output folder; a number is added."
         return {
             "required": {
                 "o_voxel": (O_VOXEL, {"tooltip": "From Mesh to O-Voxel."}),
-                "filename_prefix": ("STRING", {"default": "3d/voxels", "tooltip": prefix}),
+                "filename_prefix": filename_prefix("3d/voxels"),
                 "format": (["vxz", "npz", "ply"], {"default": "vxz", "tooltip": "vxz is by far the smallest."}),
             }
         }

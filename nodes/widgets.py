@@ -50,6 +50,12 @@ def steps(default: int = 12) -> tuple[str, dict[str, Any]]:
     return ("INT", {"default": default, "min": 1, "max": 200, "tooltip": tooltip})
 
 
+def filename_prefix(default: str) -> tuple[str, dict[str, Any]]:
+    """Where a file is saved."""
+    tooltip = "Name of the file, with folders if you like, inside ComfyUI's output folder; a number is added."
+    return ("STRING", {"default": default, "tooltip": tooltip})
+
+
 def guidance(default: float) -> tuple[str, dict[str, Any]]:
     """The guidance strength of a stage whose published one is `default`."""
     tooltip = (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
 import torch
 
-from .formats.glb import vertex_materials
+from .formats.glb import colored, vertex_materials
 from .material import Material, TexturedMesh
 from .mesh.bake import bake
 from .mesh.bake_options import BakeOptions
@@ -20,7 +20,7 @@ from .mesh.remesh import remesh
 from .mesh.shell import outer_shell
 from .mesh.simplify import simplify
 from .mesh.unwrap import unwrap
-from .values import PBR_CHANNELS, Mesh, VoxelField
+from .values import Mesh, VoxelField
 
 # stage, part of it done (0 to 1); may raise, to cancel.
 StageProgress = Callable[[str, float], None]
@@ -121,12 +121,10 @@ def _surface(dense: Mesh, options: AssetOptions, progress: Callable[[float], Non
 
 
 def _colored(mesh: Mesh, voxels: VoxelField | None, options: AssetOptions) -> TexturedMesh:
-    """Without textures: base colour and alpha at the vertices, the mean of the rest as factors."""
+    """Without textures: base colour at the vertices, the means of metallic and roughness as factors."""
     shaded, normals, _ = smooth_by_angle(mesh, options.crease_deg)
     if voxels is None:
         return TexturedMesh(shaded, (Material(metallic_factor=0.0),), normals=normals)
-    found = vertex_materials(shaded, voxels)
-    metallic, roughness = (float(found[:, PBR_CHANNELS[name]].mean()) for name in ("metallic", "roughness"))
-    colors = torch.nn.functional.pad(found[:, PBR_CHANNELS["base_color"]], (0, 1), value=1.0)
-    material = Material(metallic_factor=metallic, roughness_factor=roughness)
-    return TexturedMesh(shaded, (material,), vertex_colors=colors, normals=normals)
+    found = colored(shaded, vertex_materials(shaded, voxels))
+    material = replace(found.materials[0], double_sided=False)  # cleaning has wound it alike
+    return replace(found, materials=(material,), normals=normals)
