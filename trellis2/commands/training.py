@@ -27,6 +27,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--resume", action="store_true", help="go on with the run in that folder")
     train.add_argument("--stage", action="append", metavar="NAME", help="only this stage of the recipe (repeatable)")
     train.add_argument("--objects", action="store_true", help="only fill the recipe's cache of objects")
+    train.add_argument("--latents", action="store_true", help="only encode what the flows learn from")
     train.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="change the recipe")
     train.add_argument("--device", help="cpu, cuda … (default: what is there)")
 
@@ -66,8 +67,8 @@ def _train(arguments: argparse.Namespace) -> int:
         run = Run.open(recipe, arguments.output, team, resume=arguments.resume)
         report = metric_bars() if team.leads else None
         try:
-            if arguments.objects:
-                run.make_objects(report)
+            if arguments.objects or arguments.latents:
+                (run.make_objects if arguments.objects else run.make_latents)(arguments.stage, report)
                 return 0
             checkpoint = run.train(arguments.stage, report)
         except KeyboardInterrupt:

@@ -31,11 +31,16 @@ PATCH_SIDE = 4  # what the image encoder has to remember of a patch: so many col
 
 @dataclass(frozen=True)
 class FlowSetting:
-    """What a flow task needs beside networks. statistics: of "shape" and "texture"; see `LatentFolder`."""
+    """What a flow task needs beside networks.
+
+    statistics: of "shape" and "texture"; see `LatentFolder`.  repeat: pixels that the image encoder sees, along a side,
+    for one of a picture.
+    """
 
     stage: StageConfig
     statistics: Mapping[str, Normalization]
     sigma_min: float
+    repeat: int = 1
 
 
 class FlowTask(Task):
@@ -47,6 +52,7 @@ class FlowTask(Task):
     inputs = "latents"
     weights: ClassVar = {"velocity": 1.0, "patches": 0.1}
     flow_role: ClassVar[str]
+    learns: ClassVar[tuple[str, ...]]  # the latents it needs, see `latents.ENCODERS`
 
     def __init__(
         self, networks: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module], setting: FlowSetting
@@ -62,6 +68,7 @@ class FlowTask(Task):
             # From zero: the same on every card, whatever was drawn before.
             nn.init.zeros_(self.patch_head.weight)
             nn.init.zeros_(self.patch_head.bias)
+            blind_to_detail(networks[IMAGE_ENCODER], setting.repeat)
 
     @classmethod
     def roles(cls, stage: StageConfig) -> tuple[str, ...]:
@@ -73,14 +80,15 @@ class FlowTask(Task):
 
     @classmethod
     def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
-        examples = [example for example, _ in items]
+        examples: list[LatentExample] = [example for example, _ in items]
         seeds = tuple(seed for _, seed in items)
         views = [example.images[seed % len(example.images)] for example, seed in items]
-        return {**cls.latents(examples), "images": torch.stack(views), "seeds": seeds}
+        latents = cls.latents([example.latents for example in examples])
+        return {**latents, "images": torch.stack(views), "seeds": seeds}
 
     @classmethod
-    def latents(cls, examples: Sequence[LatentExample]) -> Batch:
-        """What the task learns of these objects."""
+    def latents(cls, examples: Sequence[Mapping[str, Tensor]]) -> Batch:
+        """The latents of these objects as a batch."""
         raise NotImplementedError
 
     @property
@@ -97,7 +105,7 @@ class FlowTask(Task):
         numbers = torch.stack([torch.randn(1, generator=draw) for draw in draws])[:, 0]
         shown = torch.stack([torch.rand(1, generator=draw) for draw in draws]) >= stage.drop_condition
         t = logit_normal_time(numbers, stage.time_mean, stage.time_std).to(device)
-        pixels = normalize_pixels(batch["images"]).movedim(-1, 1)
+        pixels = repeated(normalize_pixels(batch["images"]).movedim(-1, 1), self.setting.repeat)
         tokens = self._tokens(pixels)
         condition = Ragged.from_items(tokens * shown.to(device)[:, :, None])
         terms = {"velocity": self.velocity(batch, draws, t, condition)}
@@ -126,14 +134,31 @@ class FlowTask(Task):
         return noisy(clean, noise, t, sigma_min), velocity_target(clean, noise, sigma_min)
 
 
+def repeated(pixels: Tensor, times: int) -> Tensor:
+    """Pictures [B, C, S, S] with `times` x `times` equal pixels for each: [B, C, times S, times S]."""
+    return pixels if times == 1 else pixels.repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
+
+
+@torch.no_grad()
+def blind_to_detail(encoder: DinoVisionTransformer, times: int) -> None:
+    """Make the encoder see of every `times` x `times` pixels no more than their mean.
+
+    From `repeated` pictures it learns nothing about finer detail, and what chance put there would be noise when it
+    sees sharp ones. Equal weights have equal gradients, so they stay equal.
+    """
+    weight = encoder.embeddings.patch_embeddings.weight
+    weight.copy_(repeated(F.avg_pool2d(weight, times), times))
+
+
 class StructureFlowTask(FlowTask):
     """The structure's latent, a dense grid; not normalised."""
 
     flow_role = "sparse_structure_flow_model"
+    learns = ("structure",)
 
     @classmethod
-    def latents(cls, examples: Sequence[LatentExample]) -> Batch:
-        return {"structure": torch.stack([example.structure for example in examples])}
+    def latents(cls, examples: Sequence[Mapping[str, Tensor]]) -> Batch:
+        return {"structure": torch.stack([example["structure"] for example in examples])}
 
     def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
         clean = batch["structure"]
@@ -145,13 +170,14 @@ class StructureFlowTask(FlowTask):
 class LatentFlowTask(FlowTask):
     """A structured latent on its object's voxels, normalised."""
 
+    learns = ("shape", "texture")
+
     @classmethod
-    def latents(cls, examples: Sequence[LatentExample]) -> Batch:
+    def latents(cls, examples: Sequence[Mapping[str, Tensor]]) -> Batch:
         return {
-            "coords": torch.cat([F.pad(e.coords, (1, 0), value=i) for i, e in enumerate(examples)]),
-            "lengths": tuple(len(example.coords) for example in examples),
-            "shape": torch.cat([example.shape for example in examples]),
-            "texture": torch.cat([example.texture for example in examples]),
+            "coords": torch.cat([F.pad(e["coords"], (1, 0), value=i) for i, e in enumerate(examples)]),
+            "lengths": tuple(len(example["coords"]) for example in examples),
+            **{name: torch.cat([example[name] for example in examples]) for name in cls.learns},
         }
 
     def _latent(self, batch: Batch, name: str) -> SparseTensor:

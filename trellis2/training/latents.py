@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from ..config import Normalization
 from ..models.shape_vae import dual_grid_features
 from ..models.texture_vae import field_features
-from ..weights import read_tensors, save_weights
+from ..weights import read_metadata, read_tensors, save_weights
 from .data import in_order
 from .distributed import Team
 from .examples import Example
@@ -22,46 +24,50 @@ from .recipe import DataConfig
 from .vaes import occupancy, voxels_to
 
 STATISTICS = "statistics.json"
-ENCODERS = ("sparse_structure_encoder", "shape_slat_encoder", "tex_slat_encoder")
+# What the encoders make, and which makes it; and how many objects go through them at once.
+ENCODERS = {"structure": "sparse_structure_encoder", "shape": "shape_slat_encoder", "texture": "tex_slat_encoder"}
+AT_ONCE = {"structure": 64, "shape": 2, "texture": 2}
+SLATS = ("shape", "texture")  # latents on the object's voxels; pipeline.json tells their statistics
 
 
 @dataclass(frozen=True, eq=False)
 class LatentExample:
-    """One object as the flows see it; the latents are the encoders' means, not normalised.
+    """One object as the flows see it.
 
-    coords: [T, 3] int32.  shape, texture: [T, C] float32.  structure: [C, R, R, R] float32.
-    images: [V, S, S, 3] uint8, as in Example.
+    latents: by name, the encoders' means, not normalised, float32: "structure" [C, R, R, R]; "shape" and "texture"
+    [T, C], whose voxels are "coords" [T, 3] int32.  images: [V, S, S, 3] uint8, as in Example.
     """
 
-    coords: Tensor
-    shape: Tensor
-    texture: Tensor
-    structure: Tensor
+    latents: Mapping[str, Tensor]
     images: Tensor
 
 
 @dataclass(frozen=True)
 class LatentFolder:
-    """The encoded objects of a run. Called with an index, it gives that object."""
+    """Encoded objects of a run. Called with an index, it gives that object."""
 
     folder: Path
 
+    @classmethod
+    def of(cls, run: Path, names: Sequence[str], resolution: int) -> LatentFolder:
+        """Those of a run that hold these latents, of voxels of this resolution."""
+        return cls(run / f"latents_{resolution}" / "_".join(names))
+
     def __call__(self, index: int) -> LatentExample:
         tensors = read_tensors(self.path(index))
-        del tensors["encoders"]
-        return LatentExample(**tensors)
+        return LatentExample(tensors, tensors.pop("images"))
 
     def path(self, index: int) -> Path:
         """The file of an object."""
         return self.folder / f"{index:08d}.safetensors"
 
-    def holds(self, index: int, encoders: Sequence[int]) -> bool:
+    def holds(self, index: int, encoders: str) -> bool:
         """Whether the object is there, encoded by networks of this fingerprint."""
         path = self.path(index)
-        return path.exists() and read_tensors(path)["encoders"].tolist() == list(encoders)
+        return path.exists() and read_metadata(path).get("encoders") == encoders
 
     def statistics(self) -> Mapping[str, Normalization] | None:
-        """Of the "shape" and the "texture" latents, once all objects are encoded."""
+        """Of the SLATS, once all objects are encoded."""
         path = self.folder / STATISTICS
         if not path.exists():
             return None
@@ -69,59 +75,75 @@ class LatentFolder:
         return {key: Normalization(mean=tuple(data[key]["mean"]), std=tuple(data[key]["std"])) for key in SLATS}
 
 
-SLATS = ("shape", "texture")
-
-
 def encode_objects(
     encoders: Mapping[str, nn.Module],
     make: Callable[[int], Example],
+    objects: int,
     data: DataConfig,
     folder: LatentFolder,
     team: Team,
     progress: Callable[[float], None] | None = None,
 ) -> None:
-    """Encode the objects that are not in the folder yet, each card its share, and write the statistics.
+    """Encode those of `objects` objects that are not in the folder yet, each card its share, and write the statistics.
 
-    encoders: the networks of ENCODERS, on the team's device. Goes on after a kill. Latents that other encoders made
-    are made again.
+    encoders: some of ENCODERS by their latents' names, on the team's device. Goes on after a kill. Latents that other
+    encoders made are made again.
     """
     made_by = fingerprint(encoders)
-    mine = range(team.card, data.objects, team.cards)
+    mine = range(team.card, objects, team.cards)
     missing = [index for index in mine if not folder.holds(index, made_by)]
-    for done, (index, example) in enumerate(zip(missing, in_order(make, missing, data.workers), strict=True)):
-        latent = encode(encoders, example, data.structure, team.device)
-        save_weights({**vars(latent), "encoders": torch.tensor(made_by, dtype=torch.uint8)}, folder.path(index))
+    made, done = zip(missing, in_order(make, missing, data.workers), strict=True), 0
+    for chunk in _chunks(made, min(AT_ONCE[name] for name in encoders)):
+        found = encode(encoders, [example for _, example in chunk], data.structure, team.device)
+        for (index, _), latent in zip(chunk, found, strict=True):
+            save_weights({**latent.latents, "images": latent.images}, folder.path(index), {"encoders": made_by})
+        done += len(chunk)
         if progress is not None:
-            progress((done + 1) / len(missing))
+            progress(done / len(missing))
     team.barrier()
-    if team.leads:
-        statistics = {key: channel_statistics(folder, key, data.objects) for key in SLATS}
+    if team.leads and set(SLATS) <= set(encoders):
+        statistics = {key: channel_statistics(folder, key, objects) for key in SLATS}
         (folder.folder / STATISTICS).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
     team.barrier()
 
 
 @torch.no_grad()
 def encode(
-    encoders: Mapping[str, nn.Module], example: Example, structure_side: int, device: torch.device
-) -> LatentExample:
-    """One object's latents, on the CPU. structure_side: voxels a side of the structure's grid."""
-    structure, shape, texture = (encoders[role] for role in ENCODERS)
-    voxels = voxels_to(example.voxels, device)
-    shape_latent = shape(dual_grid_features([voxels.dual_grid])).mean
-    texture_latent = texture(field_features([voxels.field])).mean
-    grid = occupancy([example.voxels.dual_grid], structure_side)
-    mean, _ = structure(grid.to(device))
-    latents = (shape_latent.coords.voxels, shape_latent.feats, texture_latent.feats, mean[0])
-    return LatentExample(*(latent.cpu() for latent in latents), example.images)
+    encoders: Mapping[str, nn.Module], examples: Sequence[Example], structure_side: int, device: torch.device
+) -> list[LatentExample]:
+    """The objects' latents, on the CPU. structure_side: voxels a side of the structure's grid."""
+    found: list[dict[str, Tensor]] = [{} for _ in examples]
+    if "structure" in encoders:
+        grids = occupancy([example.voxels.dual_grid for example in examples], structure_side)
+        _add(found, "structure", encoders["structure"](grids.to(device))[0])
+    slats = [name for name in SLATS if name in encoders]
+    objects = [voxels_to(example.voxels, device) for example in examples] if slats else []
+    for name in slats:
+        features = dual_grid_features([o.dual_grid for o in objects]) if name == "shape" else None
+        mean = encoders[name](features or field_features([o.field for o in objects])).mean
+        _add(found, name, mean.feats.split(mean.coords.lengths))
+        _add(found, "coords", mean.coords.voxels.split(mean.coords.lengths))
+    return [LatentExample(latents, example.images) for latents, example in zip(found, examples, strict=True)]
 
 
-def fingerprint(encoders: Mapping[str, nn.Module]) -> list[int]:
-    """8 bytes that tell these weights from others."""
+def fingerprint(encoders: Mapping[str, nn.Module]) -> str:
+    """A word that tells these weights from others."""
     digest = hashlib.sha256()
-    for role in ENCODERS:
-        for parameter in encoders[role].state_dict().values():
+    for name in sorted(encoders):
+        for parameter in encoders[name].state_dict().values():
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return list(digest.digest()[:8])
+    return digest.hexdigest()[:16]
+
+
+def _chunks(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Runs of `size`, the last one shorter."""
+    things = iter(things)
+    return iter(lambda: list(islice(things, size)), [])
+
+
+def _add(objects: list[dict[str, Tensor]], name: str, values: Iterable[Tensor]) -> None:
+    for latents, value in zip(objects, values, strict=True):
+        latents[name] = value.cpu().contiguous()
 
 
 def channel_statistics(folder: LatentFolder, key: str, objects: int) -> dict[str, list[float]]:

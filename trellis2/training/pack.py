@@ -14,6 +14,7 @@ from .flows import IMAGE_ENCODER
 from .latents import LatentFolder
 from .networks import network_files, open_checkpoint, read_network, resolved, write_network
 from .recipe import Recipe
+from .tasks import TASKS
 
 PUBLISHED = Path(__file__).parents[1] / "published.json"
 WEIGHTS = "ckpts"
@@ -36,7 +37,7 @@ def pipeline_arguments(recipe: Recipe) -> dict[str, Any]:
 def normalizations(recipe: Recipe, run: Path) -> dict[str, Normalization]:
     """Of the "shape" and "texture" latents: the base's where its encoder made them, else those that the run found."""
     stages = [stage for stage in recipe.stages.values() if stage.task.endswith("_flow")]
-    found = [LatentFolder(run / f"latents_{stage.resolution}").statistics() for stage in stages]
+    found = [LatentFolder.of(run, TASKS[stage.task].learns, stage.resolution).statistics() for stage in stages]
     computed = next((statistics for statistics in reversed(found) if statistics is not None), {})
     args, chosen = pipeline_arguments(recipe), {}
     for latent, (key, encoder) in STATISTICS.items():

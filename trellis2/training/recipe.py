@@ -21,6 +21,7 @@ class DataConfig:
     source: str = "world"  # the procedural world, or a folder of mesh files
     objects: int = 0  # how many different ones; 0: never the same twice
     views: int = 4
+    picture: int | None = None  # pixels a side, a divisor of what the image encoder sees; None: just that many
     structure: int = 64  # voxels a side of the grid that the structure networks decode to
     workers: int = 0  # processes that make objects; 0: the training process itself
     cache: str | None = None  # folder that keeps the voxels that were made; relative to the run's own
@@ -35,6 +36,8 @@ class StageConfig:
     batch: int  # objects a step, over all cards
     learning_rate: float
     resolution: int = 512  # voxels a side
+    objects: int | None = None  # how many different ones; None: the recipe's number
+    views: int | None = None  # flows: pictures of each; None: the recipe's number
     micro_batch: int | None = None  # objects that a card takes at once; None: its whole share
     warmup: int = 100  # steps of rising rate, before the cosine falls
     final_rate: float = 0.02  # where the cosine ends, a share of learning_rate
@@ -60,7 +63,7 @@ class StageConfig:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side of the pictures, and the name of the flow networks for this resolution."""
+        """Pixels a side of what the image encoder sees, and the name of the flow networks for this resolution."""
         return 512 if self.resolution <= 512 else 1024
 
 
@@ -81,6 +84,18 @@ class Recipe:
     base: str | None = None
     pipeline: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float16"
+
+    def objects(self, stage: StageConfig) -> int:
+        """How many different objects a stage learns from; 0: never the same twice."""
+        return self.data.objects if stage.objects is None else stage.objects
+
+    def views(self, stage: StageConfig) -> int:
+        """How many pictures of each."""
+        return self.data.views if stage.views is None else stage.views
+
+    def picture(self, stage: StageConfig) -> int:
+        """Pixels a side of the pictures as they are made and kept."""
+        return self.data.picture or stage.image_size
 
     def network(self, role: str) -> Mapping[str, Any]:
         """Where the network of a role comes from."""
@@ -127,6 +142,9 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
         if stage.task not in TASKS:
             raise ConfigError(f"{where}.stages.{name}.task: expected one of {list(TASKS)}, got {stage.task!r}")
         absent = [role for role in TASKS[stage.task].roles(stage) if role not in recipe.networks]
+        picture = recipe.picture(stage)
+        if picture < 1 or stage.image_size % picture:
+            raise ConfigError(f"{where}.data.picture: expected a divisor of {stage.image_size}, got {picture}")
         if absent and recipe.base is None:
             raise ConfigError(f"{where}.networks: the stage {name} needs {absent}")
     return recipe

@@ -3,15 +3,16 @@
 recipe.json                      what it was started with
 networks/<role>.json .safetensors  each network as the last finished stage left it, averaged weights, fp32
 <stage>/state.safetensors metrics.csv finished.json
-latents_<resolution>/            what the flows learn from, encoded by the VAEs of networks/
+latents_<resolution>/<names>/    what the flows learn from, encoded by the VAEs of networks/
 checkpoint/                      the published layout, for Pipeline.load
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from .flows import FlowSetting
 from .latents import ENCODERS, LatentFolder, encode_objects
 from .networks import make_trainable, network_files, open_network, read_network, resolved, write_network
 from .pack import normalizations, pack, pipeline_arguments
-from .recipe import DataConfig, Recipe, StageConfig
+from .recipe import Recipe, StageConfig
 from .task import Task
 from .tasks import TASKS
 from .trainer import Work, term_weights, train_stage
@@ -52,32 +53,33 @@ class Run:
         """Start a run in a new or empty folder or, with `resume`, go on with the one there.
 
         Raises ConfigError where a folder holds another run, or the recipe differs from the one that it was started
-        with in more than where examples are kept and who makes them.
+        with in more than where examples are kept, who makes them, and stages that have not begun.
         """
         path, told = folder / "recipe.json", recipe.to_json()
         for name, stage in recipe.stages.items():
             term_weights(TASKS[stage.task], stage)
-            if TASKS[stage.task].inputs == "latents" and not recipe.data.objects:
+            if TASKS[stage.task].inputs == "latents" and not recipe.objects(stage):
                 raise ConfigError(f"data.objects: the stage {name} needs a number of objects, whose latents are kept")
         if path.exists():
             if not resume:
                 raise ConfigError(f"{folder}: a run is there already; go on with --resume, or name another folder")
             before = json.loads(path.read_text(encoding="utf-8"))
-            differing = _differing(before, told)
+            ahead = {name for name in recipe.stages if not (folder / name).exists()}
+            differing = _differing(before, told, ahead)
             if differing:
                 raise ConfigError(f"{folder}: it was started with another recipe; what differs: {differing[:5]}")
         team.barrier()
         if team.leads:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            # Whole at once: stages may be started beside each other.
+            written = path.with_name(f"recipe.{os.getpid()}.partial")
+            written.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            written.replace(path)
         return cls(recipe, folder, team, source or open_source(recipe.data.source))
 
     def train(self, stages: Sequence[str] | None = None, report: StageReport | None = None) -> Path:
         """Run the stages that are not finished (of `stages`, where given), then pack. Returns the checkpoint."""
-        unknown = sorted(set(stages or ()) - set(self.recipe.stages))
-        if unknown:
-            raise ConfigError(f"stage: expected some of {list(self.recipe.stages)}, got {unknown}")
-        for name in stages or self.recipe.stages:
+        for name in self._known(stages):
             if not (self.folder / name / "finished.json").exists():
                 self._stage(name, report)
         if self.team.leads:
@@ -85,18 +87,32 @@ class Run:
         self.team.barrier()
         return self.folder / "checkpoint"
 
-    def make_objects(self, report: StageReport | None = None) -> None:
-        """Fill the cache with the objects of all stages, each card its share. Other processes may train meanwhile:
-        they make what they need and is not there yet. Raises ConfigError without a cache or a number of objects."""
-        data = self.recipe.data
-        if data.cache is None or not data.objects:
-            raise ConfigError("data.cache, data.objects: expected a folder and a number, to make objects ahead")
-        makers = {(stage.resolution, _views(data, stage)): self._maker(stage) for stage in self.recipe.stages.values()}
-        mine = range(self.team.card, data.objects, self.team.cards)
-        for (resolution, _), make in makers.items():
-            for done, _ in enumerate(in_order(partial(_made, make), mine, data.workers)):
+    def make_objects(self, stages: Sequence[str] | None = None, report: StageReport | None = None) -> None:
+        """Fill the cache with the objects of all stages (of `stages`, where given), each card its share. Other
+        processes may train meanwhile: they make what they need and is not there yet. Raises ConfigError without a
+        cache or a number of objects."""
+        for name in self._known(stages):
+            stage = self.recipe.stages[name]
+            if self.recipe.data.cache is None or not self.recipe.objects(stage):
+                raise ConfigError("data.cache, data.objects: expected a folder and a number, to make objects ahead")
+            mine = range(self.team.card, self.recipe.objects(stage), self.team.cards)
+            make = partial(_made, self._maker(stage))
+            for done, _ in enumerate(in_order(make, mine, self.recipe.data.workers)):
                 if report is not None:
-                    report(f"objects at {resolution}", (done + 1) / len(mine), {})
+                    report(f"objects of {name}", (done + 1) / len(mine), {})
+
+    def make_latents(self, stages: Sequence[str] | None = None, report: StageReport | None = None) -> None:
+        """Encode what the flows (of `stages`, where given) learn from, with the VAEs of now, each card its share."""
+        for name in self._known(stages):
+            if TASKS[self.recipe.stages[name].task].inputs == "latents":
+                self._latents(self.recipe.stages[name], report)
+
+    def _known(self, stages: Sequence[str] | None) -> Sequence[str]:
+        """The stages that are asked for, or all."""
+        unknown = sorted(set(stages or ()) - set(self.recipe.stages))
+        if unknown:
+            raise ConfigError(f"stage: expected some of {list(self.recipe.stages)}, got {unknown}")
+        return list(stages or self.recipe.stages)
 
     def network(self, role: str) -> nn.Module:
         """A network as the run has it by now, in fp32 on the CPU."""
@@ -115,13 +131,12 @@ class Run:
                 report(name, step / steps, metrics)
 
         if kind.inputs == "latents":
-            latents = LatentFolder(self.folder / f"latents_{stage.resolution}")
-            self._encode(latents, stage, report)
-            task, make, objects = self._flow_task(stage), latents, self.recipe.data.objects
+            make = self._latents(stage, report)
+            task = self._flow_task(stage)
         else:
             trained = {role: make_trainable(self.network(role)) for role in kind.roles(stage)}
-            task, make, objects = kind(trained), self._maker(stage), self.recipe.data.objects
-        stream = Stream(make, objects, self.recipe.seed, name)
+            task, make = kind(trained), self._maker(stage)
+        stream = Stream(make, self.recipe.objects(stage), self.recipe.seed, name)
         train_stage(Work(task, stage, self.recipe.data, stream, self.folder / name), self.team, told)
         if self.team.leads:
             self._finish(name, task, time.perf_counter() - started)
@@ -133,22 +148,26 @@ class Run:
         others = [role for role in kind.roles(stage) if role not in trained]
         frozen = {role: self.network(role).to(self.team.device) for role in others}
         sigma_min = pipeline["sparse_structure_sampler"]["args"]["sigma_min"]
-        return kind(trained, frozen, FlowSetting(stage, normalizations(self.recipe, self.folder), sigma_min))
+        statistics, repeat = normalizations(self.recipe, self.folder), stage.image_size // self.recipe.picture(stage)
+        return kind(trained, frozen, FlowSetting(stage, statistics, sigma_min, repeat))
 
-    def _encode(self, latents: LatentFolder, stage: StageConfig, report: StageReport | None) -> None:
-        """The latents of all objects, unless the VAEs of now have made them."""
-        encoders = {role: self.network(role).to(self.team.device) for role in ENCODERS}
+    def _latents(self, stage: StageConfig, report: StageReport | None) -> LatentFolder:
+        """The latents of all objects of a flow, unless the VAEs of now have made them already."""
+        names, objects = TASKS[stage.task].learns, self.recipe.objects(stage)
+        latents = LatentFolder.of(self.folder, names, stage.resolution)
+        encoders = {name: self.network(ENCODERS[name]).to(self.team.device) for name in names}
 
         def told(fraction: float) -> None:
             if report is not None:
-                report(latents.folder.name, fraction, {})
+                report(f"latents: {', '.join(names)}", fraction, {})
 
-        encode_objects(encoders, self._maker(stage), self.recipe.data, latents, self.team, told)
+        encode_objects(encoders, self._maker(stage), objects, self.recipe.data, latents, self.team, told)
+        return latents
 
     def _maker(self, stage: StageConfig) -> Callable[[int], Example]:
         """make(index) of a stage's objects, for this process and for others."""
-        views = _views(self.recipe.data, stage)
-        size = {"resolution": stage.resolution, "image_size": stage.image_size, "views": views}
+        views = self.recipe.views(stage) if TASKS[stage.task].inputs == "latents" else 0
+        size = {"resolution": stage.resolution, "image_size": self.recipe.picture(stage), "views": views}
         if self.recipe.data.cache is None:
             return partial(self.source, **size)
         return partial(cached, self.source, self.folder / self.recipe.data.cache, **size)
@@ -161,22 +180,18 @@ class Run:
         (self.folder / name / "finished.json").write_text(json.dumps(done) + "\n", encoding="utf-8")
 
 
-def _views(data: DataConfig, stage: StageConfig) -> int:
-    """Pictures that the stage's objects need."""
-    return data.views if TASKS[stage.task].inputs == "latents" else 0
-
-
 def _made(make: Callable[[int], Example], index: int) -> int:
     """Make an object for the cache alone."""
     make(index)
     return index
 
 
-def _differing(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """The keys of two recipes that differ and matter."""
-    free = {"data.workers", "data.cache"}
+def _differing(before: Mapping[str, object], now: Mapping[str, object], ahead: Set[str]) -> list[str]:
+    """The keys of two recipes that differ and matter. ahead: stages that have not begun."""
+    free = ("data.workers", "data.cache", *(f"stages.{name}." for name in ahead))
     flat = [dict(_flattened(recipe)) for recipe in (before, now)]
-    return sorted(key for key in {*flat[0], *flat[1]} - free if flat[0].get(key) != flat[1].get(key))
+    keys = (key for key in {*flat[0], *flat[1]} if not key.startswith(free))
+    return sorted(key for key in keys if flat[0].get(key) != flat[1].get(key))
 
 
 def _flattened(value: object, path: str = "") -> list[tuple[str, object]]:

@@ -18,9 +18,10 @@ LIKENESS = 0.02  # of a difference quotient in fp32 to the gradient
 def latent_object(tokens: int) -> LatentExample:
     draw = torch.Generator().manual_seed(tokens)
     coords = torch.cartesian_prod(*[torch.arange(3, dtype=torch.int32)] * 3)[:tokens]
-    latents = (torch.randn(tokens, CHANNELS, generator=draw) for _ in range(2))
+    shape, texture = (torch.randn(tokens, CHANNELS, generator=draw) for _ in range(2))
     image = torch.randint(0, 256, (1, 256, 256, 3), generator=draw, dtype=torch.uint8)
-    return LatentExample(coords, *latents, torch.randn(CHANNELS, 8, 8, 8, generator=draw), image)
+    structure = torch.randn(CHANNELS, 8, 8, 8, generator=draw)
+    return LatentExample({"coords": coords, "shape": shape, "texture": texture, "structure": structure}, image)
 
 
 def build(name: str, recipe) -> Task:

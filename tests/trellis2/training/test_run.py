@@ -78,9 +78,9 @@ def test_the_checkpoint_holds_the_recipe_and_the_statistics(trained):
     assert set(pipeline["models"]) == set(recipe.networks) - {"image_encoder"}
     assert pipeline["shape_slat_sampler"]["params"]["steps"] == 3
     assert pipeline["shape_slat_sampler"]["params"]["rescale_t"] == 3.0  # the published one
-    latents = LatentFolder(folder / "latents_512")
+    latents = LatentFolder.of(folder, ("shape", "texture"), 512)
     for key, role in (("shape", "shape_slat_normalization"), ("texture", "tex_slat_normalization")):
-        tokens = torch.cat([getattr(latents(index), key) for index in range(2)]).double()
+        tokens = torch.cat([latents(index).latents[key] for index in range(2)]).double()
         torch.testing.assert_close(torch.tensor(pipeline[role]["mean"]).double(), tokens.mean(0), rtol=1e-4, atol=1e-5)
         deviation = tokens.std(0, correction=0)
         torch.testing.assert_close(torch.tensor(pipeline[role]["std"]).double(), deviation, rtol=1e-3, atol=1e-3)
@@ -101,7 +101,7 @@ def test_what_is_finished_is_not_done_again(trained, source, alone):
 def test_latents_of_other_encoders_are_made_again(trained, source, alone, tmp_path):
     recipe, folder, _, _ = trained
     run = Run.open(recipe, folder, alone, resume=True, source=source)
-    encoders = {role: run.network(role) for role in ENCODERS}
+    encoders = {name: run.network(role) for name, role in ENCODERS.items()}
     made = []
 
     def make(index):
@@ -110,15 +110,16 @@ def test_latents_of_other_encoders_are_made_again(trained, source, alone, tmp_pa
 
     latents = LatentFolder(tmp_path)
     for _ in range(2):
-        encode_objects(encoders, make, recipe.data, latents, alone)
+        encode_objects(encoders, make, 2, recipe.data, latents, alone)
     assert made == [0, 1]
     with torch.no_grad():
-        encoders["shape_slat_encoder"].to_latent.bias += 1
-    before = latents(0)
-    encode_objects(encoders, make, recipe.data, latents, alone)
+        encoders["shape"].to_latent.bias += 1
+    before = latents(0).latents
+    encode_objects(encoders, make, 2, recipe.data, latents, alone)
     assert made == [0, 1, 0, 1]
-    torch.testing.assert_close(latents(0).shape, before.shape + 1)
-    assert torch.equal(latents(0).texture, before.texture)
+    after = latents(0).latents
+    torch.testing.assert_close(after["shape"], before["shape"] + 1)
+    assert all(torch.equal(after[name], before[name]) for name in ("texture", "structure", "coords"))
 
 
 def test_what_a_base_on_the_hub_has_is_named_where_it_is(toy_data, tmp_path, monkeypatch, trained):

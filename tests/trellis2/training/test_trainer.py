@@ -2,15 +2,19 @@
 
 import csv
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from pack.trellis2.config import ConfigError
+from pack.trellis2.training.flows import repeated
+from pack.trellis2.training.latents import LatentFolder
 from pack.trellis2.training.networks import initialize, make_trainable, new_network
 from pack.trellis2.training.recipe import StageConfig
 from pack.trellis2.training.run import Run
 from pack.trellis2.training.state import Average, saved_step
 from pack.trellis2.training.trainer import TrainingError, learning_rate
+from torch.nn import functional as F
 
 
 class Killed(Exception):
@@ -71,7 +75,9 @@ def test_parts_of_a_batch_give_the_same_losses(toy, source, alone, tmp_path):
 
 
 def test_another_recipe_does_not_go_on(toy, source, alone, tmp_path):
-    Run.open(toy(2, ["structure_vae"]), tmp_path, alone, source=source)
+    Run.open(toy(4, ["structure_vae"]), tmp_path, alone, source=source)
+    # A stage that has not begun may still change.
+    Run.open(toy(2, ["structure_vae"]), tmp_path, alone, resume=True, source=source).train()
     with pytest.raises(ConfigError, match=r"what differs: \['stages\.structure_vae\.steps'\]"):
         Run.open(toy(3, ["structure_vae"]), tmp_path, alone, resume=True, source=source)
     Run.open(toy(2, ["structure_vae"], {"workers": 5}), tmp_path, alone, resume=True, source=source)
@@ -124,3 +130,43 @@ def test_new_networks_start_near_the_identity(toy_data):
         weights = [p for p in model.parameters() if p.ndim > 1 and bool(p.any())]
         assert weights and all(p.std() < 1.5 for p in weights), role
         assert math.isclose(sum(p.requires_grad for p in model.parameters()), len(list(model.parameters())), abs_tol=3)
+
+
+def test_coarse_pictures_leave_the_encoder_blind_to_detail(toy, source, alone, tmp_path):
+    recipe = toy(3, ["structure_vae", "structure_flow"], {"picture": 128}, resolution=64)
+    sizes = []
+
+    def seen(index, **size):
+        sizes.append(size["image_size"])
+        return source(index, **size)
+
+    run = Run.open(recipe, tmp_path, alone, source=seen)
+    before = run.network("image_encoder").embeddings.patch_embeddings.weight.detach().clone()
+    run.train()
+    assert set(sizes) == {128}
+    encoder = run.network("image_encoder").eval()
+    weight = encoder.embeddings.patch_embeddings.weight.detach()
+    means = F.avg_pool2d(before, 4)
+    assert not torch.allclose(F.avg_pool2d(weight, 4), means, atol=1e-5)  # it has learned
+    sharp = torch.randn(1, 3, 512, 512, generator=torch.Generator().manual_seed(0))
+    dull = repeated(F.avg_pool2d(sharp, 4), 4)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(sharp), encoder(dull), atol=1e-4, rtol=1e-4)
+
+
+def test_a_picture_that_does_not_divide_what_the_encoder_sees(toy):
+    with pytest.raises(ConfigError, match=r"data\.picture: expected a divisor of 512, got 100"):
+        toy(1, ["structure_flow"], {"picture": 100})
+
+
+def test_stages_have_objects_and_pictures_of_their_own(toy, source, alone, tmp_path):
+    recipe = toy(1, ["structure_vae", "structure_flow"], {"cache": str(tmp_path / "cache")}, resolution=64)
+    flow = replace(recipe.stages["structure_flow"], objects=5, views=3)
+    recipe = replace(recipe, stages={**recipe.stages, "structure_flow": flow})
+    run = Run.open(recipe, tmp_path / "run", alone, source=source)
+    run.make_objects(["structure_flow"])
+    assert len(list((tmp_path / "cache/64/512x3").glob("*.safetensors"))) == 5
+    run.make_latents(["structure_flow"])
+    folder = tmp_path / "run/latents_64/structure"
+    assert len(list(folder.glob("*.safetensors"))) == 5
+    assert set(LatentFolder(folder)(4).latents) == {"structure"} and len(LatentFolder(folder)(4).images) == 3
