@@ -28,6 +28,7 @@ from ..weights import read_tensors, save_weights
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 INTERSECTED_BITS = (1, 2, 4)  # of x, y and z in a cached file
+INSTEAD, FAR = 4, 1 << 26  # seeds that are tried for an object, and how far apart, out of the way of others
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +70,23 @@ def open_source(name: str) -> Source:
 
 
 def world_example(index: int, *, resolution: int, image_size: int, views: int) -> Example:
-    """Object `index` of the procedural world: the families in turn, a seed for each round."""
+    """Object `index` of the procedural world: the families in turn, a seed for each round.
+
+    One that no picture can be prepared of, all clear glass or too thin for the pixels, gives way to another seed: a
+    run of many thousands shall not end there.
+    """
     from .world import TRAIN_FAMILIES, TRAIN_SEEDS, make_sample
 
     round_, family = divmod(index, len(TRAIN_FAMILIES))
-    name, seed = TRAIN_FAMILIES[family], TRAIN_SEEDS[round_]
-    sample = make_sample(name, seed, resolution=resolution, image_size=image_size, views=views)
-    return Example.of(sample.voxels, sample.images, image_size)
+    for instead in range(INSTEAD):
+        seed = TRAIN_SEEDS[round_ + instead * FAR]
+        sample = make_sample(TRAIN_FAMILIES[family], seed, resolution=resolution, image_size=image_size, views=views)
+        try:
+            return Example.of(sample.voxels, sample.images, image_size)
+        except ValueError:
+            if instead + 1 == INSTEAD:
+                raise
+    raise AssertionError("INSTEAD: expected at least 1")
 
 
 def mesh_example(files: tuple[Path, ...], index: int, *, resolution: int, image_size: int, views: int) -> Example:
