@@ -359,7 +359,7 @@ def test_the_keys_and_values_of_a_single_view_are_held_once(recorder):
 
 def test_the_coordinates_that_a_graph_reads_stay(recorder):
     """Of two equal sets the one that it was recorded with, which is not the first where that took only one step."""
-    ours, _ = pair(recorder)
+    ours, _ = pair(Once if DEVICE == CPU else recorder)
     stage(ours, voxels(30), settings=sampler(steps=1))
     coords = voxels(30)
     stage(ours, coords)
@@ -403,12 +403,12 @@ def test_a_step_waits_for_nothing(counts, concat):
     steps = []
 
     def progress(fraction):
-        steps.append((len(ops.waited), len(ops.seen)))
+        steps.append(len(ops.waited))
 
     with ops:
         stage(flow, voxels(*counts), concat=concat, progress=progress)
-    assert "addmm" in ops.seen and len(steps) == 6
-    assert ops.waited[steps[0][0] : steps[-1][0]] == []
+    assert {"addmm", "linear"} & ops.seen and len(steps) == 6
+    assert ops.waited[steps[0] :] == []
 
 
 def test_waiting_is_noticed():
@@ -427,14 +427,14 @@ def test_memory_goes_with_the_recordings_and_recording_again_works():
     flow = network(model_channels=192, num_blocks=4)
     held = 2 * 4 * 4101 * 192 * 4
     condition = seen(tokens=4101)
-    stage(flow, condition=condition, settings=sampler(steps=1, guidance_strength=1.0))
+    stage(flow, condition=condition)  # libraries keep working memory of their own from the first time on
     flow.recordings.forget()
     for _ in range(3):
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         first = stage(flow, condition=condition)
         assert len(flow.recordings) == 2 and torch.cuda.memory_allocated() - before > held
-        assert torch.equal(stage(flow, condition=condition), first)
+        torch.testing.assert_close(stage(flow, condition=condition), first, atol=1e-4, rtol=0)
         del first
         flow.recordings.forget()
         assert torch.cuda.memory_allocated() - before < held / 2
