@@ -2,9 +2,11 @@
 
 Recordings stay with their network, so that the next stage over the same layout replays them at once. What varies
 between stages (samples, times, the image's keys and values) is copied into a recording's own inputs; what it reads
-besides, weights and what follows from coordinates, is part of the layout. A network keeps one recording a branch. The
-large part of what one holds are its inputs: keys and values of 4,101 image tokens are 0.7 GiB for a published network
-in 16 bits. Recordings of one device share the memory of their activations, and so run one at a time.
+besides, weights and what follows from coordinates, must be what it was. A network keeps one recording a branch, of the
+last layout; several views share it, each copied in when its turn comes.
+
+Most of what one holds are its inputs: the keys and values of 4,101 image tokens are 0.7 GiB in a published network in
+16 bits. The memory of activations is shared by all recordings of a device, so they run one at a time.
 """
 
 from __future__ import annotations
