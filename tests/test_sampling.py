@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from pack.trellis2 import config
+from pack.trellis2.capture import Recordings
+from pack.trellis2.models.transformer import PreparedCondition
 from pack.trellis2.sampling import (
     Guidance,
     average_views,
@@ -25,7 +27,8 @@ from pack.trellis2.sampling import (
     to_sample,
     to_velocity,
 )
-from pack.trellis2.stages import sample_flow
+from pack.trellis2.sparse import Ragged
+from pack.trellis2.stages import Work, sample_flow
 from pack.trellis2.values import ImageCondition, extend
 
 PUBLISHED = json.loads(Path(config.__file__).with_name("published.json").read_text())
@@ -76,17 +79,23 @@ class Counting:
 
 
 class Flow:
-    """What `sample_flow` asks of a network: nothing prepared, one output channel, no recording."""
+    """What `sample_flow` asks of a network: nothing computed of an image, one output channel, no recording."""
 
     config = SimpleNamespace(out_channels=1)
     backends = SimpleNamespace(launch="eager")
 
+    def __init__(self):
+        self.recordings = Recordings()
+
     def prepare(self, view):
-        return view
+        return PreparedCondition(((view.feats, view.feats),), view.lengths)
 
 
-def sample(forward, noise, given, settings, progress=None):
-    return sample_flow(Flow(), forward, noise, given, 512, settings, dense_deviation, progress)
+def sample(forward, noise, given, settings, progress=None, deviation=dense_deviation):
+    def of_view(x, t, image):
+        return forward(x, t, Ragged(image.blocks[0][0], image.lengths))
+
+    return sample_flow(Work(Flow(), of_view, deviation), noise, given, 512, settings, progress)
 
 
 @pytest.mark.parametrize("rescale", [1.0, 3.0, 5.0])
@@ -259,8 +268,7 @@ def test_a_batch_is_its_singles_when_sparse():
             parts = zip(x.split(lengths), t, view.feats.split(view.lengths), strict=True)
             return torch.cat([0.3 * x - x.mean() * x.abs() + c.mean(0) + s / 1000 for x, s, c in parts])
 
-        deviation = sparse_deviation(lengths)
-        return sample_flow(Flow(), forward, noise, ImageCondition(tokens, None), 512, sampler(), deviation, None)
+        return sample(forward, noise, ImageCondition(tokens, None), sampler(), deviation=sparse_deviation(lengths))
 
     together = run(lengths, noise, given.tokens_512)
     for i, length in enumerate(lengths):

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..o_voxel.dual_grid import dual_grid_to_mesh
 from ..o_voxel.values import DualGrid, Mesh, VoxelField
+from .capture import forget
 from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .image import to_pixels
@@ -113,6 +114,8 @@ class Pipeline:
 
     def unload(self) -> None:
         """Forget the loaded networks; the next stage loads what it needs again."""
+        for model in self._models.values():
+            forget(model)
         self._models.clear()
         self.residency.release()
 

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from .capture import forget, weights_of
+
 
 class Residency(Protocol):
     """Puts a network on the compute device while it is used."""
@@ -26,14 +28,16 @@ class Residency(Protocol):
 
 
 class KeepLoaded:
-    """Networks stay on the device once used: fastest, and every network used adds up."""
+    """Networks stay on the device once used, and their recordings with them (see `capture`): fastest, and every network
+    used adds up."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
 
     @contextmanager
     def use(self, model: nn.Module, workspace: int = 0) -> Iterator[nn.Module]:
-        yield model.to(self.device)
+        # Moving a network, even to where it is, costs it its recordings.
+        yield model if _is_on(model, self.device) else model.to(self.device)
 
     def release(self) -> None:
         """Nothing to let go of: networks belong to their pipeline."""
@@ -57,7 +61,8 @@ class OneAtATime:
 @contextmanager
 def weights_kept(model: nn.Module) -> Iterator[None]:
     """Afterwards the network's tensors are on the CPU: the very ones that were there before, which cost no copy back.
-    Inside, weights may be moved or replaced but not written to: what is written on another device is lost."""
+    Its recordings are forgotten. Inside, weights may be moved or replaced but not written to: what is written on
+    another device is lost."""
     before = {
         (id(module), name): (module._parameters.get(name), tensor)
         for module, name, tensor in tensors_of(model)
@@ -66,10 +71,16 @@ def weights_kept(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        forget(model)
         for module, name, tensor in list(tensors_of(model)):
             parameter, kept = before.get((id(module), name), (None, None))
             same = kept is not None and module._parameters.get(name) is parameter
             place(module, name, kept if same else tensor.cpu())
+
+
+def _is_on(model: nn.Module, device: torch.device) -> bool:
+    there = torch.empty(0, device=device).device  # "cuda" is one of several
+    return all(tensor.device == there for tensor in weights_of(model))
 
 
 def tensors_of(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:

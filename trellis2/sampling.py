@@ -71,16 +71,17 @@ def dense_deviation(x: Tensor) -> Tensor:
 
 
 def sparse_deviation(lengths: Sequence[int]) -> Deviation:
-    """Standard deviation of each item's tokens and channels in [T, C], one value a token: [T, 1].
+    """Standard deviation of each item's tokens and channels in [T, C], one value a token: [T, 1]; of one item [1, 1].
 
     Biased (over N, not N - 1), unlike the dense one: both as in the reference.
     """
 
     def deviation(x: Tensor) -> Tensor:
         parts = [part.square().mean() - part.mean().square() for part in x.split(list(lengths))]
-        counts = torch.tensor(lengths, device=x.device)
         # Rounding can leave a constant item's variance just below zero.
-        return torch.stack(parts).clamp_min(0).sqrt().repeat_interleave(counts, output_size=len(x))[:, None]
+        values = torch.stack(parts).clamp_min(0).sqrt()[:, None]
+        # Nothing here may come from the host: an upload would wait for all the work before it.
+        return values if len(parts) == 1 else torch.cat([v.expand(n, 1) for v, n in zip(values, lengths, strict=True)])
 
     return deviation
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .capture import graph_pool, recorded
+from .capture import Layout
 from .config import Normalization, SamplerConfig
 from .forecast import forecast
 from .models.latent_flow import LatentFlow
@@ -35,45 +37,76 @@ LATENT_STRIDE = 16
 # Below this the cascade does not reduce its resolution, and each reduction takes this much off.
 CASCADE_FLOOR, CASCADE_STEP = 1024, 128
 
-Forward = Callable[[Tensor, Tensor, PreparedCondition], Tensor]
+# forward(x, time [B], condition, *beside): a velocity like x.
+Forward = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A flow network on the tokens of one noise.
+
+    forward: calls `flow`.  deviation: see `guided`.  coords: where the tokens are, None for a whole grid.
+    beside: what `forward` takes besides the image. It may close over nothing else that a later stage has other numbers
+    of: a recording would go on with those of its first stage.
+    """
+
+    flow: FlowTransformer
+    forward: Forward
+    deviation: Deviation
+    coords: CoordSet | None = None
+    beside: tuple[Tensor, ...] = ()
 
 
 def sample_flow(
-    flow: FlowTransformer,
-    forward: Forward,
+    work: Work,
     noise: Tensor,
     condition: ImageCondition,
     resolution: int,
     sampler: SamplerConfig,
-    deviation: Deviation,
     progress: Progress | None,
 ) -> Tensor:
     """Follow a flow network from noise under image guidance.
 
-    forward(x, time [B], condition) calls `flow`; resolution says which tokens it takes; see `sampling` for the rest.
+    resolution: says which of the condition's tokens the network takes; see `sampling` for the rest.
     The negative condition is zeros. All its tokens are alike, so attention to one is attention to all.
     """
-    params, sigma_min = sampler.params, sampler.args.sigma_min
+    flow, params, sigma_min = work.flow, sampler.params, sampler.args.sigma_min
     times = schedule(params.steps, params.rescale_t)
     views = [view.replace(view.feats.to(noise.device)) for view in condition.views(resolution)]
     items, tokens = condition.batch_size, noise.numel() // flow.config.out_channels
-    pool = graph_pool(noise.device)
+    layout = Layout(flow.backends.launch, tokens, (flow.backends, views[0].lengths), work.coords)
+    flow.recordings.begin(flow, layout, noise.device)
 
-    def toward(view: Ragged) -> Velocity:
-        prepared = flow.prepare(view)
-        step = recorded(lambda x, t: forward(x, t, prepared), flow.backends.launch, tokens, noise.device, pool)
+    def toward(branch: str, views: Sequence[Ragged]) -> list[Velocity]:
+        """The velocity toward each of the views, which share one recording."""
+        lengths, count = views[0].lengths, len(work.beside)
 
-        def velocity(x: Tensor, t: float) -> Tensor:
+        def forward(x: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
+            return work.forward(x, t, PreparedCondition.of(inputs[count:], lengths), *inputs[:count])
+
+        given = [(*work.beside, *flow.prepare(view).tensors()) for view in views]
+        step = flow.recordings.step(branch, forward, noise, given[0])
+        step.load(given[0])
+        # A single view's keys and values are copied where a step is recorded: nothing may hold on to them.
+        several = given if len(given) > 1 else [None]
+
+        def velocity(x: Tensor, t: float, own: Sequence[Tensor] | None) -> Tensor:
+            if own is not None:
+                step.load(own)
             return step(x, model_time(t, items, x.device))
 
-        return forecast(velocity, times) if params.step_cache else velocity
+        velocities = [partial(velocity, own=own) for own in several]
+        return [forecast(v, times) for v in velocities] if params.step_cache else velocities
 
-    velocities = [toward(view) for view in views]
+    velocities = toward("positive", views)
     by_cycle = condition.view_mode == "cycle"
     positive = cycle_views(velocities, times) if by_cycle else average_views(velocities)
-    negative = toward(Ragged(views[0].feats.new_zeros(items, views[0].feats.shape[1]), (1,) * items))
     guidance = Guidance(params.guidance_strength, params.guidance_rescale, params.guidance_interval)
-    return euler(guided(positive, negative, guidance, deviation, sigma_min), noise, times, progress)
+    negative = positive  # where guidance never applies, which does not ask for it
+    if any(guidance.applies(t) for t in times[:-1]):
+        zeros = Ragged(views[0].feats.new_zeros(items, views[0].feats.shape[1]), (1,) * items)
+        (negative,) = toward("negative", [zeros])
+    return euler(guided(positive, negative, guidance, work.deviation, sigma_min), noise, times, progress)
 
 
 def sample_structure_latent(
@@ -84,7 +117,7 @@ def sample_structure_latent(
     progress: Progress | None = None,
 ) -> Tensor:
     """[B, C, R, R, R] noise to the latent of the sparse structure, which is not normalised."""
-    return sample_flow(flow, flow, noise, condition, 512, sampler, dense_deviation, progress)
+    return sample_flow(Work(flow, flow, dense_deviation), noise, condition, 512, sampler, progress)
 
 
 def sample_sparse_latent(
@@ -99,12 +132,15 @@ def sample_sparse_latent(
 ) -> SparseTensor:
     """Noise on voxels to a latent in the model's (normalised) space; concat as in `LatentFlow`."""
 
-    def forward(x: Tensor, t: Tensor, image: PreparedCondition) -> Tensor:
-        return flow(noise.replace(x), t, image, concat).feats
+    coords = noise.coords
 
-    deviation = sparse_deviation(noise.coords.lengths)
-    feats = sample_flow(flow, forward, noise.feats, condition, resolution, sampler, deviation, progress)
-    return noise.replace(feats)
+    def forward(x: Tensor, t: Tensor, image: PreparedCondition, *more: Tensor) -> Tensor:
+        others = SparseTensor(*more, coords) if more else None
+        return flow(SparseTensor(x, coords), t, image, others).feats
+
+    beside = () if concat is None else (concat.feats,)
+    work = Work(flow, forward, sparse_deviation(coords.lengths), coords, beside)
+    return noise.replace(sample_flow(work, noise.feats, condition, resolution, sampler, progress))
 
 
 def normalize(latent: SparseTensor, stats: Normalization) -> SparseTensor:

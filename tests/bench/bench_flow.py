@@ -6,9 +6,10 @@ import time
 
 import torch
 from bench import DEVICE, ROOT, Table, peak_mib, show_profile
-from pack.trellis2.capture import recorded
+from pack.trellis2.capture import Layout
 from pack.trellis2.models import Backends, build_model
 from pack.trellis2.models.quantized import quantize_model
+from pack.trellis2.models.transformer import PreparedCondition
 from pack.trellis2.sparse import CoordSet, Ragged, SparseTensor
 
 # name: (role, tokens, image tokens, the reference's milliseconds). The negative condition is one token.
@@ -55,10 +56,12 @@ def run_case(table, published, case, quantization, options) -> None:
         note = f"quantised in {time.perf_counter() - begun:.2f} s"
     with torch.no_grad():
         image = flow.prepare(Ragged(torch.randn(image_tokens, 1024, device=DEVICE), (image_tokens,)))
-        forward, x = forward_of(flow, tokens, image)
+        forward, x = forward_of(flow, tokens, image.lengths)
         t = torch.full((1,), 500.0, device=DEVICE)
         for launch in options.launch:
-            step = recorded(forward, launch, tokens, DEVICE)
+            flow.recordings.begin(flow, Layout(launch, tokens), x.device)
+            step = flow.recordings.step("positive", forward, x, image.tensors())
+            step.load(image.tensors())
             begun = time.perf_counter()
             step(x, t)
             torch.cuda.synchronize()
@@ -76,15 +79,19 @@ def run_case(table, published, case, quantization, options) -> None:
                 show_profile(lambda: step(x, t))
 
 
-def forward_of(flow, tokens, image):
-    """(forward(x, t), x) of the structure flow, or of a latent flow on a compact set of `tokens` voxels."""
+def forward_of(flow, tokens, lengths):
+    """(forward(x, t, *keys and values), x) of the structure flow, or of a latent flow on a compact set of voxels."""
     if flow.config.resolution == 16:
-        return (lambda x, t: flow(x, t, image)), torch.randn(1, 8, 16, 16, 16, device=DEVICE)
+        x = torch.randn(1, 8, 16, 16, 16, device=DEVICE)
+        return (lambda x, t, *image: flow(x, t, PreparedCondition.of(image, lengths))), x
     axis = torch.arange(64, device=DEVICE)
     voxels = torch.cartesian_prod(axis, axis, axis)[:tokens].int()
     coords = CoordSet.from_items([voxels])
-    x = torch.randn(tokens, flow.config.in_channels, device=DEVICE)
-    return (lambda x, t: flow(SparseTensor(x, coords), t, image).feats), x
+
+    def forward(x, t, *image):
+        return flow(SparseTensor(x, coords), t, PreparedCondition.of(image, lengths)).feats
+
+    return forward, torch.randn(tokens, flow.config.in_channels, device=DEVICE)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,12 @@ the published sampler settings: 22 + 21 + 21 + 12 forwards. Uploads of networks 
 
 A case is TYPE:VRAM:LIMIT[:VARIANT[:RUNS]]: pipeline type, vram mode, the GiB that the process may take of the card (0:
 all; a case that does not fit fails), how the flow networks run (bf16, int8, fp8; +cache: step caching; +eager: without
-recordings), and how many runs after the first. The CUDA context, about half a GiB, is outside torch's count.
+recordings; +fresh: see below), and how many runs after the first. The CUDA context, about half a GiB, is outside
+torch's count.
+
+The runs of a case have the same voxels, as when a picture is tried with other settings: where networks stay on the
+card, all but the first replay its recordings. +fresh is what other pictures cost, whose voxels differ: every run
+records the latent stages anew.
 """
 
 import argparse
@@ -23,6 +28,7 @@ from pathlib import Path
 import torch
 import triton
 from bench import DEVICE, ROOT, surface_voxels
+from pack.trellis2.capture import forget
 from pack.trellis2.checkpoint import IMAGE_ENCODER, Checkpoint
 from pack.trellis2.config import parse_pipeline
 from pack.trellis2.dino import VIT_L16, DinoVisionTransformer
@@ -98,6 +104,12 @@ class RandomWeights:
         other = copy.copy(self)
         other.made = {role: copy.deepcopy(model) if "flow" in role else model for role, model in self.made.items()}
         return other
+
+    def offload(self):
+        """All networks to the CPU: a case that kept them on the card leaves no room for the next."""
+        for model in self.made.values():
+            model.to("cpu")
+        torch.cuda.empty_cache()
 
     def make(self, role, dtype=None):
         if role not in self.made:
@@ -215,6 +227,13 @@ def one_run(pipeline, kind):
     return told, sizes
 
 
+def other_picture(pipeline):
+    """Forget what depends on the voxels of the last run."""
+    for role, model in pipeline._models.items():
+        if "slat_flow" in role:
+            forget(model)
+
+
 def run_case(layout, case, runs):
     """The rows of one case: a run to warm up, told apart, then `runs` more unless the case says how many."""
     total = torch.cuda.get_device_properties(DEVICE).total_memory
@@ -222,7 +241,12 @@ def run_case(layout, case, runs):
     torch.cuda.set_per_process_memory_fraction(case.limit * GIB / total if case.limit else 1.0)
     pipeline, runs = case.pipeline(layout), runs if case.runs is None else case.runs
     first, sizes = one_run(pipeline, PIPELINE_TYPES[case.kind])
-    later = [one_run(pipeline, PIPELINE_TYPES[case.kind])[0] for _ in range(runs)] or [first]
+    later = []
+    for _ in range(runs):
+        if "fresh" in case.variant:
+            other_picture(pipeline)
+        later.append(one_run(pipeline, PIPELINE_TYPES[case.kind])[0])
+    later = later or [first]
     pipeline.unload()
     print(f"\n{case.kind} {case.vram} {case.variant}, {case.limit:g} GiB: {type(pipeline.residency).__name__}, {sizes}")
     rows = []
@@ -284,6 +308,7 @@ def main() -> int:
             layout.make(role)
         for case in cases:
             rows += run_case(layout, case, options.runs)
+            layout.offload()
     print()
     kept = verdicts(rows)
     for text, good in kept:

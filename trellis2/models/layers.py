@@ -16,7 +16,7 @@ from ..ops.quantized_linear import Quantized
 
 @dataclass(frozen=True)
 class Backends:
-    """Which implementation each op of a network uses; see `resolve_backend`. launch: see `recorded`."""
+    """Which implementation each op of a network uses; see `resolve_backend`. launch: see `Layout`."""
 
     attention: str = "auto"
     conv: str = "auto"

@@ -5,7 +5,7 @@ Letters: T tokens of all batch items together, B items, C model channels, H head
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..capture import Recordings
 from ..config import FlowConfig
 from ..ops.attention import attention
 from ..ops.norm_modulate import Branch, add_norm_affine, add_norm_modulate
@@ -155,13 +156,23 @@ class PreparedCondition:
     blocks: tuple[tuple[Tensor, Tensor], ...]
     lengths: tuple[int, ...]
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Keys and values of all blocks in a row, each with memory of its own: as they are made, values are views that
+        keep keys before their norm as well."""
+        return tuple(tensor.contiguous() for block in self.blocks for tensor in block)
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], lengths: tuple[int, ...]) -> PreparedCondition:
+        """The inverse of `tensors`."""
+        return cls(tuple(zip(tensors[::2], tensors[1::2], strict=True)), lengths)
+
 
 class FlowTransformer(nn.Module):
     """What the structure and the latent flow share: everything but where tokens come from."""
 
     def __init__(self, config: FlowConfig, backends: Backends) -> None:
         super().__init__()
-        self.config, self.backends = config, backends
+        self.config, self.backends, self.recordings = config, backends, Recordings()
         channels = config.model_channels
         self.t_embedder = TimestepEmbedder(channels)
         if config.share_mod:
@@ -201,6 +212,11 @@ class FlowTransformer(nn.Module):
             stream = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
         h = stream.total(layout.item).to(x.dtype)
         return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=1e-5))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowTransformer:
+        """What `.to()` and its like go through: recordings read the weights where they were."""
+        self.recordings.forget()
+        return super()._apply(fn, recurse)
 
     def _modulations(self, t: Tensor) -> Sequence[Tensor]:
         """What each block takes of the time, in the torso's dtype; see `Block.forward`."""

@@ -31,13 +31,13 @@ def cudnn_probe(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"runs on a GPU, not on {device}"
     if dtype not in (torch.float16, torch.bfloat16):
         return f"takes 16-bit numbers, not {dtype}"
-    if torch.cuda.get_device_capability(device) < (9, 0):
-        return "is no faster than torch's choice before Hopper"
     return _launch_cudnn(device, dtype)
 
 
 @cache
 def _launch_cudnn(device: torch.device, dtype: torch.dtype) -> str | None:
+    if torch.cuda.get_device_capability(device) < (9, 0):
+        return "is no faster than torch's choice before Hopper"
     x = torch.zeros(1, 64, 1, 128, device=device, dtype=dtype)
     try:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
