@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +26,9 @@ ROOM = 2.0  # rows of the grid on which charts are sketched, of its columns
 RESCALE = 1.15  # rows of the first sketches, of the columns, beyond which the charts are sketched anew, smaller
 SPREAD = 7  # sketches have as many columns as would make them square, or one of so many numbers about that
 NOISE = 0.05  # of all places, by which a chart's place in the order is changed
-SLACK = 3  # rows of a sketch that a chart may come to lie lower than it did there
-STEPS = 0.012 * np.arange(-1, 6), 0.003 * np.arange(1, 4)  # of the scale: first beyond the sketch's, then the best
+SLACKS = 3, 1, 6, 10  # rows of a sketch that a chart may come to lie lower than it did there; the first is tried first
+FIRST_STEPS = 0.015 * np.arange(4)  # of the scale, beyond that of the sketch
+STEPS = np.array([0.003, 0.006, 0.012])  # beyond the best so far
 SHRINK = 0.95  # of the scale, where nothing fits
 
 
@@ -194,30 +196,41 @@ class _Packer:
 
     def largest(self, sketches: list[_Sketch], report: Callable[[float], None]) -> _Placed | None:
         """The sketch and scale that fill the atlas best, at its resolution; None where none fits however small."""
-        ratio = [sketch.scale * self.side / sketch.side for sketch in sketches]
-        base, best = max(ratio), None
+        base, best = max(sketch.scale * self.side / sketch.side for sketch in sketches), None
         for trial in range(64):
             report(min(0.6 + 0.08 * trial, 0.95))
-            steps = STEPS[0] if best is None else STEPS[1]
-            jobs = [(sketch, base * (1 + step)) for sketch in sketches for step in steps]
-            found = [placed for placed in self.share(lambda job: self._drawn(*job), jobs) if placed.rows <= 1]
-            if found:
-                best = max(found, key=lambda placed: placed.scale)
-                base = best.scale
+            steps, slacks = (FIRST_STEPS, SLACKS[:1]) if best is None else (STEPS, SLACKS)
+            scaled = list(itertools.product(sketches, base * (1 + steps)))
+            traces = self.share(lambda job: self.trace_charts(self.outlines, job[0].turns[:, None], job[1]), scaled)
+            jobs = [(*job, found, slack) for job, found in zip(scaled, traces, strict=True) for slack in slacks]
+            placed = list(self.share(lambda job: self._drawn(*job), jobs))
+            fitting = [(found.scale, n) for n, found in enumerate(placed) if found.rows <= 1]
+            if fitting:
+                if best is None:
+                    sketches = self._promising(sketches, placed)
+                base, n = max(fitting)
+                best = placed[n]
             elif best is None:
                 base *= SHRINK
             else:
                 break
         return best
 
-    def _drawn(self, sketch: _Sketch, scale: float) -> _Placed:
-        """A sketch at the atlas's resolution."""
-        traces = self.trace_charts(self.outlines, sketch.turns[:, None], scale)
-        low = np.maximum(((sketch.low - SLACK) * (scale / sketch.scale)).astype(np.int64), 0)
+    def _drawn(self, sketch: _Sketch, scale: float, traces: Traces, slack: int) -> _Placed:
+        """A sketch at the atlas's resolution, charts at most `slack` of its rows lower than they were there."""
+        low = np.maximum(((sketch.low - slack) * (scale / sketch.scale)).astype(np.int64), 0)
         room = math.ceil(1.05 * self.side), self.side
         rows, _, place = self.place_charts(traces, sketch.order, room, self.gap, low)
         rows = math.inf if rows == NOWHERE else rows / self.side
         return _Placed(rows, scale, sketch.turns, place, traces.origin[:, 0], traces.overlaps[:, 0])
+
+    @staticmethod
+    def _promising(sketches: list[_Sketch], placed: list[_Placed]) -> list[_Sketch]:
+        """The half of the sketches that fill the most where they are drawn, as many drawings of each in a row."""
+        filled = (
+            np.array([found.scale / max(found.rows, 1.0) for found in placed]).reshape(len(sketches), -1).max(axis=1)
+        )
+        return [sketches[n] for n in np.argsort(-filled, kind="stable")[: -(-len(sketches) // 2)]]
 
 
 def upright(outlines: Outlines) -> ndarray:
