@@ -26,7 +26,7 @@ ROOM = 2.0  # rows of the grid on which charts are sketched, of its columns
 RESCALE = 1.15  # rows of the first sketches, of the columns, beyond which the charts are sketched anew, smaller
 SPREAD = 7  # sketches have as many columns as would make them square, or one of so many numbers about that
 NOISE = 0.05  # of all places, by which a chart's place in the order is changed
-SLACKS = 3, 1, 6, 10  # rows of a sketch that a chart may come to lie lower than it did there; the first is tried first
+SLACKS = 10, 3, 30, 100  # rows of a sketch that charts may come to lie lower than there; the first is tried first
 FIRST_STEPS = 0.015 * np.arange(4)  # of the scale, beyond that of the sketch
 STEPS = np.array([0.003, 0.006, 0.012])  # beyond the best so far
 SHRINK = 0.95  # of the scale, where nothing fits
@@ -47,7 +47,7 @@ class Effort:
 
 EFFORTS = (
     Effort(64, 16, 384, 3, 24, 12),
-    Effort(256, 12, 384, 2, 16, 8),
+    Effort(256, 16, 256, 2, 16, 8),
     Effort(2048, 4, 384, 1, 4, 4),
     Effort(1 << 62, 4, 0, 1, 4, 2),
 )
