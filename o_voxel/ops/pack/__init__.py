@@ -24,7 +24,7 @@ MOST_CELLS = 768  # along a side, where the gutter can be one cell
 START_FILL = 0.72
 ROOM = 2.0  # rows of the grid on which charts are sketched, of its columns
 RESCALE = 1.15  # rows of the first sketches, of the columns, beyond which the charts are sketched anew, smaller
-SPREAD = 7  # sketches have as many columns as would make them square, or one of so many numbers about that
+SPREAD = 7  # different numbers of columns of sketches: first about those that make a square, then up to the best's
 NOISE = 0.05  # of all places, by which a chart's place in the order is changed
 SLACKS = 10, 3, 30, 100  # rows of a sketch that charts may come to lie lower than there; the first is tried first
 FIRST_STEPS = 0.015 * np.arange(4)  # of the scale, beyond that of the sketch
@@ -46,8 +46,8 @@ class Effort:
 
 
 EFFORTS = (
-    Effort(64, 16, 384, 3, 24, 12),
-    Effort(256, 16, 256, 2, 16, 8),
+    Effort(64, 24, 384, 3, 24, 12),
+    Effort(256, 24, 256, 2, 16, 10),
     Effort(2048, 4, 384, 1, 4, 4),
     Effort(1 << 62, 4, 0, 1, 4, 2),
 )
@@ -155,7 +155,7 @@ class _Packer:
         # A sketch's cells are as wide as some gutters; what a chart takes beyond its outline is enough there.
         gap = round(self.gap * self.columns / self.side)
         for trial in range(64):
-            report(min(0.05 + 0.02 * trial, 0.5))
+            report(min(0.05 + 0.02 * trial, 0.3))
             traces = self._traces(turns, scale)
 
             def sketch(order: ndarray, columns: int, traces: Traces = traces, scale: float = scale) -> _Sketch:
@@ -168,21 +168,25 @@ class _Packer:
             square = round(math.sqrt(lowest * self.columns))
             if lowest <= RESCALE * self.columns:
                 break
+            if traces.size.max() == 1:
+                return []
             scale *= 1 / math.sqrt(lowest / self.columns)
         else:
             return []
         random = np.random.default_rng(0)
-        number = np.arange(len(self.outlines.area))
         for done in range(self.effort.rounds):
             report(0.3 + 0.3 * done / self.effort.rounds)
             best = sorted(found, key=lambda sketch: sketch.side)[: self.effort.finalists]
             orders, columns = [], []
             for n in range(self.effort.sketches):
                 parent = best[n % len(best)]
-                order, middle = (parent.order, min(parent.side, square)) if done else (firsts[n % len(firsts)], square)
-                noise = NOISE * len(number) * random.standard_normal(len(number)) * (done > 0 or n >= len(firsts))
-                orders.append(order[np.argsort(number + noise, kind="stable")])
-                columns.append(middle + n % SPREAD - (SPREAD - 1 if done else SPREAD // 2))
+                order, most = (
+                    (parent.order, min(parent.side, square))
+                    if done
+                    else (firsts[n % len(firsts)], square + SPREAD // 2)
+                )
+                orders.append(_shuffled(order, random) if done or n >= len(firsts) else order)
+                columns.append(most - SPREAD + 1 + n % SPREAD)
             found += self.share(sketch, orders, columns)
         return sorted(found, key=lambda sketch: sketch.side)[: self.effort.finalists]
 
@@ -231,6 +235,12 @@ class _Packer:
             np.array([found.scale / max(found.rows, 1.0) for found in placed]).reshape(len(sketches), -1).max(axis=1)
         )
         return [sketches[n] for n in np.argsort(-filled, kind="stable")[: -(-len(sketches) // 2)]]
+
+
+def _shuffled(order: ndarray, random: np.random.Generator) -> ndarray:
+    """`order` [K] with every chart some places further up or down."""
+    places = np.arange(len(order)) + NOISE * len(order) * random.standard_normal(len(order))
+    return order[np.argsort(places, kind="stable")]
 
 
 def upright(outlines: Outlines) -> ndarray:
