@@ -1,4 +1,4 @@
-"""Packing on the CPU: charts as runs of cells, in an atlas that knows the next used and next free cell of each."""
+"""Packing on the CPU: charts as runs of cells, in an atlas of one bit a cell."""
 
 from __future__ import annotations
 
@@ -9,60 +9,79 @@ from numpy import ndarray
 
 from ..kernel_cpu import cached_njit
 from . import reference
-from .reference import BUCKET_RATIO, BUCKETS, NOWHERE, TALL, Outlines
+from .reference import BUCKET_RATIO, BUCKETS, NOWHERE, TALL, Outlines, Traces
 
 FAR = 1 << 40
+NONE, ONE, ALL = np.uint64(0), np.uint64(1), np.uint64(2**64 - 1)
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)  # its 64 windows of 6 bits are all different
+LOWEST_BIT = np.zeros(64, np.int64)
+LOWEST_BIT[[(int(DE_BRUIJN) << bit) % 2**64 >> 58 for bit in range(64)]] = np.arange(64)
+
+
+def trace_charts(outlines: Outlines, turns: ndarray, scale: float) -> Traces:
+    """As `reference.trace_charts`."""
+    return Traces(*trace_all(outlines.start, outlines.end, outlines.first, turns, scale))
 
 
 def place_charts(
-    outlines: Outlines,
-    order: ndarray,
-    turns: ndarray,
-    scale: float,
-    size: tuple[int, int],
-    gutter: int,
+    traces: Traces, order: ndarray, size: tuple[int, int], gutter: int, low: ndarray | None = None
 ) -> tuple[int, ndarray, ndarray]:
     """As `reference.place_charts`."""
     turn, place = np.zeros(len(order), np.int64), np.zeros((len(order), 2), np.int64)
-    lines = outlines.start, outlines.end, outlines.first
-    return place_all(*lines, order, turns, scale, *size, gutter, turn, place), turn, place
+    start = np.zeros(0, np.int64) if low is None else low
+    runs = traces.runs, traces.first, traces.size
+    return place_all(*runs, order, start, *size, gutter, turn, place), turn, place
 
 
-def trace_chart(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[float, float, bool]:
-    """As `reference.trace_chart`."""
-    lines = slice(outlines.first[chart], outlines.first[chart + 1])
-    return trace(outlines.start[lines], outlines.end[lines], *turn, scale)[3:]
+def trace_all(start, end, first, turns, scale):
+    """The fields of Traces, of every chart in each of its turns [K, T, 2]."""
+    charts, count = turns.shape[:2]
+    ends, size = np.zeros(charts * count + 1, np.int64), np.empty((charts, count, 2), np.int64)
+    origin, overlaps = np.empty((charts, count, 2)), np.empty((charts, count), np.bool_)
+    found = np.empty((1 << 14, 3), np.int32)
+    for k in range(charts):
+        a, b = first[k], first[k + 1]
+        for t in range(count):
+            runs, high, wide, x, y, twice = trace(start[a:b], end[a:b], turns[k, t, 0], turns[k, t, 1], scale)
+            n = k * count + t
+            ends[n + 1] = ends[n] + len(runs)
+            if ends[n + 1] > len(found):
+                more = np.empty((2 * ends[n + 1], 3), np.int32)
+                more[: ends[n]] = found[: ends[n]]
+                found = more
+            found[ends[n] : ends[n + 1]] = runs
+            size[k, t, 0], size[k, t, 1], origin[k, t, 0], origin[k, t, 1] = high, wide, x, y
+            overlaps[k, t] = twice
+    return found[: ends[-1]].copy(), ends, size, origin, overlaps
 
 
-def place_all(start, end, first, order, turns, scale, rows, width, gutter, turn, place):
-    """Rows used, as `place_charts`; turn [K] and place [K, 2] int64 are written."""
-    used = np.full((rows, width), width, np.int32)  # the next used cell to the right; the cell itself where used
-    free = np.empty((rows, width), np.int32)  # likewise the next free one
-    for x in range(width):
-        free[:, x] = x
+def place_all(runs, first, size, order, start, rows, width, gutter, turn, place):
+    """Rows used, as `place_charts`; start: `low`, or empty. turn [K] and place [K, 2] int64 are written."""
+    used = np.zeros((rows, (width + 63) >> 6), np.uint64)  # a bit a cell
     room = np.full(rows, width, np.int64)  # the longest free run of a row
     reached = np.zeros((BUCKETS, BUCKETS), np.int64)
+    count = size.shape[1]
     top = 0
     for n in range(len(order)):
         chart = order[n]
-        a, b = first[chart], first[chart + 1]
         best, best_top, best_x, best_turn = FAR, FAR, NOWHERE, NOWHERE
-        best_runs = np.empty((0, 3), np.int32)
-        for t in range(len(turns)):
-            runs, high, wide = trace(start[a:b], end[a:b], turns[t, 0], turns[t, 1], scale)[:3]
+        for t in range(count):
+            high, wide = size[chart, t, 0], size[chart, t, 1]
             i, j = _bucket(wide), _bucket(high)
-            y, x = _find(
-                used, free, room, runs, wide, reached[i, j], min(rows - high, best_top - high), 1 + high // TALL
-            )
+            low = start[chart] if len(start) else reached[i, j]
+            at = chart * count + t
+            last, stride = min(rows - high, best_top - high), 1 + high // TALL
+            y, x = _find(used, room, runs[first[at] : first[at + 1]], width, wide, low, last, stride)
             if y == NOWHERE:
                 continue
             reached[i, j] = y
             if y + high < best_top or (y + high == best_top and y < best):
-                best, best_top, best_x, best_turn, best_runs = y, y + high, x, t, runs
+                best, best_top, best_x, best_turn = y, y + high, x, t
         if best_turn == NOWHERE:
             return NOWHERE
         turn[chart], place[chart, 0], place[chart, 1] = best_turn, best_x, best
-        _use(used, free, room, best_runs, best_x, best, gutter)
+        at = chart * count + best_turn
+        _use(used, room, runs[first[at] : first[at + 1]], width, best_x, best, gutter)
         top = max(top, best_top)
     return top
 
@@ -159,9 +178,9 @@ def _bucket(size):
     return min(int(math.log(size) / math.log(BUCKET_RATIO)), BUCKETS - 1)
 
 
-def _find(used, free, room, runs, wide, low, high, stride):
+def _find(used, room, runs, width, wide, low, high, stride):
     """The row from low to high, and column, where the runs are free."""
-    count, width = len(runs), used.shape[1]
+    count = len(runs)
     widest = 0
     for k in range(count):
         if runs[k, 2] - runs[k, 1] > runs[widest, 2] - runs[widest, 1]:
@@ -171,11 +190,11 @@ def _find(used, free, room, runs, wide, low, high, stride):
             continue
         k, free_runs, x = widest, 0, 0
         while x + wide <= width:
-            row = y + runs[k, 0]
-            blocked = used[row, x + runs[k, 1]]
-            if blocked <= x + runs[k, 2]:
+            row, right = y + runs[k, 0], x + runs[k, 2]
+            blocked = _next(used, row, x + runs[k, 1], right, NONE)
+            if blocked <= right:
                 # Nothing fits until this run is past what blocks it; it is the likeliest to be blocked again.
-                x, free_runs = free[row, blocked] - runs[k, 1], 0
+                x, free_runs = _next(used, row, blocked, width - 1, ALL) - runs[k, 1], 0
                 continue
             free_runs += 1
             if free_runs == count:
@@ -186,46 +205,48 @@ def _find(used, free, room, runs, wide, low, high, stride):
     return NOWHERE, NOWHERE
 
 
+def _next(used, row, left, right, flip):
+    """The first used cell of a row from left to right, or free one where flip is ALL; right + 1: none."""
+    at = left >> 6
+    word = (used[row, at] ^ flip) & (ALL << np.uint64(left & 63))
+    while word == NONE:
+        at += 1
+        if at << 6 > right:
+            return right + 1
+        word = used[row, at] ^ flip
+    lowest = LOWEST_BIT[((word & (~word + ONE)) * DE_BRUIJN) >> np.uint64(58)]
+    return min((at << 6) + lowest, right + 1)
+
+
 def _free(used, runs, x, y):
     """Whether the runs are free at (x, y)."""
-    k = 0
-    while k < len(runs) and used[y + runs[k, 0], x + runs[k, 1]] > x + runs[k, 2]:
-        k += 1
-    return k == len(runs)
+    for k in range(len(runs)):
+        right = x + runs[k, 2]
+        if _next(used, y + runs[k, 0], x + runs[k, 1], right, NONE) <= right:
+            return False
+    return True
 
 
-def _use(used, free, room, runs, x, y, gutter):
+def _use(used, room, runs, width, x, y, gutter):
     """Mark the runs at (x, y) as used, and the gutter around them."""
-    rows, width = used.shape
+    rows = len(used)
     for k in range(len(runs)):
         left, right = max(x + runs[k, 1] - gutter, 0), min(x + runs[k, 2] + gutter, width - 1)
         for row in range(max(y + runs[k, 0] - gutter, 0), min(y + runs[k, 0] + gutter + 1, rows)):
-            _fill(used[row], free[row], left, right)
+            for at in range(left >> 6, (right >> 6) + 1):
+                word = ALL
+                if at == left >> 6:
+                    word &= ALL << np.uint64(left & 63)
+                if at == right >> 6:
+                    word &= ALL >> np.uint64(63 - (right & 63))
+                used[row, at] |= word
     for row in range(max(y - gutter, 0), min(y + runs[-1, 0] + gutter + 1, rows)):
         longest, at = 0, 0
         while at < width:
-            blocked = used[row, at]
+            blocked = _next(used, row, at, width - 1, NONE)
             longest = max(longest, blocked - at)
-            at = free[row, blocked] if blocked < width else width
+            at = _next(used, row, blocked, width - 1, ALL) if blocked < width else width
         room[row] = longest
-
-
-def _fill(used, free, left, right):
-    """Mark the cells left to right of one row as used."""
-    width = len(used)
-    after = right + 1
-    if after < width:
-        after = free[after]
-    for x in range(left, right + 1):
-        used[x], free[x] = x, after
-    x = left - 1
-    while x >= 0 and used[x] == x:
-        free[x] = after
-        x -= 1
-    if x == left - 1:
-        while x >= 0 and used[x] != x:
-            used[x] = left
-            x -= 1
 
 
 _sort = cached_njit(_sort, reference)
@@ -233,9 +254,10 @@ _append = cached_njit(_append, reference)
 _spans = cached_njit(_spans, reference)
 _runs = cached_njit(_runs, reference)
 _bucket = cached_njit(_bucket, reference)
+_next = cached_njit(_next, reference)
 _free = cached_njit(_free, reference)
 _find = cached_njit(_find, reference)
-_fill = cached_njit(_fill, reference)
 _use = cached_njit(_use, reference)
 trace = cached_njit(trace, reference)
+trace_all = cached_njit(trace_all, reference)
 place_all = cached_njit(place_all, reference)

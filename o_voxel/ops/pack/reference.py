@@ -30,6 +30,47 @@ class Outlines:
     first: ndarray
     area: ndarray
 
+    def span(self, begin: int, end: int) -> Outlines:
+        """The charts from `begin` up to `end`."""
+        lines = slice(self.first[begin], self.first[end])
+        first = self.first[begin : end + 1] - self.first[begin]
+        return Outlines(self.start[lines], self.end[lines], first, self.area[begin:end])
+
+
+@dataclass(frozen=True, eq=False)
+class Traces:
+    """The cells of K charts in each of T turns.
+
+    runs: [R, 3] int32 row, first and last cell.  first: [K T + 1] int64, chart k in its turn t has the runs first[n] to
+    first[n + 1], n = k T + t.  size: [K, T, 2] int64 rows and columns.  origin: [K, T, 2] float64 (x, y) of the
+    chart's origin in cells.  overlaps: [K, T] bool, whether the outline winds twice around a cell's centre.
+    """
+
+    runs: ndarray
+    first: ndarray
+    size: ndarray
+    origin: ndarray
+    overlaps: ndarray
+
+
+def joined(parts: list[Traces]) -> Traces:
+    """The traces of one or more sets of charts, in the same number of turns."""
+    counts = np.concatenate([np.diff(part.first) for part in parts])
+    fields = ([getattr(part, name) for part in parts] for name in ("runs", "size", "origin", "overlaps"))
+    runs, size, origin, overlaps = (np.concatenate(field) for field in fields)
+    return Traces(runs, np.concatenate(([0], np.cumsum(counts))), size, origin, overlaps)
+
+
+def trace_charts(outlines: Outlines, turns: ndarray, scale: float) -> Traces:
+    """The traces of all charts, each in its own turns [K, T, 2] (cosine, sine)."""
+    charts, count = turns.shape[:2]
+    masks = [[trace(outlines, k, turns[k, t], scale) for t in range(count)] for k in range(charts)]
+    found = [runs_of(mask) for row in masks for mask, _, _ in row]
+    first = np.concatenate(([0], np.cumsum([len(runs) for runs in found])))
+    size = np.array([[mask.shape for mask, _, _ in row] for row in masks])
+    origin = np.array([[point for _, point, _ in row] for row in masks])
+    return Traces(np.concatenate(found), first, size, origin, np.array([[twice for *_, twice in row] for row in masks]))
+
 
 def trace(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[ndarray, tuple[float, float], bool]:
     """(mask [h, w] bool, (x, y) of the chart's origin in it, whether the outline winds twice around a cell's centre).
@@ -66,12 +107,6 @@ def trace(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[
     return mask | (winding > 0), (x, y), bool((winding > 1).any())
 
 
-def trace_chart(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[float, float, bool]:
-    """(x, y, whether the chart lies over itself) as `trace`."""
-    _, (x, y), overlaps = trace(outlines, chart, turn, scale)
-    return x, y, overlaps
-
-
 def runs_of(mask: ndarray) -> ndarray:
     """Runs [R, 3] int64 of row, first and last texel of mask [h, w] bool."""
     edge = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
@@ -80,17 +115,13 @@ def runs_of(mask: ndarray) -> ndarray:
 
 
 def place_charts(
-    outlines: Outlines,
-    order: ndarray,
-    turns: ndarray,
-    scale: float,
-    size: tuple[int, int],
-    gutter: int,
+    traces: Traces, order: ndarray, size: tuple[int, int], gutter: int, low: ndarray | None = None
 ) -> tuple[int, ndarray, ndarray]:
     """(rows used, turn [K], place [K, 2]) of charts put one after another as low, then as far left, as they fit.
 
-    order: [K].  turns: [T, 2] cosines and sines; of all turns the one with the lowest upper end is taken, then the one
-    put lowest, then the first.  size: (H, W).  gutter: free cells between charts.
+    order: [K].  Of all turns the one with the lowest upper end is taken, then the one put lowest, then the first.
+    size: (H, W).  gutter: free cells between charts.  low: [K] rows below which charts are not put; without it, charts
+    do not look below where the last of their size was put.
     Rows used is NOWHERE where a chart does not fit.
     """
     rows, width = size
@@ -98,20 +129,23 @@ def place_charts(
     count = np.zeros((rows, width + 1), np.int64)
     turn, place = np.zeros(len(order), np.int64), np.zeros((len(order), 2), np.int64)
     reached = np.zeros((BUCKETS, BUCKETS), np.int64)
+    turns = traces.size.shape[1]
     top = 0
     for chart in order.tolist():
         best = None
-        for t in range(len(turns)):
-            mask = trace(outlines, chart, turns[t], scale)[0]
-            high, wide = mask.shape
+        for t in range(turns):
+            at = chart * turns + t
+            runs = traces.runs[traces.first[at] : traces.first[at + 1]]
+            high, wide = traces.size[chart, t].tolist()
             bucket = tuple(min(int(math.log(n) / math.log(BUCKET_RATIO)), BUCKETS - 1) for n in (wide, high))
+            first = int(reached[bucket] if low is None else low[chart])
             last = rows - high if best is None else min(rows - high, best[0] - high)
-            y, x = _find(count, runs_of(mask), wide, int(reached[bucket]), last, 1 + high // TALL)
+            y, x = _find(count, runs, wide, first, last, 1 + high // TALL)
             if y == NOWHERE:
                 continue
             reached[bucket] = y
             if best is None or (y + high, y) < best[:2]:
-                best = (y + high, y, x, t, mask)
+                best = (y + high, y, x, t, runs)
         if best is None:
             return NOWHERE, turn, place
         turn[chart], place[chart] = best[3], (best[2], best[1])
@@ -149,10 +183,10 @@ def _free(count: ndarray, runs: ndarray, y: int, x: int, columns: int) -> ndarra
 
 def _use(used: ndarray, count: ndarray, best: tuple, gutter: int) -> None:
     """Mark the texels of the best place, and the gutter around them."""
-    _, y, x, _, mask = best
+    _, y, x, _, runs = best
     rows, width = used.shape
-    for row, left, right in runs_of(mask).tolist():
+    for row, left, right in runs.tolist():
         band = slice(max(y + row - gutter, 0), min(y + row + gutter + 1, rows))
         used[band, max(x + left - gutter, 0) : min(x + right + gutter + 1, width)] = True
-    changed = slice(max(y - gutter, 0), min(y + len(mask) + gutter, rows))
+    changed = slice(max(y - gutter, 0), min(y + runs[-1, 0] + 1 + gutter, rows))
     count[changed, 1:] = used[changed].cumsum(axis=1)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from pack.o_voxel.ops.pack import Outlines, kernel_cpu, pack, reference
+from pack.o_voxel.ops import pack as packing
+from pack.o_voxel.ops.pack import Outlines, kernel_cpu, pack, reference, upright
 
 
 def polygons(shapes):
@@ -90,6 +91,55 @@ def test_traces_agree():
             runs, high, wide, *rest = kernel_cpu.trace(outlines.start[rows], outlines.end[rows], *turn, 20.0)
             assert mask.shape == (high, wide) and np.array_equal(reference.runs_of(mask), runs)
             assert np.allclose(rest[:2], origin) and rest[2] == twice
+
+
+def test_trace_sets_agree():
+    outlines = stars(9, seed=4)
+    turns = np.random.default_rng(0).standard_normal((len(outlines.area), 3, 2))
+    turns /= np.linalg.norm(turns, axis=2, keepdims=True)
+    first, second = (module.trace_charts(outlines, turns, 17.0) for module in (kernel_cpu, reference))
+    halves = [kernel_cpu.trace_charts(outlines.span(*ends), turns[slice(*ends)], 17.0) for ends in ((0, 4), (4, 9))]
+    for found in (second, reference.joined(halves)):
+        for name in ("runs", "first", "size", "overlaps"):
+            assert np.array_equal(getattr(first, name), getattr(found, name))
+        assert np.allclose(first.origin, found.origin)
+
+
+@pytest.mark.parametrize(("width", "gutter"), [(63, 0), (64, 1), (65, 2), (130, 1)])
+@pytest.mark.parametrize("guided", [False, True])
+def test_places_agree(width, gutter, guided):
+    outlines = stars(24, seed=5)
+    turns = np.broadcast_to([[1.0, 0.0], [0.6, 0.8]], (len(outlines.area), 2, 2))
+    traces = reference.trace_charts(outlines, turns, 0.6 * width / np.sqrt(outlines.area.sum()))
+    order = np.argsort(-outlines.area, kind="stable")
+    low = np.arange(len(order)) % 5 if guided else None
+    first, second = (
+        module.place_charts(traces, order, (2 * width, width), gutter, low) for module in (kernel_cpu, reference)
+    )
+    assert first[0] == second[0] > 0 and all(np.array_equal(a, b) for a, b in zip(first[1:], second[1:], strict=True))
+
+
+def test_a_chart_that_does_not_fit_is_told():
+    outlines = stars(3)
+    traces = reference.trace_charts(outlines, np.broadcast_to([[1.0, 0.0]], (len(outlines.area), 1, 2)), 50.0)
+    for module in (kernel_cpu, reference):
+        assert module.place_charts(traces, np.arange(len(outlines.area)), (20, 20), 1)[0] == reference.NOWHERE
+
+
+def test_boxes_stand_upright():
+    turned = np.array([0.3, 1.2, -0.7])
+    box = np.array([[0.0, 0], [3, 0], [3, 1], [0, 1]])
+    shapes = [box @ np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) for a in turned]
+    left = (upright(polygons(shapes)) + turned) / (np.pi / 2)
+    assert np.abs(left - left.round()).max() < 1e-3
+
+
+def test_threads_do_not_matter(monkeypatch):
+    found = []
+    for count in (1, 3):
+        monkeypatch.setattr(packing, "get_num_threads", lambda count=count: count)
+        found.append(pack(stars(30), 256, 2))
+    assert found[0].scale == found[1].scale and np.array_equal(found[0].offset, found[1].offset)
 
 
 def test_an_outline_that_winds_twice_is_told():
