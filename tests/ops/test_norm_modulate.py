@@ -255,3 +255,14 @@ def test_weights_of_the_norm_learn():
     layer_norm(draw(5, CHANNELS).to(DEVICE), weight, bias, silu=True).sum().backward()
     assert weight.grad.abs().sum() > 0
     assert bias.grad.abs().sum() > 0
+
+
+def test_gradient_of_the_modulation():
+    x, scale, shift, item = prepared(63, 3)
+    leaves = [part.requires_grad_() for part in (x, scale, shift)]
+    weights = draw(*x.shape, seed=9)
+    ours = norm_modulate(*leaves, item)
+    plain = torch.nn.functional.layer_norm(x, x.shape[1:], eps=1e-6) * (1 + scale[item]) + shift[item]
+    found, known = (torch.autograd.grad((out * weights).sum(), leaves) for out in (ours, plain))
+    for mine, autograd in zip(found, known, strict=True):
+        torch.testing.assert_close(mine, autograd, atol=1e-5, rtol=1e-5)

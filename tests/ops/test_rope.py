@@ -205,3 +205,22 @@ def test_malformed_packed_projection():
         qk_norm_rope(torch.zeros(5, 2, HEADS, 24), None, None)
     with pytest.raises(ValueError, match=r"gamma: expected shape \[3, 24\], got \[24\]"):
         qk_norm_rope(torch.zeros(5, 3, HEADS, 24), (torch.zeros(HEADS, 24), torch.zeros(24)), None)
+
+
+@pytest.mark.parametrize("n", [1, 63])
+@pytest.mark.parametrize("width", [4, 20, 48])
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("turned", [True, False])
+def test_gradient(kernel, n, width, normed, turned):
+    from pack.trellis2.ops.rope.gradient import NormRotate
+
+    x, gamma, (cos, sin) = prepared(n, width)
+    x, gamma = x.to(DEVICE).requires_grad_(), gamma.to(DEVICE).requires_grad_() if normed else None
+    rotation = (cos.to(DEVICE), sin.to(DEVICE)) if turned else None
+    weights = draw(n, HEADS, width, seed=7).to(DEVICE)
+    ours = NormRotate.apply(x, gamma, *(rotation or (None, None)), width**0.5)
+    plain = reference.norm_rotate(x, gamma, rotation, width**0.5)
+    leaves = [leaf for leaf in (x, gamma) if leaf is not None]
+    found, known = (torch.autograd.grad((out * weights).sum(), leaves) for out in (ours, plain))
+    for mine, autograd in zip(found, known, strict=True):
+        torch.testing.assert_close(mine, autograd, atol=2e-5, rtol=2e-5)

@@ -19,7 +19,7 @@ from ..dino import DinoVisionTransformer
 from ..image import normalize_pixels
 from ..sparse import CoordSet, Ragged, SparseTensor
 from ..stages import normalize
-from .data import Batch, Item, generators, packed_noise
+from .data import Batch, Item, generators
 from .latents import LatentExample
 from .losses import item_mean, logit_normal_time, noisy, velocity_target
 from .recipe import DataConfig, StageConfig
@@ -53,6 +53,7 @@ class FlowTask(Task):
     weights: ClassVar = {"velocity": 1.0, "patches": 0.1}
     flow_role: ClassVar[str]
     learns: ClassVar[tuple[str, ...]]  # the latents it needs, see `latents.ENCODERS`
+    predicts: ClassVar[str]  # the one whose velocity it predicts
 
     def __init__(
         self, networks: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module], setting: FlowSetting
@@ -83,32 +84,41 @@ class FlowTask(Task):
         examples: list[LatentExample] = [example for example, _ in items]
         seeds = tuple(seed for _, seed in items)
         views = [example.images[seed % len(example.images)] for example, seed in items]
+        # All chance is drawn here, by the process that makes the batch: training itself need not wait for it.
+        draws = generators(seeds)
+        chance = {"time": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
+        chance["shown"] = torch.cat([torch.rand(1, generator=draw) for draw in draws])
+        shapes = [example.latents[cls.predicts].shape for example in examples]
+        noise = [torch.randn(shape, generator=draw) for shape, draw in zip(shapes, draws, strict=True)]
         latents = cls.latents([example.latents for example in examples])
-        return {**latents, "images": torch.stack(views), "seeds": seeds}
+        return {**latents, **chance, "noise": cls.joined(noise), "images": torch.stack(views)}
 
     @classmethod
     def latents(cls, examples: Sequence[Mapping[str, Tensor]]) -> Batch:
         """The latents of these objects as a batch."""
         raise NotImplementedError
 
+    @staticmethod
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        """One latent of all objects, packed."""
+        return torch.cat(list(parts))
+
     @property
     def flow(self) -> nn.Module:
         return self.networks[self.flow_role.format(self.setting.stage.image_size)]
 
-    def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
+    def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
         """The velocity's mean squared error; t: [B] in (0, 1)."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        stage, draws = self.setting.stage, generators(batch["seeds"])
-        device = batch["images"].device
-        numbers = torch.stack([torch.randn(1, generator=draw) for draw in draws])[:, 0]
-        shown = torch.stack([torch.rand(1, generator=draw) for draw in draws]) >= stage.drop_condition
-        t = logit_normal_time(numbers, stage.time_mean, stage.time_std).to(device)
+        stage = self.setting.stage
+        shown = batch["shown"] >= stage.drop_condition
+        t = logit_normal_time(batch["time"], stage.time_mean, stage.time_std)
         pixels = repeated(normalize_pixels(batch["images"]).movedim(-1, 1), self.setting.repeat)
         tokens = self._tokens(pixels)
-        condition = Ragged.from_items(tokens * shown.to(device)[:, :, None])
-        terms = {"velocity": self.velocity(batch, draws, t, condition)}
+        condition = Ragged.from_items(tokens * shown[:, None, None])
+        terms = {"velocity": self.velocity(batch, t, condition)}
         if stage.train_image_encoder:
             terms["patches"] = self._patches(tokens, pixels)
         return terms
@@ -154,16 +164,18 @@ class StructureFlowTask(FlowTask):
     """The structure's latent, a dense grid; not normalised."""
 
     flow_role = "sparse_structure_flow_model"
-    learns = ("structure",)
+    learns, predicts = ("structure",), "structure"
 
     @classmethod
     def latents(cls, examples: Sequence[Mapping[str, Tensor]]) -> Batch:
-        return {"structure": torch.stack([example["structure"] for example in examples])}
+        return {"structure": cls.joined([example["structure"] for example in examples])}
 
-    def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
-        clean = batch["structure"]
-        noise = torch.stack([torch.randn(clean.shape[1:], generator=draw) for draw in draws]).to(clean.device)
-        x, wanted = self._step(clean, noise, t[:, None, None, None, None])
+    @staticmethod
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(parts))
+
+    def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
+        x, wanted = self._step(batch["structure"], batch["noise"], t[:, None, None, None, None])
         return F.mse_loss(self.flow(x, 1000 * t, condition).float(), wanted)
 
 
@@ -177,7 +189,7 @@ class LatentFlowTask(FlowTask):
         return {
             "coords": torch.cat([F.pad(e["coords"], (1, 0), value=i) for i, e in enumerate(examples)]),
             "lengths": tuple(len(example["coords"]) for example in examples),
-            **{name: torch.cat([example[name] for example in examples]) for name in cls.learns},
+            **{name: cls.joined([example[name] for example in examples]) for name in cls.learns},
         }
 
     def _latent(self, batch: Batch, name: str) -> SparseTensor:
@@ -185,36 +197,29 @@ class LatentFlowTask(FlowTask):
         return normalize(SparseTensor(batch[name], coords), self.setting.statistics[name])
 
     def _error(
-        self,
-        clean: SparseTensor,
-        draws: Sequence[torch.Generator],
-        t: Tensor,
-        condition: Ragged,
-        concat: SparseTensor | None,
+        self, clean: SparseTensor, noise: Tensor, t: Tensor, condition: Ragged, concat: SparseTensor | None
     ) -> Tensor:
-        lengths = clean.coords.lengths
-        noise = packed_noise(draws, lengths, clean.feats.shape[1], clean.feats)
         per_token = t if clean.coords.item is None else t[clean.coords.item]
         x, wanted = self._step(clean.feats, noise, per_token[:, None])
         predicted = self.flow(clean.replace(x), 1000 * t, condition, concat).feats.float()
-        return item_mean((predicted - wanted).square(), lengths)
+        return item_mean((predicted - wanted).square(), clean.coords.lengths)
 
 
 class ShapeFlowTask(LatentFlowTask):
     """The shape's latent."""
 
-    flow_role = "shape_slat_flow_model_{}"
+    flow_role, predicts = "shape_slat_flow_model_{}", "shape"
 
-    def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
-        return self._error(self._latent(batch, "shape"), draws, t, condition, None)
+    def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
+        return self._error(self._latent(batch, "shape"), batch["noise"], t, condition, None)
 
 
 class TextureFlowTask(LatentFlowTask):
     """The material's latent, given the shape's."""
 
-    flow_role = "tex_slat_flow_model_{}"
+    flow_role, predicts = "tex_slat_flow_model_{}", "texture"
 
-    def velocity(self, batch: Batch, draws: Sequence[torch.Generator], t: Tensor, condition: Ragged) -> Tensor:
+    def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
         clean = self._latent(batch, "texture")
         known = SparseTensor(self._latent(batch, "shape").feats, clean.coords)
-        return self._error(clean, draws, t, condition, known)
+        return self._error(clean, batch["noise"], t, condition, known)

@@ -21,9 +21,9 @@ from ..models.transformer import Block, FlowTransformer
 from ..weights import load_weights, read_tensors, save_weights
 from .flows import IMAGE_ENCODER
 
-# Attention by torch, and norms and rotations in plain torch: our fused kernels for these have no gradient. The
-# convolutions' kernels have one.
-TRAINING_BACKENDS = Backends(attention="sdpa", conv="auto", rope="reference", norm="reference")
+# Attention by torch, and norms in plain torch: our fused kernel for these has no gradient. The kernels of rotations and
+# convolutions have one.
+TRAINING_BACKENDS = Backends(attention="sdpa", conv="auto", rope="auto", norm="reference")
 LOGVAR_START = -6.0  # of a new encoder: a deviation of 0.05
 OCCUPANCY_START = -3.0  # of a new structure decoder: most of the grid is empty
 # Of biases: where the input is empty they are all that a layer norm sees, and it must not divide by nothing.

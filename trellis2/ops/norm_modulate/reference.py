@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..quantized_linear.formats import Format, Quantized
@@ -23,7 +27,7 @@ def modulate(
     """See `add_norm_modulate`."""
     x = _add(x, branch, item)
     if item is not None:
-        scale, shift = scale[item], shift[item]
+        scale, shift = (_Spread.apply(part, item) for part in (scale, shift))
     return x, _finish(_normed(x, eps) * (1 + scale) + shift, x.dtype, form)
 
 
@@ -43,12 +47,30 @@ def affine(
     return x, _finish(F.silu(out) if silu else out, x.dtype, form)
 
 
+class _Spread(Function):
+    """part[item]: rows of the items [B, C] at their tokens, [T, C]. Its gradient is a matrix product, as torch's own
+    on a GPU adds the tokens of an item one after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, item: Tensor) -> Tensor:
+        ctx.save_for_backward(item)
+        ctx.items = len(part)
+        return part[item]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (item,) = ctx.saved_tensors
+        own = item == torch.arange(ctx.items, device=item.device)[:, None]
+        return own.to(grad.dtype) @ grad, None
+
+
 def _add(x: Tensor, branch: Branch | None, item: Tensor | None) -> Tensor:
     if branch is None:
         return x
     gate, constant = branch.gate, branch.constant
     if item is not None:
-        gate, constant = (None if part is None else part[item] for part in (gate, constant))
+        gate, constant = (None if part is None else _Spread.apply(part, item) for part in (gate, constant))
     x = x + branch.values if gate is None else torch.addcmul(x, gate, branch.values)
     return x if constant is None else x + constant
 

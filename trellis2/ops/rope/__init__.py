@@ -40,10 +40,8 @@ def rms_norm_rope(
     """x / ||x|| * sqrt(d) * gamma, then pairs (x[2i], x[2i+1]) turned by angle i. In fp32, returned in x's dtype."""
     t, heads, width = check_tensor(x, "x", (None, None, None), FLOATS).shape
     _check(t, heads, width, () if gamma is None else (gamma,), rotation)
-    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton" and not x.requires_grad:
-        from . import kernel
-
-        return kernel.norm_rotate(x, gamma, rotation, scale=math.sqrt(width))
+    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton":
+        return _by_kernel(x, gamma, rotation)
     return reference.norm_rotate(x, gamma, rotation, scale=math.sqrt(width))
 
 
@@ -57,14 +55,27 @@ def qk_norm_rope(
     """`rms_norm_rope` of the queries and of the keys of a packed projection, in one pass over both."""
     t, _, heads, width = check_tensor(qkv, "qkv", (None, 3, None, None), FLOATS).shape
     _check(t, heads, width, gammas or (), rotation)
-    if resolve_backend(backend, CHOICES, qkv.device, qkv.dtype) == "triton" and not qkv.requires_grad:
-        from . import kernel
-
-        both = kernel.norm_rotate(qkv[:, :2].flatten(1, 2), gammas, rotation, scale=math.sqrt(width))
+    if resolve_backend(backend, CHOICES, qkv.device, qkv.dtype) == "triton":
+        both = _by_kernel(qkv[:, :2].flatten(1, 2), gammas, rotation)
         return both[:, :heads], both[:, heads:]
     parts = zip(qkv.unbind(1), gammas or (None, None), strict=False)
     q, k = (rms_norm_rope(part, gamma, rotation, backend="reference") for part, gamma in parts)
     return q, k
+
+
+def _by_kernel(
+    x: Tensor, gammas: tuple[Tensor, Tensor] | Tensor | None, rotation: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """gammas: a pair is of the first heads and of the rest."""
+    scale = math.sqrt(x.shape[-1])
+    pair = gammas if isinstance(gammas, tuple) else () if gammas is None else (gammas,)
+    if torch.is_grad_enabled() and any(part.requires_grad for part in (x, *pair)):
+        from .gradient import NormRotate
+
+        return NormRotate.apply(x, torch.cat(pair) if pair else None, *(rotation or (None, None)), scale)
+    from . import kernel
+
+    return kernel.norm_rotate(x, gammas, rotation, scale)
 
 
 def _check(

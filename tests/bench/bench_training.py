@@ -1,0 +1,121 @@
+"""One training step of each stage of a recipe: forward, backward, and the rest. The recipe's own networks and batch,
+objects of the procedural world made beforehand, so the loading of examples is not in it.
+
+With --profile also where the device's time goes, and how many kernels are launched.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+
+import torch
+from bench import DEVICE, peak_mib, show_profile
+from pack.trellis2.config import Normalization
+from pack.trellis2.training.data import mixed_seed, to_device
+from pack.trellis2.training.distributed import Team
+from pack.trellis2.training.examples import world_example
+from pack.trellis2.training.flows import IMAGE_ENCODER, FlowSetting
+from pack.trellis2.training.latents import ENCODERS, encode
+from pack.trellis2.training.networks import make_trainable, open_network
+from pack.trellis2.training.recipe import load_recipe
+from pack.trellis2.training.state import Average
+from pack.trellis2.training.tasks import TASKS
+from pack.trellis2.training.trainer import accumulate, make_optimizer
+
+
+def network(recipe, role):
+    generator = torch.Generator().manual_seed(mixed_seed(recipe.seed, role, 0))
+    return open_network(role, recipe.network(role), generator)
+
+
+def task_of(recipe, stage):
+    """The task of a stage, with new networks."""
+    kind = TASKS[stage.task]
+    trained = {role: make_trainable(network(recipe, role)) for role in kind.trained(stage)}
+    if kind.inputs == "voxels":
+        return kind(trained).to(DEVICE)
+    frozen = {} if stage.train_image_encoder else {IMAGE_ENCODER: network(recipe, IMAGE_ENCODER).to(DEVICE)}
+    channels = recipe.networks["shape_slat_decoder"]["args"]["latent_channels"]
+    plain = Normalization(mean=(0.0,) * channels, std=(1.0,) * channels)
+    repeat = stage.image_size // recipe.picture(stage)
+    return kind(trained, frozen, FlowSetting(stage, {"shape": plain, "texture": plain}, 1e-5, repeat)).to(DEVICE)
+
+
+def examples_of(recipe, stage, objects):
+    """What the stage learns from, of the first objects."""
+    kind = TASKS[stage.task]
+    views = int(kind.inputs == "latents")
+    size = {"resolution": stage.resolution, "image_size": recipe.picture(stage), "views": views}
+    examples = [world_example(index, **size) for index in range(objects)]
+    if kind.inputs == "voxels":
+        return examples
+    encoders = {name: network(recipe, ENCODERS[name]).to(DEVICE) for name in kind.learns}
+    return [found for e in examples for found in encode(encoders, [e], recipe.data.structure, DEVICE)]
+
+
+def bench(recipe, name, options):
+    stage, team = recipe.stages[name], Team(DEVICE)
+    stage = replace(stage, micro_batch=None, batch=options.batch or stage.batch)
+    kind, task, items = TASKS[stage.task], task_of(recipe, stage), examples_of(recipe, stage, options.objects)
+    items = [(items[k % len(items)], k) for k in range(stage.batch)]
+    batch = kind.collate(items, recipe.data, stage)
+    optimizer, average = make_optimizer(task, stage), Average(task, stage.ema)
+    spent = dict.fromkeys(("upload", "backward", "rest"), 0.0)
+
+    def now():
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def step(timed=now):
+        begun = timed()
+        given = to_device(batch, DEVICE)
+        uploaded = timed()
+        accumulate(task, iter([given]), 1, stage, team)
+        learned = timed()
+        torch.nn.utils.clip_grad_norm_(task.parameters(), stage.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(0)
+        for key, start, end in (("upload", begun, uploaded), ("backward", uploaded, learned), ("rest", learned, 0)):
+            spent[key] += (end or timed()) - start
+
+    begun = now()
+    step()
+    first = now() - begun
+    peak = peak_mib(step)
+    spent.update(dict.fromkeys(spent, 0.0))
+    begun = now()
+    for _ in range(options.repeat):
+        step(time.perf_counter)
+    whole, host = (now() - begun) / options.repeat, sum(spent.values()) / options.repeat
+    spent.update(dict.fromkeys(spent, 0.0))
+    for _ in range(options.repeat):
+        step()
+    parts = ", ".join(f"{key} {1e3 * value / options.repeat:.1f}" for key, value in spent.items())
+    print(
+        f"{name:<24}batch {stage.batch:<4}{1e3 * whole:9.1f} ms a step, of which the host is busy {1e3 * host:.1f}; "
+        f"one by one: {parts}; first {first:.1f} s, peak {peak:.0f} MiB",
+        flush=True,
+    )
+    if options.profile and DEVICE.type == "cuda":
+        show_profile(step)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="mini")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="change the recipe")
+    parser.add_argument("--stages", nargs="+", help="default: all")
+    parser.add_argument("--batch", type=int, help="objects a step, instead of the recipe's")
+    parser.add_argument("--objects", type=int, default=4, help="different ones in a batch")
+    parser.add_argument("--repeat", type=int, default=10)
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    recipe = load_recipe(options.recipe, options.set)
+    for name in options.stages or recipe.stages:
+        bench(recipe, name, options)
+
+
+if __name__ == "__main__":
+    main()
