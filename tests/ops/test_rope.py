@@ -212,7 +212,7 @@ def test_malformed_packed_projection():
 @pytest.mark.parametrize("normed", [True, False])
 @pytest.mark.parametrize("turned", [True, False])
 def test_gradient(kernel, n, width, normed, turned):
-    from pack.trellis2.ops.rope.kernel_gradient import NormRotate
+    from pack.trellis2.ops.rope.gradient import NormRotate
 
     x, gamma, (cos, sin) = prepared(n, width)
     x, gamma = x.to(DEVICE).requires_grad_(), gamma.to(DEVICE).requires_grad_() if normed else None

@@ -70,7 +70,7 @@ def _by_kernel(
     scale = math.sqrt(x.shape[-1])
     pair = gammas if isinstance(gammas, tuple) else () if gammas is None else (gammas,)
     if torch.is_grad_enabled() and any(part.requires_grad for part in (x, *pair)):
-        from .kernel_gradient import NormRotate
+        from .gradient import NormRotate
 
         return NormRotate.apply(x, torch.cat(pair) if pair else None, *(rotation or (None, None)), scale)
     from . import kernel

@@ -9,8 +9,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from . import kernel
-
 
 class NormRotate(Function):
     """`kernel.norm_rotate` of x [T, H, d] with one gamma [H, d], or none, and cos and sin [T, d / 2], or none."""
@@ -19,6 +17,8 @@ class NormRotate(Function):
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor | None, cos: Tensor | None, sin: Tensor | None, scale: float
     ) -> Tensor:
+        from . import kernel
+
         ctx.save_for_backward(x, gamma, cos, sin)
         ctx.scale = scale
         return kernel.norm_rotate(x, gamma, None if cos is None else (cos, sin), scale)
@@ -28,6 +28,8 @@ class NormRotate(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Of x, with u = x / ||x|| and h = scale gamma times the gradient turned back: (h - (h . u) u) / ||x||. Of
         gamma: scale u times the gradient turned back, summed over tokens."""
+        from . import kernel
+
         x, gamma, cos, sin = ctx.saved_tensors
         grad = grad.float()
         if cos is not None:
