@@ -20,6 +20,7 @@ from .mesh.remesh import remesh
 from .mesh.shell import outer_shell
 from .mesh.simplify import simplify
 from .mesh.unwrap import unwrap
+from .mesh.weld import has_border
 from .values import Mesh, VoxelField
 
 # stage, part of it done (0 to 1); may raise, to cancel.
@@ -126,5 +127,5 @@ def _colored(mesh: Mesh, voxels: VoxelField | None, options: AssetOptions) -> Te
     if voxels is None:
         return TexturedMesh(shaded, (Material(metallic_factor=0.0),), normals=normals)
     found = colored(shaded, vertex_materials(shaded, voxels))
-    material = replace(found.materials[0], double_sided=False)  # cleaning has wound it alike
+    material = replace(found.materials[0], double_sided=has_border(shaded))  # cleaning has wound it alike
     return replace(found, materials=(material,), normals=normals)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from .bake_sources import BakeSources
 from .normals import vertex_normals
 from .texels import band_samples, band_starts, lone_samples
 from .topology import Progress, check_mesh
+from .weld import has_border
 
 # uv may leave the atlas by the rounding of whoever made it.
 UV_SLACK = 1e-5
@@ -47,7 +50,7 @@ def bake(
     as they are encoded (base colour: sRGB). Texels with no voxel near, and those of no face, take the value of the
     nearest texel that has one, so every mip level is free of background. Of faces that overlap in the atlas the lowest
     is baked. Textures: base colour, metallic, roughness; alpha unless OPAQUE; tangent-space normals and occlusion as
-    asked for.
+    asked for. Double-sided only where `mesh` is open.
 
     Deterministic: the same bytes each time on one device and backend. GPU memory beyond the arguments: half a KiB a
     dense face for a moment and 100 bytes to the end, 20 bytes a texel, 1 GiB for the rows at hand, and 4 MiB a ray for
@@ -74,7 +77,7 @@ def bake(
     lone = lone_samples(uv_map, side, seen, atlas.covered)
     if lone is not None:
         atlas.write(lone, sources.look_up(lone))
-    material = atlas.material(options, backend)
+    material = replace(atlas.material(options, backend), double_sided=has_border(mesh))
     report(1.0)
     return TexturedMesh(mesh, (material,), uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)
 

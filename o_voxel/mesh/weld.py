@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..ops.mesh_clean import components
+from ..values import Mesh
 from .segments import precise
-from .topology import dot
+from .topology import dot, edges
 
 # Cells along an axis; three such numbers, with one cell to spare at either end, fit an int64.
 CELLS = 1 << 20
@@ -47,6 +48,14 @@ def close_vertices(vertices: Tensor, distance: float, *, backend: str = "auto") 
     first, second = (torch.cat(ends) for ends in zip(*pairs, strict=True))
     merged, _ = components(len(vertices), first, second, torch.zeros_like(first, dtype=torch.bool), backend=backend)
     return merged[label]
+
+
+def has_border(mesh: Mesh, *, backend: str = "auto") -> bool:
+    """Whether any edge has a single face, so that back faces can be seen. Vertices at one place count as one: those
+    along a crease, split to be shaded apart, are no border."""
+    together = close_vertices(mesh.vertices, 0.0, backend=backend)
+    sizes = edges(Mesh(mesh.vertices, together[mesh.faces.long()]), backend=backend).sizes
+    return bool((sizes == 1).any())
 
 
 def _cell_side(extent: float, distance: float, count: int) -> float:

@@ -98,6 +98,17 @@ def test_the_file_looks_like_the_voxels(raw, tmp_path, yaw_deg):
     assert difference.mean() < 0.7
 
 
+@pytest.mark.parametrize("texture_size", [0, 64])
+def test_only_an_open_asset_is_double_sided(raw, texture_size):
+    mesh, field = raw
+    upper = (mesh.vertices[mesh.faces.long()][..., 2] > 0).all(1)
+    bowl = Mesh(mesh.vertices, mesh.faces[upper])
+    options = replace(SMALL, faces=400, texture_size=texture_size, occlusion=False)
+    for surface, opened in ((mesh, False), (bowl, True)):
+        (material,) = make_asset(surface, field, options).materials
+        assert material.double_sided is opened
+
+
 def test_the_same_bytes_twice(raw):
     first, second = (make_asset(*raw, SMALL) for _ in range(2))
     assert torch.equal(first.mesh.vertices, second.mesh.vertices)
