@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .bars import metric_bars, progress_bars
+
+if TYPE_CHECKING:
+    from ..training.recipe import Recipe
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -30,6 +34,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--latents", action="store_true", help="only encode what the flows learn from")
     train.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="change the recipe")
     train.add_argument("--device", help="cpu, cuda … (default: what is there)")
+    train.add_argument(
+        "--beside", metavar="DEVICES", help="cuda:0,cuda:1 …: stages that do not build on each other run at once"
+    )
 
     pack = commands.add_parser("pack", help="a run's networks as a checkpoint in the published layout")
     pack.set_defaults(command=_pack)
@@ -63,6 +70,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from ..training.run import Run
 
     recipe = load_recipe(arguments.recipe, arguments.set)
+    if arguments.beside:
+        return _train_beside(recipe, arguments)
     with join(arguments.device) as team:
         run = Run.open(recipe, arguments.output, team, resume=arguments.resume)
         report = metric_bars() if team.leads else None
@@ -76,6 +85,21 @@ def _train(arguments: argparse.Namespace) -> int:
             return 130
         if team.leads:
             print(f"wrote {checkpoint}")
+    return 0
+
+
+def _train_beside(recipe: Recipe, arguments: argparse.Namespace) -> int:
+    from ..training.beside import train_beside
+
+    if arguments.stage or arguments.objects or arguments.latents or arguments.device:
+        raise ValueError("--beside: runs all stages; it does not go with --stage, --objects, --latents or --device")
+    devices = arguments.beside.split(",")
+    try:
+        checkpoint = train_beside(recipe, arguments.output, devices, resume=arguments.resume, report=metric_bars())
+    except KeyboardInterrupt:
+        print(f"trellis2: interrupted; go on with --resume -o {arguments.output}", file=sys.stderr)
+        return 130
+    print(f"wrote {checkpoint}")
     return 0
 
 

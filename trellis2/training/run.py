@@ -80,8 +80,8 @@ class Run:
     def train(self, stages: Sequence[str] | None = None, report: StageReport | None = None) -> Path:
         """Run the stages that are not finished (of `stages`, where given), then pack. Returns the checkpoint."""
         for name in self._known(stages):
-            if not (self.folder / name / "finished.json").exists():
-                self._stage(name, report)
+            if not self.finished(name):
+                self.train_stage(name, report)
         if self.team.leads:
             pack(self.recipe, self.folder, self.folder / "checkpoint")
         self.team.barrier()
@@ -122,7 +122,12 @@ class Run:
         generator = torch.Generator().manual_seed(mixed_seed(self.recipe.seed, role, 0))
         return open_network(role, self.recipe.network(role), generator)
 
-    def _stage(self, name: str, report: StageReport | None) -> None:
+    def finished(self, name: str) -> bool:
+        """Whether a stage has run to its end."""
+        return (self.folder / name / "finished.json").exists()
+
+    def train_stage(self, name: str, report: StageReport | None = None) -> None:
+        """Run one stage, from where it stopped if it did."""
         stage, started = self.recipe.stages[name], time.perf_counter()
         kind = TASKS[stage.task]
 
