@@ -35,7 +35,8 @@ SHRINK = 0.95  # of the scale, where nothing fits
 @dataclass(frozen=True)
 class Effort:
     """What is spent on up to `charts` charts. turns: of each, over a full turn.  columns: of a sketch; 0: as the atlas.
-    rounds, sketches: as many rounds of so many.  finalists: how many are drawn at the atlas's resolution."""
+    rounds, sketches: as many rounds of so many.  finalists: how many are drawn at the atlas's resolution.  redrawn: how
+    often at most they are drawn larger once they fit, each time one after the other."""
 
     charts: int
     turns: int
@@ -43,13 +44,15 @@ class Effort:
     rounds: int
     sketches: int
     finalists: int
+    redrawn: int
 
 
 EFFORTS = (
-    Effort(64, 24, 384, 3, 24, 12),
-    Effort(256, 24, 256, 2, 16, 10),
-    Effort(2048, 4, 384, 1, 4, 2),
-    Effort(1 << 62, 4, 0, 1, 4, 2),
+    Effort(64, 24, 384, 3, 24, 12, 64),
+    Effort(256, 24, 256, 2, 16, 10, 64),
+    Effort(2048, 4, 384, 1, 4, 2, 1),
+    Effort(1 << 14, 4, 768, 1, 4, 2, 1),
+    Effort(1 << 62, 4, 0, 1, 4, 2, 1),
 )
 
 
@@ -201,6 +204,7 @@ class _Packer:
     def largest(self, sketches: list[_Sketch], report: Callable[[float], None]) -> _Placed | None:
         """The sketch and scale that fill the atlas best, at its resolution; None where none fits however small."""
         base, best = max(sketch.scale * self.side / sketch.side for sketch in sketches), None
+        redrawn = 0
         for trial in range(64):
             report(min(0.6 + 0.08 * trial, 0.95))
             steps, slacks = (FIRST_STEPS, SLACKS[:1]) if best is None else (STEPS, SLACKS)
@@ -212,8 +216,12 @@ class _Packer:
             if fitting:
                 if best is None:
                     sketches = self._promising(sketches, placed)
+                else:
+                    redrawn += 1
                 base, n = max(fitting)
                 best = placed[n]
+                if redrawn == self.effort.redrawn:
+                    break
             elif best is None:
                 base *= SHRINK
             else:
