@@ -2,7 +2,9 @@
 
 import copy
 import math
+import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from pack.trellis2.training.examples import Example
 from pack.trellis2.training.recipe import parse_recipe
 from PIL import Image, ImageDraw
 
+ROOT = Path(__file__).parents[3]
+TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
 RADIUS = 0.17  # of the cube
 COLORS = ((0.9, 0.2, 0.1), (0.1, 0.3, 0.8))
 WIDTHS = [16, 16, 16, 16, 16]
@@ -144,3 +148,20 @@ def alone():
 def module_toy():
     """The same for a fixture that lives as long as its module: (recipe data, source, team)."""
     return recipe_data, toy_object, Team(torch.device("cpu"))
+
+
+@pytest.fixture
+def meshes(tmp_path):
+    """A folder with a mesh file to learn from, beside the pack as an installed package, as far as a Python that starts
+    there can tell: worker processes have to import it again."""
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes/tetrahedron.obj").write_text(TETRAHEDRON, encoding="utf-8")
+    (tmp_path / "comfyui_trellis2").symlink_to(ROOT, target_is_directory=True)
+    return tmp_path / "meshes"
+
+
+@pytest.fixture
+def program():
+    """`trellis2` as another process, its arguments to follow."""
+    run = "import sys; from comfyui_trellis2.trellis2.cli import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-c", run]

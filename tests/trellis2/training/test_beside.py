@@ -2,17 +2,11 @@
 
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from pack.trellis2.cli import main
 from pack.trellis2.training.beside import jobs_of
 from pack.trellis2.training.recipe import load_recipe, parse_recipe
-
-ROOT = Path(__file__).parents[3]
-OBJECT = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
-PROGRAM = "import sys; from comfyui_trellis2.trellis2.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def needs(recipe, finished=()):
@@ -49,24 +43,24 @@ def test_a_stage_waits_for_those_that_need_what_it_changes(toy_data, toy):
 
 
 @pytest.fixture
-def recipe(toy_data, tmp_path):
-    (tmp_path / "meshes").mkdir()
-    (tmp_path / "meshes/tetrahedron.obj").write_text(OBJECT, encoding="utf-8")
-    data = {"source": str(tmp_path / "meshes"), "cache": str(tmp_path / "objects"), "objects": 2, "structure": 16}
+def recipe(toy_data, meshes, tmp_path):
+    data = {"source": str(meshes), "cache": str(tmp_path / "objects"), "objects": 2, "structure": 16}
     recipe = toy_data(2, ["structure_vae", "texture_vae", "structure_flow"], data, resolution=32)
     recipe["networks"]["sparse_structure_flow_model"]["args"]["resolution"] = 4
     (tmp_path / "toy.json").write_text(json.dumps(recipe), encoding="utf-8")
-    (tmp_path / "comfyui_trellis2").symlink_to(ROOT, target_is_directory=True)
     return tmp_path / "toy.json"
 
 
-def beside(folder, *arguments):
-    command = [sys.executable, "-c", PROGRAM, "train", "toy.json", "-o", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+@pytest.fixture
+def train(program, tmp_path):
+    """`trellis2 train toy.json -o ...` as another process."""
+    start = [*program, "train", "toy.json", "-o"]
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False, "timeout": 300}
+    return lambda *arguments: subprocess.run([*start, *arguments], **options)
 
 
-def test_two_at_once_make_what_one_makes(recipe, tmp_path):
-    done = beside(tmp_path, "both", "--beside", "cpu,cpu")
+def test_two_at_once_make_what_one_makes(recipe, train, tmp_path):
+    done = train("both", "--beside", "cpu,cpu")
     assert done.returncode == 0, done.stderr
     assert main(["train", str(recipe), "-o", str(tmp_path / "alone"), "--device", "cpu"]) == 0
     files = sorted(file.relative_to(tmp_path / "alone") for file in (tmp_path / "alone/checkpoint").rglob("*.*"))
@@ -75,8 +69,8 @@ def test_two_at_once_make_what_one_makes(recipe, tmp_path):
         assert (tmp_path / "both" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file
 
 
-def test_a_process_that_fails_stops_the_run(recipe, tmp_path):
-    (tmp_path / "meshes/tetrahedron.obj").write_text("v 0 0 0\n", encoding="utf-8")
-    done = beside(tmp_path, "run", "--beside", "cpu")
+def test_a_process_that_fails_stops_the_run(recipe, meshes, train):
+    (meshes / "tetrahedron.obj").write_text("v 0 0 0\n", encoding="utf-8")
+    done = train("run", "--beside", "cpu")
     assert done.returncode == 1
     assert "its process ended with code 1" in done.stderr.splitlines()[-1]

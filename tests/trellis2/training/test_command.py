@@ -3,27 +3,17 @@
 import csv
 import json
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from pack.trellis2.cli import main
 
-ROOT = Path(__file__).parents[3]
-OBJECT = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
-PROGRAM = "import sys; from comfyui_trellis2.trellis2.cli import main; sys.exit(main(sys.argv[1:]))"
-
 
 @pytest.fixture
-def recipe(toy_data, tmp_path):
-    (tmp_path / "meshes").mkdir()
-    (tmp_path / "meshes/tetrahedron.obj").write_text(OBJECT, encoding="utf-8")
-    data = {"source": str(tmp_path / "meshes"), "cache": str(tmp_path / "objects"), "objects": 3}
+def recipe(toy_data, meshes, tmp_path):
+    data = {"source": str(meshes), "cache": str(tmp_path / "objects"), "objects": 3}
     recipe = toy_data(8, ["texture_vae"], data, resolution=32, save_every=2)
     (tmp_path / "toy.json").write_text(json.dumps(recipe), encoding="utf-8")
-    # An installed package, as far as Python can tell: worker processes have to import it again.
-    (tmp_path / "comfyui_trellis2").symlink_to(ROOT, target_is_directory=True)
     return tmp_path / "toy.json"
 
 
@@ -32,24 +22,13 @@ def losses(run):
         return [(row["step"], row["loss"], row["gradient_norm"]) for row in csv.DictReader(file)]
 
 
-def test_a_killed_process_goes_on_to_the_same_losses(recipe, tmp_path, capsys):
+def test_a_killed_process_goes_on_to_the_same_losses(recipe, program, tmp_path, capsys):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     assert main(["train", str(recipe), "-o", str(killed), "--objects"]) == 0
     assert len(list((tmp_path / "objects").rglob("*.safetensors"))) == 3
     assert main(["train", str(recipe), "-o", str(whole), "--device", "cpu"]) == 0
     assert len(list((tmp_path / "objects").rglob("*.safetensors"))) == 3
-    command = [
-        sys.executable,
-        "-c",
-        PROGRAM,
-        "train",
-        str(recipe),
-        "-o",
-        str(killed),
-        "--resume",
-        "--set",
-        "data.workers=1",
-    ]
+    command = [*program, "train", str(recipe), "-o", str(killed), "--resume", "--set", "data.workers=1"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while not (killed / "texture_vae/state.safetensors").exists() and process.poll() is None:
