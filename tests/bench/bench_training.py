@@ -77,8 +77,9 @@ def bench(recipe, name, options):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(0)
-        for key, start, end in (("upload", begun, uploaded), ("backward", uploaded, learned), ("rest", learned, 0)):
-            spent[key] += (end or timed()) - start
+        ended = timed()
+        for key, start, end in (("upload", begun, uploaded), ("backward", uploaded, learned), ("rest", learned, ended)):
+            spent[key] += end - start
 
     begun = now()
     step()

@@ -57,19 +57,25 @@ def jobs_of(recipe: Recipe, finished: Sequence[str] = ()) -> list[Job]:
     jobs: list[Job] = []
     trainers: dict[str, str] = {}  # of a network: the last stage that trains it
     users: dict[str, set[str]] = {}  # the stages that need it
+    made: dict[tuple[int, ...], tuple[str, int]] = {}  # of objects of a kind: the last job that makes them, how many
     encoded: dict[tuple[object, ...], str] = {}  # of a folder of latents: the job that fills it
     for name, stage in recipe.stages.items():
         task = TASKS[stage.task]
         trained, needs = task.trained(stage), set()
+        encoders = [ENCODERS[latent] for latent in task.learns] if issubclass(task, FlowTask) else []
         for role in task.roles(stage):
             needs |= {trainers[role]} if role in trainers else set()
             needs |= users.get(role, set()) if role in trained else set()
+        for role in (*task.roles(stage), *encoders):
             users.setdefault(role, set()).add(name)
-        if issubclass(task, FlowTask):
-            before = {trainers[ENCODERS[latent]] for latent in task.learns if ENCODERS[latent] in trainers}
+        if encoders:
+            before = {trainers[role] for role in encoders if role in trainers}
             if recipe.data.cache is not None:
-                jobs.append(Job(f"objects of {name}", name, "objects", frozenset()))
-                before.add(jobs[-1].name)
+                kind, count = (stage.resolution, recipe.picture(stage), recipe.views(stage)), recipe.objects(stage)
+                if kind not in made or made[kind][1] < count:
+                    jobs.append(Job(f"objects of {name}", name, "objects", frozenset()))
+                    made[kind] = (jobs[-1].name, count)
+                before.add(made[kind][0])
             folder = (*task.learns, stage.resolution)
             before |= {encoded[folder]} if folder in encoded else set()
             jobs.append(Job(f"latents of {name}", name, "latents", frozenset(before)))

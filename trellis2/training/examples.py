@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from ..weights import read_tensors, save_weights
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 INTERSECTED_BITS = (1, 2, 4)  # of x, y and z in a cached file
-INSTEAD, FAR = 4, 1 << 26  # seeds that are tried for an object, and how far apart, out of the way of others
+SEEDS, FAR = 4, 1 << 26  # seeds that are tried for an object, and how far apart, out of the way of others
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +79,16 @@ def world_example(index: int, *, resolution: int, image_size: int, views: int) -
     from .world import TRAIN_FAMILIES, TRAIN_SEEDS, make_sample
 
     round_, family = divmod(index, len(TRAIN_FAMILIES))
-    for instead in range(INSTEAD):
-        seed = TRAIN_SEEDS[round_ + instead * FAR]
+
+    def made(seed: int) -> Example:
         sample = make_sample(TRAIN_FAMILIES[family], seed, resolution=resolution, image_size=image_size, views=views)
-        try:
-            return Example.of(sample.voxels, sample.images, image_size)
-        except ValueError:
-            if instead + 1 == INSTEAD:
-                raise
-    raise AssertionError("INSTEAD: expected at least 1")
+        return Example.of(sample.voxels, sample.images, image_size)
+
+    *seeds, last = (TRAIN_SEEDS[round_ + k * FAR] for k in range(SEEDS))
+    for seed in seeds:
+        with suppress(ValueError):
+            return made(seed)
+    return made(last)
 
 
 def mesh_example(files: tuple[Path, ...], index: int, *, resolution: int, image_size: int, views: int) -> Example:

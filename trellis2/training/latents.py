@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...o_voxel.values import OVoxel
 from ..config import Normalization
 from ..models.shape_vae import dual_grid_features
 from ..models.texture_vae import field_features
+from ..sparse import SparseTensor
 from ..weights import read_metadata, read_tensors, save_weights
 from .data import in_order
 from .distributed import Team
@@ -66,6 +68,11 @@ class LatentFolder:
         path = self.path(index)
         return path.exists() and read_metadata(path).get("encoders") == encoders
 
+    def told_of(self, encoders: str) -> bool:
+        """Whether the statistics are there, of latents by networks of this fingerprint."""
+        path = self.folder / STATISTICS
+        return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("encoders") == encoders
+
     def statistics(self) -> Mapping[str, Normalization] | None:
         """Of the SLATS, once all objects are encoded."""
         path = self.folder / STATISTICS
@@ -84,7 +91,8 @@ def encode_objects(
     team: Team,
     progress: Callable[[float], None] | None = None,
 ) -> None:
-    """Encode those of `objects` objects that are not in the folder yet, each card its share, and write the statistics.
+    """Encode those of `objects` objects that are not in the folder yet, each card its share, and write the statistics:
+    those of the first stage that these encoders worked for, also where a later one has other objects.
 
     encoders: some of ENCODERS by their latents' names, on the team's device. Goes on after a kill. Latents that other
     encoders made are made again.
@@ -101,9 +109,10 @@ def encode_objects(
         if progress is not None:
             progress(done / len(missing))
     team.barrier()
-    if team.leads and set(SLATS) <= set(encoders):
+    if team.leads and set(SLATS) <= set(encoders) and not folder.told_of(made_by):
         statistics = {key: channel_statistics(folder, key, objects) for key in SLATS}
-        (folder.folder / STATISTICS).write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
+        told = json.dumps({"encoders": made_by, **statistics}, indent=1)
+        (folder.folder / STATISTICS).write_text(told + "\n", encoding="utf-8")
     team.barrier()
 
 
@@ -119,9 +128,9 @@ def encode(
     slats = [name for name in SLATS if name in encoders]
     objects = [voxels_to(example.voxels, device) for example in examples] if slats else []
     for name in slats:
-        features = dual_grid_features([o.dual_grid for o in objects]) if name == "shape" else None
-        mean = encoders[name](features or field_features([o.field for o in objects])).mean
+        mean = encoders[name](_features(name, objects)).mean
         _add(found, name, mean.feats.split(mean.coords.lengths))
+    if slats:  # on the same voxels, all of them
         _add(found, "coords", mean.coords.voxels.split(mean.coords.lengths))
     return [LatentExample(latents, example.images) for latents, example in zip(found, examples, strict=True)]
 
@@ -133,6 +142,13 @@ def fingerprint(encoders: Mapping[str, nn.Module]) -> str:
         for parameter in encoders[name].state_dict().values():
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _features(name: str, objects: Sequence[OVoxel]) -> SparseTensor:
+    """What the encoder of a latent of SLATS takes."""
+    if name == "shape":
+        return dual_grid_features([voxels.dual_grid for voxels in objects])
+    return field_features([voxels.field for voxels in objects])
 
 
 def _chunks(things: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -40,6 +40,16 @@ def test_a_stage_waits_for_those_that_need_what_it_changes(toy_data, toy):
     again["stages"]["encoder_again"] = {**again["stages"]["structure_flow"], "task": "structure_flow"}
     found = needs(parse_recipe(again, "toy"))
     assert found["encoder_again"] >= {"structure_flow", "shape_flow", "texture_flow"}
+    again["stages"]["vae_again"] = {**again["stages"]["shape_vae"], "task": "shape_vae"}
+    assert needs(parse_recipe(again, "toy"))["vae_again"] >= {"shape_vae", "shape_flow", "texture_flow"}
+
+
+def test_objects_are_made_once():
+    found = needs(load_recipe("mini"))
+    # The two flows share theirs; the longer one needs more than the first.
+    assert "objects of texture_flow" not in found
+    assert found["latents of texture_flow"] >= {"objects of shape_flow"}
+    assert found["latents of structure_flow_longer"] >= {"objects of structure_flow_longer"}
 
 
 @pytest.fixture

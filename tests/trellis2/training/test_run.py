@@ -112,6 +112,10 @@ def test_latents_of_other_encoders_are_made_again(trained, source, alone, tmp_pa
     for _ in range(2):
         encode_objects(encoders, make, 2, recipe.data, latents, alone)
     assert made == [0, 1]
+    # A stage that has fewer objects leaves the statistics that another one learned with.
+    before = latents.statistics()
+    encode_objects(encoders, make, 1, recipe.data, latents, alone)
+    assert latents.statistics() == before
     with torch.no_grad():
         encoders["shape"].to_latent.bias += 1
     before = latents(0).latents
