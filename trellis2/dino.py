@@ -120,7 +120,7 @@ class DinoVisionTransformer(nn.Module):
         factory = {"device": device, "dtype": dtype}
         self.config = config
         self.embeddings = _Embeddings(config, factory)
-        self.layer = nn.ModuleList(_Layer(config, factory) for _ in range(config.num_layers))
+        self.layer = nn.ModuleList(DinoLayer(config, factory) for _ in range(config.num_layers))
         # Published with the weights and never applied: the feature is taken before it.
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, **factory)
         self.requires_grad_(False)
@@ -174,7 +174,7 @@ class _Embeddings(nn.Module):
         return torch.cat([*prefix, patches], dim=1).to(torch.promote_types(patches.dtype, torch.float32))
 
 
-class _Layer(nn.Module):
+class DinoLayer(nn.Module):
     def __init__(self, config: DinoConfig, factory: dict[str, Any]) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, **factory)

@@ -15,8 +15,8 @@ from pack.trellis2.training.data import mixed_seed, to_device
 from pack.trellis2.training.distributed import Team
 from pack.trellis2.training.examples import world_example
 from pack.trellis2.training.flows import IMAGE_ENCODER, FlowSetting
-from pack.trellis2.training.latents import ENCODERS, encode
-from pack.trellis2.training.networks import make_trainable, open_network
+from pack.trellis2.training.latents import ENCODERS, encode, gather
+from pack.trellis2.training.networks import compile_parts, make_trainable, open_network
 from pack.trellis2.training.recipe import load_recipe
 from pack.trellis2.training.state import Average
 from pack.trellis2.training.tasks import TASKS
@@ -50,7 +50,8 @@ def examples_of(recipe, stage, objects):
     if kind.inputs == "voxels":
         return examples
     encoders = {name: network(recipe, ENCODERS[name]).to(DEVICE) for name in kind.learns}
-    return [found for e in examples for found in encode(encoders, [e], recipe.data.structure, DEVICE)]
+    gathered = [gather(kind.learns, recipe.data.structure, [(example, 0)]) for example in examples]
+    return [found for batch in gathered for found in encode(encoders, batch, DEVICE)]
 
 
 def bench(recipe, name, options):
@@ -59,6 +60,10 @@ def bench(recipe, name, options):
     kind, task, items = TASKS[stage.task], task_of(recipe, stage), examples_of(recipe, stage, options.objects)
     items = [(items[k % len(items)], k) for k in range(stage.batch)]
     batch = kind.collate(items, recipe.data, stage)
+    if DEVICE.type == "cuda":
+        batch = {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    if not options.plain:
+        compile_parts(task, DEVICE)
     optimizer, average = make_optimizer(task, stage), Average(task, stage.ema)
     spent = dict.fromkeys(("upload", "backward", "rest"), 0.0)
 
@@ -111,6 +116,7 @@ def main():
     parser.add_argument("--batch", type=int, help="objects a step, instead of the recipe's")
     parser.add_argument("--objects", type=int, default=4, help="different ones in a batch")
     parser.add_argument("--repeat", type=int, default=10)
+    parser.add_argument("--plain", action="store_true", help="without torch.compile")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     recipe = load_recipe(options.recipe, options.set)

@@ -76,10 +76,16 @@ class Positions(Sampler):
 
 
 def loader(
-    stream: Stream, positions: Iterable[list[int]], collate: Callable[[list[Item]], Any], workers: int
+    stream: Stream,
+    positions: Iterable[list[int]],
+    collate: Callable[[list[Item]], Any],
+    workers: int,
+    *,
+    pin: bool = False,
 ) -> DataLoader:
     """Batches in the order of `positions`. workers: processes that make them, started afresh (spawn) because threads
-    and GPU contexts do not survive a fork; 0 makes them here."""
+    and GPU contexts do not survive a fork; 0 makes them here.
+    pin: in memory that a GPU copies from while it computes."""
     return DataLoader(
         stream,
         batch_sampler=positions,
@@ -87,15 +93,23 @@ def loader(
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=2 if workers else None,
+        pin_memory=pin,
         # The loader draws a seed for its workers; from here, so that the process's own stream does not move.
         generator=torch.Generator(),
     )
 
 
-def in_order(make: Callable[[int], Any], indices: Sequence[int], workers: int) -> Iterator[Any]:
-    """make(index) of each index, made by `workers` processes ahead of time."""
-    stream = Stream(make, 0, 0, "")
-    yield from loader(stream, [[index] for index in indices], _only, workers)
+def in_order(
+    make: Callable[[int], Any],
+    indices: Sequence[int],
+    workers: int,
+    gather: Callable[[list[Item]], Any] | None = None,
+    at_once: int = 1,
+) -> Iterator[Any]:
+    """gather(of `at_once` objects) for all indices in turn, made by `workers` processes ahead of time; without
+    `gather` the objects themselves, one by one."""
+    groups = [list(indices[k : k + at_once]) for k in range(0, len(indices), at_once)]
+    yield from loader(Stream(make, 0, 0, ""), groups, gather or _only, workers)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

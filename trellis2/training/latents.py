@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +18,11 @@ from ..models.shape_vae import dual_grid_features
 from ..models.texture_vae import field_features
 from ..sparse import SparseTensor
 from ..weights import read_metadata, read_tensors, save_weights
-from .data import in_order
+from .data import Batch, Item, in_order, to_device
 from .distributed import Team
 from .examples import Example
 from .recipe import DataConfig
-from .vaes import occupancy, voxels_to
+from .vaes import occupancy, pack_voxels, unpack_voxels
 
 STATISTICS = "statistics.json"
 # What the encoders make, and which makes it; and how many objects go through them at once.
@@ -100,12 +99,13 @@ def encode_objects(
     made_by = fingerprint(encoders)
     mine = range(team.card, objects, team.cards)
     missing = [index for index in mine if not folder.holds(index, made_by)]
-    made, done = zip(missing, in_order(make, missing, data.workers), strict=True), 0
-    for chunk in _chunks(made, min(AT_ONCE[name] for name in encoders)):
-        found = encode(encoders, [example for _, example in chunk], data.structure, team.device)
-        for (index, _), latent in zip(chunk, found, strict=True):
-            save_weights({**latent.latents, "images": latent.images}, folder.path(index), {"encoders": made_by})
-        done += len(chunk)
+    ready = partial(gather, tuple(encoders), data.structure)
+    done = 0
+    for batch in in_order(make, missing, data.workers, ready, min(AT_ONCE[name] for name in encoders)):
+        for latent in encode(encoders, batch, team.device):
+            tensors = {**latent.latents, "images": latent.images}
+            save_weights(tensors, folder.path(missing[done]), {"encoders": made_by})
+            done += 1
         if progress is not None:
             progress(done / len(missing))
     team.barrier()
@@ -116,23 +116,32 @@ def encode_objects(
     team.barrier()
 
 
+def gather(names: Sequence[str], structure_side: int, items: Sequence[Item]) -> Batch:
+    """What the encoders of these latents take of some objects. structure_side: of the structure's grid, in voxels."""
+    examples: list[Example] = [example for example, _ in items]
+    batch: Batch = {"images": torch.stack([example.images for example in examples])}
+    if "structure" in names:
+        batch["occupied"] = occupancy([example.voxels.dual_grid for example in examples], structure_side).bool()
+    if set(names) & set(SLATS):
+        batch |= pack_voxels([example.voxels for example in examples])
+    return batch
+
+
 @torch.no_grad()
-def encode(
-    encoders: Mapping[str, nn.Module], examples: Sequence[Example], structure_side: int, device: torch.device
-) -> list[LatentExample]:
-    """The objects' latents, on the CPU. structure_side: voxels a side of the structure's grid."""
-    found: list[dict[str, Tensor]] = [{} for _ in examples]
+def encode(encoders: Mapping[str, nn.Module], batch: Batch, device: torch.device) -> list[LatentExample]:
+    """The latents, on the CPU, of objects that `gather` gathered."""
+    images, given = batch["images"], to_device(batch, device)
+    found: list[dict[str, Tensor]] = [{} for _ in images]
     if "structure" in encoders:
-        grids = occupancy([example.voxels.dual_grid for example in examples], structure_side)
-        _add(found, "structure", encoders["structure"](grids.to(device))[0])
+        _add(found, "structure", encoders["structure"](given["occupied"].float())[0])
     slats = [name for name in SLATS if name in encoders]
-    objects = [voxels_to(example.voxels, device) for example in examples] if slats else []
+    objects = unpack_voxels(given) if slats else []
     for name in slats:
         mean = encoders[name](_features(name, objects)).mean
         _add(found, name, mean.feats.split(mean.coords.lengths))
     if slats:  # on the same voxels, all of them
         _add(found, "coords", mean.coords.voxels.split(mean.coords.lengths))
-    return [LatentExample(latents, example.images) for latents, example in zip(found, examples, strict=True)]
+    return [LatentExample(latents, image) for latents, image in zip(found, images, strict=True)]
 
 
 def fingerprint(encoders: Mapping[str, nn.Module]) -> str:
@@ -149,12 +158,6 @@ def _features(name: str, objects: Sequence[OVoxel]) -> SparseTensor:
     if name == "shape":
         return dual_grid_features([voxels.dual_grid for voxels in objects])
     return field_features([voxels.field for voxels in objects])
-
-
-def _chunks(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Runs of `size`, the last one shorter."""
-    things = iter(things)
-    return iter(lambda: list(islice(things, size)), [])
 
 
 def _add(objects: list[dict[str, Tensor]], name: str, values: Iterable[Tensor]) -> None:

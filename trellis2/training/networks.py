@@ -10,20 +10,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...o_voxel.ops.backend import triton_probe
 from ..checkpoint import MICROSOFT, Folder, load_encoder, read_encoder_config
 from ..config import ConfigError
-from ..dino import DinoConfig, DinoVisionTransformer
+from ..dino import DinoConfig, DinoLayer, DinoVisionTransformer
 from ..hub import FileSource
 from ..models import Backends, build_model
+from ..models.latent_flow import LatentFlow
 from ..models.sparse_vae import ConvNeXtBlock, DownBlock, SparseEncoder, UpBlock
+from ..models.structure_flow import StructureFlow
 from ..models.structure_vae import ResBlock3d, StructureDecoder, StructureEncoder
 from ..models.transformer import Block, FlowTransformer
 from ..weights import load_weights, read_tensors, save_weights
 from .flows import IMAGE_ENCODER
 
-# Attention by torch, and norms in plain torch: our fused kernel for these has no gradient. The kernels of rotations and
-# convolutions have one.
-TRAINING_BACKENDS = Backends(attention="sdpa", conv="auto", rope="auto", norm="reference")
+# All but convolutions in plain torch: our fused kernel for norms has no gradient, and `compile_parts` fuses them better
+# together with what stands around them.
+TRAINING_BACKENDS = Backends(attention="sdpa", conv="auto", rope="reference", norm="reference")
+VARIANTS = 64  # of one function that torch.compile may keep: widths, number formats, with and without activation
 LOGVAR_START = -6.0  # of a new encoder: a deviation of 0.05
 OCCUPANCY_START = -3.0  # of a new structure decoder: most of the grid is empty
 # Of biases: where the input is empty they are all that a layer norm sees, and it must not divide by nothing.
@@ -108,6 +112,32 @@ def make_trainable(model: nn.Module) -> nn.Module:
         for name in UNUSED:
             model.get_parameter(name).requires_grad_(False)
     return model
+
+
+def compile_parts(model: nn.Module, device: torch.device) -> None:
+    """Let torch.compile fuse the small operations between products and convolutions, where Triton works: a step of
+    training is thousands of them. The first step takes some ten seconds longer."""
+    if triton_probe(device, torch.float32) is not None:
+        return
+    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    for module in model.modules():
+        if isinstance(module, DinoLayer | ResBlock3d):
+            module.compile()
+        elif isinstance(module, StructureFlow):
+            for block in module.blocks:
+                block.compile()
+        elif isinstance(module, LatentFlow):
+            for block in module.blocks:
+                block.compile(dynamic=True)
+                for part in (block.self_attn, block.cross_attn):
+                    # It looks at the items' lengths, which are others at every step.
+                    part.attend = torch.compiler.disable(part.attend)
+        elif isinstance(module, ConvNeXtBlock):
+            # Not its convolution, which launches kernels of ours.
+            module._mix = torch.compile(module._mix, dynamic=True)
+        elif isinstance(module, DownBlock | UpBlock):
+            module.norm1.compile(dynamic=True)
+            module.norm2.compile(dynamic=True)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch.optim import AdamW
 from ..config import ConfigError
 from .data import Batch, Positions, Stream, loader, to_device
 from .distributed import Team
+from .networks import compile_parts
 from .recipe import DataConfig, StageConfig
 from .state import Average, load_state, save_state, trained_parameters
 from .task import Task
@@ -70,6 +71,7 @@ def train_stage(work: Work, team: Team, report: Report | None = None) -> None:
     averaged ones. Raises TrainingError for a loss that is not finite."""
     stage, task = work.stage, work.task
     task.to(team.device)
+    compile_parts(task, team.device)
     optimizer = make_optimizer(task, stage)
     average = Average(task, stage.ema)
     start = load_state(work.state_path, task, average, optimizer) if work.state_path.exists() else 0
@@ -80,7 +82,7 @@ def train_stage(work: Work, team: Team, report: Report | None = None) -> None:
     batches: Iterator[Batch] = iter(())
     if start < stage.steps:
         collate = Collate(type(task), work.data, stage)
-        batches = iter(loader(work.stream, positions, collate, work.data.workers))
+        batches = iter(loader(work.stream, positions, collate, work.data.workers, pin=team.device.type == "cuda"))
     for step in range(start, stage.steps):
         rate = learning_rate(stage, step)
         for group in optimizer.param_groups:

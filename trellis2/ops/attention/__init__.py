@@ -28,8 +28,8 @@ def attention(
     """softmax(q k^T / sqrt(d)) v, no mask, no dropout.
 
     query_lengths, key_lengths: tokens of each item, B entries each, summing to T and S; items are packed one after
-    the other. Equal lengths run as one dense batch, others item by item, so nothing is padded. Every backend is
-    differentiable.
+    the other. Equal lengths run as one dense batch, others item by item, so nothing is padded and an item gets what it
+    would alone. Every backend is differentiable; "sdpa" with gradients takes all items at once where torch can.
     """
     total, heads, width = check_tensor(query, "query", (None, None, None), FLOATS).shape
     sources = check_tensor(key, "key", (None, heads, width), query.dtype).shape[0]
@@ -39,16 +39,20 @@ def attention(
             f"lengths: expected as many query as key items, summing to {total} and {sources} tokens, "
             f"got {list(query_lengths)} and {list(key_lengths)}"
         )
-    attend = IMPLEMENTATIONS[resolve_backend(backend, CHOICES, query.device, query.dtype)]
+    chosen = resolve_backend(backend, CHOICES, query.device, query.dtype)
+    attend = IMPLEMENTATIONS[chosen]
     if len(set(query_lengths)) <= 1 and len(set(key_lengths)) <= 1:
         items = max(len(query_lengths), 1)
         q, k, v = (x.reshape(items, -1, heads, width) for x in (query, key, value))
         # Attention to a single token is that token's value; some fused kernels refuse the shape.
         out = v.expand_as(q) if k.shape[1] == 1 else attend(q, k, v)
         return out.reshape(total, heads, width)
+    learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    if learning and chosen == "sdpa" and sdpa.packed_probe(query.device, query.dtype) is None:
+        return sdpa.attend_packed(query, key, value, query_lengths, key_lengths)
     items = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
     parts = (attend(q[None], k[None], v[None])[0] for q, k, v in items)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value)):
+    if learning:
         return torch.cat(list(parts))
     out = query.new_empty(query.shape)
     for target, part in zip(out.split(query_lengths), parts, strict=True):

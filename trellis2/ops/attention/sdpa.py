@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -23,6 +23,42 @@ def attend_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     does not take go to torch's others, which differ by rounding."""
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *OTHERS], set_priority=True):
         return attend(query, key, value)
+
+
+def packed_probe(device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where `attend_packed` runs."""
+    if device.type != "cuda":
+        return f"runs on a GPU, not on {device}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"takes 16-bit numbers, not {dtype}"
+    return _launch_packed(device, dtype)
+
+
+def attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, query_lengths: tuple[int, ...], key_lengths: tuple[int, ...]
+) -> Tensor:
+    """[T, H, d] x [S, H, d] -> [T, H, d]: items of any lengths in one launch, by torch's flash attention."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = [_ends(lengths, query.device) for lengths in (query_lengths, key_lengths)]
+    longest = (max(query_lengths), max(key_lengths))
+    return varlen_attn(query.contiguous(), key.contiguous(), value.contiguous(), *ends, *longest)
+
+
+@lru_cache(maxsize=8)
+def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """[B + 1] int32: where each item begins, and the end. Every block of a network asks for the same."""
+    return torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)
+
+
+@cache
+def _launch_packed(device: torch.device, dtype: torch.dtype) -> str | None:
+    x = torch.zeros(3, 1, 16, device=device, dtype=dtype)
+    try:
+        attend_packed(x, x, x, (1, 2), (2, 1))
+    except (ImportError, RuntimeError) as error:
+        return f"a test launch failed: {error}"
+    return None
 
 
 def cudnn_probe(device: torch.device, dtype: torch.dtype) -> str | None:

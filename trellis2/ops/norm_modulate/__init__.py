@@ -14,6 +14,7 @@ from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_prob
 from ..quantized_linear.formats import Format, Quantized
 from . import reference
 from .branch import Branch
+from .reference import add_branch
 
 CHOICES = (Choice("triton", triton_probe), Choice("reference", always))
 
@@ -108,4 +109,4 @@ def _backend(x: Tensor, weight: Tensor | None, backend: str):  # noqa: ANN202 a 
     return reference
 
 
-__all__ = ["CHOICES", "Branch", "add_norm_affine", "add_norm_modulate", "layer_norm", "norm_modulate"]
+__all__ = ["CHOICES", "Branch", "add_branch", "add_norm_affine", "add_norm_modulate", "layer_norm", "norm_modulate"]

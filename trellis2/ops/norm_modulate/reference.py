@@ -25,7 +25,7 @@ def modulate(
     form: Format | None,
 ) -> tuple[Tensor, Tensor | Quantized]:
     """See `add_norm_modulate`."""
-    x = _add(x, branch, item)
+    x = add_branch(x, branch, item)
     if item is not None:
         scale, shift = (_Spread.apply(part, item) for part in (scale, shift))
     return x, _finish(_normed(x, eps) * (1 + scale) + shift, x.dtype, form)
@@ -42,7 +42,7 @@ def affine(
     silu: bool = False,
 ) -> tuple[Tensor, Tensor | Quantized]:
     """See `add_norm_affine` and `layer_norm`."""
-    x = _add(x, branch, item)
+    x = add_branch(x, branch, item)
     out = _normed(x, eps) if weight is None else _normed(x, eps) * weight + bias
     return x, _finish(F.silu(out) if silu else out, x.dtype, form)
 
@@ -65,7 +65,8 @@ class _Spread(Function):
         return own.to(grad.dtype) @ grad, None
 
 
-def _add(x: Tensor, branch: Branch | None, item: Tensor | None) -> Tensor:
+def add_branch(x: Tensor, branch: Branch | None, item: Tensor | None) -> Tensor:
+    """x [T, C] + branch; item: [T] int64, each token's item, None when B is 1."""
     if branch is None:
         return x
     gate, constant = branch.gate, branch.constant
