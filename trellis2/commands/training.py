@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .bars import metric_bars, progress_bars
+from .choices import CHECKPOINT
 
 if TYPE_CHECKING:
     from ..training.recipe import Recipe
@@ -45,7 +46,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     evaluate = commands.add_parser("evaluate", help="how well a checkpoint makes objects that it has not seen")
     evaluate.set_defaults(command=_evaluate)
-    evaluate.add_argument("model", metavar="CHECKPOINT", help="a folder, or a hub repository")
+    evaluate.add_argument("model", metavar="CHECKPOINT", help=CHECKPOINT)
     evaluate.add_argument("--objects", type=int, default=200, help="how many (default 200)")
     evaluate.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
     evaluate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
