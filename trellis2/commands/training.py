@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """world, train, pack, evaluate"""
+    """world, train, pack, evaluate, gallery"""
     world = commands.add_parser("world", help="a picture of objects that training draws on")
     world.set_defaults(command=_world)
     world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
@@ -52,6 +52,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
     evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object")
     evaluate.add_argument("--device", help="cpu, cuda … (default: what is there)")
+
+    gallery = commands.add_parser("gallery", help="pictures of held-out objects beside what a checkpoint makes of them")
+    gallery.set_defaults(command=_gallery)
+    gallery.add_argument("model", metavar="CHECKPOINT", help=CHECKPOINT)
+    gallery.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    gallery.add_argument(
+        "--object", action="append", metavar="FAMILY/SEED", help="this one, as evaluate's rows name it"
+    )
+    gallery.add_argument("--objects", type=int, default=6, help="else the first so many of evaluate's (default 6)")
+    gallery.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
+    gallery.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    gallery.add_argument("--seed", type=int, default=0, help="starting noise (default 0, as evaluate's)")
+    gallery.add_argument("--size", type=int, default=256, help="pixels a side of each view (default 256)")
+    gallery.add_argument("--device", help="cpu, cuda … (default: what is there)")
 
 
 def _world(arguments: argparse.Namespace) -> int:
@@ -128,4 +142,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         write_rows(arguments.output, rows)
     print(table(rows))
+    return 0
+
+
+def _gallery(arguments: argparse.Namespace) -> int:
+    from ..pipeline import Pipeline
+    from ..residency import KeepLoaded, default_device
+    from ..training.evaluate import held_out
+    from ..training.gallery import SHEET, exhibits, write_gallery
+
+    pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
+    names = arguments.object or [case.name for case in held_out(arguments.split, arguments.objects)]
+    shown = exhibits(pipeline, names, tile=arguments.size, steps=arguments.steps, seed=arguments.seed)
+    for exhibit in write_gallery(arguments.output, shown):
+        print(f"{exhibit.name}: {exhibit.problem or 'made'}")
+    print(f"{arguments.output / SHEET}: {len(names)} objects")
     return 0
