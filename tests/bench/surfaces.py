@@ -48,6 +48,68 @@ def boxes(points: Tensor) -> Tensor:
     return found
 
 
+FUR, LIGHT, DARK, RED = (0.55, 0.36, 0.2), (0.87, 0.75, 0.58), (0.08, 0.06, 0.06), (0.72, 0.1, 0.12)
+# A sitting bear that looks along -y: centre, half axes, colour of each ellipsoid. Those off the middle come in pairs.
+BEAR = (
+    ((0, 0, -0.12), (0.19, 0.16, 0.22), FUR),
+    ((0, -0.07, -0.13), (0.13, 0.11, 0.16), LIGHT),
+    ((0, -0.02, 0.22), (0.17, 0.15, 0.15), FUR),
+    ((0, -0.15, 0.18), (0.08, 0.07, 0.06), LIGHT),
+    ((0, -0.22, 0.2), (0.03, 0.02, 0.022), DARK),
+    ((0, -0.01, 0.09), (0.14, 0.13, 0.035), RED),
+    ((0.05, -0.13, 0.01), (0.028, 0.03, 0.1), RED),
+    ((0.07, -0.155, 0.26), (0.02, 0.02, 0.024), DARK),
+    ((0.14, 0, 0.35), (0.06, 0.035, 0.065), FUR),
+    ((0.14, -0.025, 0.35), (0.035, 0.025, 0.04), LIGHT),
+    ((0.21, -0.07, -0.03), (0.06, 0.12, 0.07), FUR),
+    ((0.15, -0.18, -0.27), (0.075, 0.19, 0.075), FUR),
+    ((0.17, -0.33, -0.25), (0.075, 0.045, 0.1), FUR),
+    ((0.17, -0.365, -0.25), (0.05, 0.02, 0.065), LIGHT),
+)
+BLEND = 70.0  # how sharply parts meet, per world unit
+
+
+def _bear_parts(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances [N, P] to the bear's parts, about, negative inside; and the parts' colours [P, 3]."""
+    distances, colors = [], []
+    for center, axes, color in BEAR:
+        paired = center[0] > 0 and color != RED
+        for side in (1, -1) if paired else (1,):
+            place = points.new_tensor([side * center[0], *center[1:]])
+            distances.append((((points - place) / points.new_tensor(axes)).norm(dim=1) - 1) * min(axes))
+            colors.append(color)
+    return torch.stack(distances, 1), points.new_tensor(colors)
+
+
+def bear(points: Tensor) -> Tensor:
+    """Signed distance [N], about, of a bear: its parts melted together, leaning, with fur; points [N, 3] in +-0.5."""
+    x, y, z = points.unbind(-1)
+    leaning = torch.stack([x - 0.08 * z * z + 0.01 * torch.sin(7 * z + 3 * y), y + 0.03 * torch.sin(5 * x), z], -1)
+    distances, _ = _bear_parts(leaning)
+    tufts = torch.sin(61 * x + 9 * y) * torch.sin(57 * y + 13 * z) * torch.sin(67 * z + 11 * x)
+    return -torch.logsumexp(-BLEND * distances, 1) / BLEND + 0.004 * tufts
+
+
+def bear_colors(points: Tensor) -> Tensor:
+    """[N, 3] sRGB of the bear's surface at points [N, 3]: each part's colour, blotched."""
+    distances, colors = _bear_parts(points)
+    x, y, z = points.unbind(-1)
+    blotches = 1 + 0.12 * torch.sin(23 * x + 5 * z) * torch.sin(29 * y) * torch.sin(31 * z + 7 * y)
+    return ((-2 * BLEND * distances).softmax(1) @ colors * blotches[:, None]).clamp(0, 1)
+
+
+def scan(resolution: int = 200, noise_voxels: float = 0.12):
+    """The bear as a hand-held scanner gives it: a TexturedMesh of uneven, noisy triangles with colours at the vertices,
+    on the CPU. resolution: of the scanner, along the cube's side. Deterministic."""
+    from pack.o_voxel.dual_grid import dual_grid_to_mesh
+    from pack.o_voxel.material import Material, TexturedMesh
+
+    mesh = dual_grid_to_mesh(dual_grid_of(bear, resolution, torch.device("cpu"), noise_voxels))
+    colors = torch.nn.functional.pad(bear_colors(mesh.vertices), (0, 1), value=1.0)
+    surface = Material(metallic_factor=0.0, roughness_factor=0.8, double_sided=True)
+    return TexturedMesh(mesh, (surface,), vertex_colors=colors)
+
+
 SHAPES: dict[str, DistanceField] = {"bumpy": bumpy_sphere, "thin": thin_parts, "boxes": boxes}
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """world, train, pack, evaluate, gallery"""
+    """world, train, pack, evaluate, gallery, reconstruct"""
     world = commands.add_parser("world", help="a picture of objects that training draws on")
     world.set_defaults(command=_world)
     world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
@@ -66,6 +66,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     gallery.add_argument("--seed", type=int, default=0, help="starting noise (default 0, as evaluate's)")
     gallery.add_argument("--size", type=int, default=256, help="pixels a side of each view (default 256)")
     gallery.add_argument("--device", help="cpu, cuda … (default: what is there)")
+
+    rebuilt = commands.add_parser("reconstruct", help="a mesh encoded and decoded by a checkpoint's VAEs alone")
+    rebuilt.set_defaults(command=_reconstruct)
+    rebuilt.add_argument("model", metavar="CHECKPOINT", help=f"{CHECKPOINT}; it needs its encoders")
+    rebuilt.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply or .stl")
+    rebuilt.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb")
+    rebuilt.add_argument("--picture", type=Path, metavar="OUT.png", help="four sides, before above after")
+    rebuilt.add_argument("--resolution", type=int, default=512, help="voxels a side, a multiple of 16 (default 512)")
+    rebuilt.add_argument("--size", type=int, default=256, help="pixels a side of each view (default 256)")
+    rebuilt.add_argument("--device", help="cpu, cuda … (default: what is there)")
 
 
 def _world(arguments: argparse.Namespace) -> int:
@@ -157,4 +167,32 @@ def _gallery(arguments: argparse.Namespace) -> int:
     for exhibit in write_gallery(arguments.output, shown):
         print(f"{exhibit.name}: {exhibit.problem or 'made'}")
     print(f"{arguments.output / SHEET}: {len(names)} objects")
+    return 0
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    from ...o_voxel.convert import fitted, voxelize
+    from ...o_voxel.dual_grid import dual_grid_to_mesh
+    from ...o_voxel.formats.glb import vertex_materials, write_glb
+    from ...o_voxel.formats.mesh_files import load_textured_mesh
+    from ...o_voxel.grid import Grid
+    from ...o_voxel.values import to_device
+    from ..pipeline import Pipeline
+    from ..reconstruct import reconstruct
+    from ..residency import KeepLoaded, default_device
+    from ..training.evaluate import SURFACE_DISTANCE, VAE_DISTANCE
+    from ..training.gallery import write_comparison
+    from ..training.metrics import f_score
+
+    pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
+    mesh = to_device(fitted(load_textured_mesh(arguments.mesh)), pipeline.residency.device)
+    voxels = voxelize(mesh, Grid.cube(arguments.resolution))
+    found = reconstruct(pipeline, voxels)
+    write_glb(arguments.output, found.mesh, vertex_materials(found.mesh, found.field))
+    if arguments.picture:
+        write_comparison(arguments.picture, mesh, found, arguments.size)
+    true = dual_grid_to_mesh(voxels.dual_grid)
+    for distance in (VAE_DISTANCE, SURFACE_DISTANCE):
+        print(f"F-score at {distance:.1%} of the cube: {f_score(found.mesh, true, distance):.3f}")
+    print(f"{arguments.output}: {len(found.mesh.vertices):,} vertices, {len(found.mesh.faces):,} faces")
     return 0

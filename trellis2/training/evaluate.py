@@ -16,11 +16,11 @@ from ...o_voxel.dual_grid import dual_grid_to_mesh
 from ...o_voxel.ops.grid_sample import grid_sample
 from ...o_voxel.ops.hash_grid import hash_grid
 from ...o_voxel.render.camera import Camera
-from ...o_voxel.values import OVoxel, VoxelField
+from ...o_voxel.values import OVoxel, VoxelField, to_device
 from ..config import SamplerConfig
 from ..image import prepare_image
-from ..models.shape_vae import dual_grid_features
 from ..pipeline import Asset, Pipeline
+from ..reconstruct import SHAPE_ENCODER, reconstruct
 from .metrics import delta_e, f_score, structure_iou, visible_points
 from .vaes import voxels_to
 
@@ -124,19 +124,13 @@ def measure(generated: Generated, true: OVoxel, camera: Camera) -> dict[str, flo
     }
 
 
-@torch.no_grad()
 def shape_vae_score(pipeline: Pipeline, voxels: OVoxel) -> float:
     """F-score of an object that the shape VAE encoded and decoded, predicting its own subdivisions; NaN where the
     checkpoint has no shape encoder."""
-    if "shape_slat_encoder" not in pipeline.config.models:
+    if SHAPE_ENCODER not in pipeline.config.models:
         return math.nan
-    true = voxels_to(voxels, pipeline.residency.device)
-    with pipeline.model("shape_slat_encoder") as encoder:
-        latent = encoder(dual_grid_features([true.dual_grid])).mean
-    with pipeline.model("shape_slat_decoder") as decoder:
-        output = decoder(latent).output
-        (decoded,) = decoder.dual_grids(output, [true.dual_grid.grid.shape[0]])
-    return f_score(dual_grid_to_mesh(decoded), dual_grid_to_mesh(true.dual_grid), VAE_DISTANCE)
+    shape = OVoxel(to_device(voxels.dual_grid, pipeline.residency.device))
+    return f_score(reconstruct(pipeline, shape).mesh, dual_grid_to_mesh(shape.dual_grid), VAE_DISTANCE)
 
 
 def means(rows: Sequence[Row]) -> dict[str, float]:

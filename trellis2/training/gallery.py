@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from ...o_voxel.formats.glb import vertex_materials
-from ...o_voxel.render import Camera, mesh_scene, render_turntable, save_png
+from ...o_voxel.material import TexturedMesh
+from ...o_voxel.render import Camera, mesh_scene, render_turntable, save_png, textured_scene
 from ..image import prepare_image
 from ..pipeline import Asset, Pipeline
 from .evaluate import generate
 
 SIDES = 4
-PITCH_DEG = 20.0
+PITCH_DEG, FRONT_YAW_DEG = 20.0, 25.0
 PICTURE = 512  # pixels a side of the input
 SHEET, PICTURES = "sheet.png", "pictures"
 PAPER = (236, 238, 240)
@@ -75,6 +76,14 @@ def turned(asset: Asset, camera: Camera, tile: int) -> Tensor:
         raise ValueError("empty surface")
     material = None if asset.field is None else vertex_materials(asset.mesh, asset.field)
     return render_turntable(mesh_scene(asset.mesh, material=material), SIDES, camera, (tile, tile)).cpu()
+
+
+def write_comparison(path: Path, before: TexturedMesh, after: Asset, tile: int) -> Path:
+    """Four sides of a mesh, from its front on, above the same of what a checkpoint made of it: [2 T, 4 T, 3]."""
+    camera = Camera(FRONT_YAW_DEG, PITCH_DEG)
+    original = render_turntable(textured_scene(before), SIDES, camera, (tile, tile)).cpu()
+    rows = [torch.cat([*views], dim=1) for views in (original, turned(after, camera, tile))]
+    return save_png(path, torch.cat(rows))
 
 
 def write_gallery(folder: Path, shown: Iterator[Exhibit]) -> Iterator[Exhibit]:
