@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """world, train, pack, evaluate, gallery, reconstruct"""
+    """world, train, pack, evaluate, card, gallery, reconstruct"""
     world = commands.add_parser("world", help="a picture of objects that training draws on")
     world.set_defaults(command=_world)
     world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
@@ -52,6 +52,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
     evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object")
     evaluate.add_argument("--device", help="cpu, cuda … (default: what is there)")
+
+    card = commands.add_parser("card", help="write a checkpoint's model card, its README.md")
+    card.set_defaults(command=_card)
+    card.add_argument("checkpoint", type=Path, metavar="DIR")
+    card.add_argument("--recipe", default="mini", metavar="CONFIG", help="that it was made by (default mini)")
+    card.add_argument("--instances", type=Path, required=True, metavar="ROWS.csv", help="of evaluate -o")
+    card.add_argument("--families", type=Path, metavar="ROWS.csv", help="of evaluate --split families -o")
 
     gallery = commands.add_parser("gallery", help="pictures of held-out objects beside what a checkpoint makes of them")
     gallery.set_defaults(command=_gallery)
@@ -152,6 +159,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         write_rows(arguments.output, rows)
     print(table(rows))
+    return 0
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from ..training.card import write_card
+    from ..training.evaluate import read_rows
+
+    given = {"instances": arguments.instances, "families": arguments.families}
+    rows = {split: read_rows(path) for split, path in given.items() if path}
+    print(f"wrote {write_card(arguments.recipe, arguments.checkpoint, rows)}")
     return 0
 
 

@@ -160,6 +160,16 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV by `write_rows`. Raises ValueError for another file."""
+    text = ("name", "problem")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if not set(COLUMNS) | set(text) <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path}: expected the rows of `trellis2 evaluate -o`, got columns {reader.fieldnames}")
+        return [{key: value if key in text else float(value) for key, value in row.items()} for row in reader]
+
+
 def generate(pipeline: Pipeline, picture: Image.Image, steps: int | None, seed: int) -> Generated:
     """The object of a prepared picture at 512. steps: of every sampler, None for the checkpoint's own.
     Raises ValueError where its structure is empty."""
