@@ -1,7 +1,8 @@
 """Puts the pack on a machine. Standard library only.
 
     python install.py            what ComfyUI Manager runs: adds the missing requirements to this Python, never torch
-    python3 install.py --demo    a fresh machine: makes .venv, installs, turns a picture into output/demo.glb
+    python3 install.py --demo    a fresh machine: makes .venv, installs, turns a picture into output/demo.glb with the
+                                 checkpoint that comes with the pack; --picture FILE for another one
     python3 install.py --test    a fresh machine: makes .venv, installs, runs the tests
 
 Everything may be run again: what is there is left alone. Arguments after --demo go to `trellis2 generate`, those after
@@ -38,8 +39,12 @@ TORCH_FAMILY = ("torch", "torchvision", "torchaudio", "triton")
 OPTIONAL = frozenset({"numba"})  # no wheel for this Python: the numpy and scipy twins of its kernels serve
 
 TINY_MODEL = "output/tiny"
+NO_MODEL = """this copy of the pack comes without its trained checkpoint: the demo's model is random and tiny.
+  What it makes looks like nothing; it shows that every stage runs here.
+  The published model, a 16 GB download:  python3 install.py --demo --model microsoft/TRELLIS.2-4B"""
 DEMO_IMAGE = "assets/images/chair.png"
 DEMO_OUTPUT = "output/demo.glb"
+DEMO_OPTIONS = ("--resolution", "512", "--preset", "preview")
 
 # `python -m pytest` would put the root on sys.path, where our `nodes` hides ComfyUI's `nodes.py`.
 PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
@@ -288,11 +293,20 @@ def in_environment(machine: Machine, arguments: Sequence[str], job: Callable[[],
 
 
 def run_demo(machine: Machine, arguments: Sequence[str]) -> int:
-    """A picture of the repository to output/demo.glb, through every stage, with a tiny random model."""
+    """A picture of the repository to output/demo.glb, through every stage, with the built-in checkpoint."""
+    parser = argparse.ArgumentParser(prog="install.py --demo", add_help=False, allow_abbrev=False)
+    parser.add_argument("--picture", default=DEMO_IMAGE)
+    parser.add_argument("--model")
+    options, rest = parser.parse_known_args(arguments)
+    known = load_file(f"{ALIAS}_builtin", machine.root / "trellis2" / "builtin.py")
+    random = options.model is None and known.find_built_in(machine.root) is None
+    model = options.model or (TINY_MODEL if random else known.PLACE)
+    generate = ["generate", options.picture, "-o", DEMO_OUTPUT, "--model", model, *DEMO_OPTIONS, *rest]
     command = [machine.python, str(machine.root / "install.py"), "--run-cli"]
-    generate = ["generate", DEMO_IMAGE, "-o", DEMO_OUTPUT, "--model", TINY_MODEL, "--resolution", "512", *arguments]
     code = prepare(machine)
-    for step in (["make-tiny", TINY_MODEL], generate):
+    if random and code == 0:
+        say(NO_MODEL)
+    for step in [*([["make-tiny", TINY_MODEL]] if random else []), generate]:
         if code == 0:
             say("trellis2 " + " ".join(step))
             code = machine.run([*command, *step])

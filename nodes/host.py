@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..o_voxel.values import tensor_bytes, to_device
+from ..trellis2.builtin import built_in, find_built_in
 from ..trellis2.checkpoint import COMFY_ORG, MICROSOFT
 from ..trellis2.memory import GIB
 from ..trellis2.residency import Residency, default_device
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRESS_TICKS = 1000
 # Where our models live under ComfyUI's models folder.
 FOLDER = "trellis2"
+# The checkpoint that comes with the pack, as the loader's widget names it. Saved workflows hold this value.
+BUILT_IN = "mini (built in)"
 # With less than this, a flow network and its work do not fit at once.
 SMALL_CARD = 6 * GIB
 # Mesh work on a GPU takes about so many times the memory of what it works on.
@@ -44,15 +47,20 @@ def models_folder() -> Path:
 
 
 def model_choices() -> list[str]:
-    """What the loader offers: folders with a pipeline.json under models/trellis2, then what can be downloaded."""
+    """What the loader offers: the built-in checkpoint if this copy of the pack has it, so that a first run needs no
+    download; folders with a pipeline.json under models/trellis2; then what can be downloaded."""
     base = models_folder() / FOLDER
     found = [path.parent for depth in ("*", "*/*") for path in base.glob(f"{depth}/pipeline.json")]
     local = {folder.relative_to(base).as_posix() for folder in found}
-    return [*sorted(local - {MICROSOFT}), MICROSOFT, COMFY_ORG]
+    ours = [BUILT_IN] if find_built_in() else []
+    return [*ours, *sorted(local - {MICROSOFT}), MICROSOFT, COMFY_ORG]
 
 
 def model_source(choice: str) -> tuple[str, Path]:
-    """(source, folder) for `Checkpoint.open`. Downloads land where ComfyUI, and core's own nodes, look for them."""
+    """(source, folder) for `Checkpoint.open`. Downloads land where ComfyUI, and core's own nodes, look for them.
+    Raises FileNotFoundError for the built-in checkpoint where it is absent."""
+    if choice == BUILT_IN:
+        return str(built_in()), built_in()
     if choice == COMFY_ORG:
         return choice, models_folder()
     local = models_folder() / FOLDER / choice

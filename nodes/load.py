@@ -28,8 +28,14 @@ class LoadModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        choices = host.model_choices()
+        ours = (
+            f"{host.BUILT_IN}: our own small one, no download; everyday objects at 512."
+            if host.BUILT_IN in choices
+            else "This copy of the pack comes without our own small one (assets/mini)."
+        )
         model = (
-            "A folder in models/trellis2, or a published checkpoint, downloaded when first used: "
+            f"{ours} A folder in models/trellis2, or a published checkpoint, downloaded when first used: "
             "microsoft/TRELLIS.2-4B (16 GB, into models/trellis2) or Comfy-Org/TRELLIS.2 (12 GB, the files that "
             "ComfyUI's own nodes use)."
         )
@@ -51,7 +57,7 @@ class LoadModel:
         names = ["auto", *(choice.name for choice in ATTENTION)]
         return {
             "required": {
-                "model": (host.model_choices(), {"tooltip": model}),
+                "model": (choices, {"tooltip": model}),
                 "precision": (["auto", "bfloat16", "float16", "float32"], {"default": "auto", "tooltip": precision}),
                 "attention": (names, {"default": "auto", "tooltip": attention}),
             },

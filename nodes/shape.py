@@ -8,7 +8,9 @@ from ..trellis2.pipeline import Pipeline
 from ..trellis2.values import ImageCondition, ShapeLatent, SparseStructure
 from . import host
 from .sockets import CONDITION, PIPELINE, SHAPE, STRUCTURE, SamplerSettings, expect
-from .widgets import CATEGORY, SEED, TOKENS, configured, guidance, settings, steps
+from .widgets import CATEGORY, OWN_TYPE, SEED, TOKENS, configured, guidance, settings, steps
+
+RESOLUTIONS = [OWN_TYPE, "1024", "1536", "2048"]
 
 
 class SampleShape:
@@ -63,8 +65,9 @@ class CascadeShape:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         resolution = (
-            "Voxels a side of the final surface. Tokens, and with them time and memory, grow about 2x from 1024 to "
-            "1536 and 4x to 2048."
+            "Voxels a side of the final surface. The model's own: 1024 of the published one; of the built-in mini, "
+            "which knows 512 only, the shape as it came in. Tokens, and with them time and memory, grow about 2x from "
+            "1024 to 1536 and 4x to 2048."
         )
         return {
             "required": {
@@ -74,7 +77,7 @@ class CascadeShape:
                 "seed": SEED,
                 "steps": steps(),
                 "guidance": guidance(7.5),
-                "resolution": (["1024", "1536", "2048"], {"default": "1024", "tooltip": resolution}),
+                "resolution": (RESOLUTIONS, {"default": OWN_TYPE, "tooltip": resolution}),
                 "max_tokens": TOKENS,
             },
             "optional": {"sampler": settings()},
@@ -92,12 +95,15 @@ class CascadeShape:
         max_tokens: int,
         sampler: SamplerSettings | None = None,
     ) -> tuple[ShapeLatent]:
-        expect(pipeline, PIPELINE)
+        own = expect(pipeline, PIPELINE).pipeline_type(None).cascade
+        target = own if resolution == OWN_TYPE else int(resolution)
+        if target is None:
+            return (expect(shape, SHAPE),)
         finer = pipeline.cascade_shape(
             expect(condition, CONDITION),
             expect(shape, SHAPE),
             seed=seed,
-            resolution=int(resolution),
+            resolution=target,
             max_tokens=max_tokens,
             sampler=configured(pipeline.config.shape_slat_sampler, steps, guidance, sampler),
             progress=host.progress(),

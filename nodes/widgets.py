@@ -1,4 +1,4 @@
-"""Widgets that several nodes share, with the published defaults."""
+"""Widgets that several nodes share. Where a checkpoint says how it is sampled, its own settings are the default."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ..trellis2.pipeline import MAX_TOKENS
 from .sockets import SAMPLER, SamplerSettings
 
 CATEGORY = "TRELLIS.2"
+OWN = -1.0  # guidance, and all below 0: the checkpoint's own
+OWN_TYPE = "the model's own"
 
 SEED = (
     "INT",
@@ -56,13 +58,14 @@ def filename_prefix(default: str) -> tuple[str, dict[str, Any]]:
     return ("STRING", {"default": default, "tooltip": tooltip})
 
 
-def guidance(default: float) -> tuple[str, dict[str, Any]]:
-    """The guidance strength of a stage whose published one is `default`."""
+def guidance(published: float) -> tuple[str, dict[str, Any]]:
+    """The guidance strength of a stage. published: what Microsoft's checkpoint says of it."""
     tooltip = (
-        f"How strongly to follow the image (classifier-free guidance); published {default}. 1 is off and costs half: "
-        "every other value runs the network twice on the steps inside the guidance interval."
+        f"How strongly to follow the image (classifier-free guidance). -1: the model's own, {published} of the "
+        "published one. 1 is off and costs half: every other value runs the network twice on the steps inside the "
+        "guidance interval."
     )
-    return ("FLOAT", {"default": default, "min": 0.0, "max": 30.0, "step": 0.1, "tooltip": tooltip})
+    return ("FLOAT", {"default": OWN, "min": OWN, "max": 30.0, "step": 0.1, "tooltip": tooltip})
 
 
 def settings() -> tuple[str, dict[str, Any]]:
@@ -77,7 +80,8 @@ def configured(
     base: SamplerConfig, steps: int, guidance: float, sampler: SamplerSettings | None = None
 ) -> SamplerConfig:
     """The checkpoint's sampler with a node's widgets, and its settings socket if connected, in place."""
-    params = replace(base.params, steps=steps, guidance_strength=guidance)
+    strength = guidance if guidance >= 0 else base.params.guidance_strength
+    params = replace(base.params, steps=steps, guidance_strength=strength)
     if sampler is not None:
         params = replace(
             params,

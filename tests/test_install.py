@@ -1,5 +1,6 @@
 """install.py: what it reads, what it would run, and that torch is never in what ComfyUI Manager makes it run."""
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -203,18 +204,54 @@ def test_a_failing_venv_says_what_to_do(tmp_path: Path):
         install.ensure_venv(machine(Commands(lambda command: 1), root=tmp_path))
 
 
-def test_demo_makes_a_model_then_a_mesh():
+@pytest.fixture
+def copies(tmp_path: Path) -> tuple[Path, Path]:
+    """Roots of a copy of the pack without the built-in checkpoint, and of one with it."""
+    for name in ("bare", "whole"):
+        (tmp_path / name / "trellis2").mkdir(parents=True)
+        shutil.copy(ROOT / "trellis2" / "builtin.py", tmp_path / name / "trellis2")
+    (tmp_path / "whole" / "assets" / "mini").mkdir(parents=True)
+    (tmp_path / "whole" / "assets" / "mini" / "pipeline.json").touch()
+    for name in ("bare", "whole"):
+        (tmp_path / name / "requirements.txt").touch()
+    return tmp_path / "bare", tmp_path / "whole"
+
+
+def option(command: Sequence[str], name: str) -> str:
+    return command[list(command).index(name) + 1]
+
+
+def test_demo_makes_a_mesh_with_the_built_in_checkpoint(copies: tuple[Path, Path]):
     run = Commands()
-    assert install.main(["--demo", "--seed", "3"], machine(run)) == 0
-    make, generate = (command[3:] for command in run.ran)
-    assert make == ["make-tiny", install.TINY_MODEL]
+    assert install.main(["--demo", "--seed", "3"], machine(run, root=copies[1])) == 0
+    (generate,) = (command[3:] for command in run.ran)
     assert generate[:4] == ["generate", install.DEMO_IMAGE, "-o", install.DEMO_OUTPUT]
+    assert option(generate, "--model") == "assets/mini"
     assert generate[-2:] == ["--seed", "3"]
 
 
-def test_demo_stops_at_the_first_failure():
+def test_demo_without_weights_says_that_its_model_is_random(copies: tuple[Path, Path], capsys: pytest.CaptureFixture):
+    run = Commands()
+    assert install.main(["--demo"], machine(run, root=copies[0])) == 0
+    make, generate = (command[3:] for command in run.ran)
+    assert make == ["make-tiny", install.TINY_MODEL] and option(generate, "--model") == install.TINY_MODEL
+    assert "the demo's model is random" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+def test_demo_takes_another_picture_and_model(copies: tuple[Path, Path], copy: int, capsys: pytest.CaptureFixture):
+    run = Commands()
+    own = ["--picture", "my.png", "--model", "owner/name", "--preset", "film"]
+    assert install.main(["--demo", *own], machine(run, root=copies[copy])) == 0
+    (generate,) = (command[3:] for command in run.ran)
+    assert generate[1] == "my.png" and option(generate, "--model") == "owner/name"
+    assert generate[-2:] == ["--preset", "film"], "the last of two is the one that counts"
+    assert "random" not in capsys.readouterr().out
+
+
+def test_demo_stops_at_the_first_failure(copies: tuple[Path, Path]):
     run = Commands(lambda command: 4)
-    assert install.main(["--demo"], machine(run)) == 4
+    assert install.main(["--demo"], machine(run, root=copies[0])) == 4
     assert len(run.ran) == 1
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from .builtin import NAME, built_in
 from .config import ConfigError, PipelineConfig, parse_pipeline
 from .dino import VIT_L16, DinoConfig, DinoVisionTransformer, to_transformers_keys
 from .hub import Download, FileSource, MissingFileError, hub_download
@@ -82,7 +83,8 @@ class Checkpoint:
         *,
         quantization: str = "none",
     ) -> Checkpoint:
-        """From a folder, or a hub repository "owner/name" whose files are kept in `folder` (None: the hub's cache).
+        """From a folder, or a hub repository "owner/name" whose files are kept in `folder` (None: the hub's cache), or
+        "mini": the one that comes with the pack.
 
         quantization: number format of the flow networks' large products, "none", "int8" or "fp8". "int8" takes
         Comfy-Org's int8 files where there are any, and computes with them as they are; otherwise weights are quantised
@@ -90,6 +92,8 @@ class Checkpoint:
 
         Raises MissingFileError or ConfigError. Only pipeline.json is read now; weights are when they are used.
         """
+        if source == NAME and not Path(source).is_dir():
+            source = str(built_in())
         single_files = source == COMFY_ORG or any(
             (Path(source).expanduser() / name).exists() for name in (_FLOWS, _PACKED_FLOWS, _SHAPE_VAE, _TEXTURE_VAE)
         )
@@ -136,7 +140,10 @@ class Folder:
         if role == IMAGE_ENCODER:
             return [path for path in self._encoder_files() if path is not None]
         if role not in self.config.models:
-            raise MissingFileError(f"{role}: pipeline.json has no such model, only {list(self.config.models)}")
+            raise MissingFileError(
+                f"{role}: pipeline.json has no such model, only {list(self.config.models)}; what it is for is "
+                f"{self.config.default_pipeline_type!r}"
+            )
         return self.network_files(self.config.models[role])
 
     def network_files(self, path: str) -> list[Path]:

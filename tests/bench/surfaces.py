@@ -48,6 +48,78 @@ def boxes(points: Tensor) -> Tensor:
     return found
 
 
+HIDE, SKIN, BONE, DARK, CLOTH = (
+    (0.5, 0.5, 0.53),
+    (0.8, 0.6, 0.56),
+    (0.92, 0.9, 0.8),
+    (0.09, 0.08, 0.1),
+    (0.72, 0.1, 0.12),
+)
+# An elephant that looks along -y, a kind of thing that training never shows: centre, half axes, colour of each
+# ellipsoid. Those off the middle come in pairs.
+ELEPHANT = (
+    ((0, 0.11, 0), (0.2, 0.28, 0.19), HIDE),
+    ((0, 0.12, 0.04), (0.207, 0.12, 0.165), CLOTH),
+    ((0, -0.21, 0.13), (0.13, 0.12, 0.13), HIDE),
+    ((0, -0.32, 0.06), (0.055, 0.06, 0.075), HIDE),
+    ((0, -0.36, -0.02), (0.045, 0.045, 0.07), HIDE),
+    ((0, -0.375, -0.11), (0.038, 0.04, 0.065), HIDE),
+    ((0, -0.41, -0.18), (0.033, 0.06, 0.033), HIDE),
+    ((0, 0.39, 0), (0.016, 0.03, 0.1), HIDE),
+    ((0, 0.41, -0.11), (0.022, 0.022, 0.04), DARK),
+    ((0.07, -0.35, 0.01), (0.016, 0.075, 0.02), BONE),
+    ((0.09, -0.29, 0.17), (0.02, 0.02, 0.022), DARK),
+    ((0.18, -0.16, 0.13), (0.11, 0.028, 0.13), HIDE),
+    ((0.19, -0.18, 0.12), (0.075, 0.017, 0.09), SKIN),
+    ((0.11, -0.06, -0.21), (0.068, 0.075, 0.16), HIDE),
+    ((0.11, 0.27, -0.21), (0.072, 0.08, 0.16), HIDE),
+    ((0.11, -0.12, -0.34), (0.05, 0.025, 0.022), BONE),
+    ((0.11, 0.21, -0.34), (0.05, 0.025, 0.022), BONE),
+)
+BLEND = 70.0  # how sharply parts meet, per world unit
+
+
+def _elephant_parts(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances [N, P] to the elephant's parts, about, negative inside; and the parts' colours [P, 3]."""
+    distances, colors = [], []
+    for center, axes, color in ELEPHANT:
+        for side in (1, -1) if center[0] else (1,):
+            place = points.new_tensor([side * center[0], *center[1:]])
+            distances.append((((points - place) / points.new_tensor(axes)).norm(dim=1) - 1) * min(axes))
+            colors.append(color)
+    return torch.stack(distances, 1), points.new_tensor(colors)
+
+
+def elephant(points: Tensor) -> Tensor:
+    """Signed distance [N], about, of an elephant: its parts melted together, twisted a little, with a rough hide;
+    points [N, 3] in +-0.5."""
+    x, y, z = points.unbind(-1)
+    twisted = torch.stack([x + 0.02 * torch.sin(6 * y + 4 * z), y + 0.015 * torch.sin(5 * x), z], -1)
+    distances, _ = _elephant_parts(twisted)
+    wrinkles = torch.sin(61 * x + 9 * y) * torch.sin(57 * y + 13 * z) * torch.sin(67 * z + 11 * x)
+    return -torch.logsumexp(-BLEND * distances, 1) / BLEND + 0.003 * wrinkles
+
+
+def elephant_colors(points: Tensor) -> Tensor:
+    """[N, 3] sRGB of the elephant's surface at points [N, 3]: each part's colour, blotched."""
+    x, y, z = points.unbind(-1)
+    distances, colors = _elephant_parts(points)
+    blotches = 1 + 0.12 * torch.sin(23 * x + 5 * z) * torch.sin(29 * y) * torch.sin(31 * z + 7 * y)
+    return ((-2 * BLEND * distances).softmax(1) @ colors * blotches[:, None]).clamp(0, 1)
+
+
+def scan(resolution: int = 200, noise_voxels: float = 0.12):
+    """The elephant as a hand-held scanner gives it: a TexturedMesh of uneven, noisy triangles with colours at the
+    vertices, on the CPU. resolution: of the scanner, along the cube's side. Deterministic."""
+    from pack.o_voxel.dual_grid import dual_grid_to_mesh
+    from pack.o_voxel.material import Material, TexturedMesh
+
+    mesh = dual_grid_to_mesh(dual_grid_of(elephant, resolution, torch.device("cpu"), noise_voxels))
+    colors = torch.nn.functional.pad(elephant_colors(mesh.vertices), (0, 1), value=1.0)
+    surface = Material(metallic_factor=0.0, roughness_factor=0.8, double_sided=True)
+    return TexturedMesh(mesh, (surface,), vertex_colors=colors)
+
+
 SHAPES: dict[str, DistanceField] = {"bumpy": bumpy_sphere, "thin": thin_parts, "boxes": boxes}
 
 

@@ -11,7 +11,9 @@ from pack.nodes.load import LoadModel, Sampler
 from pack.nodes.structure import SampleStructure
 from pack.nodes.widgets import configured
 from pack.o_voxel.values import Mesh
+from pack.trellis2 import builtin
 from pack.trellis2.hub import MissingFileError
+from pack.trellis2.pipeline import Pipeline
 
 NODES = sorted(NODE_CLASS_MAPPINGS.items())
 
@@ -40,8 +42,10 @@ def test_stage_defaults_are_the_published_ones(comfy):
     for name, sampler in stages.items():
         widgets = NODE_CLASS_MAPPINGS[name].INPUT_TYPES()["required"]
         assert widgets["steps"][1]["default"] == sampler.params.steps
-        assert widgets["guidance"][1]["default"] == sampler.params.guidance_strength
-        assert configured(sampler, sampler.params.steps, sampler.params.guidance_strength) == sampler
+        strength = widgets["guidance"][1]["default"]
+        assert f"{sampler.params.guidance_strength} of the published" in widgets["guidance"][1]["tooltip"]
+        assert configured(sampler, sampler.params.steps, strength) == sampler
+        assert configured(sampler, 3, 2.5).params.guidance_strength == 2.5
 
 
 def test_sampler_settings_reach_the_sampler(comfy):
@@ -109,5 +113,25 @@ def test_saving_stays_inside_the_output_folder(comfy):
         SaveGLB().save(Mesh(torch.rand(3, 3), torch.zeros(0, 3, dtype=torch.int32)), "empty")
 
 
-def test_checkpoints_are_listed_before_downloads(comfy):
-    assert host.model_choices() == ["tiny", "microsoft/TRELLIS.2-4B", "Comfy-Org/TRELLIS.2"]
+def test_checkpoints_are_listed_before_downloads(comfy, monkeypatch, models):
+    published = ["tiny", "microsoft/TRELLIS.2-4B", "Comfy-Org/TRELLIS.2"]
+    monkeypatch.setattr(host, "find_built_in", lambda: models)
+    assert host.model_choices() == ["mini (built in)", *published]
+    choices, options = LoadModel.INPUT_TYPES()["required"]["model"]
+    assert options.get("default", choices[0]) == "mini (built in)" and "no download" in options["tooltip"]
+    monkeypatch.setattr(host, "find_built_in", lambda: None)
+    assert host.model_choices() == published
+    assert "comes without" in LoadModel.INPUT_TYPES()["required"]["model"][1]["tooltip"]
+
+
+def test_the_built_in_checkpoint_is_opened_where_it_is(comfy, monkeypatch, models):
+    monkeypatch.setattr(host, "built_in", lambda: models / "trellis2" / "tiny")
+    (pipeline,) = LoadModel().load("mini (built in)", "auto", "auto")
+    assert pipeline.config.default_pipeline_type == "1024_cascade"
+
+
+def test_without_its_weights_the_built_in_checkpoint_is_refused(comfy, monkeypatch):
+    monkeypatch.setattr(builtin, "find_built_in", lambda: None)
+    for load in (lambda: LoadModel().load("mini (built in)", "auto", "auto"), lambda: Pipeline.load("mini")):
+        with pytest.raises(FileNotFoundError, match="comes without its trained checkpoint"):
+            load()

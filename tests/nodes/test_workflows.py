@@ -1,6 +1,7 @@
 """The shipped workflows, run for real on a tiny checkpoint."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import trimesh
 from pack.nodes import NODE_CLASS_MAPPINGS, host, sockets
 from pack.o_voxel.formats.mesh_files import load_textured_mesh
+from pack.trellis2.builtin import find_built_in
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.api.json"))
 NAMES = [path.name.removesuffix(".api.json") for path in WORKFLOWS]
@@ -74,6 +76,33 @@ def test_one_node_equals_the_stages(comfy, runner, workflow):
     whole = runner.run(workflow("image_to_3d_one_node"))
     assert digest(stages["10"][0]) == digest(whole["5"][0])
     assert digest(stages["10"][1]) == digest(whole["5"][1])
+
+
+def test_a_model_for_512_alone_takes_the_same_graphs(comfy, runner, workflow, models, tmp_path, monkeypatch):
+    """Its own settings instead of the published ones, and no cascade; what it lacks is said."""
+    shutil.copytree(models / "trellis2" / "tiny", tmp_path / "trellis2" / "tiny")
+    file = tmp_path / "trellis2" / "tiny" / "pipeline.json"
+    pipeline = json.loads(file.read_text())
+    pipeline["args"]["default_pipeline_type"] = "512"
+    pipeline["args"]["shape_slat_sampler"]["params"]["guidance_strength"] = 1.0
+    pipeline["args"]["models"] = {k: v for k, v in pipeline["args"]["models"].items() if not k.endswith("1024")}
+    file.write_text(json.dumps(pipeline))
+    monkeypatch.setattr(host, "models_folder", lambda: tmp_path)
+    own = {f"n{node}_guidance": -1.0 for node in (6, 7, 8, 9)}
+    stages = runner.run(workflow("image_to_3d", n8_resolution="the model's own", **own))
+    assert stages["8"][0][0] is stages["7"][0][0]
+    whole = runner.run(workflow("image_to_3d_one_node", n5_pipeline_type="the model's own"))
+    assert digest(stages["10"][0]) == digest(whole["5"][0])
+    with pytest.raises(FileNotFoundError, match=r"no such model.*'512'"):
+        runner.run(workflow("image_to_3d", **FAST, n8_resolution="1024"))
+
+
+@pytest.mark.skipif(find_built_in() is None, reason="the built-in checkpoint's weights are not in this tree")
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "mesh_to_asset"])
+def test_workflows_run_without_a_download(name):
+    prompt = json.loads((WORKFLOWS[0].parent / f"{name}.api.json").read_text())
+    (model,) = (node["inputs"]["model"] for node in prompt.values() if node["class_type"] == "T2LoadModel")
+    assert model == host.BUILT_IN == host.model_choices()[0]
 
 
 SMALL = {"n5_preset": "preview", "n5_faces": 500, "n5_texture_size": "512"}

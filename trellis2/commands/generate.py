@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .bars import progress_bars
+from .choices import CHECKPOINT
 from .meshes import add_asset_options, asset_options
 
 RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
@@ -19,8 +20,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "images", nargs="+", type=Path, metavar="IMAGE", help="a picture with a transparent background"
     )
     generate.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb", help="_1, _2 … for several")
-    generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help="a folder, or a hub repository")
-    generate.add_argument("--resolution", choices=RESOLUTIONS, default="1024", help="voxels a side (default 1024)")
+    generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
+    generate.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
     generate.add_argument("--views", action="store_true", help="the images are views of one object")
     generate.add_argument("--view-mode", choices=("average", "cycle"), default="average", help="how views are combined")
     generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
@@ -63,7 +64,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
     assets = pipeline.run(
         [pictures] if arguments.views else [[picture] for picture in pictures],
-        pipeline_type=RESOLUTIONS[arguments.resolution],
+        pipeline_type=RESOLUTIONS.get(arguments.resolution),
         seed=arguments.seed,
         steps=arguments.steps,
         view_mode=arguments.view_mode,

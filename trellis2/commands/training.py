@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .bars import metric_bars, progress_bars
+from .choices import CHECKPOINT
 
 if TYPE_CHECKING:
     from ..training.recipe import Recipe
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """world, train, pack, evaluate"""
+    """world, train, pack, evaluate, card, gallery, reconstruct"""
     world = commands.add_parser("world", help="a picture of objects that training draws on")
     world.set_defaults(command=_world)
     world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
@@ -45,12 +46,43 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     evaluate = commands.add_parser("evaluate", help="how well a checkpoint makes objects that it has not seen")
     evaluate.set_defaults(command=_evaluate)
-    evaluate.add_argument("model", metavar="CHECKPOINT", help="a folder, or a hub repository")
+    evaluate.add_argument("model", metavar="CHECKPOINT", help=CHECKPOINT)
     evaluate.add_argument("--objects", type=int, default=200, help="how many (default 200)")
     evaluate.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
     evaluate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
     evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object")
     evaluate.add_argument("--device", help="cpu, cuda … (default: what is there)")
+
+    card = commands.add_parser("card", help="write a checkpoint's model card, its README.md")
+    card.set_defaults(command=_card)
+    card.add_argument("checkpoint", type=Path, metavar="DIR")
+    card.add_argument("--recipe", default="mini", metavar="CONFIG", help="that it was made by (default mini)")
+    card.add_argument("--instances", type=Path, required=True, metavar="ROWS.csv", help="of evaluate -o")
+    card.add_argument("--families", type=Path, metavar="ROWS.csv", help="of evaluate --split families -o")
+
+    gallery = commands.add_parser("gallery", help="pictures of held-out objects beside what a checkpoint makes of them")
+    gallery.set_defaults(command=_gallery)
+    gallery.add_argument("model", metavar="CHECKPOINT", help=CHECKPOINT)
+    gallery.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    gallery.add_argument(
+        "--object", action="append", metavar="FAMILY/SEED", help="this one, as evaluate's rows name it"
+    )
+    gallery.add_argument("--objects", type=int, default=6, help="else the first so many of evaluate's (default 6)")
+    gallery.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
+    gallery.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    gallery.add_argument("--seed", type=int, default=0, help="starting noise (default 0, as evaluate's)")
+    gallery.add_argument("--size", type=int, default=256, help="pixels a side of each view (default 256)")
+    gallery.add_argument("--device", help="cpu, cuda … (default: what is there)")
+
+    rebuilt = commands.add_parser("reconstruct", help="a mesh encoded and decoded by a checkpoint's VAEs alone")
+    rebuilt.set_defaults(command=_reconstruct)
+    rebuilt.add_argument("model", metavar="CHECKPOINT", help=f"{CHECKPOINT}; it needs its encoders")
+    rebuilt.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply or .stl")
+    rebuilt.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb")
+    rebuilt.add_argument("--picture", type=Path, metavar="OUT.png", help="four sides, before above after")
+    rebuilt.add_argument("--resolution", type=int, default=512, help="voxels a side, a multiple of 16 (default 512)")
+    rebuilt.add_argument("--size", type=int, default=256, help="pixels a side of each view (default 256)")
+    rebuilt.add_argument("--device", help="cpu, cuda … (default: what is there)")
 
 
 def _world(arguments: argparse.Namespace) -> int:
@@ -127,4 +159,57 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         write_rows(arguments.output, rows)
     print(table(rows))
+    return 0
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from ..training.card import write_card
+    from ..training.evaluate import read_rows
+
+    given = {"instances": arguments.instances, "families": arguments.families}
+    rows = {split: read_rows(path) for split, path in given.items() if path}
+    print(f"wrote {write_card(arguments.recipe, arguments.checkpoint, rows)}")
+    return 0
+
+
+def _gallery(arguments: argparse.Namespace) -> int:
+    from ..pipeline import Pipeline
+    from ..residency import KeepLoaded, default_device
+    from ..training.evaluate import held_out
+    from ..training.gallery import SHEET, exhibits, write_gallery
+
+    pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
+    names = arguments.object or [case.name for case in held_out(arguments.split, arguments.objects)]
+    shown = exhibits(pipeline, names, tile=arguments.size, steps=arguments.steps, seed=arguments.seed)
+    for exhibit in write_gallery(arguments.output, shown):
+        print(f"{exhibit.name}: {exhibit.problem or 'made'}")
+    print(f"{arguments.output / SHEET}: {len(names)} objects")
+    return 0
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    from ...o_voxel.convert import fitted, voxelize
+    from ...o_voxel.dual_grid import dual_grid_to_mesh
+    from ...o_voxel.formats.glb import vertex_materials, write_glb
+    from ...o_voxel.formats.mesh_files import load_textured_mesh
+    from ...o_voxel.grid import Grid
+    from ...o_voxel.values import to_device
+    from ..pipeline import Pipeline
+    from ..reconstruct import reconstruct
+    from ..residency import KeepLoaded, default_device
+    from ..training.evaluate import SURFACE_DISTANCE, VAE_DISTANCE
+    from ..training.gallery import write_comparison
+    from ..training.metrics import f_score
+
+    pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
+    mesh = to_device(fitted(load_textured_mesh(arguments.mesh)), pipeline.residency.device)
+    voxels = voxelize(mesh, Grid.cube(arguments.resolution))
+    found = reconstruct(pipeline, voxels)
+    write_glb(arguments.output, found.mesh, vertex_materials(found.mesh, found.field))
+    if arguments.picture:
+        write_comparison(arguments.picture, mesh, found, arguments.size)
+    true = dual_grid_to_mesh(voxels.dual_grid)
+    for distance in (VAE_DISTANCE, SURFACE_DISTANCE):
+        print(f"F-score at {distance:.1%} of the cube: {f_score(found.mesh, true, distance):.3f}")
+    print(f"{arguments.output}: {len(found.mesh.vertices):,} vertices, {len(found.mesh.faces):,} faces")
     return 0

@@ -16,11 +16,11 @@ from ...o_voxel.dual_grid import dual_grid_to_mesh
 from ...o_voxel.ops.grid_sample import grid_sample
 from ...o_voxel.ops.hash_grid import hash_grid
 from ...o_voxel.render.camera import Camera
-from ...o_voxel.values import OVoxel, VoxelField
+from ...o_voxel.values import OVoxel, VoxelField, to_device
 from ..config import SamplerConfig
 from ..image import prepare_image
-from ..models.shape_vae import dual_grid_features
 from ..pipeline import Asset, Pipeline
+from ..reconstruct import SHAPE_ENCODER, reconstruct
 from .metrics import delta_e, f_score, structure_iou, visible_points
 from .vaes import voxels_to
 
@@ -46,7 +46,7 @@ class Case:
     camera: Camera
 
 
-def held_out(split: str, objects: int) -> Sequence[Callable[[], Case]]:
+def held_out(split: str, objects: int) -> Sequence[WorldCase]:
     """Objects that training never shows, made when called: "instances", new ones of the families that it does show,
     or "families", those of families that it does not. The same ones every time."""
     from .world import HELD_OUT_FAMILIES, HELD_OUT_SEEDS, TRAIN_FAMILIES
@@ -55,20 +55,26 @@ def held_out(split: str, objects: int) -> Sequence[Callable[[], Case]]:
         raise ValueError(f"split: expected 'instances' or 'families', got {split!r}")
     families = TRAIN_FAMILIES if split == "instances" else HELD_OUT_FAMILIES
     places = (divmod(index, len(families)) for index in range(objects))
-    return [_WorldCase(families[family], HELD_OUT_SEEDS[round_]) for round_, family in places]
+    return [WorldCase(families[family], HELD_OUT_SEEDS[round_]) for round_, family in places]
 
 
 @dataclass(frozen=True)
-class _WorldCase:
+class WorldCase:
+    """An object of the procedural world, made when called."""
+
     family: str
     seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}/{self.seed}"
 
     def __call__(self) -> Case:
         from .world import make_sample
 
         sample = make_sample(self.family, self.seed, resolution=RESOLUTION, image_size=512, views=1)
         picture = prepare_image(sample.images[0])
-        return Case(f"{self.family}/{self.seed}", picture, sample.voxels, sample.views[0].camera)
+        return Case(self.name, picture, sample.voxels, sample.views[0].camera)
 
 
 def evaluate(
@@ -85,7 +91,7 @@ def evaluate(
         case = make()
         started = time.perf_counter()
         try:
-            scores = measure(_generated(pipeline, case, steps, seed), case.voxels, case.camera)
+            scores = measure(generate(pipeline, case.picture, steps, seed), case.voxels, case.camera)
         except ValueError as error:
             # An empty structure or surface: the prediction's fault, not the evaluation's.
             scores = {"structure_iou": 0.0, "f_score": 0.0, "delta_e": math.nan, "problem": str(error)[:80]}
@@ -118,19 +124,13 @@ def measure(generated: Generated, true: OVoxel, camera: Camera) -> dict[str, flo
     }
 
 
-@torch.no_grad()
 def shape_vae_score(pipeline: Pipeline, voxels: OVoxel) -> float:
     """F-score of an object that the shape VAE encoded and decoded, predicting its own subdivisions; NaN where the
     checkpoint has no shape encoder."""
-    if "shape_slat_encoder" not in pipeline.config.models:
+    if SHAPE_ENCODER not in pipeline.config.models:
         return math.nan
-    true = voxels_to(voxels, pipeline.residency.device)
-    with pipeline.model("shape_slat_encoder") as encoder:
-        latent = encoder(dual_grid_features([true.dual_grid])).mean
-    with pipeline.model("shape_slat_decoder") as decoder:
-        output = decoder(latent).output
-        (decoded,) = decoder.dual_grids(output, [true.dual_grid.grid.shape[0]])
-    return f_score(dual_grid_to_mesh(decoded), dual_grid_to_mesh(true.dual_grid), VAE_DISTANCE)
+    shape = OVoxel(to_device(voxels.dual_grid, pipeline.residency.device))
+    return f_score(reconstruct(pipeline, shape).mesh, dual_grid_to_mesh(shape.dual_grid), VAE_DISTANCE)
 
 
 def means(rows: Sequence[Row]) -> dict[str, float]:
@@ -160,12 +160,25 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
-def _generated(pipeline: Pipeline, case: Case, steps: int | None, seed: int) -> Generated:
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV by `write_rows`. Raises ValueError for another file."""
+    text = ("name", "problem")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if not set(COLUMNS) | set(text) <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path}: expected the rows of `trellis2 evaluate -o`, got columns {reader.fieldnames}")
+        return [{key: value if key in text else float(value) for key, value in row.items()} for row in reader]
+
+
+def generate(pipeline: Pipeline, picture: Image.Image, steps: int | None, seed: int) -> Generated:
+    """The object of a prepared picture at 512. steps: of every sampler, None for the checkpoint's own.
+    Raises ValueError where its structure is empty."""
+
     def stepped(sampler: SamplerConfig) -> SamplerConfig:
         return sampler if steps is None else replace(sampler, params=replace(sampler.params, steps=steps))
 
     config = pipeline.config
-    condition = pipeline.condition([[case.picture]], resolution=RESOLUTION)
+    condition = pipeline.condition([[picture]], resolution=RESOLUTION)
     structure = pipeline.sample_structure(
         condition, seed=seed, resolution=STRUCTURE, sampler=stepped(config.sparse_structure_sampler)
     )
