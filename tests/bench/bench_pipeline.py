@@ -291,6 +291,14 @@ def verdicts(rows):
     return found
 
 
+def save(path, rows):
+    """Write the rows so far: a bench that runs out of its time keeps them."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=CASES)
@@ -309,15 +317,12 @@ def main() -> int:
         for case in cases:
             rows += run_case(layout, case, options.runs)
             layout.offload()
+            if options.save:
+                save(options.save, rows)
     print()
     kept = verdicts(rows)
     for text, good in kept:
         print(f"{'kept  ' if good else 'MISSED'} {text}")
-    if options.save:
-        with Path(options.save).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
     return 0 if all(good for _, good in kept) else 1
 
 

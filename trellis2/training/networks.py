@@ -21,6 +21,7 @@ from ..models.sparse_vae import ConvNeXtBlock, DownBlock, SparseEncoder, UpBlock
 from ..models.structure_flow import StructureFlow
 from ..models.structure_vae import ResBlock3d, StructureDecoder, StructureEncoder
 from ..models.transformer import Block, FlowTransformer
+from ..sparse import SubmanifoldConv3d
 from ..weights import load_weights, read_tensors, save_weights
 from .flows import IMAGE_ENCODER
 
@@ -32,6 +33,10 @@ LOGVAR_START = -6.0  # of a new encoder: a deviation of 0.05
 OCCUPANCY_START = -3.0  # of a new structure decoder: most of the grid is empty
 # Of biases: where the input is empty they are all that a layer norm sees, and it must not divide by nothing.
 BIAS_DEVIATION = 0.05
+TEXTURE_VAE = ("tex_slat_encoder", "tex_slat_decoder")
+BRANCH_START = 3.0  # of a texture VAE's closing convolutions: the skip path, which loses colours, weighs less
+VARIETY_START = 0.1  # what its taps and children differ by, a share of what is usual
+TAPS_PRESENT = 9  # of the 27 neighbours of a voxel, about so many are on the surface
 # Part of the published image encoder, and never applied.
 UNUSED = ("embeddings.mask_token", "norm.weight", "norm.bias")
 
@@ -42,6 +47,8 @@ def open_network(role: str, description: Mapping[str, Any], generator: torch.Gen
     if "from" not in description:
         model = new_network(role, description, "cpu")
         initialize(model, generator)
+        if role in TEXTURE_VAE:
+            pass_values_on(model, generator)
         return model
     if role == IMAGE_ENCODER:
         return open_checkpoint(description["from"]).load(IMAGE_ENCODER, None, None)
@@ -170,6 +177,37 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
             spread = slice(len(last.weight) // 2, None)
             last.weight[spread] = 0
             last.bias[spread] = LOGVAR_START
+
+
+@torch.no_grad()
+def pass_values_on(model: nn.Module, generator: torch.Generator) -> None:
+    """Convolutions of a sparse VAE that start nearly alike for all taps and children, and open.
+
+    The skip path averages channels over and over, until a layer norm finds all of them equal: nothing of a colour is
+    left in the latent. Convolutions as `initialize` draws them mix it with which neighbours happen to exist, to the
+    same end. Those that treat neighbours and children alike pass it on whatever the geometry; shapes, which are that
+    geometry, learn faster without.
+    """
+    for module in model.modules():
+        if isinstance(module, DownBlock):
+            _alike(module.conv1, 1, 1, 1.0, generator)
+            _alike(module.conv2, 1, 8, BRANCH_START, generator)
+        elif isinstance(module, UpBlock):
+            _alike(module.conv1, 8, 1, 1.0, generator)
+            _alike(module.conv2, 1, 1, BRANCH_START, generator)
+        elif isinstance(module, ConvNeXtBlock):
+            _alike(module.conv, 1, 1, 1.0, generator)
+
+
+def _alike(
+    conv: SubmanifoldConv3d, children_out: int, children_in: int, scale: float, generator: torch.Generator
+) -> None:
+    """Set the weights [D, 3, 3, 3, C] of a convolution whose channels are those of so many children."""
+    outputs, inputs = len(conv.weight) // children_out, conv.weight.shape[-1] // children_in
+    mixing = torch.randn(outputs, inputs, generator=generator) * (inputs * children_in) ** -0.5
+    mixing = mixing.repeat(children_out, children_in)[:, None, None, None] / TAPS_PRESENT
+    varied = torch.randn(conv.weight.shape, generator=generator) * conv.weight[0].numel() ** -0.5
+    conv.weight.copy_(scale * (mixing + VARIETY_START * varied))
 
 
 def _closing_layers(module: nn.Module) -> list[nn.Module]:
