@@ -42,7 +42,7 @@ TINY_MODEL = "output/tiny"
 NO_MODEL = """this copy of the pack comes without its trained checkpoint: the demo's model is random and tiny.
   What it makes looks like nothing; it shows that every stage runs here.
   The published model, a 16 GB download:  python3 install.py --demo --model microsoft/TRELLIS.2-4B"""
-DEMO_IMAGE = "assets/images/chair.png"
+DEMO_IMAGE = "assets/images/teapot.png"
 DEMO_OUTPUT = "output/demo.glb"
 DEMO_OPTIONS = ("--resolution", "512", "--preset", "preview")
 

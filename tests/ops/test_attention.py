@@ -27,10 +27,10 @@ backends = pytest.mark.parametrize("backend", HERE)
 lengths = pytest.mark.parametrize("queries, keys", LENGTHS, ids=str)
 
 
-def tokens(queries, keys, dtype=torch.float32, seed=0):
+def tokens(queries, keys, dtype=torch.float32, seed=0, width=WIDTH):
     generator = torch.Generator().manual_seed(seed)
     counts = (sum(queries), sum(keys), sum(keys))
-    return [torch.randn(n, HEADS, WIDTH, generator=generator).to(dtype) for n in counts]
+    return [torch.randn(n, HEADS, width, generator=generator).to(dtype) for n in counts]
 
 
 def written_out(query, key, value, queries, keys):
@@ -162,3 +162,17 @@ def test_a_backend_that_does_not_work_here_says_why():
 def test_gradients(backend, queries, keys):
     given = [tensor.requires_grad_() for tensor in tokens(queries, keys, torch.float64)]
     assert torch.autograd.gradcheck(lambda *x: attention(*x, queries, keys, backend=backend), given)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@lengths
+def test_items_of_any_length_learn_at_once_on_a_gpu(queries, keys):
+    """Where gradients are wanted: in one launch, and as good as the reference on the same bfloat16 numbers."""
+    found = []
+    for backend in ("sdpa", "reference"):
+        given = [x.to("cuda", torch.bfloat16).requires_grad_() for x in tokens(queries, keys, width=24)]
+        out = attention(*given, queries, keys, backend=backend)
+        weights = torch.linspace(-1, 1, out.numel(), device="cuda", dtype=out.dtype).view(out.shape)
+        found.append((out, *torch.autograd.grad((out * weights).sum(), given)))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, atol=ROUNDING[torch.bfloat16], rtol=ROUNDING[torch.bfloat16])

@@ -5,7 +5,7 @@ import torch
 from pack.trellis2.config import Normalization
 from pack.trellis2.training.flows import IMAGE_ENCODER, FlowSetting
 from pack.trellis2.training.latents import LatentExample
-from pack.trellis2.training.networks import make_trainable, new_network
+from pack.trellis2.training.networks import compile_parts, make_trainable, new_network
 from pack.trellis2.training.task import Task
 from pack.trellis2.training.tasks import TASKS
 from pack.trellis2.weights import randomize
@@ -113,3 +113,32 @@ def test_recomputed_blocks_give_the_same_gradients(toy, source):
         found.append([p.grad for p in task.parameters() if p.grad is not None])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("name", TASKS)
+def test_compiled_parts_learn_the_same(toy, source, name, monkeypatch):
+    """Traced as for a GPU, but computed by torch's own operations: same loss, same gradients, and batches of other
+    lengths compile nothing anew."""
+    recipe = toy(1, data={"structure": 16}, drop_condition=0.0)
+    task, batch = build(name, recipe), batch_of(name, recipe, source)
+    parameters = [p for p in task.parameters() if p.requires_grad]
+    plain = loss_of(task, batch)
+    expected = torch.autograd.grad(plain, parameters)
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda part, **options: compile_(part, backend="aot_eager", **options))
+    monkeypatch.setattr("pack.trellis2.training.networks.triton_probe", lambda device, dtype: None)
+    torch._dynamo.reset()
+    compile_parts(task, torch.device("cpu"))
+    loss = loss_of(task, batch)
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(torch.autograd.grad(loss, parameters), expected)
+    counted = torch._dynamo.utils.counters["stats"]
+    graphs = counted["unique_graphs"]
+    assert graphs > 0
+    if "lengths" in batch and TASKS[name].inputs == "latents":
+        kind, stage = TASKS[name], recipe.stages[name]
+        other = kind.collate([(latent_object(n), n) for n in (11, 17)], recipe.data, stage)
+        loss_of(task, other).backward()
+        assert counted["unique_graphs"] == graphs
+    torch._dynamo.reset()
