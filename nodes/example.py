@@ -27,7 +27,11 @@ class ExampleImage:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         names = sorted(path.stem for path in PICTURES.glob("*.png"))
-        return {"required": {"picture": (names, {"default": "teapot", "tooltip": "A picture with a transparent background."})}}
+        return {
+            "required": {
+                "picture": (names, {"default": "teapot", "tooltip": "A picture with a transparent background."})
+            }
+        }
 
     def load(self, picture: str) -> tuple[Tensor, Tensor]:
         with Image.open(PICTURES / f"{picture}.png") as file:
