@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -113,7 +114,7 @@ def _figures(rows: Mapping[str, Sequence[Row]]) -> str:
     """A line for each of COLUMNS, a column for each split."""
     found = {split: means(own) for split, own in rows.items()}
     lines = [
-        (title, f"{'≥' if more else '≤'} {goal:g}", *(f"{own[key]:.3g}" for own in found.values()))
+        (title, f"{'≥' if more else '≤'} {goal:g}", *(_figure(own[key]) for own in found.values()))
         for key, (title, more, goal) in COLUMNS.items()
     ]
     lines.append(("objects", "", *(str(len(own)) for own in rows.values())))
@@ -121,6 +122,10 @@ def _figures(rows: Mapping[str, Sequence[Row]]) -> str:
         ("of which could not be made", "", *(str(sum(bool(r["problem"]) for r in own)) for own in rows.values()))
     )
     return _table(("mean of", "goal", *(f"held-out {split}" for split in rows)), lines)
+
+
+def _figure(value: float) -> str:
+    return "not measured" if math.isnan(value) else f"{value:.3g}"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
