@@ -84,7 +84,7 @@ def test_another_recipe_does_not_go_on(toy, source, alone, tmp_path):
 
 
 def test_terms_and_stages_that_are_not_there(toy, source, alone, tmp_path):
-    with pytest.raises(ConfigError, match=r"expected terms among \['materials', 'kl'\], got \['color'\]"):
+    with pytest.raises(ConfigError, match=r"expected terms among \['materials', 'squared', 'kl'\], got \['color'\]"):
         Run.open(toy(2, ["texture_vae"], weights={"color": 1}), tmp_path / "a", alone, source=source)
     with pytest.raises(ConfigError, match="the stage shape_flow needs a number of objects"):
         Run.open(toy(2, ["shape_flow"], {"objects": 0}), tmp_path / "b", alone, source=source)
