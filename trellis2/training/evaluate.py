@@ -22,7 +22,6 @@ from ..image import prepare_image
 from ..pipeline import Asset, Pipeline
 from ..reconstruct import SHAPE_ENCODER, reconstruct
 from .metrics import delta_e, f_score, structure_iou, visible_points
-from .vaes import voxels_to
 
 RESOLUTION, STRUCTURE = 512, 32
 SURFACE_DISTANCE, VAE_DISTANCE = 0.02, 0.005  # of the cube that the object fills
@@ -112,7 +111,7 @@ class Generated:
 
 def measure(generated: Generated, true: OVoxel, camera: Camera) -> dict[str, float]:
     """Structure, surface and colour of one generated object against the true one, on the device of the former."""
-    true = voxels_to(true, generated.asset.mesh.vertices.device)
+    true = to_device(true, generated.asset.mesh.vertices.device)
     surface = dual_grid_to_mesh(true.dual_grid)
     coarse = torch.unique(true.dual_grid.coords * STRUCTURE // true.dual_grid.grid.shape[0], dim=0)
     seen = visible_points(surface, camera)

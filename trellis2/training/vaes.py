@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -159,14 +158,6 @@ def unpack_voxels(batch: Batch) -> list[OVoxel]:
         OVoxel(DualGrid(coords, dual, crossed, grid), VoxelField(coords, materials, grid))
         for coords, dual, crossed, materials in zip(*packed, strict=True)
     ]
-
-
-def voxels_to(voxels: OVoxel, device: torch.device) -> OVoxel:
-    """The same object on `device`."""
-    grid, field = voxels.dual_grid, voxels.field
-    coords = grid.coords.to(device)
-    moved = replace(grid, coords=coords, dual=grid.dual.to(device), intersected=grid.intersected.to(device))
-    return OVoxel(moved, replace(field, coords=coords, attrs=field.attrs.to(device)))
 
 
 def _latent_kl(encoded: Encoded) -> Tensor:

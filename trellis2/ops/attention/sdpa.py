@@ -25,13 +25,18 @@ def attend_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return attend(query, key, value)
 
 
-def packed_probe(device: torch.device, dtype: torch.dtype) -> str | None:
-    """None where `attend_packed` runs."""
+def _unfit(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a fused 16-bit kernel cannot run at all; None where it may."""
     if device.type != "cuda":
         return f"runs on a GPU, not on {device}"
     if dtype not in (torch.float16, torch.bfloat16):
         return f"takes 16-bit numbers, not {dtype}"
-    return _launch_packed(device, dtype)
+    return None
+
+
+def packed_probe(device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where `attend_packed` runs."""
+    return _unfit(device, dtype) or _launch_packed(device, dtype)
 
 
 def attend_packed(
@@ -63,11 +68,7 @@ def _launch_packed(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def cudnn_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     """None where cuDNN's attention runs and is worth it: Hopper or newer, 16-bit."""
-    if device.type != "cuda":
-        return f"runs on a GPU, not on {device}"
-    if dtype not in (torch.float16, torch.bfloat16):
-        return f"takes 16-bit numbers, not {dtype}"
-    return _launch_cudnn(device, dtype)
+    return _unfit(device, dtype) or _launch_cudnn(device, dtype)
 
 
 @cache
