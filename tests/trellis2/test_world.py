@@ -19,7 +19,7 @@ from pack.trellis2.training.world import (
 )
 from pack.trellis2.training.world.dice import Dice
 from pack.trellis2.training.world.materials import glass, plain
-from pack.trellis2.training.world.objects import EXTENT, assemble
+from pack.trellis2.training.world.objects import EXTENT, assemble, facing
 from pack.trellis2.training.world.shapes import box, cylinder, extrude, patch, sphere, sweep, triangulate
 from pack.trellis2.training.world.views import draw_views, framed, random_view
 from PIL import Image
@@ -131,6 +131,25 @@ def test_a_sample_is_what_training_reads_and_the_same_each_time():
     assert int(cells.sum()) == len(torch.unique(sample.voxels.dual_grid.coords // 2, dim=0))
     with pytest.raises(ValueError, match="side: expected a divisor of 64"):
         sample.occupancy(48)
+
+
+def test_what_a_camera_saw_from_the_side_is_in_front():
+    side = facing(make_object("sword", 0), 90)
+    low, high = side.mesh.vertices.amin(0), side.mesh.vertices.amax(0)
+    assert float((high - low).max()) == pytest.approx(EXTENT, abs=1e-4)
+    torch.testing.assert_close(low + high, torch.zeros(3), atol=1e-4, rtol=0)
+    scene = assemble([(box(1, 0.2, 0.2), plain((0.2, 0.2, 0.2))), (box(0.1, 0.1, 0.1).at(x=0.5), plain((0.8, 0, 0)))])
+    red = facing(scene, 90).mesh.vertices[scene.mesh.faces.long()[scene.material_ids == 1].flatten()].mean(0)
+    assert float(red[1]) < -0.3  # it stood at +x, which a camera of yaw 90 has before it
+    assert abs(float(red[0])) < 1e-3
+
+
+def test_a_sample_stands_as_its_pictures_see_it():
+    sample = make_sample("chair", 5, resolution=32, image_size=96, views=2)
+    assert [view.camera.yaw_deg for view in sample.views] == [0, 0]
+    assert sample.views[0].camera.pitch_deg != sample.views[1].camera.pitch_deg
+    size = make_object("chair", 5).mesh.vertices.amax(0) * 2
+    assert not torch.allclose(sample.mesh.mesh.vertices.amax(0) * 2, size, atol=1e-2)
 
 
 @pytest.mark.parametrize("family", ["mug", "goblet", "plane", "lamp"])

@@ -17,26 +17,18 @@ from ..dino import DinoConfig, DinoLayer, DinoVisionTransformer
 from ..hub import FileSource
 from ..models import Backends, build_model
 from ..models.latent_flow import LatentFlow
-from ..models.sparse_vae import ConvNeXtBlock, DownBlock, SparseEncoder, UpBlock
+from ..models.sparse_vae import ConvNeXtBlock, DownBlock, UpBlock
 from ..models.structure_flow import StructureFlow
-from ..models.structure_vae import ResBlock3d, StructureDecoder, StructureEncoder
-from ..models.transformer import Block, FlowTransformer
-from ..sparse import SubmanifoldConv3d
+from ..models.structure_vae import ResBlock3d
 from ..weights import load_weights, read_tensors, save_weights
 from .flows import IMAGE_ENCODER
+from .initialize import initialize, pass_values_on
 
 # All but convolutions in plain torch: our fused kernel for norms has no gradient, and `compile_parts` fuses them better
 # together with what stands around them.
 TRAINING_BACKENDS = Backends(attention="sdpa", conv="auto", rope="reference", norm="reference")
 VARIANTS = 64  # of one function that torch.compile may keep: widths, number formats, with and without activation
-LOGVAR_START = -6.0  # of a new encoder: a deviation of 0.05
-OCCUPANCY_START = -3.0  # of a new structure decoder: most of the grid is empty
-# Of biases: where the input is empty they are all that a layer norm sees, and it must not divide by nothing.
-BIAS_DEVIATION = 0.05
 TEXTURE_VAE = ("tex_slat_encoder", "tex_slat_decoder")
-BRANCH_START = 3.0  # of a texture VAE's closing convolutions: the skip path, which loses colours, weighs less
-VARIETY_START = 0.1  # what its taps and children differ by, a share of what is usual
-TAPS_PRESENT = 9  # of the 27 neighbours of a voxel, about so many are on the surface
 # Part of the published image encoder, and never applied.
 UNUSED = ("embeddings.mask_token", "norm.weight", "norm.bias")
 
@@ -145,78 +137,3 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
         elif isinstance(module, DownBlock | UpBlock):
             module.norm1.compile(dynamic=True)
             module.norm2.compile(dynamic=True)
-
-
-@torch.no_grad()
-def initialize(model: nn.Module, generator: torch.Generator) -> None:
-    """Weights to start training from: gaussian of variance 1 / inputs, small biases, gains of one.
-
-    What closes a residual branch starts at zero, so a new network is close to the identity (adaptive layer norm zero,
-    Peebles and Xie 2023); so does a flow's output. Encoders start sure of their latents, or the decoder would learn
-    little from them at first.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and not name.endswith(("gamma", "_token", "_tokens")):
-            # Submanifold weights [out, 3, 3, 3, in] and dense ones [out, in, ...] alike have their outputs first.
-            fan_in = parameter[0].numel()
-            parameter.normal_(0, fan_in**-0.5, generator=generator)
-        elif name.endswith(("_token", "_tokens")):
-            parameter.normal_(0, 0.02, generator=generator)
-        elif name.endswith("bias") and "norm" not in name:
-            parameter.normal_(0, BIAS_DEVIATION, generator=generator)
-        else:
-            parameter.fill_(float(name.endswith(("gamma", "lambda1", "weight"))))
-    for module in model.modules():
-        for layer in _closing_layers(module):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        if isinstance(module, StructureDecoder):
-            module.out_layer[-1].bias.fill_(OCCUPANCY_START)
-        if isinstance(module, SparseEncoder | StructureEncoder):
-            last = module.to_latent if isinstance(module, SparseEncoder) else module.out_layer[-1]
-            spread = slice(len(last.weight) // 2, None)
-            last.weight[spread] = 0
-            last.bias[spread] = LOGVAR_START
-
-
-@torch.no_grad()
-def pass_values_on(model: nn.Module, generator: torch.Generator) -> None:
-    """Convolutions of a sparse VAE that start nearly alike for all taps and children, and open.
-
-    The skip path averages channels over and over, until a layer norm finds all of them equal: nothing of a colour is
-    left in the latent. Convolutions as `initialize` draws them mix it with which neighbours happen to exist, to the
-    same end. Those that treat neighbours and children alike pass it on whatever the geometry; shapes, which are that
-    geometry, learn faster without.
-    """
-    for module in model.modules():
-        if isinstance(module, DownBlock):
-            _alike(module.conv1, 1, 1, 1.0, generator)
-            _alike(module.conv2, 1, 8, BRANCH_START, generator)
-        elif isinstance(module, UpBlock):
-            _alike(module.conv1, 8, 1, 1.0, generator)
-            _alike(module.conv2, 1, 1, BRANCH_START, generator)
-        elif isinstance(module, ConvNeXtBlock):
-            _alike(module.conv, 1, 1, 1.0, generator)
-
-
-def _alike(
-    conv: SubmanifoldConv3d, children_out: int, children_in: int, scale: float, generator: torch.Generator
-) -> None:
-    """Set the weights [D, 3, 3, 3, C] of a convolution whose channels are those of so many children."""
-    outputs, inputs = len(conv.weight) // children_out, conv.weight.shape[-1] // children_in
-    mixing = torch.randn(outputs, inputs, generator=generator) * (inputs * children_in) ** -0.5
-    mixing = mixing.repeat(children_out, children_in)[:, None, None, None] / TAPS_PRESENT
-    varied = torch.randn(conv.weight.shape, generator=generator) * conv.weight[0].numel() ** -0.5
-    conv.weight.copy_(scale * (mixing + VARIETY_START * varied))
-
-
-def _closing_layers(module: nn.Module) -> list[nn.Module]:
-    if isinstance(module, ResBlock3d | DownBlock | UpBlock):
-        return [module.conv2]
-    if isinstance(module, ConvNeXtBlock):
-        return [module.mlp[-1]]
-    if isinstance(module, Block):
-        return [module.cross_attn.to_out, *([] if module.share_mod else [module.adaLN_modulation[-1]])]
-    if isinstance(module, FlowTransformer):
-        return [module.out_layer, *([module.adaLN_modulation[-1]] if module.config.share_mod else [])]
-    return []

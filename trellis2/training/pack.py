@@ -65,7 +65,8 @@ def pack(recipe: Recipe, run: Path, folder: Path) -> Path:
         models[role] = f"{WEIGHTS}/{role}"
     if _trained(run, IMAGE_ENCODER):
         model = read_network(IMAGE_ENCODER, *network_files(run / "networks", IMAGE_ENCODER))
-        write_network(model, recipe.network(IMAGE_ENCODER), network_files(partial, IMAGE_ENCODER), recipe.dtype)
+        description = resolved(IMAGE_ENCODER, recipe.network(IMAGE_ENCODER))
+        write_network(model, description, network_files(partial, IMAGE_ENCODER), recipe.dtype)
         args["image_cond_model"]["args"]["model_name"] = IMAGE_ENCODER
     elif recipe.base is not None:
         _copy(Path(recipe.base) / args["image_cond_model"]["args"]["model_name"], partial / IMAGE_ENCODER, args)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from pack.trellis2.config import ConfigError
 from pack.trellis2.training.flows import repeated
+from pack.trellis2.training.initialize import initialize
 from pack.trellis2.training.latents import LatentFolder
-from pack.trellis2.training.networks import initialize, make_trainable, new_network
+from pack.trellis2.training.networks import make_trainable, new_network
 from pack.trellis2.training.recipe import StageConfig
 from pack.trellis2.training.run import Run
 from pack.trellis2.training.state import Average, saved_step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -40,9 +42,7 @@ def make_object(family: str, seed: int) -> TexturedMesh:
 
 def assemble(parts: Sequence[tuple[Shape, Material]]) -> TexturedMesh:
     """Shapes and their materials as one mesh in the box. Points of a part that meet become one."""
-    points = np.concatenate([shape.points for shape, _ in parts])
-    low, high = points.min(0), points.max(0)
-    places = np.round((points - (low + high) / 2) * (EXTENT / (high - low).max() / STEP)).astype(np.int64)
+    places = _placed(np.concatenate([shape.points for shape, _ in parts]))
     sizes = [len(shape.points) for shape, _ in parts]
     starts = np.cumsum([0, *sizes[:-1]])
     key = np.repeat(np.arange(len(parts)), sizes)
@@ -63,3 +63,17 @@ def assemble(parts: Sequence[tuple[Shape, Material]]) -> TexturedMesh:
         uv=torch.from_numpy(np.concatenate([shape.uv for shape, _ in parts]).astype(np.float32)),
         uv_faces=torch.from_numpy(uv_faces[whole].astype(np.int32)),
     )
+
+
+def facing(mesh: TexturedMesh, yaw_deg: float) -> TexturedMesh:
+    """An object turned round z and fitted to the box again, so that what a camera at this yaw saw is in front."""
+    sine, cosine = math.sin(math.radians(yaw_deg)), math.cos(math.radians(yaw_deg))
+    x, y, z = mesh.mesh.vertices.double().numpy().T
+    places = _placed(np.stack([cosine * x + sine * y, cosine * y - sine * x, z], 1))
+    return replace(mesh, mesh=Mesh(torch.from_numpy((places * STEP).astype(np.float32)), mesh.mesh.faces))
+
+
+def _placed(points: np.ndarray) -> np.ndarray:
+    """Points [P, 3] centred and scaled to EXTENT, in steps of STEP [P, 3] int64."""
+    low, high = points.min(0), points.max(0)
+    return np.round((points - (low + high) / 2) * (EXTENT / (high - low).max() / STEP)).astype(np.int64)

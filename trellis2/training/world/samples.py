@@ -13,14 +13,14 @@ from ....o_voxel.grid import Grid
 from ....o_voxel.material import TexturedMesh
 from ....o_voxel.values import OVoxel
 from .dice import Dice
-from .objects import make_object
+from .objects import facing, make_object
 from .views import View, draw_views, random_view, to_image
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """mesh: the object.  voxels: its dual grid and materials.  images: RGBA pictures, one a view, transparent around
-    it, for `image.prepare_image`.  views: how they were taken. All on the CPU."""
+    """mesh: the object, turned as the pictures see it.  voxels: its dual grid and materials.  images: RGBA pictures,
+    one a view, transparent around it, for `image.prepare_image`.  views: how they were taken. All on the CPU."""
 
     mesh: TexturedMesh
     voxels: OVoxel
@@ -41,10 +41,12 @@ class Sample:
 def make_sample(family: str, seed: int, *, resolution: int, image_size: int, views: int = 1) -> Sample:
     """The object (family, seed) on a grid of `resolution` voxels a side, and `views` square pictures of it.
 
+    The pictures are of a random side of the object, and that side faces -y: where the object stands is what a picture
+    tells, and which side its maker called the front is not. They differ in height, lens and light.
     The same at every call; view k is the same whatever the number of views, and whatever the resolution and size.
     Raises ValueError as `make_object` does.
     """
-    mesh = make_object(family, seed)
+    mesh = facing(make_object(family, seed), Dice("heading", family, seed).between(0, 360))
     taken = tuple(random_view(Dice("view", family, seed, k)) for k in range(views))
     pictures = draw_views(mesh, list(taken), image_size)
     return Sample(mesh, voxelize(mesh, Grid.cube(resolution)), tuple(map(to_image, pictures)), taken)

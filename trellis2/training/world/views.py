@@ -1,4 +1,4 @@
-"""Pictures of an object as a photographer may take them: from any side, with any lens and light, filling the frame."""
+"""Pictures of an object as a photographer may take them: from any height, any lens and light, filling the frame."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class View:
 
 
 def random_view(dice: Dice) -> View:
-    """From any side, mostly from a little above, with a lens from wide (60 degrees) to long (12 degrees)."""
+    """From the front, mostly from a little above, with a lens from wide (60 degrees) to long (12 degrees)."""
     pitch = dice.between(-12, 12) + dice.between(0, 45)
     fov = 60 * 0.2 ** dice.between(0, 1)
-    return View(Camera(dice.between(0, 360), pitch, fov_deg=fov), _random_light(dice))
+    return View(Camera(0.0, pitch, fov_deg=fov), _random_light(dice))
 
 
 def _random_light(dice: Dice) -> StudioLight:
