@@ -58,7 +58,7 @@ def _entries(BLOCK: tl.constexpr):
 
 
 # Row counts are another with every picture: a kernel is compiled once, not anew where a count divides by 16 or is 1.
-@triton.jit(do_not_specialize=["n", "capacity_mask"])
+@triton.jit(do_not_specialize=["n"])
 def _neighbor_kernel(
     coords_ptr, keys_ptr, rows_ptr, out_ptr, n, capacity_mask, DILATION: tl.constexpr, BLOCK: tl.constexpr
 ):

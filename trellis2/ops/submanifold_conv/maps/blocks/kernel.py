@@ -37,7 +37,7 @@ def _key_kernel(coords_ptr, keys_ptr, n, BLOCK: tl.constexpr):
     tl.store(keys_ptr + row, pack_key(batch, x >> 1, y >> 1, z >> 1), mask=row < n)
 
 
-@triton.jit(do_not_specialize=["n", "capacity_mask"])
+@triton.jit(do_not_specialize=["n"])
 def _insert_kernel(keys_ptr, rows_ptr, n, capacity_mask, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = tl.load(keys_ptr + row, mask=row < n, other=OUTSIDE)
@@ -54,7 +54,7 @@ def _insert_kernel(keys_ptr, rows_ptr, n, capacity_mask, BLOCK: tl.constexpr):
         slot = (slot + 1) & capacity_mask
 
 
-@triton.jit(do_not_specialize=["n", "capacity_mask"])
+@triton.jit(do_not_specialize=["n"])
 def _child_kernel(coords_ptr, keys_ptr, rows_ptr, children_ptr, n, capacity_mask, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     _, x, y, z = _voxel(coords_ptr, row, row < n)
@@ -64,7 +64,7 @@ def _child_kernel(coords_ptr, keys_ptr, rows_ptr, children_ptr, n, capacity_mask
     tl.store(children_ptr + leader.to(tl.int64) * 8 + child, row, mask=leader >= 0)
 
 
-@triton.jit(do_not_specialize=["n", "capacity_mask"])
+@triton.jit(do_not_specialize=["n"])
 def _leader_kernel(coords_ptr, keys_ptr, rows_ptr, leaders_ptr, n, capacity_mask, BLOCK: tl.constexpr):
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     corner = (entry & 7).to(tl.int32)
