@@ -178,7 +178,7 @@ def convolve(feats: Tensor, tiles: TiledMap, weight: Tensor, bias: Tensor | None
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _weight_gradient_kernel(
     grad_ptr,
     x_ptr,
