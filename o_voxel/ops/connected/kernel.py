@@ -32,7 +32,7 @@ def _up(parent_ptr, node, active):
     return tl.where(active, parent, node)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _hook(parent_ptr, first_ptr, second_ptr, n, BLOCK: tl.constexpr):
     lane = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     a, b = tl.load(first_ptr + lane, mask=lane < n, other=0), tl.load(second_ptr + lane, mask=lane < n, other=0)
@@ -46,7 +46,7 @@ def _hook(parent_ptr, first_ptr, second_ptr, n, BLOCK: tl.constexpr):
         active = active & (a != b) & ~(roots & (found == high))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _climb(parent_ptr, count, BLOCK: tl.constexpr):
     """Point every node at its root."""
     node = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -12,7 +12,7 @@ from ..hash_grid.kernel import find_rows, pack_key
 BLOCK = 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _corner_kernel(coords_ptr, keys_ptr, rows_ptr, edges_ptr, out_ptr, n, capacity_mask, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n

@@ -62,7 +62,7 @@ def _load_key(coords_ptr, at, mask, DIMS: tl.constexpr):
     return pack_key(batch, x, y, z)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _insert_kernel(keys_ptr, rows_ptr, n, capacity_mask, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = tl.load(keys_ptr + row, mask=row < n, other=OUTSIDE)
@@ -75,7 +75,7 @@ def _insert_kernel(keys_ptr, rows_ptr, n, capacity_mask, BLOCK: tl.constexpr):
         slot = (slot + 1) & capacity_mask
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _find_kernel(query_ptr, keys_ptr, rows_ptr, out_ptr, n, capacity_mask, DIMS: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = _load_key(query_ptr, at, at < n, DIMS)

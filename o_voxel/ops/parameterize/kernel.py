@@ -108,7 +108,7 @@ def _newton_step(position_ptr, ends_ptr, shape_ptr, first, count, most, x, y, ta
     return step_x, tl.where(good, (hxy * gx - hxx * gy) / determinant, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _move(position_ptr, ends_ptr, shape_ptr, start_ptr, batch_ptr, n, BLOCK: tl.constexpr):
     """One Newton step of each vertex of a batch, halved until it lowers the energy of the faces around it."""
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

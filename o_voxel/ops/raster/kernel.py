@@ -127,7 +127,7 @@ def _beyond(n0, n1, n2, w0, w1, w2):
     return ((n0 > w0) & (n1 > w1) & (n2 > w2)) | ((n0 < -w0) & (n1 < -w1) & (n2 < -w2))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _draw_small(
     clip, faces, centers_x, centers_y, keys, large, count, height, width, BLOCK: tl.constexpr, LIMIT: tl.constexpr
 ):

@@ -15,7 +15,8 @@ from .branch import Branch
 PROGRAM_VALUES = 2048
 
 
-@triton.jit
+# A decoder's norms of one width, with weights and without, with SiLU and without, are one kernel to compile.
+@triton.jit(do_not_specialize=["T"])
 def _norm_kernel(
     x_ptr,
     branch_ptr,
@@ -34,9 +35,9 @@ def _norm_kernel(
     scale_stride,
     shift_stride,
     eps,
-    SCALED: tl.constexpr,
+    scaled,
+    silu,
     OFFSET: tl.constexpr,
-    SILU: tl.constexpr,
     BRANCH: tl.constexpr,
     GATED: tl.constexpr,
     CONSTANT: tl.constexpr,
@@ -66,11 +67,10 @@ def _norm_kernel(
         x = total.to(tl.float32)
     centered = tl.where(wide, x - tl.sum(x, axis=1)[:, None] / C, 0.0)
     out = centered * tl.rsqrt(tl.sum(centered * centered, axis=1)[:, None] / C + eps)
-    if SCALED:
-        scale = tl.load(scale_ptr + item * scale_stride + channel, mask=known, other=0.0).to(tl.float32)
-        shift = tl.load(shift_ptr + item * shift_stride + channel, mask=known, other=0.0).to(tl.float32)
-        out = out * (OFFSET + scale) + shift
-    if SILU:
+    scale = tl.load(scale_ptr + item * scale_stride + channel, mask=known & scaled, other=1 - OFFSET).to(tl.float32)
+    shift = tl.load(shift_ptr + item * shift_stride + channel, mask=known & scaled, other=0.0).to(tl.float32)
+    out = out * (OFFSET + scale) + shift
+    if silu:
         out *= tl.sigmoid(out)
     if LIMIT > 0:
         unit = tl.maximum(tl.max(tl.abs(out), axis=1)[:, None], 1e-12) / LIMIT
@@ -130,7 +130,8 @@ def _launch(
         (None,) * 3 if branch is None else (branch.values.contiguous(), branch.gate, branch.constant)
     )
     has_gate, has_constant = gate is not None, constant is not None
-    parts = (gate, constant, *(affine or (None, None)))
+    # Where nothing is scaled, a row of what weights are stored in.
+    parts = (gate, constant, *(affine or (x.new_empty(1, channels, dtype=torch.float32),) * 2))
     gate, constant, scale, shift = (x if part is None else _rows(part) for part in parts)
     if tokens:
         block = triton.next_power_of_2(channels)
@@ -153,9 +154,9 @@ def _launch(
             scale.stride(0),
             shift.stride(0),
             eps,
-            SCALED=affine is not None,
+            affine is not None,
+            silu,
             OFFSET=offset,
-            SILU=silu,
             BRANCH=branch is not None,
             GATED=has_gate,
             CONSTANT=has_constant,

@@ -71,7 +71,7 @@ def quantize_rows(x: Tensor, form: Format, activation: str | None) -> Quantized:
     return Quantized(out, scale)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _linear_kernel(
     x,
     weight,

@@ -21,7 +21,8 @@ except ImportError:  # Triton before 3.4
     TensorDescriptor = None
 
 
-@triton.jit
+# What differs from layer to layer only by where a loop ends or a row begins is no constant: a kernel less to compile.
+@triton.jit(do_not_specialize=["slots", "children"])
 def _conv_kernel(
     x_ptr,
     weight,
@@ -34,12 +35,11 @@ def _conv_kernel(
     sources_ptr,
     C,
     D,
+    slots,
+    children,
     HAS_BIAS: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
     WIDE: tl.constexpr,
-    STEPS: tl.constexpr,
-    CHILDREN: tl.constexpr,
-    SLOTS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -49,14 +49,15 @@ def _conv_kernel(
     tile = (tl.program_id(0) // blocks).to(tl.int64)
     section = tl.load(sections_ptr + tile)
     column = tl.program_id(0) % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
-    first = section % CHILDREN * D + tl.program_id(0) % blocks * BLOCK_D
+    first = section % children * D + tl.program_id(0) % blocks * BLOCK_D
     weight_row = (first + tl.arange(0, BLOCK_D)).to(tl.int64) * (27 * C)
     lane = tl.arange(0, TILE)
     depth = tl.arange(0, BLOCK_C)
     acc = tl.zeros((TILE, BLOCK_D), dtype=tl.float32)
-    for step in range(tl.load(counts_ptr + tile) * STEPS):
-        slot = tile * SLOTS + step // STEPS
-        channel = step % STEPS * BLOCK_C + depth
+    slot = tile * slots
+    start_channel = 0
+    for _ in range(tl.load(counts_ptr + tile) * tl.cdiv(C, BLOCK_C)):
+        channel = start_channel + depth
         tap = tl.load(taps_ptr + slot)
         source = tl.load(sources_ptr + slot * TILE + lane)
         start = source[:, None].to(tl.int64) * C if WIDE else source[:, None] * C
@@ -64,7 +65,7 @@ def _conv_kernel(
             x_ptr + start + channel[None, :], mask=(source >= 0)[:, None] & (channel < C)[None, :], other=0.0
         )
         if DESCRIPTOR:
-            kernel = weight.load([first, tap * C + step % STEPS * BLOCK_C]).T
+            kernel = weight.load([first, tap * C + start_channel]).T
         else:
             kernel = tl.load(
                 weight + weight_row[None, :] + (tap * C + channel)[:, None],
@@ -72,10 +73,14 @@ def _conv_kernel(
                 other=0.0,
             )
         acc = tl.dot(gathered, kernel, acc, input_precision="ieee")
+        # All channels of a tap, then those of the next: counted, for a division would take longer.
+        start_channel += BLOCK_C
+        slot += (start_channel >= C).to(tl.int64)
+        start_channel = tl.where(start_channel >= C, 0, start_channel)
     if HAS_BIAS:
         # Of the groups of taps the first brings the bias.
-        mask = column < tl.where(section < CHILDREN, D, 0)
-        acc += tl.load(bias_ptr + section % CHILDREN * D + column, mask=mask, other=0.0).to(tl.float32)[None, :]
+        mask = column < tl.where(section < children, D, 0)
+        acc += tl.load(bias_ptr + section % children * D + column, mask=mask, other=0.0).to(tl.float32)[None, :]
     place = tl.load(places_ptr + tile * TILE + lane)
     target = out_ptr + place.to(tl.int64)[:, None] * D + column[None, :]
     tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=(place >= 0)[:, None] & (column < D)[None, :])
@@ -157,12 +162,11 @@ def convolve(feats: Tensor, tiles: TiledMap, weight: Tensor, bias: Tensor | None
         tiles.sources,
         c,
         d,
+        TAPS // tiles.groups,
+        tiles.children,
         HAS_BIAS=bias is not None,
         DESCRIPTOR=descriptor,
         WIDE=n * c >= 2**31,
-        STEPS=triton.cdiv(c, block_c),
-        CHILDREN=tiles.children,
-        SLOTS=TAPS // tiles.groups,
         TILE=TILE,
         BLOCK_D=block_d,
         BLOCK_C=block_c,
@@ -174,7 +178,7 @@ def convolve(feats: Tensor, tiles: TiledMap, weight: Tensor, bias: Tensor | None
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _weight_gradient_kernel(
     grad_ptr,
     x_ptr,

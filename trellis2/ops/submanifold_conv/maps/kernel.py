@@ -57,7 +57,8 @@ def _entries(BLOCK: tl.constexpr):
     return start + tl.arange(0, BLOCK), start // 27 + local // 27, local % 27
 
 
-@triton.jit
+# Row counts are another with every picture: a kernel is compiled once, not anew where a count divides by 16 or is 1.
+@triton.jit(do_not_specialize=["n"])
 def _neighbor_kernel(
     coords_ptr, keys_ptr, rows_ptr, out_ptr, n, capacity_mask, DILATION: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -83,7 +84,7 @@ def find_neighbors(coords: Tensor, keys: Tensor, rows: Tensor, dilation: int) ->
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _child_neighbor_kernel(coarse_ptr, rows_ptr, parent_ptr, child_ptr, out_ptr, n, BLOCK: tl.constexpr):
     entry, voxel, tap = _entries(BLOCK)
     inside = voxel < n
@@ -111,24 +112,15 @@ def child_neighbors(coarse: Tensor, parent: Tensor, child: Tensor, rows: Tensor)
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "block_rows", "blocks", "children", "slots"])
 def _key_kernel(
-    neighbors_ptr,
-    parent_ptr,
-    child_ptr,
-    keys_ptr,
-    n,
-    block_rows,
-    blocks,
-    CHILDREN: tl.constexpr,
-    SLOTS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    neighbors_ptr, parent_ptr, child_ptr, keys_ptr, n, block_rows, blocks, children, slots, BLOCK: tl.constexpr
 ):
     group = tl.program_id(1)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    section = group * CHILDREN + tl.zeros((BLOCK,), tl.int32)
+    section = group * children + tl.zeros((BLOCK,), tl.int32)
     source = row.to(tl.int64)
-    if CHILDREN > 1:
+    if children > 1:
         source = tl.load(parent_ptr + row, mask=row < n, other=0)
         section += tl.load(child_ptr + row, mask=row < n, other=0).to(tl.int32)
     # Faces take the high bits, then edges, then corners: the rarer a neighbour, the lower. The centre is always there.
@@ -138,7 +130,7 @@ def _key_kernel(
     z = tap % 3 - 1
     order = (x * x + y * y + z * z) * 32 + tap
     rank = tl.sum((order[None, :] < order[:, None]).to(tl.int32), axis=1)
-    wanted = (tap // SLOTS == group) & (rank > 0) & (rank < 27)
+    wanted = (tap // slots == group) & (rank > 0) & (rank < 27)
     bit = tl.where(wanted, 1 << ((26 - rank) & 31), 0)
     near = tl.load(
         neighbors_ptr + source[:, None] * 27 + tap[None, :], mask=(row < n)[:, None] & wanted[None, :], other=-1
@@ -154,7 +146,7 @@ def _key_kernel(
     tl.store(keys_ptr + group.to(tl.int64) * n + row, key, mask=row < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "children", "sections", "slots"])
 def _tile_kernel(
     neighbors_ptr,
     parent_ptr,
@@ -166,35 +158,34 @@ def _tile_kernel(
     counts_ptr,
     sources_ptr,
     n,
-    CHILDREN: tl.constexpr,
-    SECTIONS: tl.constexpr,
-    SLOTS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    children,
+    sections,
+    slots,
     TILE: tl.constexpr,
 ):
     tile = tl.program_id(0)
     # Every section, edges[i] to edges[i + 1] of the order, begins a tile.
     number = tl.arange(0, 32)
-    low = tl.load(edges_ptr + number, mask=number < SECTIONS, other=0).to(tl.int32)
-    high = tl.load(edges_ptr + number + 1, mask=number < SECTIONS, other=0).to(tl.int32)
+    low = tl.load(edges_ptr + number, mask=number < sections, other=0).to(tl.int32)
+    high = tl.load(edges_ptr + number + 1, mask=number < sections, other=0).to(tl.int32)
     tiles = (high - low + TILE - 1) // TILE
-    section = tl.sum(((tl.cumsum(tiles, axis=0) <= tile) & (number < SECTIONS)).to(tl.int32), axis=0)
+    section = tl.sum(((tl.cumsum(tiles, axis=0) <= tile) & (number < sections)).to(tl.int32), axis=0)
     first = tl.sum(tl.where(number < section, tiles, 0), axis=0)
     lane = tl.arange(0, TILE)
     at = tl.sum(tl.where(number == section, low, 0), axis=0) + (tile - first) * TILE + lane
     inside = at < tl.sum(tl.where(number == section, high, 0), axis=0)
-    group = section // CHILDREN
+    group = section // children
     place = tl.load(order_ptr + at, mask=inside, other=-1)
     source = place - group.to(tl.int64) * n
-    if CHILDREN > 1:
+    if children > 1:
         source = tl.load(parent_ptr + source, mask=inside, other=0)
-    slot = tl.arange(0, COLUMNS)
-    tap = group * SLOTS + slot
+    slot = tl.arange(0, 32)
+    tap = group * slots + slot
     near = tl.load(
-        neighbors_ptr + source[:, None] * 27 + tap[None, :], mask=inside[:, None] & (slot < SLOTS)[None, :], other=-1
+        neighbors_ptr + source[:, None] * 27 + tap[None, :], mask=inside[:, None] & (slot < slots)[None, :], other=-1
     )
     needed = tl.max(near, axis=0) >= 0
-    spot = tile.to(tl.int64) * SLOTS + tl.cumsum(needed.to(tl.int32), axis=0) - 1
+    spot = tile.to(tl.int64) * slots + tl.cumsum(needed.to(tl.int32), axis=0) - 1
     tl.store(sources_ptr + spot[None, :] * TILE + lane[:, None], near, mask=(lane >= 0)[:, None] & needed[None, :])
     tl.store(taps_ptr + spot, tap, mask=needed)
     tl.store(counts_ptr + tile, tl.sum(needed.to(tl.int32), axis=0))
@@ -227,11 +218,13 @@ def tile_neighbors(
     if n == 0:
         return out
     neighbors = neighbors.contiguous()
-    parent, child = (neighbors if index is None else index.contiguous() for index in (parent, child))
+    # Where there are none, empty ones of the same type.
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    parent, child = (none if index is None else index.contiguous() for index in (parent, child))
     blocks = min(triton.cdiv(n, SORT_ROWS * children), KEY_BLOCKS // sections)
     keys = empty(groups * n)
     grid, block_rows = (triton.cdiv(n, 32), groups), triton.cdiv(n, blocks)
-    _key_kernel[grid](neighbors, parent, child, keys, n, block_rows, blocks, CHILDREN=children, SLOTS=slots, BLOCK=32)
+    _key_kernel[grid](neighbors, parent, child, keys, n, block_rows, blocks, children, slots, BLOCK=32)
     keys, order = torch.sort(keys, stable=True)
     edges = torch.searchsorted(keys, torch.arange(sections + 1, dtype=torch.int32, device=device) * (blocks << 26))
     _tile_kernel[(tiles,)](
@@ -245,10 +238,9 @@ def tile_neighbors(
         out.counts,
         out.sources,
         n,
-        CHILDREN=children,
-        SECTIONS=sections,
-        SLOTS=slots,
-        COLUMNS=triton.next_power_of_2(slots),
+        children,
+        sections,
+        slots,
         TILE=TILE,
     )
     return out

@@ -30,14 +30,14 @@ def _voxel(coords_ptr, at, inside):
     return batch, x, y, z
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _key_kernel(coords_ptr, keys_ptr, n, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     batch, x, y, z = _voxel(coords_ptr, row, row < n)
     tl.store(keys_ptr + row, pack_key(batch, x >> 1, y >> 1, z >> 1), mask=row < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _insert_kernel(keys_ptr, rows_ptr, n, capacity_mask, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = tl.load(keys_ptr + row, mask=row < n, other=OUTSIDE)
@@ -54,7 +54,7 @@ def _insert_kernel(keys_ptr, rows_ptr, n, capacity_mask, BLOCK: tl.constexpr):
         slot = (slot + 1) & capacity_mask
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _child_kernel(coords_ptr, keys_ptr, rows_ptr, children_ptr, n, capacity_mask, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     _, x, y, z = _voxel(coords_ptr, row, row < n)
@@ -64,7 +64,7 @@ def _child_kernel(coords_ptr, keys_ptr, rows_ptr, children_ptr, n, capacity_mask
     tl.store(children_ptr + leader.to(tl.int64) * 8 + child, row, mask=leader >= 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _leader_kernel(coords_ptr, keys_ptr, rows_ptr, leaders_ptr, n, capacity_mask, BLOCK: tl.constexpr):
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     corner = (entry & 7).to(tl.int32)
@@ -78,7 +78,7 @@ def _leader_kernel(coords_ptr, keys_ptr, rows_ptr, leaders_ptr, n, capacity_mask
     tl.store(leaders_ptr + entry, leader, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _map_kernel(coords_ptr, leaders_ptr, children_ptr, out_ptr, n, BLOCK: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * BLOCK
     local = (start % 27).to(tl.int32) + tl.arange(0, BLOCK)
