@@ -94,12 +94,15 @@ def find_loops(vertices: Tensor, faces: Tensor, surface: Surface, shut: Tensor, 
 def _places(before: Tensor) -> Tensor:
     """[N] int64: the lowest row of each row's loop, and, in the low `BITS`, how far along from there the row is.
 
-    before: [N] int64, the row before each, a permutation. Each round doubles how far back a row sees; a check whether
-    all have seen enough would cost a device more than the rounds that it saves.
+    before: [N] int64, the row before each, a permutation. Each round doubles how far back a row sees.
     """
     place = torch.arange(len(before), device=before.device) << BITS
     for step in range(len(before).bit_length()):
-        place, before = torch.minimum(place, place[before] + (1 << step)), before[before]
+        lower = torch.minimum(place, place[before] + (1 << step))
+        # To wait for a device would take longer than all rounds.
+        if before.device.type == "cpu" and torch.equal(lower, place):
+            break
+        place, before = lower, before[before]
     return place
 
 

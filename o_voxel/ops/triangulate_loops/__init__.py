@@ -39,8 +39,6 @@ def triangulate_loops(
     sizes = start.diff()
     if len(sizes) and not 3 <= int(sizes.min()) <= int(sizes.max()) <= MAX_POINTS:
         raise ValueError(f"start: expected loops of 3 to {MAX_POINTS} points, got {sizes.min()} to {sizes.max()}")
-    loop = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-    barred = barred[loop[barred[:, 0]] == loop[barred[:, 1]]].sort(1).values
     if resolve_backend(backend, CHOICES, points.device) == "numba":
         return _in_threads(points, rim, start, barred)
     return reference.triangulate_loops(points, rim, start, barred)
@@ -48,18 +46,18 @@ def triangulate_loops(
 
 def _in_threads(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
     """The numba kernel on runs of loops of about equal cost, on as many of torch's threads as have enough to do."""
-    from .kernel_cpu import triangulate_loops as triangulate
+    from . import kernel_cpu
 
-    barred = barred[barred[:, 0].argsort(stable=True)]
-    bars = torch.searchsorted(barred[:, 0].contiguous(), start)
-    columns = [column.contiguous().numpy() for column in (points, rim, start, barred, bars)]
+    points, rim, starts, barred = (column.contiguous().numpy() for column in (points, rim, start, barred))
+    bars = kernel_cpu.bars_by_loop(starts, barred)
     work = torch.cat([start.new_zeros(1), start.diff().pow(3).cumsum(0)])
     threads = min(torch.get_num_threads(), 1 + int(work[-1]) // THREAD_WORK)
     shares = torch.arange(1, threads) * work[-1] // threads
     ends = [0, *torch.searchsorted(work[1:], shares).tolist(), len(work) - 1]
 
     def run(span: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return triangulate(*columns, span, reference.BEND, reference.FOLD, reference.FLAT)
+        weights = reference.BEND, reference.FOLD, reference.FLAT
+        return kernel_cpu.triangulate_loops(points, rim, starts, *bars, span, *weights)
 
     spans = [span for span in zip(ends[:-1], ends[1:], strict=True) if span[0] < span[1]]
     with ThreadPoolExecutor(threads) as pool:
