@@ -19,8 +19,8 @@ FOLDED = -0.5
 SLIT = 1e-6
 # Patches of fewer edges stay flat.
 CURVED_FROM = 8
-# The triangles that one with corners 0 to 2 and new points 3 to 5 on its sides is cut into, -1 for none: with up to three
-# sides cut, and, last, with two where the other diagonal is shorter.
+# The triangles that one with corners 0 to 2 and new points 3 to 5 on its sides is cut into, -1 for none: with none to
+# three sides cut, and, last, with two where the other diagonal is shorter.
 NONE = (-1, -1, -1)
 PIECES = (
     (0, 1, 2, *NONE, *NONE, *NONE),
