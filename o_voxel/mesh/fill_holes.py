@@ -75,7 +75,7 @@ def hole_faces(
 ) -> tuple[Tensor, Tensor]:
     """(points [N, 3] float32, patches [T, 3] int64) that close the holes; the points are the vertices after the last.
 
-    `find_loops` has the arguments.
+    `find_loops` has the arguments, and `fill_holes` the last two.
     """
     loops = find_loops(vertices, faces, surface, shut, max_perimeter)
     triangles, whole = _triangulate(loops, backend)
@@ -86,8 +86,8 @@ def hole_faces(
     triangles, owner = triangles[fits], owner[fits]
     if curved:
         points, triangles, owner = _curve(loops, points, triangles, owner)
-    turned = loops.turned[owner][:, None]
-    triangles = torch.where(turned, triangles[:, [0, 2, 1]], triangles)
+    (a, b, c), turned = triangles.unbind(1), loops.turned[owner]
+    triangles = torch.stack([a, torch.where(turned, c, b), torch.where(turned, b, c)], 1)
     new = points[len(loops.points) :]
     used = torch.zeros(len(points), dtype=torch.bool)
     used[triangles.flatten()] = True
@@ -189,7 +189,8 @@ def _curve(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> tu
     The point is that of a cubic curve that leaves both ends along the surface there (the edge of a PN triangle).
     """
     count = len(loops.vertex)
-    low, high = triangles.minimum(triangles.roll(-1, 1)), triangles.maximum(triangles.roll(-1, 1))
+    head = triangles.roll(-1, 1)
+    low, high = triangles.minimum(head), triangles.maximum(head)
     larger = (loops.sizes >= CURVED_FROM)[owner][:, None]
     chord = larger & (high < count) & ~_on_rim(loops, points, triangles)
     pair, row = (low * count + high)[chord].unique(return_inverse=True)
@@ -214,6 +215,5 @@ def _divide(points: Tensor, triangles: Tensor, middle: Tensor, owner: Tensor) ->
     a, _, c, ab, bc, _ = corners.unbind(1)
     far = length(points[a] - points[bc]) > length(points[ab] - points[c])
     pieces = torch.tensor(PIECES)[torch.where(cuts == 2, 2 + 2 * far, cuts)]
-    chosen = corners.gather(1, pieces.clamp_min(0)).reshape(-1, 4, 3)
-    kept = pieces[:, ::3] >= 0
-    return chosen[kept], owner[:, None].expand(-1, 4)[kept]
+    kept = (pieces[:, ::3] >= 0).flatten().nonzero().squeeze(1)
+    return corners.gather(1, pieces.clamp_min(0)).reshape(-1, 3)[kept], owner[kept // 4]
