@@ -19,6 +19,16 @@ FOLDED = -0.5
 SLIT = 1e-6
 # Patches of fewer edges stay flat.
 CURVED_FROM = 8
+# The triangles that one with corners 0 to 2 and new points 3 to 5 on its sides is cut into, -1 for none: with none to
+# three sides cut, and, last, with two where the other diagonal is shorter.
+NONE = (-1, -1, -1)
+PIECES = (
+    (0, 1, 2, *NONE, *NONE, *NONE),
+    (0, 3, 2, 3, 1, 2, *NONE, *NONE),
+    (3, 1, 4, 0, 3, 4, 0, 4, 2, *NONE),
+    (0, 3, 5, 3, 1, 4, 5, 4, 2, 3, 4, 5),
+    (3, 1, 4, 0, 3, 2, 3, 4, 2, *NONE),
+)
 # Corners of equal cost are told apart by their rows, well mixed.
 MIX = 0x9E3779B1
 
@@ -65,9 +75,9 @@ def hole_faces(
 ) -> tuple[Tensor, Tensor]:
     """(points [N, 3] float32, patches [T, 3] int64) that close the holes; the points are the vertices after the last.
 
-    `find_loops` has the arguments.
+    `find_loops` has the arguments, and `fill_holes` the last two.
     """
-    loops = find_loops(vertices, faces, surface, shut, max_perimeter, backend)
+    loops = find_loops(vertices, faces, surface, shut, max_perimeter)
     triangles, whole = _triangulate(loops, backend)
     centers, fans = _fans(loops, ~whole)
     points, triangles = torch.cat([loops.points, centers]), torch.cat([triangles, fans])
@@ -76,8 +86,8 @@ def hole_faces(
     triangles, owner = triangles[fits], owner[fits]
     if curved:
         points, triangles, owner = _curve(loops, points, triangles, owner)
-    turned = loops.turned[owner][:, None]
-    triangles = torch.where(turned, triangles[:, [0, 2, 1]], triangles)
+    (a, b, c), turned = triangles.unbind(1), loops.turned[owner]
+    triangles = torch.stack([a, torch.where(turned, c, b), torch.where(turned, b, c)], 1)
     new = points[len(loops.points) :]
     used = torch.zeros(len(points), dtype=torch.bool)
     used[triangles.flatten()] = True
@@ -89,45 +99,43 @@ def hole_faces(
 def _triangulate(loops: Loops, backend: str) -> tuple[Tensor, Tensor]:
     """(triangles [T, 3], rows of the loops' points; whether each loop has some [L])."""
     row, rim, cut = _shorten(loops)
-    size = torch.bincount(loops.loop[row], minlength=len(loops.start) - 1)
+    size = torch.bincount(loops.loop[row], minlength=len(loops.sizes))
     short = size <= MAX_POINTS
-    kept = short[loops.loop[row]]
-    row, rim = row[kept], rim[kept]
+    row = row[short[loops.loop[row]]]
     number = torch.full_like(loops.vertex, -1).scatter_(0, row, torch.arange(len(row)))
     joined = number[loops.joined]
     start = torch.cat([size.new_zeros(1), size[short].cumsum(0)])
-    inner, found = triangulate_loops(loops.points[row], rim, start, joined[(joined >= 0).all(1)], backend=backend)
+    inner, found = triangulate_loops(loops.points[row], rim[row], start, joined[(joined >= 0).all(1)], backend=backend)
     whole = short.masked_scatter(short, found)
     triangles = torch.cat([cut, row[inner]])
     return triangles[whole[loops.loop[triangles[:, 0]]]], whole
 
 
 def _shorten(loops: Loops) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows [N] of points, rim [N, 3], triangles [T, 3]): what is left of long loops, and the corners cut off.
+    """(rows [N] of points, rim [P, 3], triangles [T, 3]): what is left of long loops, and the corners cut off.
 
     In each round corners that point into the hole, and cost less than both of their neighbours, are cut off.
     """
-    row, rim, parts = torch.arange(len(loops.vertex)), loops.rim, [torch.zeros(0, 3, dtype=torch.int64)]
-    bars = loops.joined.sort(1).values @ torch.tensor([len(row), 1])
-    while True:
+    rim, left, parts = loops.rim.clone(), torch.ones_like(loops.vertex, dtype=torch.bool), []
+    row = (loops.sizes > MAX_POINTS)[loops.loop].nonzero().squeeze(1)
+    bars = loops.joined.sort(1).values @ torch.tensor([len(left), 1]) if len(row) else row
+    while len(row):
         loop = loops.loop[row]
-        size = torch.bincount(loop, minlength=len(loops.start) - 1)
+        size = torch.bincount(loop, minlength=len(loops.sizes))
         begin = size.cumsum(0) - size
         place = torch.arange(len(row)) - begin[loop]
         before, after = (begin[loop] + (place + step) % size[loop] for step in (-1, 1))
         a, b, c = row[before], row, row[after]
-        cost, normal = _corner_cost(loops.points[a], loops.points[b], loops.points[c], rim[before], rim)
-        barred = torch.isin(torch.minimum(a, c) * len(loops.vertex) + torch.maximum(a, c), bars)
+        cost, normal = _corner_cost(loops.points[a], loops.points[b], loops.points[c], rim[a], rim[b])
+        barred = torch.isin(torch.minimum(a, c) * len(left) + torch.maximum(a, c), bars)
         cost = cost.masked_fill(barred | (size <= MAX_POINTS)[loop], torch.inf)
         mixed = row * MIX % (1 << 32)
         cheaper = [(cost < cost[at]) | ((cost == cost[at]) & (mixed < mixed[at])) for at in (before, after)]
         cut = cost.isfinite() & cheaper[0] & cheaper[1]
-        if not bool(cut.any()):
-            return row, rim, torch.cat(parts)
         parts.append(torch.stack([a, b, c], 1)[cut])
-        rim = rim.clone()
-        rim[before[cut]] = normal[cut]
-        row, rim = row[~cut], rim[~cut]
+        rim[a[cut]], left[b[cut]] = normal[cut], False
+        row = row[~cut] if bool(cut.any()) else row[:0]
+    return left.nonzero().squeeze(1), rim, torch.cat([loops.start.new_zeros(0, 3), *parts])
 
 
 def _corner_cost(a: Tensor, b: Tensor, c: Tensor, rim_a: Tensor, rim_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +157,7 @@ def _fans(loops: Loops, needed: Tensor) -> tuple[Tensor, Tensor]:
     """(the middle [N, 3] of each loop that `needed` [L] marks, triangles [T, 3] from its edges to it)."""
     loop = needed.nonzero().squeeze(1)
     sums = torch.zeros(len(needed), 3, dtype=torch.float64).index_add_(0, loops.loop, loops.points)
-    centers = (sums / loops.start.diff()[:, None])[loop]
+    centers = (sums / loops.sizes[:, None])[loop]
     row = needed[loops.loop].nonzero().squeeze(1)
     apex = len(loops.points) + (needed.cumsum(0) - 1)[loops.loop[row]]
     return centers, torch.stack([row, loops.following[row], apex], 1)
@@ -157,18 +165,22 @@ def _fans(loops: Loops, needed: Tensor) -> tuple[Tensor, Tensor]:
 
 def _fits(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> Tensor:
     """Loops [L] bool whose patch closes a hole: it is no slit, and does not lie back on the surface around it."""
-    count, ends = len(loops.start) - 1, loops.points[loops.following]
-    size = length(ends - loops.points)
-    area = torch.zeros(count, 3, dtype=torch.float64).index_add_(0, owner, _normals(points, triangles) / 2)
-    perimeter = torch.zeros(count, dtype=torch.float64).index_add_(0, loops.loop, size)
-    normal = unit(_normals(points, triangles))
-    agreement = torch.zeros(count, dtype=torch.float64)
-    for k in range(3):
-        tail, head = triangles[:, k], triangles[:, (k + 1) % 3]
-        rim = ((tail < len(size)) & (loops.following[tail.clamp_max(len(size) - 1)] == head)).nonzero().squeeze(1)
-        row = tail[rim]
-        agreement.index_add_(0, owner[rim], size[row] * dot(normal[rim], loops.rim[row]))
+    nothing = torch.zeros(len(loops.sizes), dtype=torch.float64)
+    size = length(loops.points[loops.following] - loops.points)
+    perimeter = nothing.index_add(0, loops.loop, size)
+    normals = _normals(points, triangles)
+    area = torch.stack([nothing.index_add(0, owner, part) for part in (normals / 2).unbind(1)], 1)
+    side, face = _on_rim(loops, points, triangles).T.nonzero(as_tuple=True)
+    row = triangles[face, side]
+    bends = size[row] * dot(unit(normals)[face], loops.rim[row])
+    agreement = nothing.index_add(0, owner[face], bends)
     return (length(area) > SLIT * perimeter * perimeter) & (agreement > FOLDED * perimeter)
+
+
+def _on_rim(loops: Loops, points: Tensor, triangles: Tensor) -> Tensor:
+    """Sides [T, 3] bool that run from one of the `points` to the next of a loop."""
+    beyond = loops.following.new_full((len(points) - len(loops.vertex),), -1)
+    return torch.cat([loops.following, beyond])[triangles] == triangles.roll(-1, 1)
 
 
 def _curve(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,17 +188,17 @@ def _curve(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> tu
 
     The point is that of a cubic curve that leaves both ends along the surface there (the edge of a PN triangle).
     """
-    tail, head = triangles, triangles.roll(-1, 1)
-    inner = tail.maximum(head) < len(loops.points)
-    after = loops.following[tail.clamp_max(len(loops.points) - 1)]
-    chord = inner & (after != head) & (loops.start.diff() >= CURVED_FROM)[owner][:, None]
-    pair = torch.stack([tail.minimum(head), tail.maximum(head)], 2)[chord]
-    pair, row = pair.unique(dim=0, return_inverse=True)
-    middle = torch.full_like(triangles, -1)
-    middle[chord] = len(points) + row
-    before = torch.empty_like(loops.following).scatter_(0, loops.following, torch.arange(len(loops.points)))
+    count = len(loops.vertex)
+    head = triangles.roll(-1, 1)
+    low, high = triangles.minimum(head), triangles.maximum(head)
+    larger = (loops.sizes >= CURVED_FROM)[owner][:, None]
+    chord = larger & (high < count) & ~_on_rim(loops, points, triangles)
+    pair, row = (low * count + high)[chord].unique(return_inverse=True)
+    middle = torch.full_like(triangles, -1).masked_scatter_(chord, len(points) + row)
+    before = torch.empty_like(loops.following).scatter_(0, loops.following, torch.arange(count))
     slope = unit(loops.rim + loops.rim[before])
-    (a, b), (n, m) = points[pair].unbind(1), slope[pair].unbind(1)
+    i, j = pair // count, pair % count
+    a, b, n, m = points[i], points[j], slope[i], slope[j]
     lift = n * dot(b - a, n)[:, None] - m * dot(b - a, m)[:, None]
     points = torch.cat([points, (a + b) / 2 - lift / 8])
     return points, *_divide(points, triangles, middle, owner)
@@ -194,22 +206,14 @@ def _curve(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> tu
 
 def _divide(points: Tensor, triangles: Tensor, middle: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
     """(triangles, owner) cut at the points `middle` [T, 3] of their sides, -1 for a side that stays whole."""
-    cuts = (middle >= 0).sum(1)
+    cut = middle >= 0
+    cuts = cut.sum(1)
     # Turned so that a single cut is on the first side, and a single whole side is the last.
-    turn = torch.where(cuts == 1, (middle >= 0).int().argmax(1), (middle < 0).int().argmax(1) + 1)
+    turn = torch.where(cuts == 1, cut.int().argmax(1), (~cut).int().argmax(1) + 1)
     side = (turn[:, None] + torch.arange(3)) % 3
-    a, b, c = triangles.gather(1, side).unbind(1)
-    ab, bc, ca = middle.gather(1, side).unbind(1)
-    none = torch.full_like(a, -1)
-    near = length(points[a] - points[bc]) <= length(points[ab] - points[c])
-    two = [(ab, b, bc), (a, ab, torch.where(near, bc, c)), (torch.where(near, a, ab), bc, c), (none,) * 3]
-    pieces = {
-        0: [(a, b, c), *[(none,) * 3] * 3],
-        1: [(a, ab, c), (ab, b, c), *[(none,) * 3] * 2],
-        2: two,
-        3: [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)],
-    }
-    stacked = torch.stack([torch.stack([torch.stack(t, 1) for t in pieces[k]], 1) for k in range(4)])
-    chosen = stacked[cuts, torch.arange(len(cuts))]
-    kept = chosen[..., 0] >= 0
-    return chosen[kept], owner[:, None].expand(-1, 4)[kept]
+    corners = torch.cat([triangles.gather(1, side), middle.gather(1, side)], 1)
+    a, _, c, ab, bc, _ = corners.unbind(1)
+    far = length(points[a] - points[bc]) > length(points[ab] - points[c])
+    pieces = torch.tensor(PIECES)[torch.where(cuts == 2, 2 + 2 * far, cuts)]
+    kept = (pieces[:, ::3] >= 0).flatten().nonzero().squeeze(1)
+    return corners.gather(1, pieces.clamp_min(0)).reshape(-1, 3)[kept], owner[kept // 4]

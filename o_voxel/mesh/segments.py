@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +18,14 @@ def precise(values: Tensor) -> Tensor:
 def fixed_point(values: Tensor) -> tuple[Tensor, Tensor]:
     """(whole [N, K] int64, scale [K]) of `values` [N, K] float, so that any sum of rows of `whole` is exact.
 
-    Each value is rounded to about 2^-61 of N times its column's largest.
+    Each value is rounded to about 2^-61 of N times its column's largest. The host does not wait for the device.
     """
-    largest = values.abs().amax(0).tolist() if len(values) else [0.0] * values.shape[1]
-    exponents = [BITS - len(values).bit_length() - math.frexp(value)[1] for value in largest]
-    scale = values.new_tensor([math.ldexp(1.0, min(exponent, 1000)) for exponent in exponents])
+    largest = values.abs().amax(0) if len(values) else values.new_zeros(values.shape[1])
+    # Without its mantissa, the power of two up to each; so that its inverse is finite, none is very small.
+    integer, mantissa = (torch.int64, 52) if values.dtype == torch.float64 else (torch.int32, 23)
+    power = (largest.view(integer) >> mantissa << mantissa).view(values.dtype)
+    power = power.clamp_min(torch.finfo(values.dtype).tiny ** 0.5)
+    scale = 2.0 ** (BITS - 1 - len(values).bit_length()) / power
     return (values * scale).round().to(torch.int64), scale
 
 

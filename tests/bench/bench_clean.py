@@ -6,14 +6,15 @@ Targets: 50 ms for 4.9 M faces on an H200, 1 s for 1 M on two CPU cores with the
 import argparse
 
 import torch
-from bench import DEVICE, Table, peak_mib, standard_dual_grid
+from bench import DEVICE, Table, peak_mib, show_profile, standard_dual_grid
 from pack.o_voxel.dual_grid import dual_grid_to_mesh
 from pack.o_voxel.mesh.clean import CleanOptions, clean, remove_duplicate_faces, weld
 from pack.o_voxel.mesh.components import remove_small_components
-from pack.o_voxel.mesh.fill_holes import fill_holes
-from pack.o_voxel.mesh.manifold import split_non_manifold
+from pack.o_voxel.mesh.fill_holes import fill_holes, hole_faces
+from pack.o_voxel.mesh.manifold import split_non_manifold, split_surface
 from pack.o_voxel.mesh.normals import smooth_by_angle, tangents, vertex_normals
 from pack.o_voxel.mesh.orient import orient, turn
+from pack.o_voxel.mesh.surface import Surface, join_faces
 from pack.o_voxel.values import Mesh
 
 
@@ -37,10 +38,20 @@ def dirty_mesh(resolution: int, holes: int = 300, crumbs: int = 200) -> Mesh:
     return Mesh(vertices, torch.cat([faces, faces[again], crumb_faces]))
 
 
+def connected(mesh: Mesh) -> tuple[torch.Tensor, torch.Tensor, Surface, torch.Tensor]:
+    """What `hole_faces` is given: the mesh split into surfaces, and how its faces join."""
+    faces = mesh.faces.long()
+    surface = join_faces(mesh.vertices, faces)
+    faces, source, surface = split_surface(faces, len(mesh.vertices), surface)
+    return mesh.vertices[source], faces, surface, surface.seam
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--resolutions", type=int, nargs="+", default=[512, 1024] if DEVICE.type == "cuda" else [256])
     parser.add_argument("--repeat", type=int, default=10)
+    parser.add_argument("--only", nargs="+", help="names of steps")
+    parser.add_argument("--profile", action="store_true", help="kernels, copies and waits of each step, on a GPU")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     table = Table("clean", options.save)
@@ -59,13 +70,18 @@ def main() -> None:
             "orient": lambda m=split: orient(m),
             "orient by views": lambda m=split: orient(m, "views"),
             "fill": lambda m=split, p=perimeter: fill_holes(m, p),
+            "fill, connected": lambda c=connected(split), p=perimeter: hole_faces(*c, p, True, "auto"),
             "normals": lambda m=whole: vertex_normals(m),
             "smooth by angle": lambda m=whole: smooth_by_angle(m),
             "tangents": lambda m=whole, n=normals, t=uv: tangents(m, n, t),
         }
         for name, work in steps.items():
+            if options.only and name not in options.only:
+                continue
             note = f"{len(raw.faces):,} faces, peak {peak_mib(work):.0f} MiB"
             table.add(f"{resolution} {name}", work, traffic=len(raw.faces) * 18, repeat=options.repeat, note=note)
+            if options.profile and DEVICE.type == "cuda":
+                show_profile(work)
     table.write()
 
 

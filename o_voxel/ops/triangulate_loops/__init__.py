@@ -14,6 +14,8 @@ from . import reference
 
 CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
 MAX_POINTS = 128
+# Points cubed that take about as long, 0.4 ms, as a few threads take to start.
+THREAD_WORK = 200_000
 
 
 def triangulate_loops(
@@ -37,30 +39,30 @@ def triangulate_loops(
     sizes = start.diff()
     if len(sizes) and not 3 <= int(sizes.min()) <= int(sizes.max()) <= MAX_POINTS:
         raise ValueError(f"start: expected loops of 3 to {MAX_POINTS} points, got {sizes.min()} to {sizes.max()}")
-    loop = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-    barred = barred[loop[barred[:, 0]] == loop[barred[:, 1]]].sort(1).values
     if resolve_backend(backend, CHOICES, points.device) == "numba":
         return _in_threads(points, rim, start, barred)
     return reference.triangulate_loops(points, rim, start, barred)
 
 
 def _in_threads(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
-    """The numba kernel on runs of loops of about equal cost, one for each of torch's threads."""
-    from .kernel_cpu import triangulate_loops as triangulate
+    """The numba kernel on runs of loops of about equal cost, on as many of torch's threads as have enough to do."""
+    from . import kernel_cpu
 
-    barred = barred[barred[:, 0].argsort(stable=True)]
-    bars = torch.searchsorted(barred[:, 0].contiguous(), start)
-    columns = [column.contiguous().numpy() for column in (points, rim, start, barred, bars)]
-    work = start.diff().pow(3).cumsum(0)
-    shares = torch.arange(1, torch.get_num_threads()) * (work[-1] if len(work) else 0) // torch.get_num_threads()
-    ends = [0, *torch.searchsorted(work, shares).tolist(), len(work)]
+    points, rim, starts, barred = (column.contiguous().numpy() for column in (points, rim, start, barred))
+    bars = kernel_cpu.bars_by_loop(starts, barred)
+    work = torch.cat([start.new_zeros(1), start.diff().pow(3).cumsum(0)])
+    threads = min(torch.get_num_threads(), 1 + int(work[-1]) // THREAD_WORK)
+    shares = torch.arange(1, threads) * work[-1] // threads
+    ends = [0, *torch.searchsorted(work[1:], shares).tolist(), len(work) - 1]
 
     def run(span: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return triangulate(*columns, span, reference.BEND, reference.FOLD, reference.FLAT)
+        weights = reference.BEND, reference.FOLD, reference.FLAT
+        return kernel_cpu.triangulate_loops(points, rim, starts, *bars, span, *weights)
 
     spans = [span for span in zip(ends[:-1], ends[1:], strict=True) if span[0] < span[1]]
-    with ThreadPoolExecutor(max(len(spans), 1)) as pool:
-        parts = list(pool.map(run, spans))
+    with ThreadPoolExecutor(threads) as pool:
+        others = [pool.submit(run, span) for span in spans[1:]]
+        parts = [*map(run, spans[:1]), *(other.result() for other in others)]
     triangles = [torch.zeros(0, 3, dtype=torch.int64), *(torch.from_numpy(part) for part, _ in parts)]
     whole = [torch.zeros(0, dtype=torch.bool), *(torch.from_numpy(part) for _, part in parts)]
     return torch.cat(triangles), torch.cat(whole)

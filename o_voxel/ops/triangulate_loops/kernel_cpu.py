@@ -14,8 +14,27 @@ def _bend(squared, cosine, weight, fold):
 
 
 @cached_njit
+def bars_by_loop(start, barred):
+    """(pairs [B, 2], bars [L + 1]): those of `barred` within loop l are pairs[bars[l] : bars[l + 1]]."""
+    bars = np.zeros(len(start) + 1, np.int64)
+    loop = np.full(len(barred), -1)
+    for pair in range(len(barred)):
+        after = np.searchsorted(start, barred[pair, 0], side="right")
+        if start[after - 1] <= barred[pair, 1] < start[after]:
+            loop[pair] = after - 1
+            bars[after + 1] += 1
+    bars = bars.cumsum()
+    pairs = np.empty((bars[-1], 2), np.int64)
+    for pair in range(len(barred)):
+        if loop[pair] >= 0:
+            pairs[bars[loop[pair] + 1]] = barred[pair]
+            bars[loop[pair] + 1] += 1
+    return pairs, bars[:-1]
+
+
+@cached_njit
 def triangulate_loops(points, rim, start, barred, bars, span, bend, fold, flat):
-    """See the op. barred [B, 2]: lower point first, those of loop l at bars[l] to bars[l + 1].
+    """See the op. barred, bars: of `bars_by_loop`.
 
     span: the first loop and the one after the last.  bend, fold, flat: the constants of `reference`, which numba's
     cache would not see change.
@@ -39,7 +58,8 @@ def triangulate_loops(points, rim, start, barred, bars, span, bend, fold, flat):
         folded = fold * perimeter
         wide[:n, :n] = True
         for bar in range(bars[loop], bars[loop + 1]):
-            wide[barred[bar, 0] - begin, barred[bar, 1] - begin] = False
+            a, b = barred[bar, 0] - begin, barred[bar, 1] - begin
+            wide[min(a, b), max(a, b)] = False
         wide[0, n - 1] = True
         for i in range(n - 1):
             cost[i, i + 1] = 0.0

@@ -38,8 +38,10 @@ class _Chords:
 
 
 def triangulate_loops(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
-    """See the op; `barred` has the lower point first and both in one loop."""
+    """See the op."""
     sizes = start.diff()
+    loop = torch.repeat_interleave(sizes)
+    barred = barred[loop[barred[:, 0]] == loop[barred[:, 1]]].sort(1).values
     whole = torch.zeros(len(sizes), dtype=torch.bool)
     triangles = [torch.zeros(0, 4, dtype=torch.int64)]
     for loops in _batches(sizes):

@@ -1,9 +1,11 @@
 """Checked meshes, edges, components, exact sums and row maps, against trimesh, SciPy and plain sums."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from pack.o_voxel.mesh.segments import Groups, scatter_sums
+from pack.o_voxel.mesh.segments import BITS, Groups, fixed_point, scatter_sums
 from pack.o_voxel.mesh.topology import Rows, check_mesh, edges, face_components
 from pack.o_voxel.values import Mesh
 from scipy.sparse import coo_matrix
@@ -63,6 +65,19 @@ def test_sums_do_not_depend_on_order(n):
     assert torch.equal(
         scatter_sums(values, number, len(kinds)), scatter_sums(values[shuffled], number[shuffled], len(kinds))
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 1000])
+def test_fixed_point_has_room_for_every_sum(n, dtype):
+    """The scale is the power of two at which n times the largest just stays within an int64."""
+    largest = [1.0, 0.75, 3.0, 2.0**-40, 1.5 * 2.0**40, 0.0]
+    values = (torch.linspace(-1, 1, n, dtype=torch.float64)[:, None] * torch.tensor(largest)).to(dtype)
+    whole, scale = fixed_point(values)
+    for k, value in enumerate(largest[:5] if n else []):
+        assert float(scale[k]) == 2.0 ** (BITS - n.bit_length() - math.frexp(value)[1])
+        assert int(whole[:, k].abs().sum()) <= n * int(whole[:, k].abs().max()) < 2**62
+    assert torch.equal(whole[:, 5], torch.zeros(n, dtype=torch.int64))
 
 
 def test_rows_follow_two_steps():
