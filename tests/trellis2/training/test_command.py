@@ -29,6 +29,7 @@ def test_a_killed_process_goes_on_to_the_same_losses(recipe, program, tmp_path, 
     assert main(["train", str(recipe), "-o", str(whole), "--device", "cpu"]) == 0
     assert len(list((tmp_path / "objects").rglob("*.safetensors"))) == 3
     command = [*program, "train", str(recipe), "-o", str(killed), "--resume", "--set", "data.workers=1"]
+    command += ["--device", "cpu"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while not (killed / "texture_vae/state.safetensors").exists() and process.poll() is None:
