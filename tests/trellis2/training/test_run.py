@@ -163,6 +163,17 @@ def test_a_checkpoint_is_tuned_further(trained, toy_data, source, alone, tmp_pat
     assert Pipeline.load(str(tuned)).checkpoint.load_model("image_encoder").config.hidden_size == 32
 
 
+def test_an_image_encoder_that_is_tuned_keeps_its_description(trained, toy_data, source, alone, tmp_path):
+    _, _, checkpoint, _ = trained
+    data = toy_data(1, ["structure_flow"]) | {"networks": {}, "base": str(checkpoint)}
+    data["stages"]["structure_flow"]["train_image_encoder"] = True
+    tuned = Run.open(parse_recipe(data, "toy"), tmp_path / "run", alone, source=source).train()
+    assert (tmp_path / "run/networks/image_encoder/model.safetensors").exists()
+    before, after = ((folder / "image_encoder/config.json").read_text() for folder in (checkpoint, tuned))
+    assert json.loads(before) == json.loads(after)
+    assert Pipeline.load(str(tuned)).checkpoint.load_model("image_encoder").config.hidden_size == 32
+
+
 def test_an_evaluation_prints_its_table(trained, source, tmp_path, monkeypatch):
     pipeline = Pipeline.load(str(trained[2]), KeepLoaded("cpu"))
     truth = structure_of(source(1, resolution=512, **SIZE))
