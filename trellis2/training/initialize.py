@@ -19,7 +19,9 @@ BIAS_DEVIATION = 0.05
 # What `pass_values_on` sets; found with objects of 32 voxels, by how well a line foretells mean colours of latents.
 UNIT = 2.0  # the constant beside values in [-1, 1]
 QUIET = 0.05  # of values that are no pair: near zero SiLU is half of its input
-LOUD = 4.0  # how much louder an up block speaks than its skip path, which tells each child something else
+# How much louder an up block speaks than its skip path, which tells each child something else: four such blocks stay
+# within what float16 holds.
+LOUD = 4.0
 VARIETY = 0.3  # of all other channels, a share of what is usual
 LATENT_GAIN = 2.0  # values of a deviation of about a half become latents of about one
 
@@ -115,8 +117,8 @@ def _pairs(channels: int, count: int) -> Tensor:
 
 def _code(channels: int, count: int) -> tuple[Tensor, Tensor]:
     """([channels, count] that says `count` values, [count, channels] that reads them behind a layer norm and a SiLU):
-    where there is no room for pairs, only the constant is one."""
-    if channels >= 2 * count:
+    where there is no room for all pairs, only the constant is one."""
+    if not 2 <= channels < 2 * count:
         return _pairs(channels, count), _pairs(channels, count).T
     said = F.pad(QUIET * torch.eye(channels - 1, count), (0, 0, 1, 0))
     said[:2, 0] = torch.tensor([1.0, -1.0])

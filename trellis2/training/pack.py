@@ -60,13 +60,10 @@ def pack(recipe: Recipe, run: Path, folder: Path) -> Path:
     for role in {**dict.fromkeys(models), **recipe.networks}:
         if role == IMAGE_ENCODER or not _trained(run, role):
             continue
-        model = read_network(role, *network_files(run / "networks", role))
-        write_network(model, resolved(role, recipe.network(role)), network_files(partial / WEIGHTS, role), recipe.dtype)
+        _write(recipe, run, role, partial / WEIGHTS)
         models[role] = f"{WEIGHTS}/{role}"
     if _trained(run, IMAGE_ENCODER):
-        model = read_network(IMAGE_ENCODER, *network_files(run / "networks", IMAGE_ENCODER))
-        description = resolved(IMAGE_ENCODER, recipe.network(IMAGE_ENCODER))
-        write_network(model, description, network_files(partial, IMAGE_ENCODER), recipe.dtype)
+        _write(recipe, run, IMAGE_ENCODER, partial)
         args["image_cond_model"]["args"]["model_name"] = IMAGE_ENCODER
     elif recipe.base is not None:
         _copy(Path(recipe.base) / args["image_cond_model"]["args"]["model_name"], partial / IMAGE_ENCODER, args)
@@ -78,6 +75,12 @@ def pack(recipe: Recipe, run: Path, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     return folder
+
+
+def _write(recipe: Recipe, run: Path, role: str, folder: Path) -> None:
+    """A network that the run trained, below `folder`."""
+    model = read_network(role, *network_files(run / "networks", role))
+    write_network(model, resolved(role, recipe.network(role)), network_files(folder, role), recipe.dtype)
 
 
 def _trained(run: Path, role: str) -> bool:

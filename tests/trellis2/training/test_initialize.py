@@ -48,6 +48,18 @@ def test_a_new_texture_vae_gives_mean_colours_back(spheres):
     assert float(before.abs().max()) < 0.7  # started at random it does not
 
 
+@pytest.mark.parametrize("width", [8, 16, 24, 64, 112])
+def test_any_width_can_start_so(width, spheres):
+    """8: one channel for each child, which holds nothing; 112: pairs for all values."""
+    description = {**load_recipe("mini").network("tex_slat_encoder")}
+    description["args"] = {**description["args"], "model_channels": [width] * 5}
+    model = new_network("tex_slat_encoder", description, "cpu")
+    initialize(model, torch.Generator().manual_seed(1))
+    pass_values_on(model, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        assert model(spheres[0]).mean.feats.isfinite().all()
+
+
 def test_it_starts_the_same_each_time():
     def started():
         model = untrained("tex_slat_encoder")

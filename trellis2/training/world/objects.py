@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from ....o_voxel.material import Material, TexturedMesh
 from ....o_voxel.values import Mesh
 from .dice import Dice
 from .families import FAMILIES
-from .shapes import Shape
+from .shapes import Shape, turned
 
 # An object's longest side; the rest of the box [-0.5, 0.5]³ is margin, more than a voxel from 32 a side on.
 EXTENT = 0.93
@@ -67,9 +66,7 @@ def assemble(parts: Sequence[tuple[Shape, Material]]) -> TexturedMesh:
 
 def facing(mesh: TexturedMesh, yaw_deg: float) -> TexturedMesh:
     """An object turned round z and fitted to the box again, so that what a camera at this yaw saw is in front."""
-    sine, cosine = math.sin(math.radians(yaw_deg)), math.cos(math.radians(yaw_deg))
-    x, y, z = mesh.mesh.vertices.double().numpy().T
-    places = _placed(np.stack([cosine * x + sine * y, cosine * y - sine * x, z], 1))
+    places = _placed(turned(mesh.mesh.vertices.double().numpy(), "z", -yaw_deg))
     return replace(mesh, mesh=Mesh(torch.from_numpy((places * STEP).astype(np.float32)), mesh.mesh.faces))
 
 

@@ -14,6 +14,16 @@ import numpy as np
 Points = np.ndarray | Sequence[Sequence[float]]
 
 
+def turned(points: np.ndarray, axis: str, degrees: float) -> np.ndarray:
+    """Points [P, 3] rotated about the axis "x", "y" or "z" through the origin, counter-clockwise seen from its tip."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    a, b = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    out = points.copy()
+    out[:, a] = c * points[:, a] - s * points[:, b]
+    out[:, b] = s * points[:, a] + c * points[:, b]
+    return out
+
+
 @dataclass(frozen=True, eq=False)
 class Shape:
     """points: [P, 3] float64.  faces: [F, 3] int64.  uv: [P, 2] float64, v up."""
@@ -35,12 +45,7 @@ class Shape:
 
     def turned(self, axis: str, degrees: float) -> Shape:
         """Rotated about the axis "x", "y" or "z" through the origin, counter-clockwise seen from its tip."""
-        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        a, b = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
-        points = self.points.copy()
-        points[:, a] = c * self.points[:, a] - s * self.points[:, b]
-        points[:, b] = s * self.points[:, a] + c * self.points[:, b]
-        return replace(self, points=points)
+        return replace(self, points=turned(self.points, axis, degrees))
 
     def bent(self, bend: Callable[[np.ndarray], np.ndarray]) -> Shape:
         """Every point moved: bend maps [P, 3] to [P, 3]."""
