@@ -298,7 +298,7 @@ def run_demo(machine: Machine, arguments: Sequence[str]) -> int:
     parser.add_argument("--picture", default=DEMO_IMAGE)
     parser.add_argument("--model")
     options, rest = parser.parse_known_args(arguments)
-    known = load_file(f"{ALIAS}_builtin", machine.root / "trellis2" / "builtin.py")
+    known = load_file(f"{ALIAS}_builtin", machine.root / "trellis2" / "checkpoint" / "builtin.py")
     random = options.model is None and known.find_built_in(machine.root) is None
     model = options.model or (TINY_MODEL if random else known.PLACE)
     generate = ["generate", options.picture, "-o", DEMO_OUTPUT, "--model", model, *DEMO_OPTIONS, *rest]
@@ -339,7 +339,7 @@ def run_cli(machine: Machine, arguments: Sequence[str]) -> int:
     """The `trellis2` command of this tree, without installing the tree."""
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != machine.root]
     load_file(ALIAS, machine.root / "__init__.py")
-    return importlib.import_module(f"{ALIAS}.trellis2.cli").main(list(arguments))
+    return importlib.import_module(f"{ALIAS}.trellis2.cli.main").main(list(arguments))
 
 
 def accelerator(machine: Machine, name: str) -> int:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from ..o_voxel.asset import PRESETS, STAGES, make_asset
+from ..o_voxel.bake.bake import bake
+from ..o_voxel.bake.options import BakeOptions
 from ..o_voxel.material import TexturedMesh, UVMap
-from ..o_voxel.mesh.bake import bake
-from ..o_voxel.mesh.bake_options import BakeOptions
 from ..o_voxel.mesh.normals import smooth_by_angle
-from ..o_voxel.mesh.unwrap import unwrap
+from ..o_voxel.mesh.uv.unwrap import unwrap
 from ..o_voxel.values import Mesh, VoxelField
 from . import host
 from .sockets import MESH, TEXTURED_MESH, VOXELS, expect

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..o_voxel.color import to_linear, to_srgb
-from ..o_voxel.formats.drawn import to_y_up
-from ..o_voxel.formats.mesh_files import from_trimesh
+from ..o_voxel.core.color import to_linear, to_srgb
+from ..o_voxel.files.meshes.read import from_trimesh
+from ..o_voxel.files.meshes.vertex_buffer import to_y_up
 from ..o_voxel.material import Material, Texture, TexturedMesh
-from ..o_voxel.mesh.corners import single_index
+from ..o_voxel.mesh.connectivity.unify_indices import single_index
 from ..o_voxel.values import Mesh
 from . import host
 from .sockets import COMFY_MESH, MESH, TEXTURED_MESH, TRIMESH, expect

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..o_voxel.formats.glb import vertex_materials, write_glb
-from ..o_voxel.formats.options import SaveOptions
-from ..o_voxel.formats.save import save_mesh
+from ..o_voxel.files.meshes.gltf.glb import vertex_materials, write_glb
+from ..o_voxel.files.meshes.options import SaveOptions
+from ..o_voxel.files.meshes.write import save_mesh
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, VoxelField
 from . import host

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from ..o_voxel.values import tensor_bytes, to_device
-from ..trellis2.builtin import built_in, find_built_in
-from ..trellis2.checkpoint import COMFY_ORG, MICROSOFT
-from ..trellis2.memory import GIB
-from ..trellis2.residency import Residency, default_device
-from ..trellis2.streaming import LOW_WEIGHTS, VRAM_MODES, Streamed, choose_residency, weights_at_once
+from ..trellis2.checkpoint.builtin import built_in, find_built_in
+from ..trellis2.checkpoint.layouts import COMFY_ORG, MICROSOFT
+from ..trellis2.runtime.memory import GIB
+from ..trellis2.runtime.residency import Residency, default_device
+from ..trellis2.runtime.streaming import LOW_WEIGHTS, VRAM_MODES, Streamed, choose_residency, weights_at_once
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRESS_TICKS = 1000

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..trellis2.checkpoint import Checkpoint
+from ..trellis2.checkpoint.layouts import Checkpoint
 from ..trellis2.models import Backends
 from ..trellis2.ops.attention import CHOICES as ATTENTION
 from ..trellis2.ops.quantized_linear import FORMATS
 from ..trellis2.pipeline import Pipeline
-from ..trellis2.streaming import VRAM_MODES
+from ..trellis2.runtime.streaming import VRAM_MODES
 from . import host
 from .sockets import PIPELINE, SAMPLER, SamplerSettings
 from .widgets import CATEGORY, STEP_CACHE

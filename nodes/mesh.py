@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..o_voxel.mesh.clean import CleanOptions, clean
-from ..o_voxel.mesh.fill_holes import fill_holes
-from ..o_voxel.mesh.remesh import remesh
-from ..o_voxel.mesh.shell import outer_shell
+from ..o_voxel.mesh.remesh.outer_shell import outer_shell
+from ..o_voxel.mesh.remesh.remesh import remesh
+from ..o_voxel.mesh.repair.clean import CleanOptions, clean
+from ..o_voxel.mesh.repair.fill_holes import fill_holes
 from ..o_voxel.mesh.simplify import simplify
 from ..o_voxel.values import Mesh
 from . import host

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..o_voxel.formats.glb import vertex_materials
+from ..o_voxel.files.meshes.gltf.glb import vertex_materials
 from ..o_voxel.render import Camera, mesh_scene, render_turntable
 from ..o_voxel.values import Mesh, VoxelField
 from . import host

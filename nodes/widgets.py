@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..trellis2.config import SamplerConfig
+from ..trellis2.checkpoint.config import SamplerConfig
 from ..trellis2.pipeline import MAX_TOKENS
 from .sockets import SAMPLER, SamplerSettings
 

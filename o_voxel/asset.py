@@ -9,18 +9,18 @@ from typing import Literal, get_args
 
 import torch
 
-from .formats.glb import colored, vertex_materials
+from .bake.bake import bake
+from .bake.options import BakeOptions
+from .files.meshes.gltf.glb import colored, vertex_materials
 from .material import Material, TexturedMesh
-from .mesh.bake import bake
-from .mesh.bake_options import BakeOptions
-from .mesh.clean import CleanOptions, clean
-from .mesh.components import keep_within
+from .mesh.connectivity.components import keep_within
+from .mesh.connectivity.weld import has_border
 from .mesh.normals import smooth_by_angle
-from .mesh.remesh import remesh
-from .mesh.shell import outer_shell
+from .mesh.remesh.outer_shell import outer_shell
+from .mesh.remesh.remesh import remesh
+from .mesh.repair.clean import CleanOptions, clean
 from .mesh.simplify import simplify
-from .mesh.unwrap import unwrap
-from .mesh.weld import has_border
+from .mesh.uv.unwrap import unwrap
 from .values import Mesh, VoxelField
 
 # stage, part of it done (0 to 1); may raise, to cancel.

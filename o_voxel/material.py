@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .checks import check_tensor
-from .grid import Vector3
+from .core.checks import check_tensor
+from .core.grid import Vector3
 from .values import Mesh
 
 Wrap = Literal["repeat", "clamp", "mirror"]

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .checks import FLOATS, check_tensor
-from .grid import Grid
+from .core.checks import FLOATS, check_tensor
+from .core.grid import Grid
 
 # The six PBR channels of a voxel, in the decoder's order. Base colour is sRGB; all are in [0, 1].
 PBR_CHANNELS = {"base_color": slice(0, 3), "metallic": slice(3, 4), "roughness": slice(4, 5), "alpha": slice(5, 6)}

@@ -1,4 +1,4 @@
-"""The pack is loaded by path, as ComfyUI does it: under the name `pack`, with the root never on `sys.path`."""
+"""The pack is loaded by path, as ComfyUI does it, under pip's name for it; the root is never on `sys.path`."""
 
 import importlib.util
 import os
@@ -18,13 +18,14 @@ if not torch.cuda.is_available():
 
 
 def _load_pack() -> None:
-    spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    name, folder = "comfyui_trellis2", [str(ROOT)]
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=folder)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
 
 
-if "pack" not in sys.modules:
+if "comfyui_trellis2" not in sys.modules:
     _load_pack()
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from pack import install
-from pack.install import InstallError, Machine, Requirement, parse_requirement
+from comfyui_trellis2 import install
+from comfyui_trellis2.install import InstallError, Machine, Requirement, parse_requirement
 
 ROOT = Path(install.__file__).parent
 NAMES = [r.name for r in install.read_requirements(ROOT / "requirements.txt")]

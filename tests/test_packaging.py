@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pack import install
+from comfyui_trellis2 import install
 
 tomllib = pytest.importorskip("tomllib", reason="tomllib is part of Python since 3.11")
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from pack.wheels import resolve as wheels
-from pack.wheels.resolve import Host, Wheel, resolve
+from comfyui_trellis2.wheels import resolve as wheels
+from comfyui_trellis2.wheels.resolve import Host, Wheel, resolve
 
 ROW = Wheel(
     package="fast-attention",

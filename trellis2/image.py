@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..o_voxel.checks import FLOATS, check_tensor
+from ..o_voxel.core.checks import FLOATS, check_tensor
 
 MAX_SIDE = 1024  # pixels; larger images are reduced before the crop
 OBJECT_ALPHA = 204  # of 255; pixels above it span the crop

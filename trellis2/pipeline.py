@@ -10,19 +10,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..o_voxel.dual_grid import dual_grid_to_mesh
 from ..o_voxel.values import DualGrid, Mesh, VoxelField
-from .capture import forget
-from .checkpoint import Checkpoint
-from .config import SamplerConfig
+from ..o_voxel.voxels.to_mesh import dual_grid_to_mesh
+from .checkpoint.config import SamplerConfig
+from .checkpoint.layouts import Checkpoint
 from .image import to_pixels
-from .memory import device_memory, workspace
 from .models import Backends
 from .models.quantized import check_format
 from .models.structure_vae import occupied_voxels
-from .residency import Residency, default_device, default_dtype
-from .sampling import Progress, draw_noise
-from .stages import (
+from .runtime.cuda_graphs import forget
+from .runtime.memory import device_memory, workspace
+from .runtime.residency import Residency, default_device, default_dtype
+from .runtime.streaming import choose_residency
+from .sampling.flow_matching import Progress, draw_noise
+from .sampling.stages import (
     cascade_voxels,
     denormalize,
     noise_on,
@@ -30,7 +31,6 @@ from .stages import (
     sample_sparse_latent,
     sample_structure_latent,
 )
-from .streaming import choose_residency
 from .values import ImageCondition, ShapeLatent, SparseStructure, TextureLatent, extend
 
 MAX_TOKENS = 49152

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..o_voxel.checks import check_tensor
+from ..o_voxel.core.checks import check_tensor
 from .sparse import Ragged, SparseTensor
 
 VIEW_MODES = ("average", "cycle")

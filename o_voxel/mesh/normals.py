@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from ..checks import check_tensor
+from ..core.checks import check_tensor
+from ..core.exact_sums import precise, scatter_sums
 from ..values import Mesh
-from .manifold import split_corners
-from .segments import precise, scatter_sums
-from .surface import join_faces
-from .topology import Rows, area_vectors, check_mesh, cross, dot, length, origins, unit
+from .connectivity.manifold import split_corners
+from .connectivity.surface import join_faces
+from .connectivity.topology import Rows, area_vectors, check_mesh, cross, dot, length, origins, unit
 
 # A sum of directions shorter than this share of its parts has cancelled out.
 CANCELLED = 1e-6

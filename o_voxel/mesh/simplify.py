@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from ..checks import check_tensor
-from ..ops.backend import resolve_backend
+from ..core.backend import resolve_backend
+from ..core.checks import check_tensor
 from ..ops.simplify import CHOICES, collapse_edges
 from ..values import Mesh
-from .topology import Progress, check_mesh
+from .connectivity.topology import Progress, check_mesh
 
 # The library keeps every open edge; where they would take more than this part of the faces, it is not for us.
 MOST_OPEN = 1 / 3

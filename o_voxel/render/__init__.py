@@ -3,9 +3,9 @@
 from .camera import Camera
 from .draw import Rendering, Style
 from .image import save_png
+from .light import SoftBox, StudioLight
 from .scene import Scene, mesh_scene, textured_scene, voxel_scene
-from .studio import SoftBox, StudioLight
-from .views import contact_sheet, render_mesh, render_turntable, render_voxels
+from .turntable import contact_sheet, render_mesh, render_turntable, render_voxels
 
 __all__ = [
     "Camera",

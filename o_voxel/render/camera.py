@@ -8,7 +8,7 @@ from math import cos, hypot, pi, radians, sin, tan
 import torch
 from torch import Tensor
 
-from ..grid import Vector3
+from ..core.grid import Vector3
 from .vectors import column, dot, unit
 
 FIT_MARGIN = 1.06  # auto-fit leaves this much room round the subject

@@ -9,15 +9,15 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from ..color import to_linear, to_srgb
-from ..grid import Vector3
+from ..core.color import to_linear, to_srgb
+from ..core.grid import Vector3
 from ..ops.raster import Raster, rasterize
+from .ambient import occlusion, occlusion_reach, smoothed
 from .camera import Camera, View
 from .ground import ground_darkness
-from .occlusion import occlusion, occlusion_reach, smoothed
+from .light import StudioLight
 from .scene import Scene
 from .shade import shade_pbr, tone_map
-from .studio import StudioLight
 from .vectors import bands, cross, dot, for_each, spans, unit
 
 CREASE_COS = 0.77  # a corner whose direction is more than about 40 degrees off its face is an edge, not a curve

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..checks import FLOATS, check_tensor
+from ..core.checks import FLOATS, check_tensor
 from ..material import TexturedMesh
 from ..ops.hash_grid import hash_grid
 from ..values import Mesh, VoxelField
 from .camera import Bounds
 from .ground import ground_shadow
-from .paint import Paint
+from .surface_materials import Paint
 from .vectors import cross, length, spans, unit
 
 CLAY = (0.66, 0.65, 0.635, 0.0, 0.55, 1.0)  # the six PBR channels of what has none

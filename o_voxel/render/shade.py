@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .studio import StudioLight, irradiance, radiance
+from .light import StudioLight, irradiance, radiance
 from .vectors import dot
 
 DIELECTRIC = 0.04  # reflectance of a non-metal seen head on, glTF 2.0 appendix B

@@ -24,10 +24,11 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_pack() -> None:
-    """Make the pack importable as `pack`, as the tests do."""
-    spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    """Make the pack importable as `comfyui_trellis2`, as the tests do."""
+    name, folder = "comfyui_trellis2", [str(ROOT)]
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=folder)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["pack"] = module
+    sys.modules["comfyui_trellis2"] = module
     spec.loader.exec_module(module)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from bench import DEVICE
-from pack.o_voxel.asset import PRESETS, AssetOptions, make_asset
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
-from pack.o_voxel.formats.glb import write_glb
-from pack.o_voxel.values import VoxelField
+from comfyui_trellis2.o_voxel.asset import PRESETS, AssetOptions, make_asset
+from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
+from comfyui_trellis2.o_voxel.values import VoxelField
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from surfaces import SHAPES, dual_grid_of
 
 GPU_CASES = ((1024, 200_000, 2048), (1024, 1_000_000, 4096))

@@ -2,7 +2,7 @@
 
 import torch
 from bench import DEVICE, Table
-from pack.trellis2.ops.attention import CHOICES, attention
+from comfyui_trellis2.trellis2.ops.attention import CHOICES, attention
 
 SHAPES = ((4096, 4096), (9556, 9556), (9556, 4101), (49152, 4101)) if DEVICE.type == "cuda" else ((512, 512),)
 

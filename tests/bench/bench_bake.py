@@ -11,21 +11,21 @@ from dataclasses import replace
 
 import torch
 from bench import DEVICE, Table, peak_mib, standard_dual_grid
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
-from pack.o_voxel.material import UVMap
-from pack.o_voxel.mesh.atlas import Layer
-from pack.o_voxel.mesh.bake import bake
-from pack.o_voxel.mesh.bake_options import BakeOptions
-from pack.o_voxel.mesh.bake_sources import BakeSources
-from pack.o_voxel.mesh.normals import vertex_normals
-from pack.o_voxel.mesh.orient import orient
-from pack.o_voxel.mesh.simplify import simplify
-from pack.o_voxel.mesh.snap import DenseSurface
-from pack.o_voxel.mesh.tangent_space import TangentFrames
-from pack.o_voxel.mesh.texels import band_samples, band_starts
-from pack.o_voxel.ops.grid_sample import grid_samples
-from pack.o_voxel.ops.occlusion import draw_sky, open_sky, sphere_directions
-from pack.o_voxel.values import VoxelField
+from comfyui_trellis2.o_voxel.bake.atlas import Layer
+from comfyui_trellis2.o_voxel.bake.bake import bake
+from comfyui_trellis2.o_voxel.bake.options import BakeOptions
+from comfyui_trellis2.o_voxel.bake.snap import DenseSurface
+from comfyui_trellis2.o_voxel.bake.sources import BakeSources
+from comfyui_trellis2.o_voxel.bake.tangent_space import TangentFrames
+from comfyui_trellis2.o_voxel.bake.texels import band_samples, band_starts
+from comfyui_trellis2.o_voxel.material import UVMap
+from comfyui_trellis2.o_voxel.mesh.normals import vertex_normals
+from comfyui_trellis2.o_voxel.mesh.repair.orient import orient
+from comfyui_trellis2.o_voxel.mesh.simplify import simplify
+from comfyui_trellis2.o_voxel.ops.ambient_occlusion import draw_sky, open_sky, sphere_directions
+from comfyui_trellis2.o_voxel.ops.grid_sample import grid_samples
+from comfyui_trellis2.o_voxel.values import VoxelField
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
 GPU_CASES = ["1024,200000,2048,1", "1024,1000000,4096,1", "1024,1000000,4096,2"]
 CPU_CASES = ["256,20000,1024,1", "512,200000,2048,1"]

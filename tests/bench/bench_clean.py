@@ -7,15 +7,15 @@ import argparse
 
 import torch
 from bench import DEVICE, Table, peak_mib, show_profile, standard_dual_grid
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
-from pack.o_voxel.mesh.clean import CleanOptions, clean, remove_duplicate_faces, weld
-from pack.o_voxel.mesh.components import remove_small_components
-from pack.o_voxel.mesh.fill_holes import fill_holes, hole_faces
-from pack.o_voxel.mesh.manifold import split_non_manifold, split_surface
-from pack.o_voxel.mesh.normals import smooth_by_angle, tangents, vertex_normals
-from pack.o_voxel.mesh.orient import orient, turn
-from pack.o_voxel.mesh.surface import Surface, join_faces
-from pack.o_voxel.values import Mesh
+from comfyui_trellis2.o_voxel.mesh.connectivity.components import remove_small_components
+from comfyui_trellis2.o_voxel.mesh.connectivity.manifold import split_non_manifold, split_surface
+from comfyui_trellis2.o_voxel.mesh.connectivity.surface import Surface, join_faces
+from comfyui_trellis2.o_voxel.mesh.normals import smooth_by_angle, tangents, vertex_normals
+from comfyui_trellis2.o_voxel.mesh.repair.clean import CleanOptions, clean, remove_duplicate_faces, weld
+from comfyui_trellis2.o_voxel.mesh.repair.fill_holes import fill_holes, hole_faces
+from comfyui_trellis2.o_voxel.mesh.repair.orient import orient, turn
+from comfyui_trellis2.o_voxel.values import Mesh
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
 
 def dirty_mesh(resolution: int, holes: int = 300, crumbs: int = 200) -> Mesh:

@@ -5,8 +5,8 @@ import argparse
 
 import torch
 from bench import DEVICE, Table, peak_mib, standard_dual_grid
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
-from pack.o_voxel.ops.closest_point import build_index, closest_point
+from comfyui_trellis2.o_voxel.ops.closest_point import build_index, closest_point
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
 
 def near_surface(mesh, count: int, spread: float) -> torch.Tensor:

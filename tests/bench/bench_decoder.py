@@ -6,8 +6,8 @@ import json
 
 import torch
 from bench import DEVICE, ROOT, Table, peak_mib, show_profile, surface_voxels
-from pack.trellis2.models import Backends, build_model
-from pack.trellis2.sparse import CoordSet, SparseTensor
+from comfyui_trellis2.trellis2.models import Backends, build_model
+from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
 
 REFERENCE = {512: 41.6, 1024: 116.9}
 LEVELS = 4
@@ -21,7 +21,7 @@ def main() -> None:
     options = parser.parse_args()
     table = Table("decoder", options.save)
     role = "tex_slat_decoder"
-    published = json.loads((ROOT / "trellis2" / "published.json").read_text())["models"]
+    published = json.loads((ROOT / "trellis2" / "checkpoint" / "published.json").read_text())["models"]
     decoder = build_model(published[role], role, backends=Backends(), device=DEVICE)
     for resolution in options.resolutions:
         voxels = surface_voxels(resolution)

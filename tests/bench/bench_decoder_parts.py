@@ -6,8 +6,8 @@ import json
 
 import torch
 from bench import DEVICE, ROOT, Table, peak_mib, surface_voxels
-from pack.trellis2.models import build_model
-from pack.trellis2.sparse import CoordSet, SparseTensor
+from comfyui_trellis2.trellis2.models import build_model
+from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
 
 # The reference's milliseconds, whole forward with given subdivisions (baseline.md).
 REFERENCE = {("tex", 512): 41.6, ("tex", 1024): 116.9}
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     table = Table("decoder_parts", options.save)
-    published = json.loads((ROOT / "trellis2" / "published.json").read_text())["models"]
+    published = json.loads((ROOT / "trellis2" / "checkpoint" / "published.json").read_text())["models"]
     with torch.no_grad():
         for role in options.roles:
             name = f"{role}_slat_decoder"

@@ -3,7 +3,7 @@
 import argparse
 
 from bench import DEVICE, Table, peak_mib, standard_dual_grid
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ import os
 import numpy as np
 import torch
 from bench import Table
-from pack.o_voxel.formats.glb import encode_glb
-from pack.o_voxel.formats.options import SaveOptions
-from pack.o_voxel.formats.png import encode_png
-from pack.o_voxel.material import Material, Texture, TexturedMesh
-from pack.o_voxel.values import Mesh
+from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import encode_glb
+from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
+from comfyui_trellis2.o_voxel.files.meshes.png import encode_png
+from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
+from comfyui_trellis2.o_voxel.values import Mesh
 from PIL import Image
 
 CHANNELS = (4, 3, 3)

@@ -5,7 +5,7 @@ import argparse
 
 import torch
 from bench import DEVICE, Table, bumpy_sphere
-from pack.o_voxel.ops.flood_fill import flood_fill
+from comfyui_trellis2.o_voxel.ops.flood_fill import flood_fill
 
 
 def sphere_blocks(resolution: int) -> torch.Tensor:

@@ -6,11 +6,11 @@ import time
 
 import torch
 from bench import DEVICE, ROOT, Table, peak_mib, show_profile
-from pack.trellis2.capture import Layout
-from pack.trellis2.models import Backends, build_model
-from pack.trellis2.models.quantized import quantize_model
-from pack.trellis2.models.transformer import PreparedCondition
-from pack.trellis2.sparse import CoordSet, Ragged, SparseTensor
+from comfyui_trellis2.trellis2.models import Backends, build_model
+from comfyui_trellis2.trellis2.models.quantized import quantize_model
+from comfyui_trellis2.trellis2.models.transformer import PreparedCondition
+from comfyui_trellis2.trellis2.runtime.cuda_graphs import Layout
+from comfyui_trellis2.trellis2.sparse import CoordSet, Ragged, SparseTensor
 
 # name: (role, tokens, image tokens, the reference's milliseconds). The negative condition is one token.
 CASES = {
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     table = Table("flow", options.save)
-    published = json.loads((ROOT / "trellis2" / "published.json").read_text())["models"]
+    published = json.loads((ROOT / "trellis2" / "checkpoint" / "published.json").read_text())["models"]
     for case in options.cases:
         for quantization in options.quantization:
             run_case(table, published, case, quantization, options)

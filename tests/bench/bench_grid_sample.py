@@ -2,8 +2,8 @@
 
 import torch
 from bench import DEVICE, Table, surface_voxels
-from pack.o_voxel.ops.grid_sample import grid_sample
-from pack.o_voxel.ops.hash_grid import hash_grid
+from comfyui_trellis2.o_voxel.ops.grid_sample import grid_sample
+from comfyui_trellis2.o_voxel.ops.hash_grid import hash_grid
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 from bench import DEVICE, Table, surface_voxels
-from pack.o_voxel.ops.hash_grid import hash_grid
+from comfyui_trellis2.o_voxel.ops.hash_grid import hash_grid
 
 
 def main() -> None:

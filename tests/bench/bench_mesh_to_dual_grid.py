@@ -10,9 +10,9 @@ import math
 
 import torch
 from bench import DEVICE, Table, peak_mib
-from pack.o_voxel.grid import Grid
-from pack.o_voxel.values import Mesh
-from pack.o_voxel.voxelize import mesh_to_dual_grid
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.values import Mesh
+from comfyui_trellis2.o_voxel.voxels.from_mesh import mesh_to_dual_grid
 
 
 def sphere(rings: int) -> Mesh:

@@ -2,7 +2,7 @@
 
 import torch
 from bench import DEVICE, Table, peak_mib
-from pack.o_voxel.ops.nearest_texel import nearest_texel
+from comfyui_trellis2.o_voxel.ops.nearest_texel import nearest_texel
 
 
 def discs(side: int, pitch: int) -> torch.Tensor:

@@ -3,8 +3,8 @@ counts, bfloat16."""
 
 import torch
 from bench import DEVICE, Table, replayed
-from pack.trellis2.ops.norm_modulate import Branch, add_norm_modulate, layer_norm, norm_modulate
-from pack.trellis2.ops.quantized_linear import FORMATS
+from comfyui_trellis2.trellis2.ops.norm_modulate import Branch, add_norm_modulate, layer_norm, norm_modulate
+from comfyui_trellis2.trellis2.ops.quantized_linear import FORMATS
 
 CHANNELS = 1536
 

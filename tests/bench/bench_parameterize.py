@@ -4,8 +4,8 @@ import argparse
 
 import torch
 from bench import DEVICE, Table
-from pack.o_voxel.mesh.flatten import color_vertices
-from pack.o_voxel.ops.parameterize import relax
+from comfyui_trellis2.o_voxel.mesh.uv.parameterize import color_vertices
+from comfyui_trellis2.o_voxel.ops.parameterize import relax
 
 
 def crumpled(side: int):

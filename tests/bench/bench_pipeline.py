@@ -28,15 +28,15 @@ from pathlib import Path
 import torch
 import triton
 from bench import DEVICE, ROOT, surface_voxels
-from pack.trellis2.capture import forget
-from pack.trellis2.checkpoint import IMAGE_ENCODER, Checkpoint
-from pack.trellis2.config import parse_pipeline
-from pack.trellis2.dino import VIT_L16, DinoVisionTransformer
-from pack.trellis2.models import Backends, build_model
-from pack.trellis2.models.sparse_vae import UpBlock
-from pack.trellis2.pipeline import MAX_TOKENS, PIPELINE_TYPES, Pipeline
-from pack.trellis2.sparse import CoordSet
-from pack.trellis2.stages import cascade_voxels
+from comfyui_trellis2.trellis2.checkpoint.config import parse_pipeline
+from comfyui_trellis2.trellis2.checkpoint.layouts import IMAGE_ENCODER, Checkpoint
+from comfyui_trellis2.trellis2.models import Backends, build_model
+from comfyui_trellis2.trellis2.models.dino import VIT_L16, DinoVisionTransformer
+from comfyui_trellis2.trellis2.models.sparse_vae import UpBlock
+from comfyui_trellis2.trellis2.pipeline import MAX_TOKENS, PIPELINE_TYPES, Pipeline
+from comfyui_trellis2.trellis2.runtime.cuda_graphs import forget
+from comfyui_trellis2.trellis2.sampling.stages import cascade_voxels
+from comfyui_trellis2.trellis2.sparse import CoordSet
 from PIL import Image
 
 GIB = 2**30
@@ -89,7 +89,7 @@ class RandomWeights:
     """A checkpoint's layout without files: the published networks with random weights, made on the device."""
 
     def __init__(self, shape: "ForcedShape") -> None:
-        published = json.loads((ROOT / "trellis2" / "published.json").read_text(encoding="utf-8"))
+        published = json.loads((ROOT / "trellis2" / "checkpoint" / "published.json").read_text(encoding="utf-8"))
         self.config, self.descriptions = parse_pipeline(published["pipeline"], "published.json"), published["models"]
         self.shape, self.made = shape, {}
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import torch
 from bench import DEVICE, ROOT
-from pack.trellis2.config import parse_pipeline
-from pack.trellis2.models import build_model
-from pack.trellis2.models.quantized import QuantizedLinear, quantizable, quantize_model
-from pack.trellis2.ops.quantized_linear import FORMATS, quantize_rows
-from pack.trellis2.rotation import rotate
-from pack.trellis2.sparse import Ragged
-from pack.trellis2.stages import sample_structure_latent
-from pack.trellis2.values import ImageCondition
+from comfyui_trellis2.trellis2.checkpoint.config import parse_pipeline
+from comfyui_trellis2.trellis2.checkpoint.hadamard import rotate
+from comfyui_trellis2.trellis2.models import build_model
+from comfyui_trellis2.trellis2.models.quantized import QuantizedLinear, quantizable, quantize_model
+from comfyui_trellis2.trellis2.ops.quantized_linear import FORMATS, quantize_rows
+from comfyui_trellis2.trellis2.sampling.stages import sample_structure_latent
+from comfyui_trellis2.trellis2.sparse import Ragged
+from comfyui_trellis2.trellis2.values import ImageCondition
 
 ROLE = "sparse_structure_flow_model"
 VARIANTS = ("float32", "bfloat16", "int8", "fp8", "rotated")
@@ -24,7 +24,7 @@ VARIANTS = ("float32", "bfloat16", "int8", "fp8", "rotated")
 
 @torch.no_grad()
 def main() -> None:
-    published = json.loads((ROOT / "trellis2" / "published.json").read_text())
+    published = json.loads((ROOT / "trellis2" / "checkpoint" / "published.json").read_text())
     sampler = parse_pipeline(published["pipeline"], "published.json").sparse_structure_sampler
     generator = torch.Generator(DEVICE).manual_seed(0)
     state = random_state(build_model(published["models"][ROLE], ROLE, dtype="float32", device=DEVICE), generator)

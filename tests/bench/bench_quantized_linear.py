@@ -5,7 +5,7 @@ import itertools
 
 import torch
 from bench import DEVICE, Table, replayed
-from pack.trellis2.ops.quantized_linear import FORMATS, kernel, quantize_rows, quantized_linear
+from comfyui_trellis2.trellis2.ops.quantized_linear import FORMATS, kernel, quantize_rows, quantized_linear
 
 # What a block multiplies: (name, input channels, output channels)
 LAYERS = (("to_qkv", 1536, 4608), ("to_out", 1536, 1536), ("mlp.0", 1536, 8192), ("mlp.2", 8192, 1536))

@@ -8,10 +8,10 @@ from functools import partial
 from itertools import product
 
 from bench import DEVICE, Table, peak_mib, standard_dual_grid
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
-from pack.o_voxel.ops.raster import rasterize
-from pack.o_voxel.render import Camera, StudioLight, Style, mesh_scene
-from pack.o_voxel.render.draw import draw
+from comfyui_trellis2.o_voxel.ops.raster import rasterize
+from comfyui_trellis2.o_voxel.render import Camera, StudioLight, Style, mesh_scene
+from comfyui_trellis2.o_voxel.render.draw import draw
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
 
 def bench(table: Table, resolution: int, sizes: list[int], backends: list[str]) -> None:

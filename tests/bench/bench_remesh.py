@@ -5,9 +5,9 @@ core's 3.9 s and 5.4 GiB."""
 import argparse
 
 from bench import DEVICE, Table, peak_mib, standard_dual_grid
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
-from pack.o_voxel.mesh.remesh import remesh
-from pack.o_voxel.mesh.shell import outer_shell
+from comfyui_trellis2.o_voxel.mesh.remesh.outer_shell import outer_shell
+from comfyui_trellis2.o_voxel.mesh.remesh.remesh import remesh
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
 
 def main() -> None:

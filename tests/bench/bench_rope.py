@@ -2,7 +2,7 @@
 
 import torch
 from bench import DEVICE, Table
-from pack.trellis2.ops.rope import rms_norm_rope, rotary_angles
+from comfyui_trellis2.trellis2.ops.rope import rms_norm_rope, rotary_angles
 
 HEADS, WIDTH = 12, 128
 

@@ -8,8 +8,8 @@ from math import prod
 
 import torch
 from bench import DEVICE, Table, surface_voxels
-from pack.trellis2.ops.submanifold_conv import child_conv, submanifold_conv, tile_neighbors
-from pack.trellis2.sparse import CoordSet
+from comfyui_trellis2.trellis2.ops.submanifold_conv import child_conv, submanifold_conv, tile_neighbors
+from comfyui_trellis2.trellis2.sparse import CoordSet
 
 CHANNELS = (64, 128, 256, 512, 1024)
 # FlexGEMM's milliseconds from the finest level up: map cached, and what building the map adds.
@@ -100,7 +100,7 @@ def random_layer(n: int, c: int, d: int) -> tuple[torch.Tensor, torch.Tensor, to
 
 def sweep(table, name, convolve, flops) -> None:
     """Tile shapes that compile, for choosing a Config."""
-    from pack.trellis2.ops.submanifold_conv import kernel
+    from comfyui_trellis2.trellis2.ops.submanifold_conv import kernel
 
     chosen = kernel.choose_config
     for width, depth, warps, stages in itertools.product((64, 128, 256), (32, 64), (4, 8), (3, 5, 7)):

@@ -10,17 +10,17 @@ from dataclasses import replace
 
 import torch
 from bench import DEVICE, peak_mib, show_profile
-from pack.trellis2.config import Normalization
-from pack.trellis2.training.data import mixed_seed, to_device
-from pack.trellis2.training.distributed import Team
-from pack.trellis2.training.examples import world_example
-from pack.trellis2.training.flows import IMAGE_ENCODER, FlowSetting
-from pack.trellis2.training.latents import ENCODERS, encode, gather
-from pack.trellis2.training.networks import compile_parts, make_trainable, open_network
-from pack.trellis2.training.recipe import load_recipe
-from pack.trellis2.training.state import Average
-from pack.trellis2.training.tasks import TASKS
-from pack.trellis2.training.trainer import accumulate, make_optimizer
+from comfyui_trellis2.trellis2.checkpoint.config import Normalization
+from comfyui_trellis2.trellis2.training.data.dataset import world_example
+from comfyui_trellis2.trellis2.training.data.latents import ENCODERS, encode, gather
+from comfyui_trellis2.trellis2.training.data.stream import mixed_seed, to_device
+from comfyui_trellis2.trellis2.training.loop.distributed import Team
+from comfyui_trellis2.trellis2.training.loop.networks import compile_parts, make_trainable, open_network
+from comfyui_trellis2.trellis2.training.loop.state import Average
+from comfyui_trellis2.trellis2.training.loop.trainer import accumulate, make_optimizer
+from comfyui_trellis2.trellis2.training.recipe import load_recipe
+from comfyui_trellis2.trellis2.training.tasks.flows import IMAGE_ENCODER, FlowSetting
+from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 
 
 def network(recipe, role):

@@ -5,7 +5,7 @@ import math
 
 import torch
 from bench import Table
-from pack.o_voxel.ops.triangulate_loops import CHOICES, triangulate_loops
+from comfyui_trellis2.o_voxel.ops.triangulate_loops import CHOICES, triangulate_loops
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@
 import sys
 
 import bench  # noqa: F401 makes the pack importable
-from pack.o_voxel.formats.save import save_mesh
+from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
 from surfaces import scan
 
 if __name__ == "__main__":

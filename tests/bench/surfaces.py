@@ -111,8 +111,8 @@ def elephant_colors(points: Tensor) -> Tensor:
 def scan(resolution: int = 200, noise_voxels: float = 0.12):
     """The elephant as a hand-held scanner gives it: a TexturedMesh of uneven, noisy triangles with colours at the
     vertices, on the CPU. resolution: of the scanner, along the cube's side. Deterministic."""
-    from pack.o_voxel.dual_grid import dual_grid_to_mesh
-    from pack.o_voxel.material import Material, TexturedMesh
+    from comfyui_trellis2.o_voxel.material import Material, TexturedMesh
+    from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
     mesh = dual_grid_to_mesh(dual_grid_of(elephant, resolution, torch.device("cpu"), noise_voxels))
     colors = torch.nn.functional.pad(elephant_colors(mesh.vertices), (0, 1), value=1.0)
@@ -125,9 +125,9 @@ SHAPES: dict[str, DistanceField] = {"bumpy": bumpy_sphere, "thin": thin_parts, "
 
 def noisy_surface(shape: str, faces: int, device: torch.device | str = "cpu", noise_voxels: float = 0.08):
     """The Mesh of SHAPES[shape] with about `faces` faces: dual grid, noise, clean, simplify. Deterministic a device."""
-    from pack.o_voxel.dual_grid import dual_grid_to_mesh
-    from pack.o_voxel.mesh.clean import clean
-    from pack.o_voxel.mesh.simplify import simplify
+    from comfyui_trellis2.o_voxel.mesh.repair.clean import clean
+    from comfyui_trellis2.o_voxel.mesh.simplify import simplify
+    from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
     # The shapes' areas are about 1.5 to 3: this gives 2 to 6 times the faces that are wanted.
     resolution = max(64, round(math.sqrt(faces) / 32 * 1.45) * 32)
@@ -152,8 +152,8 @@ def surface_voxels(field: DistanceField, resolution: int, device: torch.device, 
 
 def dual_grid_of(field: DistanceField, resolution: int, device: torch.device, noise_voxels: float = 0.0):
     """The DualGrid of a field's zero set, vertices towards it along the gradient, then off by a little."""
-    from pack.o_voxel.grid import Grid
-    from pack.o_voxel.values import DualGrid
+    from comfyui_trellis2.o_voxel.core.grid import Grid
+    from comfyui_trellis2.o_voxel.values import DualGrid
 
     voxels = surface_voxels(field, resolution, device, 16)
     bits = torch.cartesian_prod(*[torch.arange(2, device=device)] * 3)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pack.trellis2.models import Backends, build_model
-from pack.trellis2.weights import load_weights, read_tensors
+from comfyui_trellis2.trellis2.checkpoint.weights import load_weights, read_tensors
+from comfyui_trellis2.trellis2.models import Backends, build_model
 from torch import Tensor, nn
 
 Golden = Callable[[str], Path]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from pack.trellis2.models import Backends
-from pack.trellis2.models.quantized import quantize_model
-from pack.trellis2.sparse import Ragged
+from comfyui_trellis2.trellis2.models import Backends
+from comfyui_trellis2.trellis2.models.quantized import quantize_model
+from comfyui_trellis2.trellis2.sparse import Ragged
 
 ATOL = 5e-5
 TORSO = 0.015  # relative, of a bf16 torso

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from pack.trellis2.models.structure_vae import UpsampleBlock3d, occupied_voxels, pixel_shuffle_3d
-from pack.trellis2.sparse import CoordSet
+from comfyui_trellis2.trellis2.models.structure_vae import UpsampleBlock3d, occupied_voxels, pixel_shuffle_3d
+from comfyui_trellis2.trellis2.sparse import CoordSet
 
 ATOL = 1e-4
 TORSO = 0.015  # relative, of an fp16 torso

@@ -6,15 +6,15 @@ cached decodes follow the child structure of c4_shape_encoder's input.
 
 import pytest
 import torch
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
-from pack.o_voxel.grid import Grid
-from pack.o_voxel.ops.grid_sample import grid_sample
-from pack.o_voxel.ops.hash_grid import hash_grid
-from pack.o_voxel.values import DualGrid, VoxelField
-from pack.trellis2.models.shape_vae import dual_grid_features
-from pack.trellis2.models.texture_vae import field_features
-from pack.trellis2.ops.submanifold_conv import submanifold_conv
-from pack.trellis2.sparse import CoordSet, SparseTensor, channel_to_spatial, spatial_to_channel
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.ops.grid_sample import grid_sample
+from comfyui_trellis2.o_voxel.ops.hash_grid import hash_grid
+from comfyui_trellis2.o_voxel.values import DualGrid, VoxelField
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
+from comfyui_trellis2.trellis2.models.shape_vae import dual_grid_features
+from comfyui_trellis2.trellis2.models.texture_vae import field_features
+from comfyui_trellis2.trellis2.ops.submanifold_conv import submanifold_conv
+from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor, channel_to_spatial, spatial_to_channel
 
 ATOL = 1e-4
 VERTEX_ATOL = 1e-5  # world units: a vertex moves by half a voxel for a logit of 1

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from pack.trellis2.sampling import (
+from comfyui_trellis2.trellis2.sampling.flow_matching import (
     Guidance,
     dense_deviation,
     euler,

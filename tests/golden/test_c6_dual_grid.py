@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from pack.o_voxel.grid import Grid
-from pack.o_voxel.ops.mesh_to_dual_grid import CHOICES
-from pack.o_voxel.values import Mesh
-from pack.o_voxel.voxelize import QefWeights, mesh_to_dual_grid
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.ops.mesh_to_dual_grid import CHOICES
+from comfyui_trellis2.o_voxel.values import Mesh
+from comfyui_trellis2.o_voxel.voxels.from_mesh import QefWeights, mesh_to_dual_grid
 
 MESHES = ("sphere", "sheet", "twoboxes", "thinbox", "aabox")
 WEIGHTS = QefWeights(face=1.0, boundary=0.2, regularization=0.01)

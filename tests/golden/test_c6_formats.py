@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pack.o_voxel.formats import (
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.files import (
     VoxelRecords,
     VxzHeader,
     dual_grid_to_records,
@@ -19,12 +20,11 @@ from pack.o_voxel.formats import (
     write_ply,
     write_vxz,
 )
-from pack.o_voxel.formats.compression import decompress
-from pack.o_voxel.formats.filters import apply_filter, undo_filter
-from pack.o_voxel.formats.octree import count_leaves, decode_octree, encode_octree
-from pack.o_voxel.grid import Grid
-from pack.o_voxel.serialize import decode_hilbert, decode_z_order, encode_hilbert, encode_z_order
-from pack.o_voxel.values import DualGrid
+from comfyui_trellis2.o_voxel.files.voxels.vxz.compression import decompress
+from comfyui_trellis2.o_voxel.files.voxels.vxz.filters import apply_filter, undo_filter
+from comfyui_trellis2.o_voxel.files.voxels.vxz.octree import count_leaves, decode_octree, encode_octree
+from comfyui_trellis2.o_voxel.values import DualGrid
+from comfyui_trellis2.o_voxel.voxels.morton import decode_hilbert, decode_z_order, encode_hilbert, encode_z_order
 
 Golden = Callable[[str], Path]
 FILES = ("default.vxz", "parent_deflate_chunk16.vxz", "neighbor_zstd_chunk32.vxz", "none_chunk32.vxz")

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from pack.o_voxel.dual_grid import dual_grid_to_mesh, dual_vertices, quads, triangulate
-from pack.o_voxel.grid import Grid
-from pack.o_voxel.values import DualGrid
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.values import DualGrid
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh, dual_vertices, quads, triangulate
 
 ATOL = 1e-6  # world units
 MESHES = ("sphere", "sheet", "twoboxes", "thinbox", "aabox")

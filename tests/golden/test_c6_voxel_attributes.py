@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from pack.o_voxel.attributes import to_bytes, voxel_materials
-from pack.o_voxel.grid import Grid
-from pack.o_voxel.material import Material, Texture, TexturedMesh
-from pack.o_voxel.ops.voxel_attributes import find_pairs, pack_scene, voxel_means
-from pack.o_voxel.values import PBR_CHANNELS, Mesh
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
+from comfyui_trellis2.o_voxel.ops.voxel_materials import find_pairs, pack_scene, voxel_means
+from comfyui_trellis2.o_voxel.values import PBR_CHANNELS, Mesh
+from comfyui_trellis2.o_voxel.voxels.materials import to_bytes, voxel_materials
 
 # The original accumulates in float32; ours keeps its order, and another order moves a mean by about 1e-6.
 RAW_TOLERANCE = 1e-5

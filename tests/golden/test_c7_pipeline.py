@@ -11,16 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
-from pack.o_voxel.values import Mesh, VoxelField
-from pack.trellis2.config import Normalization, SamplerConfig, parse
-from pack.trellis2.models.sparse_vae import Decoded
-from pack.trellis2.models.structure_vae import occupied_voxels
-from pack.trellis2.pipeline import MAX_TOKENS, PIPELINE_TYPES, Pipeline
-from pack.trellis2.residency import KeepLoaded
-from pack.trellis2.sampling import draw_noise
-from pack.trellis2.sparse import CoordSet, SparseTensor
-from pack.trellis2.stages import (
+from comfyui_trellis2.o_voxel.values import Mesh, VoxelField
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
+from comfyui_trellis2.trellis2.checkpoint.config import Normalization, SamplerConfig, parse
+from comfyui_trellis2.trellis2.models.sparse_vae import Decoded
+from comfyui_trellis2.trellis2.models.structure_vae import occupied_voxels
+from comfyui_trellis2.trellis2.pipeline import MAX_TOKENS, PIPELINE_TYPES, Pipeline
+from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded
+from comfyui_trellis2.trellis2.sampling.flow_matching import draw_noise
+from comfyui_trellis2.trellis2.sampling.stages import (
     cascade_voxels,
     denormalize,
     noise_on,
@@ -28,7 +27,8 @@ from pack.trellis2.stages import (
     sample_sparse_latent,
     sample_structure_latent,
 )
-from pack.trellis2.values import ImageCondition, SparseStructure
+from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
+from comfyui_trellis2.trellis2.values import ImageCondition, SparseStructure
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from pack.trellis2.dino import DinoConfig, DinoVisionTransformer, to_transformers_keys
-from pack.trellis2.image import prepare_image, to_pixels
+from comfyui_trellis2.trellis2.image import prepare_image, to_pixels
+from comfyui_trellis2.trellis2.models.dino import DinoConfig, DinoVisionTransformer, to_transformers_keys
 from PIL import Image
 from safetensors.torch import load_file
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from pack.trellis2.models import build_model
+from comfyui_trellis2.trellis2.models import build_model
 
 FLOWS = ("img2shape_dit_1_3B_512_bf16", "imgshape2tex_dit_1_3B_512_bf16")
 VAES = tuple(f"scvae/{kind}_vae_next_dc_f16c32_fp16" for kind in ("shape", "tex"))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pack.nodes import NODE_CLASS_MAPPINGS, host
-from pack.trellis2.tiny import make_tiny
+from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host
+from comfyui_trellis2.trellis2.checkpoint.tiny import make_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"

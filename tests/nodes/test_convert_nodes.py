@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from pack.nodes.convert import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
-from pack.o_voxel.material import Material, Texture, TexturedMesh
-from pack.o_voxel.values import Mesh
+from comfyui_trellis2.nodes.convert import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
+from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
+from comfyui_trellis2.o_voxel.values import Mesh
 
 
 def image(channels, seed, size=8):

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pack.nodes import host
-from pack.trellis2.streaming import LOW_WEIGHTS, Streamed, choose_residency
+from comfyui_trellis2.nodes import host
+from comfyui_trellis2.trellis2.runtime.streaming import LOW_WEIGHTS, Streamed, choose_residency
 from torch import nn
 
 GIB = 2**30

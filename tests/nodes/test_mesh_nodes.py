@@ -3,12 +3,12 @@
 import pytest
 import torch
 import trimesh
-from pack.nodes import host
-from pack.nodes.bake import FROM_PRESET, BakeTextures, GameReadyAsset, Unwrap
-from pack.nodes.export import SaveMesh
-from pack.nodes.mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
-from pack.nodes.voxel import LoadMesh, MeshToVoxels, VoxelsToMesh
-from pack.o_voxel.formats.mesh_files import load_textured_mesh
+from comfyui_trellis2.nodes import host
+from comfyui_trellis2.nodes.bake import FROM_PRESET, BakeTextures, GameReadyAsset, Unwrap
+from comfyui_trellis2.nodes.export import SaveMesh
+from comfyui_trellis2.nodes.mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
+from comfyui_trellis2.nodes.voxel import LoadMesh, MeshToVoxels, VoxelsToMesh
+from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 
 
 @pytest.fixture

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host, sockets
-from pack.nodes.condition import BACKGROUND, OBJECT, PrepareImage
-from pack.nodes.decode import DecodeMesh
-from pack.nodes.example import ExampleImage
-from pack.nodes.export import SaveGLB
-from pack.nodes.load import LoadModel, Sampler
-from pack.nodes.structure import SampleStructure
-from pack.nodes.widgets import configured
-from pack.o_voxel.values import Mesh
-from pack.trellis2 import builtin
-from pack.trellis2.hub import MissingFileError
-from pack.trellis2.pipeline import Pipeline
+from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host, sockets
+from comfyui_trellis2.nodes.condition import BACKGROUND, OBJECT, PrepareImage
+from comfyui_trellis2.nodes.decode import DecodeMesh
+from comfyui_trellis2.nodes.example import ExampleImage
+from comfyui_trellis2.nodes.export import SaveGLB
+from comfyui_trellis2.nodes.load import LoadModel, Sampler
+from comfyui_trellis2.nodes.structure import SampleStructure
+from comfyui_trellis2.nodes.widgets import configured
+from comfyui_trellis2.o_voxel.values import Mesh
+from comfyui_trellis2.trellis2.checkpoint import builtin
+from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
+from comfyui_trellis2.trellis2.pipeline import Pipeline
 
 NODES = sorted(NODE_CLASS_MAPPINGS.items())
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import trimesh
-from pack.nodes import NODE_CLASS_MAPPINGS, host
-from pack.nodes.preview import RenderPreview
-from pack.nodes.voxel import LoadMesh, LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
+from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host
+from comfyui_trellis2.nodes.preview import RenderPreview
+from comfyui_trellis2.nodes.voxel import LoadMesh, LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
 
 
 @pytest.fixture

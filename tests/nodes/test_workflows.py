@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
-from pack.nodes import NODE_CLASS_MAPPINGS, host, sockets
-from pack.o_voxel.formats.mesh_files import load_textured_mesh
-from pack.trellis2.builtin import find_built_in
+from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host, sockets
+from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.trellis2.checkpoint.builtin import find_built_in
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.api.json"))
 NAMES = [path.name.removesuffix(".api.json") for path in WORKFLOWS]

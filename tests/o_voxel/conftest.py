@@ -1,4 +1,4 @@
-"""Textured meshes to write, in our frame: z up, v up."""
+"""Textured meshes to write, in our frame (z up, v up); small meshes by name; the CPU backends."""
 
 import math
 from collections.abc import Callable
@@ -6,8 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from pack.o_voxel.material import Material, Texture, TexturedMesh
-from pack.o_voxel.values import Mesh
+from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
+from comfyui_trellis2.o_voxel.values import Mesh
+
+from . import shapes as mesh_shapes
 
 
 def noise(channels: int, size: int = 32, seed: int = 0, **how: object) -> Texture:
@@ -77,3 +79,16 @@ def ball() -> Callable[..., TexturedMesh]:
         return TexturedMesh(mesh, materials, uv=uv, uv_faces=uv_faces, **more)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shapes():
+    """The makers and checks of `shapes.py` by name."""
+    return mesh_shapes
+
+
+@pytest.fixture(params=["numba", "reference"])
+def backend(request):
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    return request.param

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 import trimesh
-from pack.o_voxel.asset import PRESETS, STAGES, AssetOptions, make_asset
-from pack.o_voxel.dual_grid import dual_grid_to_mesh
-from pack.o_voxel.formats.mesh_files import load_textured_mesh
-from pack.o_voxel.formats.save import save_mesh
-from pack.o_voxel.grid import Grid
-from pack.o_voxel.mesh.uv_check import check_uv
-from pack.o_voxel.ops.grid_sample import grid_sample
-from pack.o_voxel.ops.hash_grid import hash_grid
-from pack.o_voxel.ops.raster import rasterize
-from pack.o_voxel.render.camera import Bounds, Camera
-from pack.o_voxel.values import Mesh, VoxelField
-from pack.o_voxel.voxelize import mesh_to_dual_grid
+from comfyui_trellis2.o_voxel.asset import PRESETS, STAGES, AssetOptions, make_asset
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
+from comfyui_trellis2.o_voxel.mesh.uv.check import check_uv
+from comfyui_trellis2.o_voxel.ops.grid_sample import grid_sample
+from comfyui_trellis2.o_voxel.ops.hash_grid import hash_grid
+from comfyui_trellis2.o_voxel.ops.raster import rasterize
+from comfyui_trellis2.o_voxel.render.camera import Bounds, Camera
+from comfyui_trellis2.o_voxel.values import Mesh, VoxelField
+from comfyui_trellis2.o_voxel.voxels.from_mesh import mesh_to_dual_grid
+from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
 SMALL = replace(PRESETS["game high"], faces=600, texture_size=128)
 

@@ -1,9 +1,9 @@
 """Values move between devices whole, and stay what they are."""
 
 import torch
-from pack.o_voxel.grid import Grid
-from pack.o_voxel.material import Material, Texture, TexturedMesh
-from pack.o_voxel.values import Mesh, VoxelField, tensor_bytes, to_device
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
+from comfyui_trellis2.o_voxel.values import Mesh, VoxelField, tensor_bytes, to_device
 
 
 def painted() -> TexturedMesh:

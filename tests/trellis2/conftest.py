@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from pack.trellis2.pipeline import Pipeline
-from pack.trellis2.residency import KeepLoaded
-from pack.trellis2.tiny import make_tiny
+from comfyui_trellis2.trellis2.checkpoint.tiny import make_tiny
+from comfyui_trellis2.trellis2.pipeline import Pipeline
+from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pack.trellis2.checkpoint import Checkpoint
-from pack.trellis2.config import SamplerConfig
-from pack.trellis2.pipeline import PIPELINE_TYPES, Pipeline, PipelineType
-from pack.trellis2.residency import KeepLoaded, OneAtATime, default_device, default_dtype
-from pack.trellis2.sparse import CoordSet, SparseTensor
-from pack.trellis2.stages import cascade_voxels, normalize
-from pack.trellis2.values import ImageCondition
+from comfyui_trellis2.trellis2.checkpoint.config import SamplerConfig
+from comfyui_trellis2.trellis2.checkpoint.layouts import Checkpoint
+from comfyui_trellis2.trellis2.pipeline import PIPELINE_TYPES, Pipeline, PipelineType
+from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime, default_device, default_dtype
+from comfyui_trellis2.trellis2.sampling.stages import cascade_voxels, normalize
+from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
+from comfyui_trellis2.trellis2.values import ImageCondition
 from PIL import Image
 from torch import nn
 

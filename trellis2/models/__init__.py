@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ..config import (
+from ..checkpoint.config import (
     ConfigError,
     FlowConfig,
     ShapeDecoderConfig,

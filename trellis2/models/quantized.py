@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...o_voxel.ops.backend import explain, resolve_backend
-from ..config import FlowConfig
+from ...o_voxel.core.backend import explain, resolve_backend
+from ..checkpoint.config import FlowConfig
+from ..checkpoint.hadamard import rotate
 from ..ops.quantized_linear import CHOICES, FORMATS, Format, Quantized, quantize_rows, quantized_linear
-from ..rotation import rotate
 
 # What is quantised: the products that a block's time goes into. Norms, embedders, modulation and the ends never are.
 LAYERS = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...o_voxel.grid import Grid
+from ...o_voxel.core.grid import Grid
 from ...o_voxel.values import DualGrid
 from ..sparse import SparseTensor
 from .sparse_vae import SparseDecoder, SparseEncoder

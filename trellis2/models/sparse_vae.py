@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import SparseDecoderConfig, SparseEncoderConfig
-from ..memory import device_memory
+from ..checkpoint.config import SparseDecoderConfig, SparseEncoderConfig
 from ..ops.submanifold_conv import child_conv, submanifold_conv, tile_neighbors
+from ..runtime.memory import device_memory
 from ..sparse import CoordSet, SparseTensor, Subdivision, SubmanifoldConv3d, cut, spatial_to_channel
+from .chunked import by_rows, rows_of
 from .layers import Backends, LayerNorm32, cast_layers
-from .rows import by_rows, rows_of
 
 Progress = Callable[[float], None]
 

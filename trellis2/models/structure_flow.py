@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...o_voxel.checks import check_tensor
-from ..config import FlowConfig
+from ...o_voxel.core.checks import check_tensor
+from ..checkpoint.config import FlowConfig
 from ..ops.rope import rotary_angles
 from ..sparse.tensor import Ragged
 from .layers import Backends, sinusoidal_positions

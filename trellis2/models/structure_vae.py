@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import StructureDecoderConfig, StructureEncoderConfig
+from ..checkpoint.config import StructureDecoderConfig, StructureEncoderConfig
 from .layers import LayerNorm32, cast_layers
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...o_voxel.grid import Grid
+from ...o_voxel.core.grid import Grid
 from ...o_voxel.values import VoxelField
 from ..sparse import SparseTensor
 from .sparse_vae import SparseDecoder, SparseEncoder

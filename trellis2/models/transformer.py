@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..capture import Recordings
-from ..config import FlowConfig
+from ..checkpoint.config import FlowConfig
 from ..ops.attention import attention
 from ..ops.norm_modulate import Branch, add_branch, add_norm_affine, add_norm_modulate
 from ..ops.quantized_linear import Quantized
 from ..ops.rope import qk_norm_rope, rms_norm_rope
+from ..runtime.cuda_graphs import Recordings
 from ..sparse.tensor import Ragged
 from .layers import Backends, FeedForward, LayerNorm32, MultiHeadRMSNorm, TimestepEmbedder, cast_layers
 from .quantized import input_form

@@ -2,8 +2,8 @@
 
 from .coords import CoordSet, Subdivision
 from .layers import SubmanifoldConv3d, channel_to_spatial, spatial_to_channel
-from .parts import Part, cut
 from .tensor import Ragged, SparseTensor
+from .tiles import Part, cut
 
 __all__ = [
     "CoordSet",

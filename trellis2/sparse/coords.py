@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ...o_voxel.checks import INTEGERS, check_tensor
+from ...o_voxel.core.checks import INTEGERS, check_tensor
 from ...o_voxel.ops.hash_grid import HashGrid, hash_grid, pack_keys
 from ..ops.submanifold_conv import child_neighbors, child_rows, neighbor_map
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...o_voxel.checks import check_tensor
+from ...o_voxel.core.checks import check_tensor
 from .coords import CoordSet
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError, parse
+from ..checkpoint.config import ConfigError, parse
 
 RECIPES = Path(__file__).with_name("recipes")
 
@@ -128,7 +128,7 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
     """A Recipe from parsed JSON. Raises ConfigError naming the first unknown or missing keys."""
-    from .tasks import TASKS
+    from .tasks.registry import TASKS
 
     data = dict(data)
     if isinstance(data.get("data"), Mapping):

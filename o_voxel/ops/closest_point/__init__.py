@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...checks import check_tensor
+from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.checks import check_tensor
 from ...values import Mesh
-from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
 from .tree import Tree, build_tree
 
 CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernel_cpu import cached_njit
+from ...core.kernel_cpu import cached_njit
 from .reference import first_key
 from .tree import BITS, SLACK, Tree
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...checks import check_tensor
-from ..backend import Choice, always, resolve_backend, triton_probe
+from ...core.backend import Choice, always, resolve_backend, triton_probe
+from ...core.checks import check_tensor
 from ..hash_grid import hash_grid
 from .reference import QUAD_OFFSETS, find_corners
 

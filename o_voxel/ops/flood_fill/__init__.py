@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...checks import check_tensor
-from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.checks import check_tensor
 
 CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
 # Points along a side of a block, and in it.

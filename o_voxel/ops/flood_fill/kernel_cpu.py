@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from ..kernel_cpu import cached_njit
+from ...core.kernel_cpu import cached_njit
 from . import reference
 from .reference import HIGH, LOW, SHIFTS
 

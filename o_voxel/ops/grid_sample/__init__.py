@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...checks import FLOATS, check_tensor
-from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.checks import FLOATS, check_tensor
 from ..hash_grid import HashGrid
 from .reference import containing, nearest_voxels, trilinear
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.kernel_cpu import cached_njit
 from ..hash_grid import HashGrid
 from ..hash_grid.reference import AXIS_BITS, AXIS_LIMIT
-from ..kernel_cpu import cached_njit
 
 QUERIES_A_TASK = 1 << 14
 

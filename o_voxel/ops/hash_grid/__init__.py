@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...checks import INTEGERS, check_tensor
-from ..backend import Choice, always, resolve_backend, triton_probe
+from ...core.backend import Choice, always, resolve_backend, triton_probe
+from ...core.checks import INTEGERS, check_tensor
 from .reference import pack_keys, search_keys, sort_keys
 
 CHOICES = (Choice("triton", triton_probe), Choice("reference", always))

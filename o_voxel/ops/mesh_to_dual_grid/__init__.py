@@ -14,7 +14,7 @@ from types import ModuleType
 
 import torch
 
-from ..backend import Choice, numba_probe, triton_probe
+from ...core.backend import Choice, numba_probe, triton_probe
 from .soup import OpenEdges, Part, QefWeights, Slab, Soup, cut_slabs, triangle_soup
 
 SLABS_A_WORKER = 4  # slabs differ in work

@@ -16,10 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import kernel_formulas as formulas
-from .dual_vertex.kernel import solve_in_box
+from . import formulas
+from .kernel_dual_vertex import solve_in_box
+from .kernel_shared import VARIABLE, count_bits, formula, launch, rotate, rotate_back, row_of, write_coords
 from .rows import deal_rows
-from .shared.kernel import VARIABLE, count_bits, formula, launch, rotate, rotate_back, row_of, write_coords
 from .soup import MIN_REGULARIZATION, Part, QefWeights, Slab, Soup
 
 SLAB_VOXELS = 1 << 30

@@ -16,11 +16,11 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from ..kernel_cpu import cached_njit
-from . import kernel_formulas as formulas
-from .dual_vertex.kernel_cpu import solve_in_box
-from .shared import kernel_cpu as shared
-from .shared.kernel_cpu import count_ranks, popcount, write_coords
+from ...core.kernel_cpu import cached_njit
+from . import formulas
+from . import kernel_cpu_shared as shared
+from .kernel_cpu_dual_vertex import solve_in_box
+from .kernel_cpu_shared import count_ranks, popcount, write_coords
 from .soup import MIN_REGULARIZATION, Part, QefWeights, Slab, Soup
 
 SLAB_VOXELS = 1 << 25

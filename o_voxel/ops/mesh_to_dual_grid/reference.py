@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import kernel_formulas as formulas
-from .dual_vertex.reference import ENTRIES, solve_in_box
+from . import formulas
+from .dual_vertex import ENTRIES, solve_in_box
 from .soup import MIN_REGULARIZATION, OpenEdges, Part, QefWeights, Slab, Soup, expand
 
 SLAB_VOXELS = 1 << 27

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...grid import Grid, Vector3
+from ...core.grid import Grid, Vector3
 from ...values import Mesh
 
 TRIANGLES_A_STEP = 1 << 20

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernel_cpu import cached_njit
+from ...core.kernel_cpu import cached_njit
 from .reference import NOWHERE
 
 ROWS_A_TASK = 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...checks import INTEGERS, check_tensor
-from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.checks import INTEGERS, check_tensor
 from .reference import distortion, relax_torch
 
 CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))

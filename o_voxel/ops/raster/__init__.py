@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...checks import check_tensor
-from ..backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.checks import check_tensor
 from .reference import interpolate, visible_faces
 
 MAX_SIDE = 1 << 15

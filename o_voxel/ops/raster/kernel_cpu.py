@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernel_cpu import cached_njit
+from ...core.kernel_cpu import cached_njit
 from .reference import DEPTH_STEPS, MARGIN_PIXELS, NEGLIGIBLE, pixel_centers
 
 BAND_ROWS = 16

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ..backend import Choice, always, resolve_backend, triton_probe
+from ...core.backend import Choice, always, resolve_backend, triton_probe
 from .graph import build_graph
 from .rounds import run_rounds
 

@@ -13,17 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .graph import LOCK, Graph
-from .reference import (
-    CLASS_BITS,
-    CLASSES,
-    LEAST_COSINE,
-    LEAST_SHAPE,
-    LENGTH_WEIGHT,
-    NO_KEY,
-    PASSES,
-    PULL,
-    REACH,
-)
+from .reference import CLASS_BITS, CLASSES, LEAST_COSINE, LEAST_SHAPE, LENGTH_WEIGHT, NO_KEY, PASSES, PULL, REACH
 
 BLOCK = 256
 _LOCK = tl.constexpr(LOCK)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...checks import check_tensor
-from ..backend import Choice, always, numba_probe, resolve_backend
+from ...core.backend import Choice, always, numba_probe, resolve_backend
+from ...core.checks import check_tensor
 from . import reference
 
 CHOICES = (Choice("numba", numba_probe), Choice("reference", always))

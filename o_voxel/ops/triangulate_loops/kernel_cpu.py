@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernel_cpu import cached_njit
+from ...core.kernel_cpu import cached_njit
 
 
 @cached_njit

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from pack.o_voxel.mesh.normals import smooth_by_angle, tangents, vertex_normals
-from pack.o_voxel.values import Mesh
+from comfyui_trellis2.o_voxel.mesh.normals import smooth_by_angle, tangents, vertex_normals
+from comfyui_trellis2.o_voxel.values import Mesh
 
 
 def unit_error(directions):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from pack.o_voxel.mesh.simplify import distinct_faces, edge_faces, simplify
-from pack.o_voxel.ops.closest_point import build_index, closest_point
-from pack.o_voxel.ops.simplify import collapse_edges, reference
-from pack.o_voxel.ops.simplify.graph import LOCK, build_graph
-from pack.o_voxel.ops.simplify.rounds import run_rounds
-from pack.o_voxel.values import Mesh
+from comfyui_trellis2.o_voxel.mesh.simplify import distinct_faces, edge_faces, simplify
+from comfyui_trellis2.o_voxel.ops.closest_point import build_index, closest_point
+from comfyui_trellis2.o_voxel.ops.simplify import collapse_edges, reference
+from comfyui_trellis2.o_voxel.ops.simplify.graph import LOCK, build_graph
+from comfyui_trellis2.o_voxel.ops.simplify.rounds import run_rounds
+from comfyui_trellis2.o_voxel.values import Mesh
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIDE = 60
@@ -115,7 +115,7 @@ def border_distance(mesh, other):
 
 def by_kernels(mesh, target):
     """The Triton steps, run as they are: on a GPU, or in the interpreter."""
-    from pack.o_voxel.ops.simplify import kernel
+    from comfyui_trellis2.o_voxel.ops.simplify import kernel
 
     graph = build_graph(mesh.vertices.to(DEVICE), mesh.faces.to(DEVICE, torch.int32), None)
     graph = run_rounds(graph, kernel, target, float("inf"), None)
@@ -125,7 +125,7 @@ def by_kernels(mesh, target):
 @pytest.fixture
 def wide_programs(monkeypatch):
     """The interpreter takes as long for a program of any width."""
-    from pack.o_voxel.ops.simplify import kernel
+    from comfyui_trellis2.o_voxel.ops.simplify import kernel
 
     if DEVICE.type == "cpu":
         monkeypatch.setattr(kernel, "BLOCK", 4096)
@@ -397,7 +397,7 @@ def test_chosen_edges_share_no_face(shape):
 
 @pytest.mark.parametrize("shape", [sheet, two_boxes], ids=lambda shape: shape.__name__)
 def test_the_kernels_do_what_the_reference_does(shape, wide_programs):
-    from pack.o_voxel.ops.simplify import kernel
+    from comfyui_trellis2.o_voxel.ops.simplify import kernel
 
     mesh = shape()
     graph = build_graph(mesh.vertices.to(DEVICE), mesh.faces.to(DEVICE, torch.int32), None)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.o_voxel.convert import voxelize
-from pack.o_voxel.grid import Grid
-from pack.o_voxel.material import Material, TexturedMesh
-from pack.o_voxel.values import Mesh
-from pack.trellis2.training.distributed import Team
-from pack.trellis2.training.examples import Example
-from pack.trellis2.training.recipe import parse_recipe
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.material import Material, TexturedMesh
+from comfyui_trellis2.o_voxel.values import Mesh
+from comfyui_trellis2.o_voxel.voxels.convert import voxelize
+from comfyui_trellis2.trellis2.training.data.dataset import Example
+from comfyui_trellis2.trellis2.training.loop.distributed import Team
+from comfyui_trellis2.trellis2.training.recipe import parse_recipe
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[3]

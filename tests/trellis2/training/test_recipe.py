@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from pack.trellis2.config import ConfigError
-from pack.trellis2.training.recipe import RECIPES, load_recipe, parse_recipe
+from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
+from comfyui_trellis2.trellis2.training.recipe import RECIPES, load_recipe, parse_recipe
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pack.o_voxel.convert import fitted, voxelize
-from pack.o_voxel.formats.mesh_files import load_textured_mesh
-from pack.o_voxel.formats.save import save_mesh
-from pack.o_voxel.grid import Grid
-from pack.trellis2.cli import main
-from pack.trellis2.hub import MissingFileError
-from pack.trellis2.pipeline import Pipeline
-from pack.trellis2.reconstruct import encode, reconstruct
-from pack.trellis2.residency import KeepLoaded
-from pack.trellis2.training.recipe import parse_recipe
-from pack.trellis2.training.run import Run
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
+from comfyui_trellis2.o_voxel.voxels.convert import fitted, voxelize
+from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
+from comfyui_trellis2.trellis2.cli.main import main
+from comfyui_trellis2.trellis2.pipeline import Pipeline
+from comfyui_trellis2.trellis2.reconstruct import encode, reconstruct
+from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded
+from comfyui_trellis2.trellis2.training.recipe import parse_recipe
+from comfyui_trellis2.trellis2.training.runs.run import Run
 from PIL import Image
 
 

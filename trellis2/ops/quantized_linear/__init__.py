@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....o_voxel.checks import FLOATS, check_tensor
-from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.checks import FLOATS, check_tensor
 from . import reference, torch_products
 from .formats import FORMATS, Format, Quantized
 

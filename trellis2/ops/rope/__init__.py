@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from ....o_voxel.checks import FLOATS, check_tensor
-from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.checks import FLOATS, check_tensor
 from . import reference
 
 CHOICES = (Choice("triton", triton_probe), Choice("reference", always))

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from ....o_voxel.checks import FLOATS, check_tensor
-from ....o_voxel.ops.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.checks import FLOATS, check_tensor
 from ....o_voxel.ops.hash_grid import hash_grid
 from ..autocast import autocast
 from . import reference
 
 if TYPE_CHECKING:
-    from .maps.kernel import TiledMap
+    from .kernel_maps import TiledMap
 
 TAPS = 27
 CHILDREN = 8
@@ -49,12 +49,12 @@ def neighbor_map(coords: Tensor, dilation: int = 1, *, backend: str = "auto") ->
         raise ValueError(f"dilation: expected at least 1, got {dilation}")
     chosen = resolve_backend(backend, CHOICES, coords.device)
     if chosen == "triton" and dilation == 1:
-        from .maps.blocks.kernel import neighbors_by_blocks
+        from .kernel_blocks import neighbors_by_blocks
 
         return neighbors_by_blocks(coords)
     index = hash_grid(coords, backend=chosen)
     if chosen == "triton":
-        from .maps.kernel import find_neighbors
+        from .kernel_maps import find_neighbors
 
         return find_neighbors(coords, index.keys, index.rows, dilation)
     rows = torch.arange(len(coords), dtype=torch.int32, device=coords.device)
@@ -92,9 +92,9 @@ def child_neighbors(
         rows = child_rows(len(neighbors), parent, child)
     check_tensor(rows, "rows", (len(neighbors), CHILDREN), torch.int32)
     if resolve_backend(backend, CHOICES, neighbors.device) == "triton":
-        from .maps import kernel
+        from . import kernel_maps
 
-        return kernel.child_neighbors(neighbors, parent, child, rows)
+        return kernel_maps.child_neighbors(neighbors, parent, child, rows)
     return reference.child_neighbors(neighbors, parent, child, rows)
 
 
@@ -166,9 +166,9 @@ def tile_neighbors(
     total: how many rows there are, where these are only some of them: the order in which the kernel adds depends on
     it, so that parts give what the whole gives, to the bit.
     """
-    from .maps import kernel
+    from . import kernel_maps
 
-    return kernel.tile_neighbors(neighbors, parent, child, total)
+    return kernel_maps.tile_neighbors(neighbors, parent, child, total)
 
 
 @dataclass(frozen=True)

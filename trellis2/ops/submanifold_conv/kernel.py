@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .maps.kernel import TAPS, TILE, TiledMap
+from .kernel_maps import TAPS, TILE, TiledMap
 
 try:
     from triton.tools.tensor_descriptor import TensorDescriptor

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ....o_voxel.grid import Vector3
+from ....o_voxel.core.grid import Vector3
 from ....o_voxel.material import Material, Texture
 from .dice import Dice
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ....o_voxel.convert import voxelize
-from ....o_voxel.grid import Grid
+from ....o_voxel.core.grid import Grid
 from ....o_voxel.material import TexturedMesh
 from ....o_voxel.values import OVoxel
+from ....o_voxel.voxels.convert import voxelize
 from .dice import Dice
 from .objects import facing, make_object
 from .views import View, draw_views, random_view, to_image

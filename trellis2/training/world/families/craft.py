@@ -7,20 +7,7 @@ import numpy as np
 from ..dice import Dice
 from ..materials import any_color, any_metal, any_wood, bands, contrast, grey, metal, plain, soft, stripes, vivid
 from ..parts import Parts
-from ..shapes import (
-    Shape,
-    arc,
-    box,
-    curve,
-    cylinder,
-    join,
-    lathe,
-    patch,
-    plate,
-    rod,
-    sphere,
-    torus,
-)
+from ..shapes import Shape, arc, box, curve, cylinder, join, lathe, patch, plate, rod, sphere, torus
 from .road import TYRE, WINDOW
 
 

@@ -1,0 +1,35 @@
+"""Files. Voxels as .vxz, .npz or .ply, which the original, microsoft/TRELLIS.2's o_voxel, reads and writes too.
+
+Meshes are read by `mesh_files` and written by `save`.
+`read_voxels` and `write_voxels` go by the suffix; `iter_vxz` reads a chunk at a time. Malformed files raise ValueError
+with the file's name and the fault, in bounded memory; a file is written whole or not at all.
+"""
+
+from ..core.atomic_io import MAX_BYTES
+from .voxels.npz import read_npz, write_npz
+from .voxels.ply import read_ply, write_ply
+from .voxels.read_write import read_voxels, write_voxels
+from .voxels.records import VoxelRecords, dual_grid_to_records, field_to_records, records_to_dual_grid, records_to_field
+from .voxels.vxz.header import VxzHeader, VxzLayout
+from .voxels.vxz.read_write import iter_vxz, read_vxz, read_vxz_header, write_vxz
+
+__all__ = [
+    "MAX_BYTES",
+    "VoxelRecords",
+    "VxzHeader",
+    "VxzLayout",
+    "dual_grid_to_records",
+    "field_to_records",
+    "iter_vxz",
+    "read_npz",
+    "read_ply",
+    "read_voxels",
+    "read_vxz",
+    "read_vxz_header",
+    "records_to_dual_grid",
+    "records_to_field",
+    "write_npz",
+    "write_ply",
+    "write_voxels",
+    "write_vxz",
+]

@@ -1,0 +1,1 @@
+"""Mesh files: GLB, OBJ, PLY and STL, in and out, and their images."""

@@ -1,0 +1,93 @@
+"""Our geometry as glTF's: y up, v down, linear colours; as floats, or quantised (KHR_mesh_quantization)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....core.color import to_linear
+from ..vertex_buffer import DrawnMesh, to_y_up
+from .document import Document
+
+INT16, INT8, UINT16 = 32767, 127, 65535
+
+
+@dataclass(frozen=True, eq=False)
+class Attribute:
+    """One vertex attribute as it is stored: values [V, 2 to 4] and whether integers stand for 0 or -1 to 1."""
+
+    values: np.ndarray
+    normalized: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Primitive:
+    """The faces of one material. indices: [3 F] int64.  attributes by glTF's names, POSITION first."""
+
+    indices: np.ndarray
+    attributes: dict[str, Attribute]
+
+
+def primitive(part: DrawnMesh, scale: float, *, tangents: bool) -> Primitive:
+    """`part` with float32 attributes, colours in uint16. tangents: written where there are any."""
+    attributes = {"POSITION": Attribute(_float(to_y_up(part.mesh.vertices) * scale))}
+    if part.normals is not None:
+        attributes["NORMAL"] = Attribute(_float(to_y_up(part.normals)))
+    if part.tangents is not None and tangents:
+        turned = torch.cat([to_y_up(part.tangents[:, :3]), part.tangents[:, 3:]], 1)
+        attributes["TANGENT"] = Attribute(_float(turned))
+    if part.uv is not None:
+        u, v = part.uv.unbind(1)
+        attributes["TEXCOORD_0"] = Attribute(_float(torch.stack([u, 1 - v], 1)))
+    if part.colors is not None:
+        attributes["COLOR_0"] = Attribute(_colors(part.colors), normalized=True)
+    return Primitive(part.mesh.faces.numpy().reshape(-1).astype(np.int64), attributes)
+
+
+def quantized(parts: list[Primitive]) -> tuple[list[Primitive], dict[str, list[float]]]:
+    """(primitives in small integers, the transform of the node that undoes it for positions).
+
+    Positions: 16 bits of the longest side of the bounding box. Normals and tangents: 8 bits a component, 0.5 degrees.
+    Texture coordinates: 16 bits, if all of them are in [0, 1]; else they stay.
+    """
+    points = np.concatenate([part.attributes["POSITION"].values for part in parts]).astype(np.float64)
+    low, high = points.min(0), points.max(0)
+    center, step = (low + high) / 2, float((high - low).max()) / 2 / INT16 or 1.0
+    coordinates = [part.attributes["TEXCOORD_0"].values for part in parts if "TEXCOORD_0" in part.attributes]
+    inside = all(uv.min() >= 0 and uv.max() <= 1 for uv in coordinates)
+
+    def small(name: str, attribute: Attribute) -> Attribute:
+        values = attribute.values.astype(np.float64)
+        if name == "POSITION":
+            return Attribute(np.rint((values - center) / step).astype(np.int16))
+        if name in ("NORMAL", "TANGENT"):
+            return Attribute(np.rint(values * INT8).astype(np.int8), normalized=True)
+        if name == "TEXCOORD_0" and inside:
+            return Attribute(np.rint(values * UINT16).astype(np.uint16), normalized=True)
+        return attribute
+
+    smaller = [Primitive(p.indices, {name: small(name, a) for name, a in p.attributes.items()}) for p in parts]
+    return smaller, {"translation": center.tolist(), "scale": [step] * 3}
+
+
+def add_primitive(document: Document, part: Primitive, material: int) -> dict[str, object]:
+    """The JSON of `part`, its arrays put into the document."""
+    attributes = {
+        name: document.add_vertices(attribute.values, normalized=attribute.normalized, bounds=name == "POSITION")
+        for name, attribute in part.attributes.items()
+    }
+    return {"attributes": attributes, "indices": document.add_indices(part.indices), "material": material}
+
+
+def _float(values: Tensor) -> np.ndarray:
+    return values.float().numpy()
+
+
+def _colors(srgb: Tensor) -> np.ndarray:
+    """RGBA [V, 4] uint16 in linear light: 8 bits would show steps in the dark."""
+    rgba = srgb.float().clamp(0, 1)
+    linear = torch.cat([to_linear(rgba[:, :3]), rgba[:, 3:]], 1)
+    return (linear * UINT16).round().numpy().astype(np.uint16)

@@ -1,0 +1,96 @@
+"""glTF 2.0 binary files. y up, as glTF wants; bytes are a function of the input alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ....core.atomic_io import FilePath, write_files
+from ....core.checks import FLOATS, check_tensor
+from ....material import Material, TexturedMesh
+from ....ops.grid_sample import grid_sample
+from ....ops.hash_grid import hash_grid
+from ....values import PBR_CHANNELS, Mesh, VoxelField
+from ..options import SaveOptions
+from ..size_budget import Fitted, fit
+from ..vertex_buffer import as_textured, checked, drawn, with_normals
+from .document import Document
+from .draco import add_compressed_primitive
+from .geometry import add_primitive, primitive, quantized
+from .materials import MaterialWriter, largest_side
+
+
+def vertex_materials(mesh: Mesh, field: VoxelField) -> Tensor:
+    """The field's channels at the mesh's vertices, [V, C] float32 in [0, 1]."""
+    points = field.grid.to_grid(mesh.vertices)
+    return grid_sample(field.attrs.float(), hash_grid(field.coords), points).clamp(0, 1)
+
+
+def colored(mesh: Mesh, materials: Tensor) -> TexturedMesh:
+    """`mesh` with the base colours of `materials` [V, 6] float (PBR_CHANNELS) at its vertices.
+
+    Metallic and roughness are one factor each, the means over the vertices in use, until the mesh is textured.
+    Double-sided, because a raw dual-grid surface has no consistent winding. Raises ValueError for other materials.
+    """
+    check_tensor(materials, "materials", (len(mesh.vertices), 6), FLOATS)
+    if not bool(torch.isfinite(materials).all()):
+        raise ValueError("materials: expected finite numbers, got NaN or infinity")
+    values = materials.to(mesh.vertices.device).float().clamp(0, 1)
+    used = values[mesh.faces.long().unique()]
+    means = {name: float(used[:, PBR_CHANNELS[name]].mean()) for name in ("metallic", "roughness")}
+    surface = Material(metallic_factor=means["metallic"], roughness_factor=means["roughness"], double_sided=True)
+    colors = torch.nn.functional.pad(values[:, PBR_CHANNELS["base_color"]], (0, 1), value=1.0)
+    return TexturedMesh(mesh, (surface,), vertex_colors=colors)
+
+
+def write_glb(
+    path: FilePath,
+    mesh: Mesh | TexturedMesh,
+    materials: Tensor | None = None,
+    options: SaveOptions = SaveOptions(),
+) -> Path:
+    """Writes `mesh`, with its materials or, for a bare Mesh, with `materials` as `colored` takes them.
+
+    Missing folders are made; the file appears whole or not at all. Raises as `encode_glb`, and OSError.
+    """
+    return write_files({Path(path): encode_glb(mesh, materials, options).content})
+
+
+def encode_glb(
+    mesh: Mesh | TexturedMesh, materials: Tensor | None = None, options: SaveOptions = SaveOptions()
+) -> Fitted:
+    """The bytes of the file that `write_glb` writes, and what was given up for `options.max_bytes`.
+
+    One primitive a material; base colour with alpha, occlusion-roughness-metallic, normal and emission as one image
+    each. A Draco stream may merge vertices that are alike. Vertices that no face uses are left out.
+    Raises ValueError for an empty mesh, for numbers that are not finite, for materials that one image cannot hold and
+    for a size that cannot be reached; ImportError for Draco without DracoPy.
+    """
+    options.y_up(".glb")
+    if materials is not None and isinstance(mesh, TexturedMesh):
+        raise ValueError("materials: expected None with a TexturedMesh, which has its own")
+    whole = checked(as_textured(mesh))
+    if materials is not None:
+        whole = checked(colored(whole.mesh, materials))
+    flat = drawn(with_normals(whole, options.crease_deg))
+    parts = [(row, flat.part(row)) for row in flat.material_ids.unique().tolist()]
+    geometry = [
+        primitive(part, options.scale, tangents=whole.materials[row].normal_texture is not None) for row, part in parts
+    ]
+    shown = tuple(whole.materials[row] for row, _ in parts)
+
+    def encode(chosen: SaveOptions) -> bytes:
+        document = Document()
+        writer = MaterialWriter(document, chosen)
+        pieces, place = quantized(geometry) if chosen.quantize else (geometry, {})
+        if chosen.quantize:
+            document.use("KHR_mesh_quantization", required=True)
+        add = add_compressed_primitive if chosen.draco else add_primitive
+        primitives = [add(document, piece, writer.add(material)) for piece, material in zip(pieces, shown, strict=True)]
+        root = {"mesh": document.add("meshes", {"primitives": primitives}), **place}
+        document.add("scenes", {"nodes": [document.add("nodes", root)]})
+        return document.to_glb()
+
+    return fit(encode, options, largest_side(shown))

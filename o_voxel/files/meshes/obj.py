@@ -1,0 +1,153 @@
+"""Wavefront OBJ with its materials (.mtl, PBR extension) and PNG textures beside it. v up, as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ...core.atomic_io import FilePath, write_files
+from ...material import Material, Texture, TexturedMesh
+from ...values import Mesh
+from .images import pixels_of, shrink
+from .options import SaveOptions
+from .png import encode_png
+from .vertex_buffer import as_textured, checked, turned, with_normals
+
+# Keyword in the .mtl and end of the file's name, for each texture that an .mtl has a place for.
+MAPS = {
+    "base_color_texture": ("map_Kd", "base_color"),
+    "roughness_texture": ("map_Pr", "roughness"),
+    "metallic_texture": ("map_Pm", "metallic"),
+    "alpha_texture": ("map_d", "alpha"),
+    "emissive_texture": ("map_Ke", "emissive"),
+    "normal_texture": ("norm", "normal"),
+}
+
+
+def write_obj(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> Path:
+    """Writes `mesh` as `path`, its materials as the .mtl of the same name, each texture as a .png whose name begins so.
+
+    y up unless `options.up` says z. Places, texture coordinates and normals keep an index each, so nothing is split.
+    Colours stay sRGB. Occlusion has no place in an .mtl. Vertex colours follow the places, as most readers expect; a
+    mesh that has them and no texture coordinates goes without an .mtl, which would hide them.
+    All files are whole before the first appears; the .obj appears last. Deterministic.
+    Raises ValueError as `drawn.checked` and for texture coordinates that are not finite; OSError.
+    """
+    target = Path(path)
+    whole = checked(as_textured(mesh))
+    # Readers that find a material look for no vertex colours.
+    if whole.uv is None and whole.vertex_colors is not None:
+        return write_files({target: _text(_geometry(whole, options, named=False))})
+    # Readers split names in an .mtl at spaces.
+    stem = "_".join(target.stem.split())
+    textures, library = _library(whole.materials, stem, options)
+    files = {target.with_name(name): content for name, content in textures.items()}
+    files[target.with_name(f"{stem}.mtl")] = _text(library)
+    lines = [f"mtllib {stem}.mtl", *_geometry(whole, options, named=True)]
+    return write_files({**files, target: _text(lines)})
+
+
+def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -> tuple[dict[str, bytes], list[str]]:
+    """({file name: PNG}, lines of the .mtl). A texture that several materials use alike is stored once."""
+    names: dict[tuple, str] = {}
+    files: dict[str, bytes] = {}
+    lines: list[str] = []
+    for number, material in enumerate(materials):
+        lines += [f"newmtl material_{number}", *_factors(material)]
+        prefix = stem if len(materials) == 1 else f"{stem}_{number}"
+        for field, (keyword, ending) in MAPS.items():
+            texture: Texture | None = getattr(material, field)
+            if texture is None or (field == "alpha_texture" and material.alpha_mode == "OPAQUE"):
+                continue
+            cut = _cut(material) if field == "alpha_texture" else None
+            if (id(texture), cut) not in names:
+                names[id(texture), cut] = f"{prefix}_{ending}.png"
+                image = shrink(pixels_of(texture), options.max_texture)
+                image = image if cut is None else np.where(image >= cut, 255, 0).astype(np.uint8)
+                files[names[id(texture), cut]] = encode_png(image, options.png_level)
+            scaled = f" -bm {material.normal_scale:.9g}" if field == "normal_texture" else ""
+            lines.append(f"{keyword}{scaled} {names[id(texture), cut]}")
+        lines.append("")
+    return files, lines
+
+
+def _cut(material: Material) -> float | None:
+    """The alpha, 0 to 255, below which "MASK" makes a texel transparent; an .mtl has no word for that mode."""
+    if material.alpha_mode != "MASK":
+        return None
+    return 255 * material.alpha_cutoff / max(material.alpha_factor, 1e-9)
+
+
+def _opacity(material: Material) -> float:
+    if material.alpha_mode == "BLEND":
+        return material.alpha_factor
+    hidden = material.alpha_mode == "MASK" and material.alpha_factor < material.alpha_cutoff
+    return 0.0 if hidden else 1.0
+
+
+def _factors(material: Material) -> Iterator[str]:
+    # The Blinn-Phong exponent of the same width, for readers without PBR.
+    exponent = min(2 / max(material.roughness_factor, 1e-3) ** 4 - 2, 1000.0)
+    yield "illum 2"
+    for keyword, values in (("Kd", material.base_color_factor), ("Ke", material.emissive_factor)):
+        yield f"{keyword} {_numbers(values)}"
+    shares = {"Pr": material.roughness_factor, "Pm": material.metallic_factor, "Ns": exponent, "d": _opacity(material)}
+    yield from (f"{keyword} {_numbers((value,))}" for keyword, value in shares.items())
+
+
+def _geometry(mesh: TexturedMesh, options: SaveOptions, *, named: bool) -> Iterator[str]:
+    """Lines of the .obj. named: faces say which material they have."""
+    y_up = options.y_up(".obj")
+    places = turned(mesh.mesh.vertices, y_up) * options.scale
+    if mesh.vertex_colors is None:
+        yield from _lines("v", places.numpy())
+    else:
+        yield from _lines("v", np.concatenate([places.numpy(), mesh.vertex_colors[:, :3].clamp(0, 1).numpy()], 1))
+    corners = [mesh.mesh.faces]
+    if mesh.uv is not None:
+        corners.append(mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces)
+        yield from _lines("vt", _finite_uv(mesh.uv, corners[1]).numpy())
+    shaded = with_normals(mesh, options.crease_deg)
+    if shaded.normals is not None:
+        corners.append(shaded.mesh.faces)
+        yield from _lines("vn", turned(shaded.normals, y_up).numpy())
+    slots = {(True, True): "{}/{}/{}", (True, False): "{}/{}", (False, True): "{}//{}", (False, False): "{}"}
+    slot = slots[mesh.uv is not None, shaded.normals is not None].replace("{}", "%d")
+    indices = np.stack([corner.numpy().astype(np.int64) for corner in corners], 2) + 1
+    ids = np.zeros(len(indices), np.int64) if mesh.material_ids is None else mesh.material_ids.numpy()
+    for number in np.unique(ids).tolist():
+        rows = indices[ids == number]
+        if named:
+            yield f"usemtl material_{number}"
+        yield _formatted(f"f {slot} {slot} {slot}", rows.reshape(len(rows), -1))
+
+
+def _text(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _finite_uv(uv: Tensor, faces: Tensor) -> Tensor:
+    low, high = int(faces.min()), int(faces.max())
+    if low < 0 or high >= len(uv):
+        raise ValueError(f"uv_faces: expected rows of uv, 0 to {len(uv) - 1}, got {low} to {high}")
+    if not bool(uv.isfinite().all()):
+        raise ValueError("uv: expected finite coordinates, got NaN or infinity; unwrap the mesh again")
+    return uv
+
+
+def _lines(keyword: str, values: np.ndarray) -> Iterator[str]:
+    """One line a row; nine digits give a float32 back as it was."""
+    if len(values):
+        yield _formatted(" ".join([keyword, *["%.9g"] * values.shape[1]]), values)
+
+
+def _formatted(pattern: str, rows: np.ndarray) -> str:
+    """`pattern` filled in for each row, joined by line ends: one call of the C formatter for all."""
+    return "\n".join([pattern] * len(rows)) % tuple(rows.reshape(-1).tolist())
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.9g}" for value in values)

@@ -1,0 +1,61 @@
+"""Meshes in a binary .ply: element `vertex` with what is known of each, element `face` with three rows a face."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.atomic_io import FilePath, write_files
+from ...material import Material, TexturedMesh
+from ...values import Mesh
+from .options import SaveOptions
+from .vertex_buffer import as_textured, checked, drawn, turned, with_normals
+
+FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
+
+
+def write_ply_mesh(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> Path:
+    """Writes `mesh` as little-endian .ply, z up unless `options.up` says y: places, normals, and colours where known.
+
+    Normals follow `options.crease_deg`; colours are sRGB bytes, as readers expect; `options.ply_uv` adds s and t, v up.
+    Deterministic; the file appears whole or not at all. Raises ValueError as `drawn.checked` and `drawn`; OSError.
+    """
+    whole = checked(as_textured(mesh))
+    y_up = options.y_up(".ply")
+    # Without materials no vertex is split for them.
+    plain = replace(whole, materials=(Material(),), material_ids=None)
+    plain = plain if options.ply_uv else replace(plain, uv=None, uv_faces=None)
+    flat = drawn(with_normals(plain, options.crease_deg))
+    columns = _columns("xyz", turned(flat.mesh.vertices, y_up) * options.scale)
+    if flat.normals is not None:
+        columns |= _columns(("nx", "ny", "nz"), turned(flat.normals, y_up))
+    if flat.uv is not None:
+        columns |= _columns("st", flat.uv)
+    if flat.colors is not None:
+        rgba = (flat.colors.clamp(0, 1) * 255).round().to(torch.uint8)
+        columns |= _columns(("red", "green", "blue", "alpha"), rgba)
+    table = np.zeros(len(flat.mesh.vertices), [(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        table[name] = values
+    faces = np.zeros(len(flat.mesh.faces), FACE)
+    faces["count"] = 3
+    faces["corners"] = flat.mesh.faces.numpy()
+    content = _header(table, len(faces)) + table.tobytes() + faces.tobytes()
+    return write_files({Path(path): content})
+
+
+def _columns(names: str | tuple[str, ...], values: Tensor) -> dict[str, np.ndarray]:
+    """{name: a column of values [N, C]}."""
+    return dict(zip(names, values.numpy().T, strict=True))
+
+
+def _header(table: np.ndarray, faces: int) -> bytes:
+    types = {"float32": "float", "uint8": "uchar"}
+    properties = [f"property {types[table.dtype[name].name]} {name}" for name in table.dtype.names]
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}", *properties]
+    lines += [f"element face {faces}", "property list uchar int vertex_indices", "end_header", ""]
+    return "\n".join(lines).encode("ascii")

@@ -1,0 +1,32 @@
+"""Binary STL: triangles and nothing else, for printing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ...core.atomic_io import FilePath, write_files
+from ...material import TexturedMesh
+from ...mesh.connectivity.topology import area_vectors, unit
+from ...values import Mesh
+from .options import SaveOptions
+from .vertex_buffer import as_textured, checked, turned
+
+TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+# 80 bytes that must not begin with "solid", by which readers know the text form.
+HEADER = b"binary STL".ljust(80)
+
+
+def write_stl(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> Path:
+    """Writes the triangles of `mesh`, z up unless `options.up` says y, with each one's own normal (0 without an area).
+
+    Deterministic; the file appears whole or not at all. Raises ValueError as `drawn.checked`; OSError.
+    """
+    whole = checked(as_textured(mesh)).mesh
+    vertices = turned(whole.vertices, options.y_up(".stl"))
+    faces = whole.faces.long()
+    table = np.zeros(len(faces), TRIANGLE)
+    table["normal"] = unit(area_vectors(vertices, faces)).numpy()
+    table["corners"] = (vertices * options.scale)[faces].numpy()
+    return write_files({Path(path): HEADER + np.uint32(len(faces)).tobytes() + table.tobytes()})

@@ -1,0 +1,1 @@
+"""Voxel files: .vxz, .npz and .ply."""

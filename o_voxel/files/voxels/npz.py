@@ -1,0 +1,141 @@
+"""Voxels in a .npz: `coord` [N, 3] uint16 and an array [N, C] an attribute, as numpy's own `savez` writes them.
+
+Members are read here rather than by `numpy.load`, which makes room for whatever shape a header claims.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import re
+import struct
+import zipfile
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.atomic_io import MAX_BYTES, FilePath, atomic_write, naming
+from .records import RECORD_DTYPES, VoxelRecords, as_coords
+
+_SUFFIX = ".npy"
+_COORD = "coord"
+_MAX_MEMBERS = 4096
+_NUMPY_HEADER = re.compile(
+    r"\{'descr': '([<>|][a-z][0-9]{1,2})', 'fortran_order': (True|False), 'shape': \(([0-9, ]{0,80})\), \} *\n"
+)
+# What `zipfile` raises for damaged archives, beside ValueError.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, struct.error)
+
+
+class _Array(NamedTuple):
+    """Where an array lies in the archive, and what it is."""
+
+    member: zipfile.ZipInfo
+    header_size: int
+    dtype: np.dtype
+    fortran: bool
+    shape: tuple[int, ...]
+
+
+def read_npz(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
+    """The voxels of the .npz file at `path`, in file order; coords of any integer type that fit int32.
+
+    max_bytes: the most that the arrays may hold. Raises ValueError, naming the file and the fault, for anything
+    malformed, for arrays that are not [N, C], and for types outside RECORD_DTYPES; OSError.
+    """
+    with open(path, "rb") as file, naming(path):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                arrays = _read_arrays(archive, max_bytes)
+        except _ZIP_ERRORS as error:
+            raise ValueError(f"damaged .npz: {error}") from error
+        except OSError as error:
+            # `zipfile` seeks to offsets as it finds them, and EINVAL is how a negative one ends.
+            if error.errno != errno.EINVAL:
+                raise
+            raise ValueError("damaged .npz: an offset outside the file") from error
+        if _COORD not in arrays:
+            raise ValueError(f"expected an array {_COORD!r}, got {sorted(arrays)!r:.200}")
+        coords = _coords(arrays.pop(_COORD))
+        return VoxelRecords(coords, {name: _attribute(name, values) for name, values in arrays.items()})
+
+
+def write_npz(path: FilePath, records: VoxelRecords, compress: bool = True) -> None:
+    """Writes `records`, in their order, as a .npz file that the original reads.
+
+    compress: deflate the arrays, or store them. The same bytes for the same input; replaces `path` once it is whole.
+    Raises ValueError for coordinates outside 0 to 65535 and for an attribute named `coord`.
+    """
+    if _COORD in records.attrs:
+        raise ValueError(f"attrs: the format keeps the name {_COORD!r} for itself")
+    coords = records.coords.cpu().numpy()
+    if coords.size and not (coords.min() >= 0 and coords.max() <= 0xFFFF):
+        raise ValueError(f"coords: expected 0 to 65535 in a .npz, got {coords.min()} to {coords.max()}")
+    arrays = {_COORD: coords.astype(np.uint16)} | {name: v.cpu().numpy() for name, v in records.attrs.items()}
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w", method) as archive:
+        for name, values in arrays.items():
+            with archive.open(name + _SUFFIX, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(values), allow_pickle=False)
+
+
+def _read_arrays(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, np.ndarray]:
+    members = archive.infolist()
+    names = [member.filename.removesuffix(_SUFFIX) for member in members]
+    if len(set(names)) < len(names) or len(names) > _MAX_MEMBERS:
+        raise ValueError(f"expected at most {_MAX_MEMBERS} arrays of unique names, got {len(names)}")
+    size = sum(member.file_size for member in members)
+    if size > max_bytes:
+        raise ValueError(f"arrays of {size} bytes: expected at most {max_bytes}; allow more with max_bytes")
+    arrays = {}
+    for name, member in zip(names, members, strict=True):
+        with naming(f"array {name!r}"):
+            arrays[name] = _read_array(archive, _array(archive, member))
+    return arrays
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Array:
+    if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("expected a stored or deflated member, not an encrypted one")
+    with archive.open(member) as stream:
+        start = stream.read(10)
+        if len(start) < 10 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2):
+            raise ValueError("expected a numpy array of format 1 or 2")
+        wide = start[6] == 2
+        length = struct.unpack("<I", start[8:] + stream.read(2))[0] if wide else struct.unpack("<H", start[8:])[0]
+        text = stream.read(min(length, 1 << 16)).decode("latin-1")
+    found = _NUMPY_HEADER.fullmatch(text)
+    if found is None:
+        raise ValueError(f"expected a header of a plain numpy array, got {text[:200]!r}")
+    shape = tuple(int(n) for n in found[3].replace(" ", "").split(",") if n)
+    array = _Array(member, 10 + 2 * wide + length, np.dtype(found[1]), found[2] == "True", shape)
+    wanted = array.header_size + math.prod(shape) * array.dtype.itemsize
+    if wanted != member.file_size:
+        raise ValueError(f"expected {wanted} bytes for {array.dtype} {list(shape)}, got {member.file_size}")
+    return array
+
+
+def _read_array(archive: zipfile.ZipFile, array: _Array) -> np.ndarray:
+    with archive.open(array.member) as stream:
+        data = stream.read()
+    if len(data) != array.member.file_size:
+        raise ValueError(f"expected {array.member.file_size} bytes, got {len(data)}")
+    flat = np.frombuffer(data, array.dtype, offset=array.header_size)
+    values = flat.reshape(array.shape, order="F" if array.fortran else "C")
+    return np.array(values, array.dtype.newbyteorder("="), order="C")
+
+
+def _coords(values: np.ndarray) -> Tensor:
+    if values.ndim != 2 or values.shape[1] != 3 or values.dtype.kind not in "iu":
+        raise ValueError(f"coord: expected whole numbers [*, 3], got {values.dtype} {list(values.shape)}")
+    return as_coords(values)
+
+
+def _attribute(name: str, values: np.ndarray) -> Tensor:
+    allowed = [str(dtype).removeprefix("torch.") for dtype in RECORD_DTYPES]
+    if values.dtype.name not in allowed:
+        raise ValueError(f"array {name!r}: expected {' or '.join(allowed)}, got {values.dtype}")
+    return torch.from_numpy(values)

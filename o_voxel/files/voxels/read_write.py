@@ -1,0 +1,58 @@
+"""Voxel files by their suffix: .vxz, .npz or .ply."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ...core.atomic_io import MAX_BYTES, FilePath
+from ...core.grid import Grid
+from .npz import read_npz, write_npz
+from .ply import read_ply, write_ply
+from .records import VoxelRecords
+from .vxz.header import VxzLayout
+from .vxz.read_write import read_vxz, write_vxz
+
+_READERS = {".vxz": read_vxz, ".npz": read_npz, ".ply": read_ply}
+_WRITERS = {".vxz": write_vxz, ".npz": write_npz, ".ply": write_ply}
+
+
+def read_voxels(path: FilePath, grid: Grid | None = None, max_bytes: int = MAX_BYTES) -> VoxelRecords:
+    """The voxels of the file at `path`, in file order, on the CPU.
+
+    grid: where the voxels are, which no file says; the records then carry it.  max_bytes: the most that the voxels may
+    take once read. Raises ValueError, naming the file and the fault, for another suffix, anything malformed, and voxels
+    outside `grid`; OSError; ImportError where a decoder is missing.
+    """
+    records = _of_suffix(path, _READERS)(path, max_bytes)
+    if grid is None:
+        return records
+    coords = records.coords
+    outside = ((coords < 0) | (coords >= coords.new_tensor(grid.shape))).any(dim=1)
+    if bool(outside.any()):
+        first = coords[outside][0].tolist()
+        raise ValueError(f"{os.fspath(path)}: expected voxels inside {grid.shape}, got {first}")
+    return VoxelRecords(coords, records.attrs, grid)
+
+
+def write_voxels(path: FilePath, records: VoxelRecords, layout: VxzLayout | None = None) -> None:
+    """Writes `records` to `path`, which is replaced once the file is whole. The original reads what this writes.
+
+    layout: how a .vxz stores them; default, as the original does. Raises ValueError for another suffix, for a layout
+    with another format, and for what the format cannot hold (see `write_vxz`, `write_npz`, `write_ply`); OSError.
+    """
+    writer = _of_suffix(path, _WRITERS)
+    if layout is None:
+        writer(path, records)
+    elif writer is write_vxz:
+        write_vxz(path, records, layout)
+    else:
+        raise ValueError(f"{os.fspath(path)}: expected no layout, which only a .vxz has")
+
+
+def _of_suffix(path: FilePath, functions: dict[str, Callable]) -> Callable:
+    suffix = Path(path).suffix.lower()
+    if suffix not in functions:
+        raise ValueError(f"{os.fspath(path)}: expected a file name that ends in {', '.join(functions)}, got {suffix!r}")
+    return functions[suffix]

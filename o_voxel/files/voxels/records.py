@@ -1,0 +1,132 @@
+"""Voxel records: coordinates with named values, as the voxel files hold them, and their turn to and from O-Voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.checks import check_tensor
+from ...core.grid import Grid
+from ...values import PBR_CHANNELS, DualGrid, VoxelField
+
+# What .npz and .ply can hold; .vxz holds uint8 alone.
+RECORD_DTYPES = (
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.float32,
+    torch.float64,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelRecords:
+    """Voxels and what is stored for each.
+
+    coords: [N, 3] int32, x, y, z.  attrs: by name, each [N, C] with C >= 1, of one of RECORD_DTYPES; files made by the
+    original hold uint8. Names are printable and their order is kept.  grid: where the voxels are, if known: none of
+    the file formats says.
+    """
+
+    coords: Tensor
+    attrs: Mapping[str, Tensor]
+    grid: Grid | None = None
+
+    def __post_init__(self) -> None:
+        n = len(check_tensor(self.coords, "VoxelRecords.coords", (None, 3), torch.int32))
+        for name, values in self.attrs.items():
+            if not name or not name.isprintable():
+                raise ValueError(f"VoxelRecords.attrs: expected printable names, got {name!r}")
+            check_tensor(values, f"VoxelRecords.attrs[{name!r}]", (n, None), RECORD_DTYPES)
+            if values.shape[1] == 0:
+                raise ValueError(f"VoxelRecords.attrs[{name!r}]: expected at least 1 channel, got 0")
+
+    def __len__(self) -> int:
+        """The number of voxels."""
+        return len(self.coords)
+
+
+def as_coords(values: np.ndarray) -> Tensor:
+    """Whole numbers [N, 3] of any dtype as a new int32 tensor. Raises ValueError outside int32's range, and for NaN."""
+    limits = np.iinfo(np.int32)
+    if values.size and not (values.min() >= limits.min and values.max() <= limits.max):
+        raise ValueError(f"coords: expected values in int32's range, got {values.min()} to {values.max()}")
+    return torch.from_numpy(values.astype(np.int32))
+
+
+def dual_grid_to_records(dual_grid: DualGrid) -> VoxelRecords:
+    """A dual grid as the original stores it: `vertices` [N, 3] and `intersected` [N, 1], both uint8.
+
+    vertices = trunc(255 clamp(dual, 0, 1)); intersected = x + 2 y + 4 z. Lossy: dual vertices keep 1/255 of a voxel,
+    and split weights are left out. Raises ValueError for dual vertices that are not finite.
+    """
+    flags = dual_grid.intersected.to(torch.uint8)
+    packed = flags[:, 0:1] | flags[:, 1:2] << 1 | flags[:, 2:3] << 2
+    vertices = _unit_scaled(dual_grid.dual, "DualGrid.dual").to(torch.uint8)
+    return VoxelRecords(dual_grid.coords, {"vertices": vertices, "intersected": packed}, dual_grid.grid)
+
+
+def records_to_dual_grid(records: VoxelRecords, grid: Grid | None = None) -> DualGrid:
+    """The dual grid stored in `records`; dual = vertices / 255, float32. Undoes `dual_grid_to_records` to 1/255 voxel.
+
+    grid: where the voxels are; default, the records' own. Raises ValueError when neither says, when an attribute is
+    missing or has another shape or dtype, and for flags above 7.
+    """
+    n = len(records)
+    vertices = check_tensor(_attribute(records, "vertices"), "vertices", (n, 3), torch.uint8)
+    packed = check_tensor(_attribute(records, "intersected"), "intersected", (n, 1), torch.uint8)
+    if n and int(packed.max()) > 7:
+        raise ValueError(f"intersected: expected values from 0 to 7, got {int(packed.max())}")
+    flags = torch.cat([packed >> axis & 1 for axis in range(3)], dim=1).bool()
+    return DualGrid(records.coords, vertices.to(torch.float32) / 255, flags, _grid_of(records, grid))
+
+
+def field_to_records(field: VoxelField) -> VoxelRecords:
+    """A six-channel PBR field as uint8 `base_color` [N, 3], `metallic`, `roughness` and `alpha` [N, 1].
+
+    Values are clamped to [0, 1] and rounded to the nearest of 255 steps, so a field read from such records comes back
+    to the same bytes. Raises ValueError for another number of channels and for values that are not finite.
+    """
+    check_tensor(field.attrs, "VoxelField.attrs", (len(field.coords), 6))
+    levels = _unit_scaled(field.attrs.to(torch.float32), "VoxelField.attrs").round().to(torch.uint8)
+    return VoxelRecords(field.coords, {name: levels[:, part] for name, part in PBR_CHANNELS.items()}, field.grid)
+
+
+def records_to_field(records: VoxelRecords, grid: Grid | None = None) -> VoxelField:
+    """The PBR field [N, 6] float32 in `records`: uint8 is divided by 255, float taken as it is. Others are left out.
+
+    grid: as in `records_to_dual_grid`. Raises ValueError when a PBR attribute is missing or has another shape or dtype.
+    """
+    parts = []
+    for name, part in PBR_CHANNELS.items():
+        shape = (len(records), part.stop - part.start)
+        values = check_tensor(_attribute(records, name), name, shape, (torch.uint8, torch.float32, torch.float64))
+        scale = 255 if values.dtype == torch.uint8 else 1
+        parts.append(values.to(torch.float32) / scale)
+    return VoxelField(records.coords, torch.cat(parts, dim=1), _grid_of(records, grid))
+
+
+def _unit_scaled(values: Tensor, name: str) -> Tensor:
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{name}: expected finite values")
+    return values.clamp(0, 1) * 255
+
+
+def _attribute(records: VoxelRecords, name: str) -> Tensor:
+    if name not in records.attrs:
+        raise ValueError(f"records: expected an attribute {name!r}, got {sorted(records.attrs)}")
+    return records.attrs[name]
+
+
+def _grid_of(records: VoxelRecords, grid: Grid | None) -> Grid:
+    found = records.grid if grid is None else grid
+    if found is None:
+        raise ValueError("grid: expected one, since the records carry none")
+    return found

@@ -1,0 +1,1 @@
+"""The .vxz container: header, octrees, filters and compression."""

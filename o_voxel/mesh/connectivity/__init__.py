@@ -1,0 +1,1 @@
+"""Which faces, edges and vertices belong together."""

@@ -1,0 +1,79 @@
+"""Remove the small parts of a mesh that hang together with nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.exact_sums import Groups
+from ...values import Mesh
+from .topology import Rows, area_vectors, face_components, length, select_faces
+
+
+def remove_small_components(
+    mesh: Mesh,
+    min_area_share: float = 1e-5,
+    min_faces: int = 0,
+    keep_largest: int | None = None,
+    *,
+    backend: str = "auto",
+) -> tuple[Mesh, Rows]:
+    """The mesh without its small components, and without vertices that no face uses.
+
+    A component is a set of faces that reach each other across shared edges. It stays when it has at least
+    `min_area_share` of the mesh's area (0 to 1), at least `min_faces` faces, and, with `keep_largest`, is among that
+    many largest by area (of equals, the one with the lowest face). The largest one always stays. Order is kept.
+    Deterministic; the same on every backend ("auto", "numba", "reference").
+    Raises ValueError for a share outside 0 to 1, a negative number of faces or fewer than one component to keep.
+    """
+    check_limits(min_area_share, min_faces, keep_largest)
+    label = face_components(mesh, backend=backend)
+    kept = large_enough(mesh.vertices, mesh.faces.to(torch.int64), label, min_area_share, min_faces, keep_largest)
+    return select_faces(mesh, kept)
+
+
+def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh, Rows]:
+    """The mesh with the largest components, by area, that have at most `faces` faces together; the largest stays.
+
+    The first that does not fit, and all smaller ones, go. Otherwise as `remove_small_components`.
+    Raises ValueError for less than one face.
+    """
+    if faces < 1:
+        raise ValueError(f"faces: expected at least 1, got {faces}")
+    groups = Groups.of_labels(face_components(mesh, backend=backend))
+    area, number = _areas(mesh.vertices, mesh.faces.to(torch.int64), groups)
+    order = area.sort(descending=True, stable=True).indices
+    fits = number[order].cumsum(0) <= faces
+    fits[:1] = True
+    stays = torch.empty_like(fits).scatter_(0, order, fits)
+    return select_faces(mesh, stays[groups.number])
+
+
+def check_limits(min_area_share: float, min_faces: int, keep_largest: int | None) -> None:
+    """Raises ValueError for limits that `remove_small_components` does not take."""
+    if not 0 <= min_area_share <= 1:
+        raise ValueError(f"min_area_share: expected 0 to 1, got {min_area_share}")
+    if min_faces < 0:
+        raise ValueError(f"min_faces: expected 0 or more, got {min_faces}")
+    if keep_largest is not None and keep_largest < 1:
+        raise ValueError(f"keep_largest: expected 1 or more, or None, got {keep_largest}")
+
+
+def large_enough(
+    vertices: Tensor, faces: Tensor, label: Tensor, min_area_share: float, min_faces: int, keep_largest: int | None
+) -> Tensor:
+    """Faces [F] bool of the components that stay; label [F] int64: the lowest face of each face's component."""
+    groups = Groups.of_labels(label)
+    area, number = _areas(vertices, faces, groups)
+    order = area.sort(descending=True, stable=True).indices
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(groups.count, device=order.device))
+    stays = (area >= min_area_share * area.sum()) & (number >= min_faces)
+    if keep_largest is not None:
+        stays &= rank < keep_largest
+    return (stays | (rank == 0))[groups.number]
+
+
+def _areas(vertices: Tensor, faces: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
+    """Twice the area and the number of faces of each group of faces."""
+    area = groups.sums(length(area_vectors(vertices, faces))[:, None])[:, 0]
+    return area, groups.totals(torch.ones_like(groups.number)[:, None])[:, 0]

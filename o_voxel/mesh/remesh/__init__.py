@@ -1,0 +1,1 @@
+"""New surfaces through signed distances: narrow band, manifold dual contouring, shrinkwrap."""

@@ -1,0 +1,106 @@
+"""The distance to a mesh on the points of a grid, as far as a level set of it needs: coarse to fine, then exact.
+
+A distance changes by no more than the way between two points. So one query at the middle of a group of points tells
+whether the level can pass among them, and what side all of them are on where it cannot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...ops.closest_point import MeshIndex, closest_point
+from ...ops.flood_fill import POINTS, SIDE
+from .sparse_sdf import BlockField
+
+# Blocks along a side of the groups that the search starts with.
+GROUP = 4
+QUERIES_A_CHUNK = 1 << 21
+# Rounding is far less than the slack.
+SLACK = 0.01
+DIAGONAL = math.sqrt(3) + SLACK
+# From the middle of 2 x 2 x 2 points to the far end of a grid edge that starts at one of them.
+EDGE_REACH = math.sqrt(1.5**2 + 0.5**2 + 0.5**2) + SLACK
+
+
+def sample_band(
+    index: MeshIndex,
+    shape: tuple[int, int, int],
+    level: float,
+    *,
+    wanted: Tensor | None = None,
+    backend: str = "auto",
+    report: Callable[[float], None] = lambda part: None,
+) -> BlockField:
+    """The distance less `level` on a grid of `shape` blocks, for an index over a mesh in grid units.
+
+    Exact at both ends of every grid edge on which it turns its sign; right in sign everywhere. Every cube of eight
+    points in which it turns has its low corner in a block of the field. wanted: blocks [X, Y, Z] bool that the field is
+    wanted in; elsewhere it says "outside" or "inside" at random. report: called with the part done, may raise.
+    """
+    device = index.device
+
+    def offsets(centers: Tensor, reach: float) -> Tensor:
+        """Distance less level [N] at `centers`, infinite where it is larger than `reach`."""
+        parts = centers.split(QUERIES_A_CHUNK)
+        found = []
+        for part in parts:
+            found.append(closest_point(index, part, level + reach, backend=backend).distance - level)
+            report(len(found) / len(parts))
+        return torch.cat(found)
+
+    groups = tuple(-(-n // GROUP) for n in shape)
+    cells = torch.cartesian_prod(*(torch.arange(n, dtype=torch.int32, device=device) for n in groups))
+    coarse, kept = _near(offsets, cells, GROUP * SIDE, _cube_reach(GROUP * SIDE))
+    children = _children(cells[kept], GROUP)
+    fits = (children < torch.tensor(shape, device=device)).all(1)
+    coords = children[fits]
+    if wanted is not None:
+        coords = coords[wanted[tuple(coords.long().unbind(1))]]
+    fine, kept = _near(offsets, coords, SIDE, _cube_reach(SIDE))
+
+    # A block's row: that of its group's side, then that of its own, then its own.
+    near = coords[kept]
+    table = (torch.where(coarse > 0, 0, 1).to(torch.int32) + len(near)).reshape(groups)
+    for axis in range(3):
+        table = table.repeat_interleave(GROUP, axis)
+    table = table[: shape[0], : shape[1], : shape[2]].contiguous()
+    table[tuple(coords.long().unbind(1))] = torch.where(fine > 0, 0, 1).to(torch.int32) + len(near)
+    table[tuple(near.long().unbind(1))] = torch.arange(len(near), dtype=torch.int32, device=device)
+    return BlockField(table, near, _block_values(offsets, near))
+
+
+def _cube_reach(side: int) -> float:
+    """From the middle of a cell of side^3 points to the far corner of a cube of eight that starts in it."""
+    return (side + 1) / 2 * DIAGONAL
+
+
+def _near(offsets: Callable[[Tensor, float], Tensor], cells: Tensor, side: int, reach: float) -> tuple[Tensor, Tensor]:
+    """(offset [N] at the middle of each cell of side^3 points, rows [K] of those with the level within `reach`)."""
+    found = offsets(cells * float(side) + (side - 1) / 2, reach)
+    return found, (found.abs() <= reach).nonzero().squeeze(1)
+
+
+def _children(cells: Tensor, count: int) -> Tensor:
+    """The count^3 parts [N count^3, 3] of each of `cells` [N, 3], in order."""
+    steps = torch.cartesian_prod(*[torch.arange(count, dtype=cells.dtype, device=cells.device)] * 3)
+    return (cells[:, None] * count + steps).reshape(-1, 3)
+
+
+def _block_values(offsets: Callable[[Tensor, float], Tensor], coords: Tensor) -> Tensor:
+    """[B + 2, 64] values of the blocks `coords` [B, 3], exact at ends of crossed edges, and of the two rest rows."""
+    values = torch.empty(len(coords) + 2, POINTS, device=coords.device)
+    values[-2], values[-1] = 1.0, -1.0
+    octants = _children(coords, 2)
+    middle, kept = _near(offsets, octants, 2, EDGE_REACH)
+    # Places [8, 8] in a block of the points of its octants.
+    corners = _children(_children(torch.zeros(1, 3, dtype=torch.int64, device=coords.device), 2), 2)
+    places = (corners * corners.new_tensor([16, 4, 1])).sum(1).reshape(8, 8)
+    values[:-2].scatter_(1, places.flatten().expand(len(coords), -1), middle.reshape(-1, 8).repeat_interleave(8, 1))
+    slots = (kept // 8 * POINTS)[:, None] + places[kept % 8]
+    points = _children(octants[kept], 2).to(torch.float32)
+    values.view(-1)[slots.flatten()] = offsets(points, EDGE_REACH + DIAGONAL)
+    return values

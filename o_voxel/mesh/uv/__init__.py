@@ -1,0 +1,1 @@
+"""UV atlases: segmentation, parameterisation, chart merging, packing, and a checker."""

@@ -1,0 +1,227 @@
+"""A mesh cut into charts and laid flat: the cloth that stays the same, and the layouts it goes through.
+
+The surface is scaled to a total area of 1, so that lengths compare with the side of a full atlas. Half-edge h = 3 f + k
+and corner c = 3 f + k as in `topology`.
+
+Letters: V vertices, F faces, E edges that can be sewn, K charts, U UV vertices.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ...ops.connected_components import connected
+from ...ops.parameterize import distortion, relax
+from ...values import Mesh
+from ..connectivity.surface import proper_edges
+from ..connectivity.topology import area_vectors, cross, dot, following, length, unit
+from .overlaps import overlaps
+from .segment import LENGTH_UNIT, Facets, Links
+
+THINNEST = 0.02  # least height of a rest shape, about, of its longest edge
+THINNEST_TEXELS = 0.1
+FIXED = 2.0**40  # fixed point for sums over charts
+SWEEPS = 6
+LEAST_DET = 0.02  # of a face that is not pressed flat: its area, of that of its rest shape
+MOST_COLORS = 64  # of vertices; `relax` knows no more
+STRETCHED_SHARE = 0.005  # of a chart's area that may be stretched beyond the limit
+MEAN_STRETCH = 0.08  # most mean stretch of a chart above 1
+
+
+@dataclass(frozen=True, eq=False)
+class Cloth:
+    """What does not change as a surface is cut and laid flat.
+
+    faces: [F, 3] int64.  points: [V, 3] float64, scaled.  facets: of the scaled surface.  half: [E, 2] int64, the two
+    half-edges of each edge that two faces share, running in opposite directions.  length: [E] int64, in LENGTH_UNIT.
+    rest: [F, 3] float64, squared lengths that edge k of a face should have in the plane; never of a sliver.
+    color: [V] int64, different along every edge.
+    """
+
+    faces: Tensor
+    points: Tensor
+    facets: Facets
+    half: Tensor
+    length: Tensor
+    rest: Tensor
+    color: Tensor
+
+    @property
+    def links(self) -> Links:
+        """The faces at each edge."""
+        return Links(self.half[:, 0] // 3, self.half[:, 1] // 3, self.length)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Charts in the plane; each UV vertex belongs to one chart, and charts may lie over each other.
+
+    position: [U, 2] float64; rows may be unused.  corner: [F, 3] int64, rows of `position`.  chart: [F] int64.
+    sewn: [E] bool, edges whose two faces share both UV vertices.  source: [U] int64, the mesh's vertex.
+    """
+
+    position: Tensor
+    corner: Tensor
+    chart: Tensor
+    sewn: Tensor
+    source: Tensor
+
+
+def weave(mesh: Mesh, texel: float, *, backend: str = "auto") -> Cloth:
+    """The cloth of a mesh with at least one face; texel: the length of one, as a share of the side of a full atlas.
+
+    An edge with more than two faces, or whose faces run along it in the same direction, cannot be sewn. Rest shapes
+    are as on the surface, but slivers and specks are made thicker, so that they have area in the plane.
+    """
+    faces = mesh.faces.to(torch.int64)
+    vectors = area_vectors(mesh.vertices, faces)
+    total = float(length(vectors).sum())
+    points = mesh.vertices.double() * (1 / math.sqrt(total) if total > 0 else 1.0)
+    corners = points[faces]
+    vectors = area_vectors(points, faces)
+    sides = length(corners.roll(-1, dims=1) - corners)
+    fixed = (sides / LENGTH_UNIT).round().to(torch.int64)
+    facets = Facets(unit(vectors), length(vectors), fixed.sum(dim=1), corners.amin(dim=1), corners.amax(dim=1))
+    order, start = proper_edges(faces, len(points), backend)
+    first = start[:-1][start.diff() == 2]
+    a, b = order[first], order[first + 1]
+    opposite = faces.flatten()[a] != faces.flatten()[b]
+    half = torch.stack((a[opposite], b[opposite]), dim=1)
+    squares = sides * sides
+    floor = (THINNEST**2 * squares.amax(dim=1) + (THINNEST_TEXELS * texel) ** 2)[:, None]
+    color = color_vertices(faces, len(points))
+    return Cloth(faces, points, facets, half, fixed.flatten()[half[:, 0]], squares + floor, color)
+
+
+def color_vertices(faces: Tensor, count: int) -> Tensor:
+    """A colour [count] int64 for each vertex, different from that of all others in its faces [F, 3] int64.
+
+    In each round those vertices that have the highest number, well mixed, among their neighbours without a colour take
+    the lowest colour that no neighbour has (Jones and Plassmann, A Parallel Graph Coloring Heuristic, 1993): about
+    half as many colours as rounds, and a colour is a launch wherever vertices are moved. Deterministic.
+    """
+    rank = torch.arange(count, device=faces.device) * 0x9E3779B1 % 2**32
+    first, second = faces.flatten(), faces.roll(-1, dims=1).flatten()
+    apart = (first != second).nonzero().squeeze(1)
+    first, second = torch.cat((first[apart], second[apart])), torch.cat((second[apart], first[apart]))
+    color = torch.full_like(rank, -1)
+    taken = torch.zeros(count, MOST_COLORS, dtype=torch.bool, device=faces.device)
+    shades = torch.arange(MOST_COLORS, device=faces.device)
+    while bool((color < 0).any()):
+        highest = torch.full_like(rank, -1).scatter_reduce_(0, first, rank[second], "amax")
+        chosen = ((color < 0) & (rank > highest)).nonzero().squeeze(1)
+        color[chosen] = torch.where(taken[chosen], MOST_COLORS, shades).amin(dim=1)
+        left = (color[first] < 0).nonzero().squeeze(1)
+        first, second = first[left], second[left]
+        done = color[second] >= 0
+        taken[first[done], color[second[done]]] = True
+        first, second = first[~done], second[~done]
+    return color
+
+
+def flatten(
+    cloth: Cloth, chart: Tensor, layout: Layout | None = None, face: Tensor | None = None, *, backend: str = "auto"
+) -> Layout:
+    """Charts [F] int64 of connected faces, each projected along its mean normal and relaxed; a lone face as its rest
+    shape. With a layout and rows `face` [N] int64: these faces anew, the others as they lie there.
+
+    Nothing is promised: a projection may fold over (see `find_faults`), a chart of one face never does.
+    """
+    if face is None or layout is None:
+        face = torch.arange(len(chart), device=chart.device)
+        sewn = torch.zeros(len(cloth.half), dtype=torch.bool, device=chart.device)
+        layout = Layout(cloth.points.new_zeros(0, 2), torch.zeros_like(cloth.faces), chart, sewn, face[:0])
+    anew = torch.zeros(len(chart), dtype=torch.bool, device=chart.device).index_fill_(0, face, True)
+    own, links = chart[face], cloth.links
+    number, own = own.unique(return_inverse=True)
+    charts = len(number)
+    sewn = torch.where(anew[links.first], True, layout.sewn) & (chart[links.first] == chart[links.second])
+    lowest, corner = _fans(cloth, sewn & anew[links.first])[face].unique(return_inverse=True)
+    owner = torch.empty_like(lowest).scatter_(0, corner.flatten(), own.repeat_interleave(3))
+    source = cloth.faces.flatten()[lowest]
+    picked = Facets(*(getattr(cloth.facets, f.name)[face] for f in fields(Facets)))
+    points = cloth.points[source]
+    position = torch.stack([dot(points, axis[owner]) for axis in _frames(picked, own, charts)], dim=1)
+    alone = torch.bincount(own, minlength=charts)[own] == 1
+    rest = cloth.rest[face]
+    position[corner[alone].flatten()] = _upright(rest[alone]).view(-1, 2)
+    many = (~alone).nonzero().squeeze(1)
+    position = relax(position, corner[many], rest[many], cloth.color[source], owner, SWEEPS, backend=backend)
+    return Layout(
+        torch.cat((layout.position, position)),
+        layout.corner.index_copy(0, face, corner + len(layout.position)),
+        chart,
+        sewn,
+        torch.cat((layout.source, source)),
+    )
+
+
+def _fans(cloth: Cloth, sewn: Tensor) -> Tensor:
+    """The lowest corner [F, 3] int64 that each corner is joined to, around its vertex, over the edges sewn [E] bool."""
+    a, b = cloth.half[sewn].unbind(dim=1)
+    first, second = torch.cat((a, following(a))), torch.cat((following(b), b))
+    return connected(3 * len(cloth.faces), first, second).view(-1, 3)
+
+
+def _frames(facets: Facets, chart: Tensor, charts: int) -> tuple[Tensor, Tensor]:
+    """Two axes [K, 3] of the plane that each chart's mean normal looks down on, counter-clockwise seen from there."""
+    whole = (facets.normal * (facets.area[:, None] * FIXED)).to(torch.int64)
+    total = torch.zeros(charts, 3, dtype=torch.int64, device=chart.device)
+    normal = unit(total.scatter_add_(0, chart[:, None].expand(-1, 3), whole).to(torch.float64))
+    helper = torch.zeros_like(normal).scatter_(1, normal.abs().argmin(dim=1, keepdim=True), 1.0)
+    across = unit(cross(helper, normal))
+    return across, cross(normal, across)
+
+
+def _upright(rest: Tensor) -> Tensor:
+    """Corners [N, 3, 2] of triangles with squared edge lengths `rest` [N, 3], counter-clockwise, the first at 0."""
+    base = rest[:, 0].sqrt()
+    x = (rest[:, 0] + rest[:, 2] - rest[:, 1]) / (2 * base)
+    y = (rest[:, 2] - x * x).clamp(min=0).sqrt()
+    zero = torch.zeros_like(x)
+    return torch.stack((zero, zero, base, zero, x, y), dim=1).view(-1, 3, 2)
+
+
+def find_faults(cloth: Cloth, layout: Layout, max_stretch: float) -> tuple[Tensor, Tensor]:
+    """(charts [K] bool with a face turned over or pressed flat, or too much stretch; faces [N] of overlaps)."""
+    charts = int(layout.chart.max()) + 1
+    bad = badly_shaped(cloth, layout.position, layout.corner, layout.chart, None, charts, max_stretch)
+    half = open_halves(cloth, layout, torch.arange(len(layout.chart), device=layout.chart.device))
+    start, end = layout.corner.flatten()[half], layout.corner.flatten()[following(half)]
+    return bad, half[overlaps(layout.position, start, end, layout.chart[half // 3], charts)] // 3
+
+
+def badly_shaped(
+    cloth: Cloth, position: Tensor, corner: Tensor, chart: Tensor, face: Tensor | None, charts: int, max_stretch: float
+) -> Tensor:
+    """Charts [charts] bool with a face turned over or pressed flat, or with too much stretch.
+
+    corner, chart: [N, 3], [N] int64 of the faces `face` [N] int64, or of all.
+    """
+    rows = slice(None) if face is None else face
+    det, stretch = distortion(position, corner, cloth.rest[rows])
+    area = cloth.facets.area[rows]
+    whole = chart_sums(area, chart, charts)
+    beyond = chart_sums(area * (stretch > max_stretch), chart, charts)
+    excess = chart_sums(area * (stretch.clamp(max=16) - 1).clamp(min=0), chart, charts)
+    bad = (beyond > STRETCHED_SHARE * whole) | (excess > MEAN_STRETCH * whole)
+    bad[chart[~(det > LEAST_DET)]] = True
+    return bad
+
+
+def chart_sums(values: Tensor, chart: Tensor, charts: int) -> Tensor:
+    """[charts] sums of `values` [N] that are at most about 1; chart [N] int64."""
+    total = torch.zeros(charts, dtype=torch.int64, device=chart.device)
+    return total.index_add_(0, chart, (values * FIXED).to(torch.int64)).to(torch.float64) / FIXED
+
+
+def open_halves(cloth: Cloth, layout: Layout, face: Tensor) -> Tensor:
+    """Half-edges [N] int64 of the faces `face` that are not sewn to another."""
+    inside = torch.zeros(3 * len(layout.chart), dtype=torch.bool, device=face.device)
+    inside[cloth.half[layout.sewn].flatten()] = True
+    half = (3 * face[:, None] + torch.arange(3, device=face.device)).flatten()
+    return half[~inside[half]]

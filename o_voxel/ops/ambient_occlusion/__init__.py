@@ -1,0 +1,127 @@
+"""How much of the sky points on a surface see: depth pictures from all around, and a look-up in each.
+
+A direction of light is one orthographic picture, so that all points share the work of finding what blocks it, and the
+rasteriser does that work. It is exact to the pictures' resolution, without noise, and the same bytes each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.checks import check_tensor
+from ...values import Mesh
+from ..raster import rasterize
+
+CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+# Room around the mesh in the pictures, so that a point just outside it still falls into them.
+MARGIN = 1.02
+
+
+@dataclass(frozen=True, eq=False)
+class Sky:
+    """A mesh seen from N directions; row 0 of a picture is its top.
+
+    depth: [N, S, S] float32, how far towards the viewer the nearest surface is, in world units from `center`; -inf
+    where there is none.  axes: [N, 3, 3] float32, the unit directions right, up and towards the viewer of each
+    picture.  center: [3] float32.  radius: [1] float32, half a picture's side in world units.
+    """
+
+    depth: Tensor
+    axes: Tensor
+    center: Tensor
+    radius: Tensor
+
+
+def sphere_directions(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """`count` unit directions [count, 3] float32 spread evenly over the sphere, on a Fibonacci spiral."""
+    step = torch.arange(count, dtype=torch.float64)
+    z = 1 - (2 * step + 1) / count
+    turn = step * (math.pi * (3 - math.sqrt(5)))
+    flat = (1 - z * z).sqrt()
+    return torch.stack([flat * turn.cos(), flat * turn.sin(), z], 1).float().to(device)
+
+
+def picture_axes(towards: Tensor) -> Tensor:
+    """The axes [N, 3, 3] of pictures whose viewers stand in the unit directions `towards` [N, 3]."""
+    # The helper is the axis that the direction is least along.
+    helper = torch.nn.functional.one_hot(towards.abs().argmin(1), 3).to(towards.dtype)
+    right = torch.nn.functional.normalize(torch.linalg.cross(helper, towards), dim=1)
+    return torch.stack([right, torch.linalg.cross(towards, right), towards], 1)
+
+
+def draw_sky(
+    mesh: Mesh,
+    directions: Tensor,
+    side: int = 1024,
+    *,
+    backend: str = "auto",
+    progress: Callable[[float], None] | None = None,
+) -> Sky:
+    """`mesh` seen from `directions` [N, 3] float32, unit vectors towards the viewers, in side x side pixels each.
+
+    4 N side^2 bytes, and one picture drawn after the other. progress: called with the share done; may raise, to stop.
+    Raises ValueError as `rasterize` does.
+    """
+    check_tensor(directions, "directions", (None, 3), torch.float32)
+    vertices = mesh.vertices
+    axes = picture_axes(directions.to(vertices.device))
+    low, high = (vertices.amin(0), vertices.amax(0)) if len(vertices) else (vertices.new_zeros(3),) * 2
+    center = (low + high) / 2
+    moved = vertices - center
+    radius = (moved.square().sum(1).amax().sqrt() if len(moved) else center.new_zeros(())).clamp_min(1e-30) * MARGIN
+    depth = torch.empty(len(axes), side, side, dtype=torch.float32, device=vertices.device)
+    x, y, z = (moved / radius).unbind(1)
+    for i, picture in enumerate(axes.tolist()):
+        # Not a matmul: TF32 on a GPU would move the vertices.
+        right, up, towards = (a * x + b * y + c * z for a, b, c in picture)
+        clip = torch.stack([right, up, -towards, torch.ones_like(x)], 1)
+        depth[i] = -radius * rasterize(clip, mesh.faces, (side, side), backend=backend).depth
+        if progress is not None:
+            progress((i + 1) / len(axes))
+    return Sky(depth, axes, center, radius[None])
+
+
+def open_sky(
+    sky: Sky,
+    points: Tensor,
+    normals: Tensor,
+    flat: Tensor | None = None,
+    *,
+    reach: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The share [P] float32 of an evenly bright sky's light that arrives at `points` [P, 3], weighted by the cosine.
+
+    points: [P, 3] float32, world units, on the mesh of `sky`.  normals: [P, 3] float32 unit vectors, what the cosine is
+    with.  flat: [P, 3] float32 unit normals of the faces that the points are on, where `normals` are smooth: else a
+    rounded edge would have its own faces in the way. None: `normals`.
+    reach: world units; what blocks from farther away is ignored (of several blockers in a line the farthest counts).
+    1 where nothing blocks, as on an open plane, or no direction is in front. A blocker has to rise a pixel above the
+    plane of the point's face, and directions within 6 degrees of that plane are left out. Each picture is read between
+    its four nearest pixels, so shadow edges are soft by one.
+    backend: "triton" (GPU), "numba" (CPU), "reference" (plain torch) or "auto"; equal but for rounding. Deterministic.
+    """
+    count = len(check_tensor(points, "points", (None, 3), torch.float32))
+    check_tensor(normals, "normals", (count, 3), torch.float32)
+    flat = check_tensor(normals if flat is None else flat, "flat", (count, 3), torch.float32)
+    if reach is not None and not reach > 0:
+        raise ValueError(f"reach: expected None or more than 0, got {reach}")
+    chosen = resolve_backend(backend, CHOICES, points.device)
+    limit = math.inf if reach is None else float(reach)
+    if chosen == "triton":
+        from .kernel import open_sky_gpu as implementation
+    elif chosen == "numba":
+        from .kernel_cpu import open_sky_cpu as implementation
+    else:
+        from .reference import open_sky_torch as implementation
+    parts = sky.depth, sky.axes, sky.center, sky.radius, points, normals, flat
+    return implementation(*(part.contiguous() for part in parts), limit)
+
+
+__all__ = ["CHOICES", "Sky", "draw_sky", "open_sky", "picture_axes", "sphere_directions"]

@@ -1,0 +1,30 @@
+"""What hangs together: the lowest node that each node reaches over links."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.checks import check_tensor
+from .reference import connected_torch
+
+CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+
+
+def connected(count: int, first: Tensor, second: Tensor, *, backend: str = "auto") -> Tensor:
+    """The lowest node [count] int64 that each of `count` nodes reaches over the links first - second, both [L] int64.
+
+    On the CPU this is `mesh_clean.components` without its parity. Deterministic; the same on every backend.
+    """
+    links = len(check_tensor(first, "first", (None,), torch.int64))
+    check_tensor(second, "second", (links,), torch.int64)
+    chosen = resolve_backend(backend, CHOICES, first.device)
+    if chosen == "triton":
+        from .kernel import connected_gpu
+
+        return connected_gpu(count, first, second)
+    return connected_torch(count, first, second, chosen)
+
+
+__all__ = ["CHOICES", "connected"]

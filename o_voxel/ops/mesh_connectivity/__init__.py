@@ -1,0 +1,71 @@
+"""What the mesh repairs are made of: equal edges found, components with a parity, and the corners of one fan.
+
+Half-edge h = 3 f + k of face f runs from its corner k to its corner (k + 1) % 3; corner c = 3 f + k is where half-edge
+c starts. A twin is the half-edge across an edge, -1 where there is none. "numba" runs on the CPU, "reference" (plain
+torch) everywhere; both give the same numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.backend import Choice, always, numba_probe, resolve_backend
+from ...core.checks import check_tensor
+from . import reference
+
+CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
+
+
+def match_edges(faces: Tensor, vertex_count: int, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """(order [3 F], start [E + 1]), int64: half-edges grouped by the edge they lie on.
+
+    faces [F, 3] int64, rows below `vertex_count`, which is below 2^31. Edges are ordered by their lower vertex, then by
+    the higher one; edge e has the half-edges order[start[e] : start[e + 1]], ascending. Deterministic.
+    """
+    check_tensor(faces, "faces", (None, 3), torch.int64)
+    if resolve_backend(backend, CHOICES, faces.device) == "numba":
+        from . import kernel_cpu
+
+        arrays = kernel_cpu.match_edges(faces.contiguous().numpy(), vertex_count)
+        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+    return reference.match_edges(faces, vertex_count)
+
+
+def components(
+    count: int, first: Tensor, second: Tensor, odd: Tensor, *, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """(label [count] int64, parity [count] bool) of nodes joined by links: the lowest node that each can reach.
+
+    Link i joins nodes first[i] and second[i] ([L] int64) and says whether their parities differ: odd [L] bool. A
+    node's parity is that of the path to its label within the spanning forest of the lowest links, so where the links
+    contradict each other the later ones are not met. Deterministic.
+    """
+    links = len(check_tensor(first, "first", (None,), torch.int64))
+    check_tensor(second, "second", (links,), torch.int64)
+    check_tensor(odd, "odd", (links,), torch.bool)
+    if resolve_backend(backend, CHOICES, first.device) == "numba":
+        from . import kernel_cpu
+
+        columns = (column.contiguous().numpy() for column in (first, second, odd))
+        label, parity = kernel_cpu.components(count, *columns)
+        return torch.from_numpy(label), torch.from_numpy(parity)
+    return reference.components(count, first, second, odd)
+
+
+def corner_groups(twin: Tensor, flip: Tensor, *, backend: str = "auto") -> Tensor:
+    """[3 F] int64: the lowest corner of the fan that each corner belongs to, walking around a vertex by twins.
+
+    twin [3 F] int64; flip [F] bool: the faces to be read the other way round, so that across every twin the two faces
+    run in opposite directions. Deterministic.
+    """
+    corners = len(check_tensor(twin, "twin", (None,), torch.int64))
+    check_tensor(flip, "flip", (corners // 3,), torch.bool)
+    if resolve_backend(backend, CHOICES, twin.device) == "numba":
+        from . import kernel_cpu
+
+        return torch.from_numpy(kernel_cpu.corner_groups(twin.contiguous().numpy(), flip.contiguous().numpy()))
+    return reference.corner_groups(twin, flip)
+
+
+__all__ = ["CHOICES", "components", "corner_groups", "match_edges"]

@@ -1,0 +1,134 @@
+"""The three computations as sequential loops, compiled on first call."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...core.kernel_cpu import cached_njit
+
+# A vertex with more edges than this has them sorted by a library, not by insertion.
+SHORT = 32
+
+
+@cached_njit
+def match_edges(faces, vertex_count):
+    """Half-edges are put into a bucket a lower vertex, then each bucket is sorted by the higher one."""
+    count = 3 * len(faces)
+    ends = np.zeros(vertex_count + 1, np.int64)
+    for f in range(len(faces)):
+        for k in range(3):
+            ends[min(faces[f, k], faces[f, (k + 1) % 3])] += 1
+    total = 0
+    for v in range(vertex_count + 1):
+        size = ends[v]
+        ends[v] = total
+        total += size
+    order, higher = np.empty(count, np.int64), np.empty(count, np.int32)
+    for f in range(len(faces)):
+        for k in range(3):
+            a, b = faces[f, k], faces[f, (k + 1) % 3]
+            slot = ends[min(a, b)]
+            ends[min(a, b)] = slot + 1
+            order[slot], higher[slot] = 3 * f + k, max(a, b)
+    start = np.empty(count + 1, np.int64)
+    edges, begin = 0, 0
+    for v in range(vertex_count):
+        end = ends[v]
+        if end - begin <= SHORT:
+            _sort_short(order, higher, begin, end)
+        else:
+            _sort_long(order, higher, begin, end, count)
+        for i in range(begin, end):
+            if i == begin or higher[i] != higher[i - 1]:
+                start[edges] = i
+                edges += 1
+        begin = end
+    start[edges] = count
+    return order, start[: edges + 1].copy()
+
+
+@cached_njit
+def _sort_short(order, higher, begin, end):
+    for i in range(begin + 1, end):
+        h, v = order[i], higher[i]
+        j = i - 1
+        while j >= begin and higher[j] > v:
+            order[j + 1], higher[j + 1] = order[j], higher[j]
+            j -= 1
+        order[j + 1], higher[j + 1] = h, v
+
+
+@cached_njit
+def _sort_long(order, higher, begin, end, count):
+    keys = np.empty(end - begin, np.int64)
+    for i in range(begin, end):
+        keys[i - begin] = np.int64(higher[i]) * count + order[i]
+    keys.sort()
+    for i in range(begin, end):
+        order[i], higher[i] = keys[i - begin] % count, keys[i - begin] // count
+
+
+@cached_njit
+def _find(parent, parity, node):
+    """(root, parity of `node` to it); halves the path."""
+    odd = False
+    while parent[node] != node:
+        above = parent[node]
+        if parent[above] != above:
+            parity[node] ^= parity[above]
+            parent[node] = parent[above]
+        odd ^= parity[node]
+        node = parent[node]
+    return node, odd
+
+
+@cached_njit
+def components(count, first, second, odd):
+    """Union-find with parity, the lowest node of a tree its root: label [count], parity [count]."""
+    parent, parity = np.arange(count), np.zeros(count, np.bool_)
+    for i in range(len(first)):
+        a, odd_a = _find(parent, parity, first[i])
+        b, odd_b = _find(parent, parity, second[i])
+        if a != b:
+            parent[max(a, b)] = min(a, b)
+            parity[max(a, b)] = odd_a ^ odd_b ^ odd[i]
+    for node in range(count):
+        above = parent[node]
+        parity[node] ^= parity[above]
+        parent[node] = parent[above]
+    return parent, parity
+
+
+@cached_njit
+def _step(twin, flip, corner, forward):
+    """The next corner around the vertex, or the one before; -1 past the end of the fan."""
+    face = corner // 3
+    if flip[face] == forward:
+        across = twin[3 * face + (corner - 3 * face + 2) % 3]
+    else:
+        across = twin[corner]
+    if across < 0:
+        return across
+    face = across // 3
+    if flip[face] == forward:
+        return across
+    return 3 * face + (across - 3 * face + 1) % 3
+
+
+@cached_njit
+def corner_groups(twin, flip):
+    """Walks each fan once, from its lowest corner to the end and, where it has one, from there to the other end."""
+    label = np.full(len(twin), -1, np.int64)
+    for lowest in range(len(twin)):
+        if label[lowest] >= 0:
+            continue
+        corner = lowest
+        while corner >= 0 and label[corner] < 0:
+            label[corner] = lowest
+            corner = _step(twin, flip, corner, True)
+        if corner < 0:
+            corner = _step(twin, flip, lowest, False)
+            while corner >= 0 and label[corner] < 0:
+                label[corner] = lowest
+                corner = _step(twin, flip, corner, False)
+    return label

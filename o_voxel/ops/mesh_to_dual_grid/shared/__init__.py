@@ -1,1 +1,0 @@
-"""What the steps of this op share, one module a compiler."""

@@ -1,0 +1,130 @@
+"""Pictures of meshes and voxels: one view, a turntable, a contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..material import TexturedMesh
+from ..values import Mesh, VoxelField
+from .camera import Camera
+from .draw import Rendering, Style, draw
+from .light import StudioLight
+from .scene import Scene, mesh_scene, textured_scene, voxel_scene
+
+SHEET_VIEWS = {"front": (0.0, 0.0), "side": (90.0, 0.0), "back": (180.0, 0.0), "top": (0.0, 90.0)}
+SHEET_LAYERS = ("color", "normal", "depth")
+
+
+def render_mesh(
+    mesh: Mesh,
+    camera: Camera = Camera(),
+    size: tuple[int, int] = (1024, 1024),
+    *,
+    colors: Tensor | None = None,
+    material: Tensor | None = None,
+    light: StudioLight = StudioLight(),
+    style: Style = Style(),
+) -> Rendering:
+    """A mesh in the studio, size (H, W), on the mesh's device.
+
+    colors: [V, 3] sRGB in [0, 1], or material: [V, 6] PBR_CHANNELS in [0, 1]; with neither it is clay. Both sides of
+    a face are lit, whatever its winding. Raises ValueError for vertices that are not finite. Deterministic.
+    """
+    return draw(mesh_scene(mesh, colors=colors, material=material, smooth=style.smooth), camera, size, light, style)
+
+
+def render_voxels(
+    field: VoxelField,
+    camera: Camera = Camera(),
+    size: tuple[int, int] = (1024, 1024),
+    *,
+    cube: float = 1.0,
+    light: StudioLight = StudioLight(),
+    style: Style = Style(),
+) -> Rendering:
+    """Voxels in the studio, size (H, W), on the field's device: cubes, or points where `cube`, their side, is below 1.
+
+    attrs: 6 PBR channels, 3 sRGB colours, or 0: clay. Raises ValueError for another number. Deterministic.
+    """
+    return draw(voxel_scene(field, cube), camera, size, light, style)
+
+
+def render_turntable(
+    subject: Mesh | TexturedMesh | VoxelField | Scene,
+    frames: int,
+    camera: Camera = Camera(),
+    size: tuple[int, int] = (512, 512),
+    *,
+    light: StudioLight = StudioLight(),
+    style: Style = Style(),
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """A full turn of the camera in equal steps from its own yaw: [T, H, W, 3] float32 sRGB, T = frames.
+
+    subject: a scene from `mesh_scene` where there are colours or materials.  progress(done, frames): after each frame.
+    """
+    if frames < 1:
+        raise ValueError(f"frames: expected 1 or more, got {frames}")
+    scene = as_scene(subject, style)
+    images = []
+    for frame in range(frames):
+        turned = replace(camera, yaw_deg=camera.yaw_deg + 360.0 * frame / frames)
+        images.append(draw(scene, turned, size, light, style).color)
+        if progress is not None:
+            progress(frame + 1, frames)
+    return torch.stack(images)
+
+
+def contact_sheet(
+    subject: Mesh | TexturedMesh | VoxelField | Scene,
+    tile: int = 384,
+    *,
+    camera: Camera = Camera(orthographic=True),
+    layers: Sequence[str] = SHEET_LAYERS,
+    light: StudioLight = StudioLight(),
+    style: Style = Style(),
+) -> Tensor:
+    """Views from the front, side, back and top, side by side, above each other by layer: [L tile, 4 tile, 3] sRGB.
+
+    layers: L of "color", "normal" and "depth".  tile: pixels a side of each view.  camera: all but yaw and pitch.
+    Normals are coloured n / 2 + 1 / 2; depth is light at the near end of the subject and dark at the far one.
+    """
+    unknown = set(layers) - set(SHEET_LAYERS)
+    if unknown or not layers:
+        raise ValueError(f"layers: expected some of {SHEET_LAYERS}, got {tuple(layers)}")
+    scene = as_scene(subject, style)
+    columns = []
+    for yaw_deg, pitch_deg in SHEET_VIEWS.values():
+        turned = replace(camera, yaw_deg=yaw_deg, pitch_deg=pitch_deg)
+        rendering = draw(scene, turned, (tile, tile), light, style)
+        view = turned.view(scene.bounds, (tile, tile))
+        columns.append(torch.cat([layer_image(rendering, layer, view.near, view.far) for layer in layers]))
+    return torch.cat(columns, dim=1)
+
+
+def layer_image(rendering: Rendering, layer: str, near: float, far: float) -> Tensor:
+    """A layer of a rendering as colours [H, W, 3] in [0, 1]; depths from `near` (light) to `far` (dark)."""
+    if layer == "color":
+        return rendering.color
+    seen = rendering.depth.isfinite()[..., None]
+    if layer == "normal":
+        return torch.where(seen, rendering.normal / 2 + 0.5, 1.0)
+    share = ((rendering.depth[..., None] - near) / (far - near)).clamp(0, 1)
+    return torch.where(seen, 0.95 - 0.8 * share, 1.0).expand(-1, -1, 3)
+
+
+def as_scene(subject: Mesh | TexturedMesh | VoxelField | Scene, style: Style = Style()) -> Scene:
+    """A subject ready to be drawn many times."""
+    if isinstance(subject, Scene):
+        return subject
+    if isinstance(subject, VoxelField):
+        return voxel_scene(subject)
+    if isinstance(subject, Mesh):
+        return mesh_scene(subject, smooth=style.smooth)
+    if isinstance(subject, TexturedMesh):
+        return textured_scene(subject, smooth=style.smooth)
+    raise TypeError(f"subject: expected a Mesh, a TexturedMesh, a VoxelField or a Scene, got {type(subject).__name__}")

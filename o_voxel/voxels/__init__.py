@@ -1,0 +1,1 @@
+"""Sparse voxel surfaces: from meshes, to meshes, their materials and orders."""

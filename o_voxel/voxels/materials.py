@@ -1,0 +1,180 @@
+"""Voxel materials: a textured mesh to the colour, metal, roughness and opacity of each voxel that it touches.
+
+A voxel's value is the mean over the triangles that touch it, each read where the voxel's centre projects onto its
+plane, at the mip level on which a texel is as large as a voxel (facts: O-Voxel's volumetric attributes). Where the
+original errs and no golden value depends on it, this does not: emissive textures have their own mip levels, small
+triangles of dense meshes are filtered too, mirrored UVs bend normals the right way, any texture size will do. The
+weight, 1 - signed distance to the plane over the grid's longest side, is the original's in its unit cube.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.checks import check_tensor
+from ..core.grid import Grid
+from ..material import TexturedMesh
+from ..ops.voxel_materials import Scene, find_pairs, nearest_rows, pack_scene, unravel, voxel_means
+from ..values import PBR_CHANNELS, VoxelField
+
+Progress = Callable[[float], None]
+
+PBR_WIDTH = max(channels.stop for channels in PBR_CHANNELS.values())
+# The share of the time that finding the voxels takes, for the progress.
+SCAN_SHARE = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelMaterials:
+    """Materials on voxels; all rows follow field.coords.
+
+    field: [N, 6] float32, PBR_CHANNELS, in [0, 1].  reached: [N] bool; False where a voxel that no triangle touches
+    took its values from one nearby.
+    emissive: [N, 3] float32 >= 0, or None.  normal: [N, 3] float32 mean of unit normals, world axes, not renormalised
+    (its length says how much the voxel's normals agree), or None.
+    """
+
+    field: VoxelField
+    reached: Tensor
+    emissive: Tensor | None = None
+    normal: Tensor | None = None
+
+
+@torch.no_grad()
+def voxel_materials(
+    mesh: TexturedMesh,
+    grid: Grid,
+    *,
+    coords: Tensor | None = None,
+    extras: tuple[str, ...] = (),
+    mip_offset: float = 0.0,
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> VoxelMaterials:
+    """The materials of `mesh` on the voxels of `grid`, on the mesh's device.
+
+    coords: [N, 3] int32, the voxels to fill, in any order (a DualGrid's, say). One that no triangle touches takes the
+    values of the nearest that one does (exact up to two voxels away, else a near one), or 0 where there is none.
+    Without it: the voxels whose grid edges the surface crosses, as in the mesh's dual grid, in lexicographic order.
+    extras: "emissive", "normal", or both.  mip_offset: levels to add; positive blurs.
+    backend: "auto", "numba" (CPU) or "reference" (torch, CPU or GPU); same voxels, values equal to rounding.
+    progress: called with the share done, 0 to 1; what it raises stops the work.
+    Surface outside the grid is left out. Deterministic: same bytes whatever the slabs or threads. Memory beyond the
+    slabs: the textures and a third, some 200 bytes a triangle and 100 a voxel.
+    Golden: c6_volumetric_attr, from microsoft/TRELLIS.2's `textured_mesh_to_volumetric_attr`.
+    Raises ValueError for positions, UVs, normals or colours not finite, indices out of range, coords off the grid.
+    """
+    unknown = set(extras) - {"emissive", "normal"}
+    if unknown:
+        raise ValueError(f"extras: expected 'emissive' or 'normal', got {sorted(unknown)}")
+    _check_values(mesh)
+    wanted = None if coords is None else _voxel_numbers(coords, grid, mesh.mesh.vertices.device)
+    report = progress or _silent
+    scene = pack_scene(
+        mesh, grid, emissive="emissive" in extras, normal="normal" in extras, mip_offset=float(mip_offset)
+    )
+    keys = find_pairs(scene, backend=backend, report=lambda done: report(SCAN_SHARE * done))
+    keys, voxels, rows, reached = _plan(scene, keys, wanted)
+
+    def sampling(done: float) -> None:
+        report(SCAN_SHARE + (1 - SCAN_SHARE) * done)
+
+    values = voxel_means(scene, keys, voxels, backend=backend, report=sampling)[rows]
+    report(1.0)
+    coords = _coords(scene, voxels).to(torch.int32) if coords is None else coords
+    return _named(values, reached, coords, grid, extras)
+
+
+def to_bytes(values: Tensor) -> Tensor:
+    """uint8 of float `values` in [0, 1], any shape, as the original has them: 255 x, cut to 0..255, truncated."""
+    return (values * 255).clamp(0, 255).to(torch.uint8)
+
+
+def _silent(done: float) -> None:
+    """No progress wanted."""
+
+
+def _plan(scene: Scene, keys: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | slice, Tensor]:
+    """(pairs to sample, their distinct voxels ascending, each result's row among these, whether it is its own [N])."""
+    touched = torch.unique_consecutive(keys >> scene.tri_bits)
+    if wanted is None:
+        return keys, touched, slice(None), torch.ones_like(touched, dtype=torch.bool)
+    reached = _among(wanted, touched)
+    empty = (~reached).nonzero()[:, 0]
+    if len(empty) and len(touched):
+        near = nearest_rows(_coords(scene, touched), _coords(scene, wanted[empty]))
+        wanted = wanted.index_copy(0, empty, touched[near])
+    voxels, rows = torch.unique(wanted, return_inverse=True)
+    return keys[_among(keys >> scene.tri_bits, voxels)], voxels, rows, reached
+
+
+def _among(values: Tensor, ascending: Tensor) -> Tensor:
+    """Whether each of `values` [N] is one of `ascending` [M], bool."""
+    if len(ascending) == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    place = torch.searchsorted(ascending, values).clamp_max(len(ascending) - 1)
+    return ascending[place] == values
+
+
+def _coords(scene: Scene, voxels: Tensor) -> Tensor:
+    """[N, 3] int64 of voxel numbers."""
+    return torch.stack(unravel(voxels, scene.shape), 1)
+
+
+def _named(values: Tensor, reached: Tensor, coords: Tensor, grid: Grid, extras: tuple[str, ...]) -> VoxelMaterials:
+    emissive = values[:, PBR_WIDTH : PBR_WIDTH + 3] if "emissive" in extras else None
+    normal = values[:, -3:] if "normal" in extras else None
+    field = VoxelField(coords, values[:, :PBR_WIDTH].contiguous(), grid)
+    return VoxelMaterials(
+        field,
+        reached,
+        emissive=None if emissive is None else emissive.contiguous(),
+        normal=None if normal is None else normal.contiguous(),
+    )
+
+
+def _voxel_numbers(coords: Tensor, grid: Grid, device: torch.device) -> Tensor:
+    """[N] int64 numbers (x * Y + y) * Z + z of checked `coords`."""
+    check_tensor(coords, "coords", (None, 3), torch.int32)
+    if coords.device != device:
+        raise ValueError(f"coords: expected {device} like the mesh, got {coords.device}")
+    wide = coords.to(torch.int64)
+    shape = torch.tensor(grid.shape, device=device)
+    if not bool(((wide >= 0) & (wide < shape)).all()):
+        raise ValueError(f"coords: expected voxels inside {grid.shape}, got some outside")
+    return (wide[:, 0] * grid.shape[1] + wide[:, 1]) * grid.shape[2] + wide[:, 2]
+
+
+def _check_values(mesh: TexturedMesh) -> None:
+    """Raise ValueError for the first fault; one host synchronisation."""
+    vertices, uv = mesh.mesh.vertices, mesh.uv
+    if mesh.mesh.faces.device != vertices.device:
+        raise ValueError(f"mesh: expected one device, got {vertices.device} and {mesh.mesh.faces.device}")
+    n_vertices, n_uv, n_materials = len(vertices), 0 if uv is None else len(uv), len(mesh.materials)
+    uv_rows = None if uv is None else mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces
+    faults = {
+        "mesh.vertices: expected finite positions, got nan or inf": _not_finite(vertices),
+        f"mesh.faces: expected indices in [0, {n_vertices}), got some outside": _outside(mesh.mesh.faces, n_vertices),
+        "uv: expected finite coordinates, got nan or inf": _not_finite(uv),
+        f"uv: expected indices in [0, {n_uv}), got some outside, from uv_faces or else faces": _outside(uv_rows, n_uv),
+        f"material_ids: expected ids in [0, {n_materials}), got some outside": _outside(mesh.material_ids, n_materials),
+        "normals: expected finite vectors, got nan or inf": _not_finite(mesh.normals),
+        "vertex_colors: expected finite colours, got nan or inf": _not_finite(mesh.vertex_colors),
+    }
+    flags = [flag for flag in faults.values() if flag is not None]
+    found = iter(torch.stack(flags).tolist())
+    for message, flag in faults.items():
+        if flag is not None and next(found):
+            raise ValueError(message)
+
+
+def _not_finite(values: Tensor | None) -> Tensor | None:
+    return None if values is None else ~values.isfinite().all()
+
+
+def _outside(rows: Tensor | None, count: int) -> Tensor | None:
+    return None if rows is None else ((rows < 0) | (rows >= count)).any()

@@ -1,0 +1,225 @@
+"""Configurations: what is read, and what is refused by name."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from comfyui_trellis2.trellis2.checkpoint import config
+from comfyui_trellis2.trellis2.checkpoint.config import (
+    ConfigError,
+    FlowConfig,
+    Normalization,
+    SamplerParams,
+    ShapeDecoderConfig,
+    StructureDecoderConfig,
+    parse,
+    parse_pipeline,
+)
+from comfyui_trellis2.trellis2.models import NETWORKS, build_model
+
+FLOW = {
+    "resolution": 16,
+    "in_channels": 8,
+    "model_channels": 32,
+    "cond_channels": 24,
+    "out_channels": 8,
+    "num_blocks": 2,
+    "num_heads": 2,
+}
+DECODER = {
+    "resolution": 256,
+    "latent_channels": 8,
+    "model_channels": [16, 8],
+    "num_blocks": [1, 0],
+    "block_type": ["SparseConvNeXtBlock3d"] * 2,
+    "up_block_type": ["SparseResBlockC2S3d"],
+}
+
+
+@pytest.fixture(scope="module")
+def published():
+    return json.loads(Path(config.__file__).with_name("published.json").read_text(encoding="utf-8"))
+
+
+def test_the_published_pipeline_parses(published):
+    parsed = parse_pipeline(published["pipeline"], "published.json")
+    assert set(parsed.models) == set(published["models"]) and len(parsed.models) == 8
+    assert parsed.models["sparse_structure_decoder"] == "microsoft/TRELLIS-image-large/ckpts/ss_dec_conv3d_16l8_fp16"
+    assert parsed.default_pipeline_type == "1024_cascade"
+    assert parsed.image_cond_model.args.model_name == "facebook/dinov3-vitl16-pretrain-lvd1689m"
+    structure, shape, texture = (
+        parsed.sparse_structure_sampler.params,
+        parsed.shape_slat_sampler.params,
+        parsed.tex_slat_sampler.params,
+    )
+    assert (structure.steps, shape.steps, texture.steps) == (12, 12, 12)
+    assert structure == SamplerParams(
+        steps=12, guidance_strength=7.5, guidance_rescale=0.7, guidance_interval=(0.6, 1.0), rescale_t=5.0
+    )
+    assert (shape.guidance_rescale, shape.rescale_t) == (0.5, 3.0)
+    assert (texture.guidance_strength, texture.guidance_interval) == (1.0, (0.6, 0.9))
+    assert parsed.tex_slat_sampler.args.sigma_min == 1e-5
+    for stats in (parsed.shape_slat_normalization, parsed.tex_slat_normalization):
+        assert len(stats.mean) == len(stats.std) == 32
+    assert parsed.shape_slat_normalization.mean[0] == 0.781296 and parsed.tex_slat_normalization.std[-1] == 2.77519
+
+
+def test_the_published_models_parse_and_build(published):
+    heads = {}
+    for role, description in published["models"].items():
+        parsed = parse(NETWORKS[description["name"]][0], description["args"], role)
+        assert build_model(description, role).config == parsed
+        if isinstance(parsed, FlowConfig):
+            heads[role] = (parsed.resolution, parsed.heads, parsed.head_channels, parsed.torso_dtype)
+        else:
+            assert parsed.torso_dtype == torch.float16
+    assert heads == {
+        "sparse_structure_flow_model": (16, 12, 128, torch.bfloat16),
+        "shape_slat_flow_model_512": (32, 12, 128, torch.bfloat16),
+        "shape_slat_flow_model_1024": (64, 12, 128, torch.bfloat16),
+        "tex_slat_flow_model_512": (32, 12, 128, torch.bfloat16),
+        "tex_slat_flow_model_1024": (64, 12, 128, torch.bfloat16),
+    }
+
+
+def test_lists_become_tuples_and_the_input_stays():
+    before = copy.deepcopy(DECODER)
+    parsed = parse(ShapeDecoderConfig, DECODER, "here")
+    assert before == DECODER
+    assert parsed.model_channels == (16, 8) and parsed.out_channels == 7 and parsed.voxel_margin == 0.5
+    hash(parsed)
+    with pytest.raises(AttributeError):
+        parsed.resolution = 512
+
+
+def test_unknown_keys_are_named():
+    extra = dict.fromkeys(("a1", "b2", "c3", "d4", "e5", "f6"), 1)
+    with pytest.raises(ConfigError, match=r"flow\.json: unknown keys \['a1', 'b2', 'c3', 'd4', 'e5'\]"):
+        parse(FlowConfig, FLOW | extra, "flow.json")
+
+
+def test_missing_keys_are_named():
+    absent = {key: value for key, value in FLOW.items() if key not in ("in_channels", "num_blocks")}
+    with pytest.raises(ConfigError, match=r"flow\.json: .*missing keys \['in_channels', 'num_blocks'\]"):
+        parse(FlowConfig, absent, "flow.json")
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        (("shape_slat_sampler", "params", "cfg_scale"), 3, r"shape_slat_sampler\.params: unknown keys \['cfg_scale'\]"),
+        (("shape_slat_sampler", "name"), "FlowEulerSampler", "FlowEulerGuidanceIntervalSampler.*'FlowEulerSampler'"),
+        (("tex_slat_sampler", "params"), {"steps": 12}, r"tex_slat_sampler\.params: .*missing keys"),
+        (("tex_slat_sampler", "params", "steps"), 0, "steps: expected at least 1, got 0"),
+        (("tex_slat_sampler", "params", "steps"), "12", r"tex_slat_sampler\.params"),
+        (("sparse_structure_sampler", "args"), [1e-5], r"sparse_structure_sampler\.args: expected an object, got list"),
+        (("image_cond_model", "args", "patch"), 16, r"image_cond_model\.args: unknown keys \['patch'\]"),
+        (("tex_slat_normalization", "std"), [1.0, 2.0], "normalization"),
+        (("preprocessor",), {}, r"unknown keys \['preprocessor'\]"),
+    ],
+)
+def test_a_wrong_pipeline_is_refused(published, path, value, message):
+    data = copy.deepcopy(published["pipeline"])
+    place = data["args"]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(ConfigError, match=message):
+        parse_pipeline(data, "pipeline.json")
+
+
+@pytest.mark.parametrize(
+    "data", [[], None, {}, {"name": "Trellis2ImageTo3DPipeline"}, {"name": "TrellisImageTo3DPipeline", "args": {}}]
+)
+def test_what_is_not_a_pipeline_is_refused(data):
+    with pytest.raises(ConfigError, match=r"pipeline\.json"):
+        parse_pipeline(data, "pipeline.json")
+
+
+@pytest.mark.parametrize("name", ["sparse_structure_sampler", "image_cond_model", "models"])
+def test_a_part_of_the_pipeline_that_is_absent_is_named(published, name):
+    args = {key: value for key, value in published["pipeline"]["args"].items() if key != name}
+    with pytest.raises(ConfigError, match=rf"missing keys \['{name}'\]"):
+        parse_pipeline(published["pipeline"] | {"args": args}, "pipeline.json")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"pe_mode": "learned"}, "pe_mode: expected 'ape' or 'rope', got 'learned'"),
+        ({"num_heads": 3}, "model_channels: expected a multiple of 3 heads, got 32"),
+        ({"num_heads": None, "num_head_channels": 12, "model_channels": 33}, "a multiple of 2 heads, got 33"),
+        ({"dtype": "int8"}, "dtype: expected one of .*'float32'.*got 'int8'"),
+        ({"model_channels": "32"}, r"flow\.json"),
+    ],
+)
+def test_a_wrong_flow_is_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(FlowConfig, FLOW | change, "flow.json")
+
+
+def test_fewer_channels_than_a_head_has_are_refused():
+    args = {key: value for key, value in FLOW.items() if key != "num_heads"}
+    with pytest.raises(ConfigError, match="32"):
+        parse(FlowConfig, args, "flow.json")
+
+
+@pytest.mark.parametrize("change", [{"pe_mode": "learned"}, {"num_heads": 3}, {"dtype": "int8"}])
+def test_a_wrong_value_is_refused_naming_the_file(change):
+    with pytest.raises(ConfigError, match=r"flow\.json"):
+        parse(FlowConfig, FLOW | change, "flow.json")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_blocks": [1]}, "num_blocks, block_type: expected 2 entries .*got 1 and 2"),
+        ({"block_type": ["SparseConvNeXtBlock3d"] * 3}, "got 2 and 3"),
+        ({"block_type": ["SparseConvNeXtBlock3d", "SparseResBlock3d"]}, "block_type: .*SparseResBlock3d"),
+        ({"up_block_type": ["SparseResBlockUpsample3d"]}, "up_block_type: .*SparseResBlockUpsample3d"),
+        ({"down_block_type": []}, r"unknown keys \['down_block_type'\]"),
+        ({"model_channels": [24, 16]}, "model_channels: 24 cannot go on to 16"),
+    ],
+)
+def test_a_wrong_sparse_decoder_is_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(ShapeDecoderConfig, DECODER | change, "shape.json")
+
+
+def test_another_norm_is_refused():
+    args = {"latent_channels": 8, "channels": [8, 4], "num_res_blocks": 1, "out_channels": 1}
+    assert parse(StructureDecoderConfig, args, "here").torso_dtype == torch.float32
+    assert parse(StructureDecoderConfig, args | {"use_fp16": True}, "here").torso_dtype == torch.float16
+    both = args | {"use_fp16": True, "dtype": "bfloat16"}
+    assert parse(StructureDecoderConfig, both, "here").torso_dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match=r"norm_type: expected 'layer'.*'group'"):
+        parse(StructureDecoderConfig, args | {"norm_type": "group"}, "here")
+
+
+@pytest.mark.parametrize("mean, std", [((0.0,), (0.0,)), ((0.0,), (-1.0,)), ((0.0, 1.0), (1.0,))])
+def test_a_wrong_normalization_is_refused(mean, std):
+    with pytest.raises(ConfigError, match="positive stds"):
+        Normalization(mean=mean, std=std)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"name": "Trellis3FlowModel", "args": FLOW},
+        {"name": "SLatFlowModel"},
+        {"name": "SLatFlowModel", "args": FLOW, "version": 2},
+    ],
+)
+def test_an_unknown_network_is_refused(description):
+    with pytest.raises(ConfigError, match=r"flow\.json: .*SparseStructureFlowModel"):
+        build_model(description, "flow.json")
+
+
+def test_a_given_dtype_overrides_the_files():
+    model = build_model({"name": "SLatFlowModel", "args": FLOW | {"dtype": "bfloat16"}}, "flow.json", dtype="float16")
+    assert torch.float16 in {p.dtype for p in model.parameters()}
+    assert torch.bfloat16 not in {p.dtype for p in model.parameters()}
+    with pytest.raises(ConfigError, match=r"dtype: .*'float8'"):
+        build_model({"name": "SLatFlowModel", "args": FLOW}, "flow.json", dtype="float8")

@@ -1,0 +1,44 @@
+"""The model card: every figure in it is one of the rows, the recipe or the files."""
+
+import math
+import shutil
+
+import pytest
+from comfyui_trellis2.trellis2.cli.main import main
+from comfyui_trellis2.trellis2.training.evaluation.evaluate import means, read_rows, write_rows
+from comfyui_trellis2.trellis2.training.world import HELD_OUT_FAMILIES
+
+ROWS = [
+    {"name": "mug/1", "structure_iou": 0.8125, "f_score": 0.9, "delta_e": 11.5, "vae_f_score": 0.97, "problem": ""},
+    {"name": "bed/1", "structure_iou": 0, "f_score": 0, "delta_e": math.nan, "vae_f_score": 0.95, "problem": "empty"},
+]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    write_rows(tmp_path / "rows.csv", [{**row, "seconds": 1.5} for row in ROWS])
+    return tmp_path / "rows.csv"
+
+
+def test_rows_are_read_as_they_were_written(rows, tmp_path):
+    found = read_rows(rows)
+    assert [row["name"] for row in found] == ["mug/1", "bed/1"] and math.isnan(found[1]["delta_e"])
+    assert means(found) == means(ROWS)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="expected the rows of"):
+        read_rows(tmp_path / "other.csv")
+
+
+def test_the_card_tells_what_the_files_and_the_rows_say(tiny, rows, tmp_path, capsys):
+    checkpoint = tmp_path / "small"
+    shutil.copytree(tiny, checkpoint)
+    assert main(["card", str(checkpoint), "--instances", str(rows), "--families", str(rows)]) == 0
+    text = (checkpoint / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("# small: a small TRELLIS.2\n") and "$" not in text
+    assert "| structure IoU at 32^3 | ≥ 0.75 | 0.406 | 0.406 |" in text
+    assert "| base colour, Delta E 76 | ≤ 15 | 11.5 | 11.5 |" in text
+    assert "| of which could not be made |  | 1 | 1 |" in text
+    assert "trellis2 train mini -o runs/small" in text and "| structure_vae | 64 | 1,500 | 64 |" in text
+    assert all(family.replace("_", " ") in text for family in HELD_OUT_FAMILIES)
+    size = sum(file.stat().st_size for file in checkpoint.rglob("*.safetensors"))
+    assert f"{size / 1e6:.1f} MB" in text and "| image_encoder |" in text

@@ -1,0 +1,70 @@
+"""What training starts from."""
+
+import pytest
+import torch
+from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.o_voxel.values import VoxelField
+from comfyui_trellis2.trellis2.models.texture_vae import field_features
+from comfyui_trellis2.trellis2.training.loop.initialize import initialize, pass_values_on
+from comfyui_trellis2.trellis2.training.loop.networks import new_network
+from comfyui_trellis2.trellis2.training.recipe import load_recipe
+
+SIDE, OBJECTS = 32, 12
+
+
+def untrained(role: str) -> torch.nn.Module:
+    model = new_network(role, load_recipe("mini").network(role), "cpu")
+    initialize(model, torch.Generator().manual_seed(1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def spheres():
+    """Shells of one colour each, and the colours [B, 6] in [-1, 1]."""
+    places = torch.stack(torch.meshgrid(*[torch.arange(SIDE)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    coords = places[((places - SIDE / 2 + 0.5).norm(dim=1) - 12).abs() < 0.7].int()
+    colors = torch.rand(OBJECTS, 6, generator=torch.Generator().manual_seed(2))
+    fields = [VoxelField(coords, color.expand(len(coords), 6).contiguous(), Grid.cube(SIDE)) for color in colors]
+    return field_features(fields), colors * 2 - 1
+
+
+@torch.no_grad()
+def agreement(encoder, decoder, spheres) -> torch.Tensor:
+    """Correlation [6] of what comes out, meant over an object, with what went in."""
+    x, colors = spheres
+    encoded = encoder(x)
+    out = decoder(encoded.mean, encoded.subdivisions).output.feats
+    means = torch.stack([part.mean(0) for part in out.split(x.coords.lengths)])
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(means.T, colors.T, strict=True)])
+
+
+def test_a_new_texture_vae_gives_mean_colours_back(spheres):
+    encoder, decoder = (untrained(role) for role in ("tex_slat_encoder", "tex_slat_decoder"))
+    before = agreement(encoder, decoder, spheres).nan_to_num()  # one colour whatever goes in: no correlation
+    for model in (encoder, decoder):
+        pass_values_on(model, torch.Generator().manual_seed(3))
+    after = agreement(encoder, decoder, spheres)
+    assert float(after.min()) > 0.9
+    assert float(before.abs().max()) < 0.7  # started at random it does not
+
+
+@pytest.mark.parametrize("width", [8, 16, 24, 64, 112])
+def test_any_width_can_start_so(width, spheres):
+    """8: one channel for each child, which holds nothing; 112: pairs for all values."""
+    description = {**load_recipe("mini").network("tex_slat_encoder")}
+    description["args"] = {**description["args"], "model_channels": [width] * 5}
+    model = new_network("tex_slat_encoder", description, "cpu")
+    initialize(model, torch.Generator().manual_seed(1))
+    pass_values_on(model, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        assert model(spheres[0]).mean.feats.isfinite().all()
+
+
+def test_it_starts_the_same_each_time():
+    def started():
+        model = untrained("tex_slat_encoder")
+        pass_values_on(model, torch.Generator().manual_seed(3))
+        return model.state_dict()
+
+    first, second = started(), started()
+    assert all(torch.equal(first[key], second[key]) for key in first)

@@ -1,0 +1,1 @@
+"""Published checkpoints: configurations, files, key layouts, weights."""

@@ -1,0 +1,91 @@
+"""A tiny checkpoint with random weights in the published layout: every file, seconds to make, a few megabytes.
+
+What it generates looks like nothing. It exercises every stage, file and node exactly as the published weights do.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models import build_model
+from ..models.dino import DinoConfig, DinoVisionTransformer
+from ..models.structure_vae import StructureDecoder
+from .weights import randomize, save_weights
+
+# Shares of the random decoders' outputs that count as occupied: about a hundred latent voxels, half of each's children.
+OCCUPIED_SHARE = 4e-4
+ENCODER = {
+    "model_type": "dinov3_vit",
+    "hidden_act": "gelu",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "patch_size": 16,
+    "num_register_tokens": 4,
+    "rope_theta": 100.0,
+    "layer_norm_eps": 1e-05,
+    "query_bias": True,
+    "key_bias": False,
+    "value_bias": True,
+    "proj_bias": True,
+    "mlp_bias": True,
+}
+
+
+def make_tiny(folder: Path, seed: int = 0) -> Path:
+    """Write the checkpoint into `folder` and return it. The same seed writes the same bytes."""
+    published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+    pipeline, models = published["pipeline"], published["models"]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # building a network draws from the global stream
+        _write_networks(folder, pipeline, models, generator)
+    _write_json(folder / "pipeline.json", pipeline)
+    return folder
+
+
+def _write_networks(folder: Path, pipeline: dict[str, Any], models: dict[str, Any], generator: torch.Generator) -> None:
+    for role, path in pipeline["args"]["models"].items():
+        description = _shrunk(models[role])
+        # Fine-tuned from one another when published, so they carry the same configuration but for the resolution.
+        model = build_model(description, role, dtype="float32", device="cpu")
+        randomize(model, generator)
+        if isinstance(model, StructureDecoder):
+            _keep_few(model, generator)
+        _write_json(folder / f"{path}.json", description)
+        target = build_model(description, role).state_dict()
+        save_weights({k: v.to(target[k].dtype) for k, v in model.state_dict().items()}, folder / f"{path}.safetensors")
+    name = pipeline["args"]["image_cond_model"]["args"]["model_name"]
+    encoder = DinoVisionTransformer(DinoConfig.from_transformers(ENCODER))
+    randomize(encoder, generator)
+    _write_json(folder / name / "config.json", ENCODER)
+    save_weights(encoder.state_dict(), folder / name / "model.safetensors")
+
+
+def _shrunk(description: dict[str, Any]) -> dict[str, Any]:
+    """The published description with narrow, shallow layers; latents keep their channels and grids."""
+    args = dict(description["args"])
+    if "num_heads" in args:
+        args |= {"model_channels": 32, "cond_channels": 32, "num_blocks": 2, "num_heads": 2, "mlp_ratio": 2}
+    elif "num_blocks" in args:
+        args |= {"model_channels": [32, 32, 16, 16, 8], "num_blocks": [1, 1, 1, 1, 0]}
+    else:
+        args |= {"channels": [16, 8, 8], "num_res_blocks": 1, "num_res_blocks_middle": 1}
+    return {"name": description["name"], "args": args}
+
+
+def _keep_few(decoder: nn.Module, generator: torch.Generator) -> None:
+    """Lower the output's bias until only a small share of the grid is occupied."""
+    latent = torch.randn(1, decoder.config.latent_channels, 16, 16, 16, generator=generator)
+    logits = decoder(latent).flatten()
+    decoder.out_layer[-1].bias -= logits.kthvalue(int(len(logits) * (1 - OCCUPIED_SHARE))).values
+
+
+def _write_json(path: Path, data: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,89 @@
+"""Pictures to meshes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .bars import progress_bars
+from .choices import CHECKPOINT
+from .meshes import add_asset_options, asset_options
+
+RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """generate"""
+    generate = commands.add_parser("generate", help="images to GLB files")
+    generate.set_defaults(command=_generate)
+    generate.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="a picture with a transparent background"
+    )
+    generate.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb", help="_1, _2 … for several")
+    generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
+    generate.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
+    generate.add_argument("--views", action="store_true", help="the images are views of one object")
+    generate.add_argument("--view-mode", choices=("average", "cycle"), default="average", help="how views are combined")
+    generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
+    generate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    generate.add_argument(
+        "--vram",
+        choices=("auto", "high", "low"),
+        default="auto",
+        help="networks on the card: all (high), as little as pays (low), or by what it has (default)",
+    )
+    generate.add_argument(
+        "--quantization",
+        choices=("none", "int8", "fp8"),
+        default="none",
+        help="number format of the flow networks' large products: half the memory, faster, a small change",
+    )
+    generate.add_argument(
+        "--step-cache", action="store_true", help="forecast every second step: near half the time, a small change"
+    )
+    add_asset_options(generate, None, "make finished assets (default: the surface as decoded, coloured)")
+    generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: what is there)")
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from PIL import Image, ImageOps
+
+    from ...o_voxel.asset import make_asset
+    from ...o_voxel.files.meshes.gltf.glb import vertex_materials, write_glb
+    from ...o_voxel.files.meshes.write import save_mesh
+    from ..image import prepare_image
+    from ..pipeline import Pipeline
+    from ..runtime.residency import default_device
+    from ..runtime.streaming import choose_residency
+
+    pictures = []
+    for path in arguments.images:
+        with Image.open(path) as image:
+            pictures.append(prepare_image(ImageOps.exif_transpose(image)))
+    residency = choose_residency(arguments.vram, arguments.device or default_device())
+    pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
+    assets = pipeline.run(
+        [pictures] if arguments.views else [[picture] for picture in pictures],
+        pipeline_type=RESOLUTIONS.get(arguments.resolution),
+        seed=arguments.seed,
+        steps=arguments.steps,
+        view_mode=arguments.view_mode,
+        step_cache=arguments.step_cache,
+        progress=progress_bars(),
+    )
+    for path, asset in zip(_outputs(arguments.output, len(assets)), assets, strict=True):
+        if arguments.preset:
+            found = make_asset(asset.mesh, asset.field, asset_options(arguments), progress=progress_bars())
+            mesh = found.mesh
+            save_mesh(path, found)
+        else:
+            mesh = asset.mesh
+            write_glb(path, mesh, None if asset.field is None else vertex_materials(mesh, asset.field))
+        print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
+    return 0
+
+
+def _outputs(path: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}_{i + 1}{path.suffix}") for i in range(count)]

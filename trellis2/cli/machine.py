@@ -1,0 +1,59 @@
+"""This machine: what is there, and a checkpoint to try things out."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import pkgutil
+import platform
+from pathlib import Path
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """doctor, make-tiny"""
+    doctor = commands.add_parser("doctor", help="what was found here, and what each op would use")
+    doctor.set_defaults(command=_doctor)
+    doctor.add_argument("--device", help="the device to ask about (default: what is there)")
+
+    tiny = commands.add_parser("make-tiny", help="write a tiny random checkpoint in the published layout")
+    tiny.set_defaults(command=_make_tiny)
+    tiny.add_argument("folder", type=Path, metavar="DIR")
+    tiny.add_argument("--seed", type=int, default=0)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from ...o_voxel.core.backend import explain
+    from ..runtime.residency import default_device, default_dtype
+
+    device = torch.device(arguments.device or default_device())
+    print(f"python {platform.python_version()}, {platform.platform()}")
+    for name in ("torch", "triton", "numba", "safetensors", "huggingface_hub", "numpy", "scipy", "pillow"):
+        print(f"{name:<16}{_version(name)}")
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "unknown"
+    print(f"{'device':<16}{device} ({hardware}), torsos in {default_dtype(device) or 'the published formats'}")
+    for package in ("o_voxel", "trellis2"):
+        operations = importlib.import_module(f"....{package}.ops", __name__)
+        for _, name, is_package in pkgutil.iter_modules(operations.__path__):
+            if not is_package:
+                continue
+            choices = importlib.import_module(f"{operations.__name__}.{name}").CHOICES
+            states = ", ".join(f"{choice}: {state}" for choice, state in explain(choices, device).items())
+            print(f"{package}.{name:<26}{states}")
+    return 0
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _make_tiny(arguments: argparse.Namespace) -> int:
+    from ..checkpoint.tiny import make_tiny
+
+    print(f"wrote {make_tiny(arguments.folder, arguments.seed)}")
+    return 0

@@ -1,0 +1,33 @@
+"""The command line: what users run without ComfyUI."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import generate, machine, meshes, training
+
+# What a user can mend: shown as one message. Anything else is ours, and shows its traceback.
+USER_ERRORS = (ValueError, FileNotFoundError, ImportError, TypeError, MemoryError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 1 for an error that the user can mend, 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except USER_ERRORS as error:
+        print(f"trellis2: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("trellis2: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="trellis2", description="TRELLIS.2: images to 3D meshes with PBR materials.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (generate, meshes, training, machine):
+        module.add_commands(commands)
+    return parser

@@ -1,1 +1,0 @@
-"""Neighbour maps on the GPU, and their arrangement into tiles."""

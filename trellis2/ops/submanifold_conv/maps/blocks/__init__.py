@@ -1,1 +1,0 @@
-"""Neighbour maps of voxels from nothing, through blocks of 2 x 2 x 2."""

@@ -1,0 +1,1 @@
+"""Where networks run: device memory, residency, weight streaming, CUDA graphs."""

@@ -1,0 +1,75 @@
+"""How much memory there is: what the device has, what is free of it, and what a stage's work is likely to need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..checkpoint.config import FlowConfig, SparseDecoderConfig
+
+GIB = 2**30
+# What is taken for granted where a device does not say.
+UNKNOWN = 8 * GIB
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes. total: that this process may have.  free: of these, what it could still allocate."""
+
+    total: int
+    free: int
+
+
+def device_memory(device: torch.device) -> DeviceMemory:
+    """The memory of a device now. Memory that torch holds in its cache counts as free; a limit set with
+    `torch.cuda.set_per_process_memory_fraction` counts as the card's size."""
+    if device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+        return DeviceMemory(total, max(0, total - torch.mps.current_allocated_memory()))
+    if device.type not in ("cuda", "xpu"):
+        return DeviceMemory(UNKNOWN, UNKNOWN)
+    backend = torch.cuda if device.type == "cuda" else torch.xpu
+    free, total = backend.mem_get_info(device)
+    used = backend.memory_allocated(device)
+    # Not in every version of torch, nor on every backend.
+    share = getattr(backend, "get_per_process_memory_fraction", lambda device: 1.0)(device.index)
+    allowed = int(total * share)
+    return DeviceMemory(allowed, max(0, min(free + backend.memory_reserved(device) - used, allowed - used)))
+
+
+def workspace(model: nn.Module, tokens: int, image_tokens: int = 0) -> int:
+    """Bytes that a network's work is likely to take besides its weights.
+
+    tokens: of a flow transformer or latent voxels of a sparse decoder, image_tokens: of its condition, both of all
+    batch items (and views) together.
+    """
+    config = getattr(model, "config", None)
+    if isinstance(config, FlowConfig):
+        return flow_workspace(config, tokens, image_tokens)
+    return decoder_workspace(tokens) if isinstance(config, SparseDecoderConfig) else GIB
+
+
+def flow_workspace(config: FlowConfig, tokens: int, image_tokens: int) -> int:
+    """Bytes that a flow network's forwards take besides its weights: the image's keys and values in every block, and
+    the widest activations of one.
+
+    tokens, image_tokens: of all batch items and views.
+    """
+    channels, size = config.model_channels, config.torso_dtype.itemsize
+    kept = 2 * config.num_blocks * image_tokens * channels
+    # x, its norm, the residual branch, query, key and value before and after rotation; the MLP's hidden layer.
+    moving = tokens * channels * (10 + config.mlp_ratio)
+    # Twice: a recording has memory of its own.
+    return int(1.25 * size * (kept + 2 * moving)) + GIB // 4
+
+
+def decoder_workspace(tokens: int, parts: int = GIB) -> int:
+    """Bytes that a sparse decoder takes besides its weights, for `tokens` latent voxels of a surface.
+
+    The voxels are four times as many at each level. What grows with them is the finest whole level, a quarter of the
+    finest voxels at 128 channels, three times, its neighbour map twice, and rows, index and output at the finest.
+    parts: bytes of the finest level's parts.
+    """
+    return tokens * (64 * (3 * 256 + 2 * 112) + 256 * (16 + 16 + 28 + 16)) + parts

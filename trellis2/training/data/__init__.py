@@ -1,0 +1,1 @@
+"""Training data: datasets, latents, and the stream of batches."""

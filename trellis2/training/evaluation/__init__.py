@@ -1,0 +1,1 @@
+"""Evaluation of a checkpoint: metrics, galleries, and the model card."""

@@ -1,0 +1,117 @@
+"""From a run to a checkpoint in the published layout, which `Pipeline.load` reads strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...checkpoint.config import Normalization, parse_pipeline
+from ..data.latents import LatentFolder
+from ..loop.networks import network_files, open_checkpoint, read_network, resolved, write_network
+from ..recipe import Recipe
+from ..tasks.flows import IMAGE_ENCODER
+from ..tasks.registry import TASKS
+
+PUBLISHED = Path(__file__).parents[2] / "checkpoint" / "published.json"
+WEIGHTS = "ckpts"
+# What pipeline.json calls the statistics of a latent, by our word; and the encoder that makes it.
+STATISTICS = {
+    "shape": ("shape_slat_normalization", "shape_slat_encoder"),
+    "texture": ("tex_slat_normalization", "tex_slat_encoder"),
+}
+
+
+def pipeline_arguments(recipe: Recipe) -> dict[str, Any]:
+    """pipeline.json's "args": those of the base, or the published ones, with the recipe's on top, key by key."""
+    if recipe.base is None:
+        args = json.loads(PUBLISHED.read_text(encoding="utf-8"))["pipeline"]["args"]
+    else:
+        args = dataclasses.asdict(open_checkpoint(recipe.base).config)
+    return _merged(args, recipe.pipeline)
+
+
+def normalizations(recipe: Recipe, run: Path) -> dict[str, Normalization]:
+    """Of the "shape" and "texture" latents: the base's where its encoder made them, else those that the run found."""
+    stages = [stage for stage in recipe.stages.values() if stage.task.endswith("_flow")]
+    found = [LatentFolder.of(run, TASKS[stage.task].learns, stage.resolution).statistics() for stage in stages]
+    computed = next((statistics for statistics in reversed(found) if statistics is not None), {})
+    args, chosen = pipeline_arguments(recipe), {}
+    for latent, (key, encoder) in STATISTICS.items():
+        own = recipe.base is None or _trained(run, encoder)
+        chosen[latent] = computed[latent] if own and latent in computed else Normalization(**args[key])
+    return chosen
+
+
+def pack(recipe: Recipe, run: Path, folder: Path) -> Path:
+    """Write the run's networks, the statistics of its latents and pipeline.json into `folder`, and return it.
+
+    Networks that the run trained are written in the recipe's dtype. Of those that it did not, a base on the hub is
+    named where it is, and one in a folder is copied. What was in `folder` is replaced.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    args = pipeline_arguments(recipe)
+    models = {} if recipe.base is None else _base_models(recipe.base, args["models"], partial)
+    for role in {**dict.fromkeys(models), **recipe.networks}:
+        if role == IMAGE_ENCODER or not _trained(run, role):
+            continue
+        _write(recipe, run, role, partial / WEIGHTS)
+        models[role] = f"{WEIGHTS}/{role}"
+    if _trained(run, IMAGE_ENCODER):
+        _write(recipe, run, IMAGE_ENCODER, partial)
+        args["image_cond_model"]["args"]["model_name"] = IMAGE_ENCODER
+    elif recipe.base is not None:
+        _copy(Path(recipe.base) / args["image_cond_model"]["args"]["model_name"], partial / IMAGE_ENCODER, args)
+    statistics = normalizations(recipe, run)
+    normal = {key: dataclasses.asdict(statistics[latent]) for latent, (key, _) in STATISTICS.items()}
+    pipeline = {"name": "Trellis2ImageTo3DPipeline", "args": {**args, "models": models, **normal}}
+    parse_pipeline(pipeline, "pipeline.json")
+    (partial / "pipeline.json").write_text(json.dumps(pipeline, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+    return folder
+
+
+def _write(recipe: Recipe, run: Path, role: str, folder: Path) -> None:
+    """A network that the run trained, below `folder`."""
+    model = read_network(role, *network_files(run / "networks", role))
+    write_network(model, resolved(role, recipe.network(role)), network_files(folder, role), recipe.dtype)
+
+
+def _trained(run: Path, role: str) -> bool:
+    return network_files(run / "networks", role)[1].exists()
+
+
+def _base_models(base: str, models: Mapping[str, str], target: Path) -> dict[str, str]:
+    """The base's networks as paths of the new checkpoint."""
+    if not Path(base).is_dir():
+        return {role: path if path.count("/") >= 2 else f"{base}/{path}" for role, path in models.items()}
+    paths = {}
+    for role, path in models.items():
+        files = open_checkpoint(base).network_files(path)
+        (target / WEIGHTS).mkdir(exist_ok=True)
+        for file, copy in zip(files, network_files(target / WEIGHTS, role), strict=True):
+            shutil.copyfile(file, copy)
+        paths[role] = f"{WEIGHTS}/{role}"
+    return paths
+
+
+def _copy(encoder: Path, target: Path, args: dict[str, Any]) -> None:
+    """The image encoder of a base in a folder; one that comes from elsewhere still does."""
+    if encoder.is_dir():
+        shutil.copytree(encoder, target)
+        args["image_cond_model"]["args"]["model_name"] = IMAGE_ENCODER
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, object by object."""
+    merged = dict(base)
+    for key, value in changes.items():
+        inner = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merged(base[key], value) if inner else value
+    return merged
