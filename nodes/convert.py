@@ -16,7 +16,7 @@ from ..o_voxel.core.color import to_linear, to_srgb
 from ..o_voxel.files.meshes.read import from_trimesh
 from ..o_voxel.files.meshes.vertex_buffer import to_y_up
 from ..o_voxel.material import Material, Texture, TexturedMesh
-from ..o_voxel.mesh.connectivity.unify_indices import single_index
+from ..o_voxel.mesh.connectivity.unify_indices import unify_indices
 from ..o_voxel.values import Mesh
 from . import host
 from .sockets import COMFY_MESH, MESH, TEXTURED_MESH, TRIMESH, expect
@@ -48,7 +48,7 @@ class ToComfyMesh:
         mesh, uv, rows = source.mesh, None, torch.arange(len(source.mesh.vertices))
         if source.uv is not None:
             faces = mesh.faces if source.uv_faces is None else source.uv_faces
-            mesh, uv, rows = single_index(mesh, source.uv, faces)
+            mesh, uv, rows = unify_indices(mesh, source.uv, faces)
         colors = None if source.vertex_colors is None else source.vertex_colors[rows].clone()
         if colors is not None:
             colors[:, :3] = to_linear(colors[:, :3])

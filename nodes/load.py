@@ -6,7 +6,7 @@ from typing import Any
 
 from ..trellis2.checkpoint.layouts import Checkpoint
 from ..trellis2.models import Backends
-from ..trellis2.ops.attention import CHOICES as ATTENTION
+from ..trellis2.ops.attention import BACKENDS as ATTENTION
 from ..trellis2.ops.quantized_linear import FORMATS
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.runtime.streaming import VRAM_MODES

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..material import UVMap
 from ..mesh.connectivity.topology import Progress, unit
-from ..ops.ambient_occlusion import Sky, draw_sky, open_sky, sphere_directions
+from ..ops.ambient_occlusion import DepthMaps, ambient_occlusion, render_depth_maps, sphere_directions
 from ..ops.grid_sample import grid_samples
 from ..ops.hash_grid import HashGrid, hash_grid
 from ..values import Mesh, VoxelField
@@ -19,9 +19,9 @@ from .tangent_space import TangentFrames
 from .texels import Samples
 
 # The share of the preparation that drawing the sky takes, where it is drawn.
-SKY_SHARE = 0.9
+DEPTH_MAP_SHARE = 0.9
 # Of a picture of the sky: 4 MiB each. A pixel is about a voxel of the finest decoded surface.
-SKY_SIDE = 1024
+DEPTH_MAP_SIDE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class BakeSources:
     field: VoxelField
     voxels: HashGrid
     frames: TangentFrames | None
-    sky: Sky | None
+    depth_maps: DepthMaps | None
     options: BakeOptions
     backend: str
 
@@ -66,17 +66,21 @@ class BakeSources:
         # Ops for both devices, and the index, have no choice named "triton" or "numba".
         plain = "reference" if backend == "reference" else "auto"
         frames = TangentFrames.of(low, uv_map, normals, backend=plain) if options.normal_map else None
-        sky = None
+        depth_maps = None
         if options.occlusion:
             directions = sphere_directions(options.occlusion_rays)
-            sky = draw_sky(
-                dense, directions, SKY_SIDE, backend=backend, progress=lambda done: progress(SKY_SHARE * done)
+            depth_maps = render_depth_maps(
+                dense,
+                directions,
+                DEPTH_MAP_SIDE,
+                backend=backend,
+                progress=lambda done: progress(DEPTH_MAP_SHARE * done),
             )
         corners = torch.cat([low.vertices, normals], 1)[low.faces.long()]
         surface = DenseSurface.of(dense, options.dense_oriented)
         voxels = hash_grid(field.coords, backend=plain)
         progress(1.0)
-        return cls(corners, surface, field, voxels, frames, sky, options, backend)
+        return cls(corners, surface, field, voxels, frames, depth_maps, options, backend)
 
     def look_up(self, samples: Samples) -> Channels:
         """What is where `samples` are."""
@@ -90,9 +94,14 @@ class BakeSources:
         if self.frames is not None:
             local = self.frames.encode(samples.face, samples.weights, place.normals)
             normal = local, torch.ones_like(reached)
-        if self.sky is not None:
-            share = open_sky(
-                self.sky, place.points, place.normals, place.flat, reach=options.occlusion_reach, backend=self.backend
+        if self.depth_maps is not None:
+            share = ambient_occlusion(
+                self.depth_maps,
+                place.points,
+                place.normals,
+                place.flat,
+                reach=options.occlusion_reach,
+                backend=self.backend,
             )
             # A sample that is not on the surface may be inside it, where all is dark.
             occlusion = share[:, None], place.found

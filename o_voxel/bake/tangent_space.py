@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..material import UVMap
 from ..mesh.connectivity.topology import cross, dot, unit
-from ..mesh.connectivity.unify_indices import single_index
+from ..mesh.connectivity.unify_indices import unify_indices
 from ..mesh.normals import tangents
 from ..values import Mesh
 from .texels import interpolate
@@ -32,7 +32,7 @@ class TangentFrames:
     @classmethod
     def of(cls, mesh: Mesh, uv_map: UVMap, normals: Tensor, *, backend: str = "auto") -> TangentFrames:
         """normals: [V, 3] float32 unit vectors at the vertices of `mesh`."""
-        joined, uv, rows = single_index(mesh, uv_map.uv, uv_map.faces)
+        joined, uv, rows = unify_indices(mesh, uv_map.uv, uv_map.faces)
         split, tangent, more = tangents(joined, normals[rows], uv, backend=backend)
         faces = split.faces.long()
         return cls(normals[rows][more.vertices][faces], tangent[faces])

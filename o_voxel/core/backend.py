@@ -21,7 +21,7 @@ Probe = Callable[[torch.device, torch.dtype], str | None]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Backend:
     """One implementation of an op. probe(device, dtype): None when usable, else the reason."""
 
     name: str
@@ -34,7 +34,7 @@ def always(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def resolve_backend(
-    requested: str, choices: Sequence[Choice], device: torch.device, dtype: torch.dtype = torch.float32
+    requested: str, choices: Sequence[Backend], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> str:
     """The name of the implementation to use.
 
@@ -52,7 +52,7 @@ def resolve_backend(
     raise ValueError(f"backend {requested!r} does not work on {device} with {dtype}: {reasons}")
 
 
-def explain(choices: Sequence[Choice], device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, str]:
+def explain(choices: Sequence[Backend], device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, str]:
     """Each choice's state in one word or one reason; the one that "auto" takes reads "chosen"."""
     states: dict[str, str] = {}
     for choice in choices:

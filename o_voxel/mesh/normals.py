@@ -12,7 +12,7 @@ from ..core.exact_sums import precise, scatter_sums
 from ..values import Mesh
 from .connectivity.manifold import split_corners
 from .connectivity.surface import join_faces
-from .connectivity.topology import Rows, area_vectors, check_mesh, cross, dot, length, origins, unit
+from .connectivity.topology import RowMap, area_vectors, check_mesh, cross, dot, length, origins, unit
 
 # A sum of directions shorter than this share of its parts has cancelled out.
 CANCELLED = 1e-6
@@ -30,7 +30,7 @@ def vertex_normals(mesh: Mesh) -> Tensor:
     return _mean_normals(mesh.vertices, faces)
 
 
-def smooth_by_angle(mesh: Mesh, crease_deg: float = 60.0, *, backend: str = "auto") -> tuple[Mesh, Tensor, Rows]:
+def smooth_by_angle(mesh: Mesh, crease_deg: float = 60.0, *, backend: str = "auto") -> tuple[Mesh, Tensor, RowMap]:
     """(mesh, normals [V, 3] float32, rows), smooth but where neighbouring faces bend by more than `crease_deg`.
 
     Vertices on a crease are copied, one for each smooth side, after the others; faces keep their order and corners. So
@@ -51,11 +51,11 @@ def smooth_by_angle(mesh: Mesh, crease_deg: float = 60.0, *, backend: str = "aut
     twin[half[(cosine < math.cos(math.radians(crease_deg)) - 1e-9) & ~flat]] = -1
     split, source = _split(faces, len(mesh.vertices), twin, backend)
     smooth = Mesh(mesh.vertices[source], split.to(mesh.faces.dtype))
-    rows = Rows(source, torch.arange(len(faces), device=faces.device))
+    rows = RowMap(source, torch.arange(len(faces), device=faces.device))
     return smooth, _mean_normals(smooth.vertices, split), rows
 
 
-def tangents(mesh: Mesh, normals: Tensor, uv: Tensor, *, backend: str = "auto") -> tuple[Mesh, Tensor, Rows]:
+def tangents(mesh: Mesh, normals: Tensor, uv: Tensor, *, backend: str = "auto") -> tuple[Mesh, Tensor, RowMap]:
     """(mesh, tangents [V, 4] float32, rows) of a texture, as MikkTSpace defines them.
 
     normals [V, 3] float32, of length 1; uv [V, 2] float32, v upwards (glTF's v is 1 - v). xyz is the unit direction of
@@ -82,7 +82,7 @@ def tangents(mesh: Mesh, normals: Tensor, uv: Tensor, *, backend: str = "auto") 
     normal = unit(precise(normals[source]))
     tangent = _mean_tangents(mesh.vertices[source], split, normal, direction)
     sign = torch.ones_like(normal[:, 0]).scatter_(0, split.flatten(), side.repeat_interleave(3).to(normal.dtype))
-    rows = Rows(source, torch.arange(len(faces), device=faces.device))
+    rows = RowMap(source, torch.arange(len(faces), device=faces.device))
     whole = torch.cat([tangent, sign[:, None]], 1).to(torch.float32)
     return Mesh(mesh.vertices[source], split.to(mesh.faces.dtype)), whole, rows
 

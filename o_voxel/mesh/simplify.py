@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.backend import resolve_backend
 from ..core.checks import check_tensor
-from ..ops.simplify import CHOICES, collapse_edges
+from ..ops.simplify import BACKENDS, collapse_edges
 from ..values import Mesh
 from .connectivity.topology import Progress, check_mesh
 
@@ -100,8 +100,8 @@ def _check_bounds(faces: int | None, max_error: float | None) -> None:
 
 def _choose(backend: str, mesh: Mesh, max_error: float | None, locked: Tensor | None) -> str:
     """The backend, of those that can do what is asked."""
-    able = [choice for choice in CHOICES if choice.name != "library" or (max_error is None and locked is None)]
-    if backend == "library" and len(able) < len(CHOICES):
+    able = [choice for choice in BACKENDS if choice.name != "library" or (max_error is None and locked is None)]
+    if backend == "library" and len(able) < len(BACKENDS):
         raise ValueError('backend "library": expected neither max_error nor locked, got one')
     return resolve_backend(backend, able, mesh.vertices.device)
 

@@ -21,13 +21,13 @@ class Bounds:
     """An upright cylinder round the subject, in world units: what it needs of the picture at any yaw."""
 
     center: Vector3
-    girth: float
+    cylinder_radius: float
     half_height: float
 
     @property
     def radius(self) -> float:
         """Of the ball round the cylinder."""
-        return hypot(self.girth, self.half_height)
+        return hypot(self.cylinder_radius, self.half_height)
 
     @classmethod
     def around(cls, points: Tensor) -> Bounds:
@@ -36,8 +36,8 @@ class Bounds:
             return cls((0.0, 0.0, 0.0), 0.5**0.5, 0.5)
         low, high = points.amin(dim=0), points.amax(dim=0)
         center = (low + high) / 2
-        girth = (points[:, :2] - center[:2]).norm(dim=1).amax()
-        return cls(tuple(center.tolist()), max(float(girth), 1e-6), max(float(high[2] - low[2]) / 2, 1e-6))
+        cylinder_radius = (points[:, :2] - center[:2]).norm(dim=1).amax()
+        return cls(tuple(center.tolist()), max(float(cylinder_radius), 1e-6), max(float(high[2] - low[2]) / 2, 1e-6))
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Camera:
         """The least distance from which the rims of the subject's cylinder are in the picture, plus FIT_MARGIN."""
         pitch, distance = radians(self.pitch_deg), 0.0
         for step in range(RIM_POINTS):
-            x, y = (subject.girth * f(2 * pi * step / RIM_POINTS) for f in (cos, sin))
+            x, y = (subject.cylinder_radius * f(2 * pi * step / RIM_POINTS) for f in (cos, sin))
             for z in (-subject.half_height, subject.half_height):
                 nearer = 0.0 if self.orthographic else z * sin(pitch) - y * cos(pitch)
                 upward = z * cos(pitch) + y * sin(pitch)

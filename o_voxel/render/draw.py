@@ -75,8 +75,8 @@ def draw(scene: Scene, camera: Camera, size: tuple[int, int], light: StudioLight
     clip = view.to_clip(scene.vertices)
     raster = rasterize(clip, scene.faces, samples, backend=style.backend)
     layers = _shade_samples(scene, raster, view, light, camera.yaw_deg)
-    if scene.paint is not None and bool(scene.paint.clear.any()):
-        solid = (~scene.paint.clear).nonzero().flatten()
+    if scene.surface_materials is not None and bool(scene.surface_materials.clear.any()):
+        solid = (~scene.surface_materials.clear).nonzero().flatten()
         raster = rasterize(clip, scene.faces[solid], samples, backend=style.backend)
         face = torch.cat((solid, solid.new_tensor([-1])))[raster.face.long()]  # -1, empty, reads the last row: -1
         behind = _shade_samples(scene, replace(raster, face=face), view, light, camera.yaw_deg)
@@ -159,8 +159,8 @@ def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tens
         along = [dot(axis, flat) for axis in axes]
         normal = [torch.where(s.abs() < CREASE_COS, flat, axis * s.sign()) for axis, s in zip(axes, along, strict=True)]
         normal = unit(_blend(normal, bary))
-    if scene.paint is not None:
-        return position, normal, *scene.paint.read(face, bary).split(3)
+    if scene.surface_materials is not None:
+        return position, normal, *scene.surface_materials.read(face, bary).split(3)
     if scene.owner is not None:
         base, rest = scene.attrs.index_select(0, scene.owner.index_select(0, face)).T.split(3)
         return position, normal, base, rest

@@ -21,12 +21,12 @@ LAYERS = ((0.05, 0.025, 0.42), (0.20, 0.09, 0.34), (0.90, 0.24, 0.34))
 def ground_shadow(vertices: Tensor, faces: Tensor, bounds: Bounds) -> Tensor:
     """Darkness [SIDE, SIDE] float32 in [0, 1] of the ground under a mesh: REACH girths round its centre, +y on top."""
     x, y, z = bounds.center
-    low, reach, height = z - bounds.half_height, bounds.girth * REACH, 2 * bounds.half_height
+    low, reach, height = z - bounds.half_height, bounds.cylinder_radius * REACH, 2 * bounds.half_height
     offset = vertices - vertices.new_tensor([x, y, low])
     clip = torch.cat((offset / offset.new_tensor([reach, reach, height / 2]), torch.ones_like(offset[:, :1])), dim=1)
     clip[:, 2] = ((clip[:, 2] - 1) * 0.999).clamp(-1, 1)
     raster = rasterize(clip, faces, (SIDE, SIDE))
-    above = (raster.depth + 1) / 2 * (height / bounds.girth)
+    above = (raster.depth + 1) / 2 * (height / bounds.cylinder_radius)
     light = torch.ones_like(above)
     for fade, blur, strength in LAYERS:
         light = light * (1 - strength * _blurred(torch.exp(-above / fade), blur * SIDE / (2 * REACH)))
@@ -58,7 +58,7 @@ def ground_darkness(shadow: Tensor, bounds: Bounds, view: View, size: tuple[int,
     fall = start[2] - (bounds.center[2] - bounds.half_height)
     seen = (fall > 0) & (step[2] < -1e-4)
     distance = fall / torch.where(seen, -step[2], 1.0)
-    reach = bounds.girth * REACH
+    reach = bounds.cylinder_radius * REACH
     u, v = ((start[a] + step[a] * distance - bounds.center[a]) / reach for a in range(2))
     where = torch.stack((u, -v), dim=-1).clamp(-2, 2)
     return torch.where(seen, grid_sample(shadow[None, None], where[None], align_corners=False)[0, 0], 0.0)

@@ -13,7 +13,7 @@ from ..ops.hash_grid import hash_grid
 from ..values import Mesh, VoxelField
 from .camera import Bounds
 from .ground import ground_shadow
-from .surface_materials import Paint
+from .surface_materials import SurfaceMaterials
 from .vectors import cross, length, spans, unit
 
 CLAY = (0.66, 0.65, 0.635, 0.0, 0.55, 1.0)  # the six PBR channels of what has none
@@ -49,7 +49,7 @@ class Scene:
     normals: Tensor | None
     shadow: Tensor
     bounds: Bounds
-    paint: Paint | None = None
+    surface_materials: SurfaceMaterials | None = None
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def textured_scene(mesh: TexturedMesh, *, smooth: bool = True, ground: bool = Tr
     none.
     """
     scene = _mesh_scene(mesh.mesh, mesh.mesh.vertices.new_empty(0, 6), smooth, ground)
-    return replace(scene, paint=Paint.of(mesh))
+    return replace(scene, surface_materials=SurfaceMaterials.of(mesh))
 
 
 def _mesh_scene(mesh: Mesh, attrs: Tensor, smooth: bool, ground: bool = True) -> Scene:

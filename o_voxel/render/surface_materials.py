@@ -14,7 +14,7 @@ from ..ops.voxel_materials.textures import TextureTable, pack_textures
 
 
 @dataclass(frozen=True, eq=False)
-class Paint:
+class SurfaceMaterials:
     """F faces, M materials. Textures are read at full size: the renderer's samples are about as fine as their texels.
 
     material: [F] int64.  factors: [M, 6] float32 PBR_CHANNELS.  clear: [F] bool, faces of translucent materials.
@@ -31,7 +31,7 @@ class Paint:
     tables: tuple[TextureTable, ...]
 
     @classmethod
-    def of(cls, mesh: TexturedMesh) -> Paint:
+    def of(cls, mesh: TexturedMesh) -> SurfaceMaterials:
         """The materials of a mesh whose face indices are valid, on its device."""
         faces, device = mesh.mesh.faces.long(), mesh.mesh.vertices.device
         materials = mesh.materials

@@ -8,7 +8,7 @@ import torch
 
 from ..core.backend import resolve_backend
 from ..core.grid import Grid
-from ..ops.mesh_to_dual_grid import CHOICES, QefWeights, run_slabs, triangle_soup
+from ..ops.mesh_to_dual_grid import BACKENDS, QefWeights, run_slabs, triangle_soup
 from ..values import DualGrid, Mesh
 
 MAX_VOXELS_A_SIDE = 16_384
@@ -59,7 +59,7 @@ def mesh_to_dual_grid(
         raise ValueError(f"grid.shape: expected at most {MAX_VOXELS_A_SIDE} voxels a side, got {grid.shape}")
     if mesh.faces.device != mesh.vertices.device:
         raise ValueError(f"mesh: expected one device, got {mesh.vertices.device} and {mesh.faces.device}")
-    chosen = resolve_backend(backend, CHOICES, mesh.vertices.device)
+    chosen = resolve_backend(backend, BACKENDS, mesh.vertices.device)
     part = run_slabs(triangle_soup(mesh, grid), weights, chosen, progress)
     return DualGrid(part.coords, part.dual, part.intersected, grid)
 

@@ -2,7 +2,7 @@
 
 import torch
 from bench import DEVICE, Table
-from comfyui_trellis2.trellis2.ops.attention import CHOICES, attention
+from comfyui_trellis2.trellis2.ops.attention import BACKENDS, attention
 
 SHAPES = ((4096, 4096), (9556, 9556), (9556, 4101), (49152, 4101)) if DEVICE.type == "cuda" else ((512, 512),)
 
@@ -13,7 +13,7 @@ def main() -> None:
     for queries, keys in SHAPES:
         q = torch.randn(queries, 12, 128, device=DEVICE, dtype=dtype)
         k, v = torch.randn(2, keys, 12, 128, device=DEVICE, dtype=dtype)
-        for choice in CHOICES:
+        for choice in BACKENDS:
             if choice.probe(DEVICE, dtype) is not None or (choice.name == "reference" and queries * keys > 2**25):
                 continue
             table.add(

@@ -22,7 +22,7 @@ from comfyui_trellis2.o_voxel.material import UVMap
 from comfyui_trellis2.o_voxel.mesh.normals import vertex_normals
 from comfyui_trellis2.o_voxel.mesh.repair.orient import orient
 from comfyui_trellis2.o_voxel.mesh.simplify import simplify
-from comfyui_trellis2.o_voxel.ops.ambient_occlusion import draw_sky, open_sky, sphere_directions
+from comfyui_trellis2.o_voxel.ops.ambient_occlusion import ambient_occlusion, render_depth_maps, sphere_directions
 from comfyui_trellis2.o_voxel.ops.grid_sample import grid_samples
 from comfyui_trellis2.o_voxel.values import VoxelField
 from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
@@ -87,9 +87,9 @@ def steps(table: Table, case: str, given: tuple, options: BakeOptions, repeat: i
         "fill": lambda: layer.filled(options.resolution, "auto"),
     }
     if DEVICE.type == "cuda":
-        sky = draw_sky(dense, sphere_directions(64))
-        rows["sky, 64 pictures"] = lambda: draw_sky(dense, sphere_directions(64))
-        rows["look up 64"] = lambda: [open_sky(sky, place.points, place.normals) for place in snapped]
+        sky = render_depth_maps(dense, sphere_directions(64))
+        rows["sky, 64 pictures"] = lambda: render_depth_maps(dense, sphere_directions(64))
+        rows["look up 64"] = lambda: [ambient_occlusion(sky, place.points, place.normals) for place in snapped]
     for name, work in rows.items():
         note = f"{covered:,} samples, {found:,} snapped, {peak_mib(work):.0f} MiB"
         table.add(f"{case} {name}", work, repeat=repeat, note=note)

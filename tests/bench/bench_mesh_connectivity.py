@@ -5,7 +5,7 @@ import argparse
 import torch
 from bench import DEVICE, Table, standard_dual_grid
 from comfyui_trellis2.o_voxel.mesh.connectivity.surface import join_faces
-from comfyui_trellis2.o_voxel.ops.mesh_connectivity import CHOICES, components, corner_groups, match_edges
+from comfyui_trellis2.o_voxel.ops.mesh_connectivity import BACKENDS, components, corner_groups, match_edges
 from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     first, second = half // 3, surface.twin[half] // 3
     odd = surface.flip[first] ^ surface.flip[second]
     note = f"{len(faces):,} faces"
-    for choice in CHOICES:
+    for choice in BACKENDS:
         if choice.probe(DEVICE, torch.float32) is not None:
             continue
         steps = {

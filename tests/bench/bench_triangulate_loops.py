@@ -5,7 +5,7 @@ import math
 
 import torch
 from bench import Table
-from comfyui_trellis2.o_voxel.ops.triangulate_loops import CHOICES, triangulate_loops
+from comfyui_trellis2.o_voxel.ops.triangulate_loops import BACKENDS, triangulate_loops
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def main() -> None:
     none = torch.zeros(0, 2, dtype=torch.int64)
     for size, count in ((8, 400), (32, 400), (128, 20)):
         loops = rings(count, size)
-        for choice in CHOICES:
+        for choice in BACKENDS:
             if choice.probe(CPU, torch.float64) is not None:
                 continue
 

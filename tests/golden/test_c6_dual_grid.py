@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
-from comfyui_trellis2.o_voxel.ops.mesh_to_dual_grid import CHOICES
+from comfyui_trellis2.o_voxel.ops.mesh_to_dual_grid import BACKENDS
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.o_voxel.voxels.from_mesh import QefWeights, mesh_to_dual_grid
 
@@ -23,7 +23,7 @@ def backend(request):
     name, device = request.param.split("-")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
-    reason = {choice.name: choice.probe for choice in CHOICES}[name](torch.device(device), torch.float32)
+    reason = {choice.name: choice.probe for choice in BACKENDS}[name](torch.device(device), torch.float32)
     if reason:
         pytest.skip(reason)
     return name, device

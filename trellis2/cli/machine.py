@@ -39,7 +39,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         for _, name, is_package in pkgutil.iter_modules(operations.__path__):
             if not is_package:
                 continue
-            choices = importlib.import_module(f"{operations.__name__}.{name}").CHOICES
+            choices = importlib.import_module(f"{operations.__name__}.{name}").BACKENDS
             states = ", ".join(f"{choice}: {state}" for choice, state in explain(choices, device).items())
             print(f"{package}.{name:<26}{states}")
     return 0

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...o_voxel.core.backend import explain, resolve_backend
 from ..checkpoint.config import FlowConfig
 from ..checkpoint.hadamard import rotate
-from ..ops.quantized_linear import CHOICES, FORMATS, Format, Quantized, quantize_rows, quantized_linear
+from ..ops.quantized_linear import BACKENDS, FORMATS, Format, Quantized, quantize_rows, quantized_linear
 
 # What is quantised: the products that a block's time goes into. Norms, embedders, modulation and the ends never are.
 LAYERS = (
@@ -79,8 +79,8 @@ def check_format(name: str, device: torch.device) -> Format:
     if name not in FORMATS:
         raise ValueError(f"quantization: expected 'none' or one of {list(FORMATS)}, got {name!r}")
     form = FORMATS[name]
-    if device.type != "cpu" and resolve_backend("auto", CHOICES, device, form.dtype) == "reference":
-        raise ValueError(f"quantization {name!r} does not work on {device}: {explain(CHOICES, device, form.dtype)}")
+    if device.type != "cpu" and resolve_backend("auto", BACKENDS, device, form.dtype) == "reference":
+        raise ValueError(f"quantization {name!r} does not work on {device}: {explain(BACKENDS, device, form.dtype)}")
     return form
 
 

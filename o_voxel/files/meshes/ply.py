@@ -13,7 +13,7 @@ from ...core.atomic_io import FilePath, write_files
 from ...material import Material, TexturedMesh
 from ...values import Mesh
 from .options import SaveOptions
-from .vertex_buffer import as_textured, checked, drawn, turned, with_normals
+from .vertex_buffer import as_textured, checked, turned, vertex_buffer, with_normals
 
 FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
 
@@ -22,14 +22,15 @@ def write_ply_mesh(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptio
     """Writes `mesh` as little-endian .ply, z up unless `options.up` says y: places, normals, and colours where known.
 
     Normals follow `options.crease_deg`; colours are sRGB bytes, as readers expect; `options.ply_uv` adds s and t, v up.
-    Deterministic; the file appears whole or not at all. Raises ValueError as `drawn.checked` and `drawn`; OSError.
+    Deterministic; the file appears whole or not at all. Raises ValueError as `drawn.checked` and `vertex_buffer`;
+    OSError.
     """
     whole = checked(as_textured(mesh))
     y_up = options.y_up(".ply")
     # Without materials no vertex is split for them.
     plain = replace(whole, materials=(Material(),), material_ids=None)
     plain = plain if options.ply_uv else replace(plain, uv=None, uv_faces=None)
-    flat = drawn(with_normals(plain, options.crease_deg))
+    flat = vertex_buffer(with_normals(plain, options.crease_deg))
     columns = _columns("xyz", turned(flat.mesh.vertices, y_up) * options.scale)
     if flat.normals is not None:
         columns |= _columns(("nx", "ny", "nz"), turned(flat.normals, y_up))

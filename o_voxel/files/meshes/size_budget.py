@@ -13,7 +13,7 @@ SMALLEST_TEXTURE = 64
 
 
 @dataclass(frozen=True)
-class Fitted:
+class SizedFile:
     """A file's bytes, the options that made it, and what they give up, in words, from the first step to the last."""
 
     content: bytes
@@ -21,7 +21,7 @@ class Fitted:
     changes: tuple[str, ...]
 
 
-def fit(encode: Callable[[SaveOptions], bytes], options: SaveOptions, largest_side: int) -> Fitted:
+def fit_size_budget(encode: Callable[[SaveOptions], bytes], options: SaveOptions, largest_side: int) -> SizedFile:
     """The first file of `encode` that takes at most `options.max_bytes`: as asked, else by the steps below.
 
     JPEG or WebP at ever lower quality (JPEG where PNG was asked for), quantised geometry, then textures of half the
@@ -32,7 +32,7 @@ def fit(encode: Callable[[SaveOptions], bytes], options: SaveOptions, largest_si
     for step, changes in _steps(options, largest_side):
         content = encode(step)
         if options.max_bytes is None or len(content) <= options.max_bytes:
-            return Fitted(content, step, changes)
+            return SizedFile(content, step, changes)
         smallest = len(content) if smallest is None else min(smallest, len(content))
     raise ValueError(
         f"max_bytes: expected at least {smallest:,}, the smallest that textures and encodings allow, "

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ...material import Material, TexturedMesh
 from ...mesh.connectivity.topology import check_mesh, length, select_faces, unit
-from ...mesh.connectivity.unify_indices import single_index
+from ...mesh.connectivity.unify_indices import unify_indices
 from ...mesh.normals import smooth_by_angle, tangents, vertex_normals
 from ...values import Mesh
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnMesh:
+class VertexBuffer:
     """Arrays on the CPU, all but the last with one row a vertex of `mesh`; z up, v up, colours in sRGB.
 
     uv [V, 2], normals [V, 3] of length 1, tangents [V, 4] as `mesh.normals.tangents` has them, colors [V, 4]: float32,
@@ -29,11 +29,11 @@ class DrawnMesh:
     colors: Tensor | None
     material_ids: Tensor
 
-    def part(self, material: int) -> DrawnMesh:
+    def part(self, material: int) -> VertexBuffer:
         """The faces of one material and the vertices that they use, in order."""
         mesh, rows = select_faces(self.mesh, self.material_ids == material)
         picked = [self.uv, self.normals, self.tangents, self.colors]
-        return DrawnMesh(mesh, *(_rows(values, rows.vertices) for values in picked), self.material_ids[rows.faces])
+        return VertexBuffer(mesh, *(_rows(values, rows.vertices) for values in picked), self.material_ids[rows.faces])
 
 
 def as_textured(mesh: Mesh | TexturedMesh) -> TexturedMesh:
@@ -89,7 +89,7 @@ def with_normals(mesh: TexturedMesh, crease_deg: float | None) -> TexturedMesh:
     )
 
 
-def drawn(mesh: TexturedMesh) -> DrawnMesh:
+def vertex_buffer(mesh: TexturedMesh) -> VertexBuffer:
     """`mesh`, checked and with its normals, under one index; with tangents if it has normals and a normal texture.
 
     Vertices that no face uses are left out. Raises ValueError for texture coordinates that are missing or not finite.
@@ -102,15 +102,15 @@ def drawn(mesh: TexturedMesh) -> DrawnMesh:
         uv, rows = None, found.vertices
     else:
         corners = mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces
-        single, uv, rows = single_index(mesh.mesh, mesh.uv, corners)
+        single, uv, rows = unify_indices(mesh.mesh, mesh.uv, corners)
         if not bool(uv.isfinite().all()):
             raise ValueError("uv: expected finite coordinates, got NaN or infinity; unwrap the mesh again")
     normals, colors = _rows(mesh.normals, rows), _rows(mesh.vertex_colors, rows)
     if not _bumpy(mesh) or normals is None or uv is None:
-        return DrawnMesh(single, uv, normals, None, colors, ids)
+        return VertexBuffer(single, uv, normals, None, colors, ids)
     single, tangent, split = tangents(single, normals, uv)
     uv, normals, colors = (_rows(values, split.vertices) for values in (uv, normals, colors))
-    return DrawnMesh(single, uv, normals, tangent, colors, ids)
+    return VertexBuffer(single, uv, normals, tangent, colors, ids)
 
 
 def to_y_up(vectors: Tensor) -> Tensor:

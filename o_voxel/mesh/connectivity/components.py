@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...core.exact_sums import Groups
 from ...values import Mesh
-from .topology import Rows, area_vectors, face_components, length, select_faces
+from .topology import RowMap, area_vectors, face_components, length, select_faces
 
 
 def remove_small_components(
@@ -17,7 +17,7 @@ def remove_small_components(
     keep_largest: int | None = None,
     *,
     backend: str = "auto",
-) -> tuple[Mesh, Rows]:
+) -> tuple[Mesh, RowMap]:
     """The mesh without its small components, and without vertices that no face uses.
 
     A component is a set of faces that reach each other across shared edges. It stays when it has at least
@@ -32,7 +32,7 @@ def remove_small_components(
     return select_faces(mesh, kept)
 
 
-def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh, Rows]:
+def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh, RowMap]:
     """The mesh with the largest components, by area, that have at most `faces` faces together; the largest stays.
 
     The first that does not fit, and all smaller ones, go. Otherwise as `remove_small_components`.

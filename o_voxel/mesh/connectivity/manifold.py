@@ -10,10 +10,10 @@ from torch import Tensor
 from ...ops.mesh_connectivity import corner_groups
 from ...values import Mesh
 from .surface import Surface, join_faces
-from .topology import Rows, check_mesh, following, origins
+from .topology import RowMap, check_mesh, following, origins
 
 
-def split_non_manifold(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, Rows]:
+def split_non_manifold(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, RowMap]:
     """The mesh with copies of vertices, so that every edge has one or two faces and every vertex one fan of them.
 
     Where more than two faces share an edge they are paired, so that a closed mesh stays closed wherever its vertices
@@ -25,7 +25,7 @@ def split_non_manifold(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, Rows
     faces = check_mesh(mesh).faces.to(torch.int64)
     surface = join_faces(mesh.vertices, faces, backend=backend)
     split, source, _ = split_surface(faces, len(mesh.vertices), surface, backend=backend)
-    rows = Rows(source, torch.arange(len(faces), device=faces.device))
+    rows = RowMap(source, torch.arange(len(faces), device=faces.device))
     return Mesh(mesh.vertices[source], split.to(mesh.faces.dtype)), rows
 
 

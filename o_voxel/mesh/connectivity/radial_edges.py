@@ -21,7 +21,7 @@ AGAINST, SURE = -8 * STEPS, 4 * STEPS
 CROSSING = 4
 
 
-def pair_fans(
+def pair_radial_faces(
     vertices: Tensor, faces: Tensor, half: Tensor, start: Tensor, label: Tensor, flip: Tensor, sure: Tensor
 ) -> Tensor:
     """The half-edge [M] int64 that each of `half` continues in, -1 for one left over.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...ops.mesh_connectivity import components, match_edges
 from .orientation import enclosing
-from .radial_edges import pair_fans
+from .radial_edges import pair_radial_faces
 from .topology import origins
 
 
@@ -87,7 +87,7 @@ def _join_fans(vertices: Tensor, faces: Tensor, known: Surface, fans: Tensor, si
     """`known` with `fans` [M] joined too: half-edges of K fans, size [K] of each."""
     start = torch.cat([size.new_zeros(1), size.cumsum(0)])
     outward = enclosing(vertices, faces, known.label, known.flip, known.boundary)
-    partner = pair_fans(vertices, faces, fans, start, known.label, *outward)
+    partner = pair_radial_faces(vertices, faces, fans, start, known.label, *outward)
     low = fans < partner
     pairs = fans[low], partner[low]
     odd = _same_way(faces, *pairs)

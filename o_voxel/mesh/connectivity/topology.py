@@ -20,7 +20,7 @@ Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class RowMap:
     """Which row of the input each row of an output came from; -1 where it is new.
 
     vertices: [V] int64.  faces: [F] int64.  An attribute follows by `attribute[rows.vertices]`.
@@ -30,14 +30,14 @@ class Rows:
     faces: Tensor
 
     @classmethod
-    def unchanged(cls, mesh: Mesh) -> Rows:
+    def unchanged(cls, mesh: Mesh) -> RowMap:
         """Every row of `mesh` as it is."""
         return cls(*(torch.arange(len(part), device=part.device) for part in (mesh.vertices, mesh.faces)))
 
-    def after(self, earlier: Rows) -> Rows:
+    def after(self, earlier: RowMap) -> RowMap:
         """The rows of the input of `earlier`, whose output was the input of this one."""
         pairs = ((self.vertices, earlier.vertices), (self.faces, earlier.faces))
-        return Rows(*(torch.where(row < 0, row, torch.cat([old, old.new_full((1,), -1)])[row]) for row, old in pairs))
+        return RowMap(*(torch.where(row < 0, row, torch.cat([old, old.new_full((1,), -1)])[row]) for row, old in pairs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def unit(a: Tensor) -> Tensor:
     return torch.where(size > 0, a / size, 0.0)
 
 
-def select_faces(mesh: Mesh, kept: Tensor) -> tuple[Mesh, Rows]:
+def select_faces(mesh: Mesh, kept: Tensor) -> tuple[Mesh, RowMap]:
     """The faces `kept` [F] bool of a mesh, with the vertices that they use, in order."""
     rows = kept.nonzero().squeeze(1)
     faces = mesh.faces[rows]
@@ -145,4 +145,4 @@ def select_faces(mesh: Mesh, kept: Tensor) -> tuple[Mesh, Rows]:
     used[faces.flatten()] = True
     vertices = used.nonzero().squeeze(1)
     number = (used.cumsum(0) - 1).to(mesh.faces.dtype)
-    return Mesh(mesh.vertices[vertices], number[faces]), Rows(vertices, rows)
+    return Mesh(mesh.vertices[vertices], number[faces]), RowMap(vertices, rows)

@@ -9,7 +9,7 @@ from ...values import Mesh
 from .topology import check_mesh
 
 
-def single_index(mesh: Mesh, uv: Tensor, uv_faces: Tensor) -> tuple[Mesh, Tensor, Tensor]:
+def unify_indices(mesh: Mesh, uv: Tensor, uv_faces: Tensor) -> tuple[Mesh, Tensor, Tensor]:
     """(mesh, uv [W, 2], rows [W] int64) with one vertex for each pair of a vertex and a row of `uv` that a face uses.
 
     uv [U, 2] float32; uv_faces [F, 3] integers, rows of `uv`, -1 nowhere. Vertices are in the order of (vertex, row of

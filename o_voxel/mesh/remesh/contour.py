@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...ops.flood_fill import POINTS, SIDE
 from ..connectivity.topology import dot, length
-from .contour_tables import sheet_tables
-from .sparse_sdf import BLOCKS_A_CHUNK, BlockField
+from .contour_tables import contour_tables
+from .sparse_sdf import BLOCKS_A_CHUNK, SparseSDF
 
 # The cubes around an edge lie below its low end by these, along the other two axes; counter-clockwise about the first
 # of them crossed with the second, which is the edge's direction, or against it for an edge along y.
@@ -47,7 +47,7 @@ class Cells(NamedTuple):
     count: int
 
 
-def contour(field: BlockField) -> Contour:
+def contour(field: SparseSDF) -> Contour:
     """The field's surface, wound to face outside.
 
     Every edge has two faces, which run along it in opposite directions; every vertex has one fan; however the quads
@@ -93,7 +93,7 @@ def _departure(position: Tensor, normal: Tensor, start: Tensor, end: Tensor) -> 
     return dot(way, normal[start]).abs() + dot(way, normal[end]).abs() + LENGTH * length(way)
 
 
-def _find_cells(field: BlockField) -> Cells:
+def _find_cells(field: SparseSDF) -> Cells:
     """Looks through all blocks for cubes and edges with ends on both sides."""
     device, count = field.values.device, len(field.coords)
     cases, edges = torch.empty(count, POINTS, dtype=torch.uint8, device=device), []
@@ -108,7 +108,7 @@ def _find_cells(field: BlockField) -> Cells:
         crossed = torch.stack([(case >> bit ^ case) & 1 for bit in (4, 2, 1)], -1).reshape(-1)
         edges.append(crossed.nonzero().squeeze(1) + start * POINTS * 3)
     case = cases.view(-1)
-    counts = sheet_tables(device)[0].to(torch.uint8)
+    counts = contour_tables(device)[0].to(torch.uint8)
     passed = ((case != 0) & (case != 255)).nonzero().squeeze(1)
     sheets = counts[case[passed].to(torch.int32)]
     upto = sheets.cumsum(0, dtype=torch.int32)
@@ -118,7 +118,7 @@ def _find_cells(field: BlockField) -> Cells:
     return Cells(first, case, torch.cat(edges) if edges else passed, total)
 
 
-def _with_neighbours(field: BlockField, rows: slice) -> Tensor:
+def _with_neighbours(field: SparseSDF, rows: slice) -> Tensor:
     """[n, 5, 5, 5] uint8: which points are inside, of the blocks in `rows` and the first ones beyond, upwards."""
     axis = torch.arange(SIDE + 1, device=field.values.device)
     within = torch.cartesian_prod(axis, axis, axis)
@@ -131,10 +131,10 @@ def _with_neighbours(field: BlockField, rows: slice) -> Tensor:
     return inside.to(torch.uint8).reshape(-1, *[SIDE + 1] * 3)
 
 
-def _quads(field: BlockField, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
+def _quads(field: SparseSDF, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
     """(quads [E, 4] int32 facing outside, where the surface crosses [E, 3] float32, slot of the outer end [E])."""
     device = field.values.device
-    of_edge = sheet_tables(device)[1]
+    of_edge = contour_tables(device)[1]
     flat, unit = field.values.view(-1), torch.eye(3, dtype=torch.int64, device=device)
     others = torch.tensor([[1, 2], [0, 2], [0, 1]], device=device)
     ring = torch.tensor(RING, device=device)
@@ -173,7 +173,7 @@ def _means(quads: Tensor, at: Tensor, count: int) -> Tensor:
 
 def _pinched(cells: Cells) -> Tensor:
     """Vertices [V] bool of cubes with a sheet that runs twice through a face, and a few others."""
-    rows = sheet_tables(cells.case.device)[2][cells.case.to(torch.int32)].nonzero().squeeze(1)
+    rows = contour_tables(cells.case.device)[2][cells.case.to(torch.int32)].nonzero().squeeze(1)
     found = torch.zeros(cells.count, dtype=torch.bool, device=rows.device)
     for sheet in range(4):
         found[(cells.first[rows] + sheet).clamp_max(cells.count - 1)] = True

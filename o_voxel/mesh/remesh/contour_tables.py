@@ -19,7 +19,7 @@ Corner = tuple[int, int, int]
 
 
 @cache
-def sheet_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def contour_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """(sheets [256] int64, sheet of an edge [256, 12] int64, twice [256] bool) by the inside corners, a bit a corner.
 
     sheet of an edge: 0 for those that are not crossed too.  twice: whether one sheet runs twice through some face.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...ops.closest_point import MeshIndex, closest_point
 from ...ops.flood_fill import POINTS, SIDE
-from .sparse_sdf import BlockField
+from .sparse_sdf import SparseSDF
 
 # Blocks along a side of the groups that the search starts with.
 GROUP = 4
@@ -26,7 +26,7 @@ DIAGONAL = math.sqrt(3) + SLACK
 EDGE_REACH = math.sqrt(1.5**2 + 0.5**2 + 0.5**2) + SLACK
 
 
-def sample_band(
+def sample_narrow_band(
     index: MeshIndex,
     shape: tuple[int, int, int],
     level: float,
@@ -34,7 +34,7 @@ def sample_band(
     wanted: Tensor | None = None,
     backend: str = "auto",
     report: Callable[[float], None] = lambda part: None,
-) -> BlockField:
+) -> SparseSDF:
     """The distance less `level` on a grid of `shape` blocks, for an index over a mesh in grid units.
 
     Exact at both ends of every grid edge on which it turns its sign; right in sign everywhere. Every cube of eight
@@ -70,7 +70,7 @@ def sample_band(
     table = table[: shape[0], : shape[1], : shape[2]].contiguous()
     table[tuple(coords.long().unbind(1))] = torch.where(fine > 0, 0, 1).to(torch.int32) + len(near)
     table[tuple(near.long().unbind(1))] = torch.arange(len(near), dtype=torch.int32, device=device)
-    return BlockField(table, near, _block_values(offsets, near))
+    return SparseSDF(table, near, _block_values(offsets, near))
 
 
 def _cube_reach(side: int) -> float:

@@ -13,10 +13,10 @@ from ...ops.flood_fill import SIDE
 from ...values import Mesh
 from ..connectivity.topology import Progress, check_mesh
 from .contour import contour
-from .narrow_band import sample_band
+from .narrow_band import sample_narrow_band
 from .remesh import CORNER, check_part, check_resolution, empty_like, fit_grid
-from .shrinkwrap import Aim, pull_back
-from .sparse_sdf import BLOCKS_A_CHUNK, BlockField, fill_unreached, flood_outside, reached_points
+from .shrinkwrap import ProjectOptions, shrinkwrap
+from .sparse_sdf import BLOCKS_A_CHUNK, SparseSDF, fill_unreached, flood_outside, reached_points
 
 # Voxels that the shell stands off from the surface before it is moved back. A flood goes from point to point, and where
 # the surface crosses its way one of the two is within half a voxel: more than that keeps it out.
@@ -78,7 +78,7 @@ def outer_shell(
     shell = contour(field)
     if level > WALL:
         del field
-        far = pull_back(shell, target, index, Aim(level, 0.0, level + CORNER), backend=backend)
+        far = shrinkwrap(shell, target, index, ProjectOptions(level, 0.0, level + CORNER), backend=backend)
         field = _worn(far, reached, level - WALL, backend, lambda part: report(0.4 + 0.2 * part))
         shell = contour(field)
     del reached
@@ -89,22 +89,22 @@ def outer_shell(
         way = torch.nn.functional.normalize(nearest - here, dim=1)
         return ~field.inside_near(nearest + way * DEPTH)
 
-    aim = Aim(WALL, project, level + CORNER, level > WALL, thin)
-    made = pull_back(shell, target, index, aim, backend=backend, report=lambda part: report(0.7 + 0.3 * part))
+    projection = ProjectOptions(WALL, project, level + CORNER, level > WALL, thin)
+    made = shrinkwrap(shell, target, index, projection, backend=backend, report=lambda part: report(0.7 + 0.3 * part))
     report(1.0)
     return Mesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))
 
 
 def _solid(
     index: MeshIndex, shape: tuple[int, int, int], level: float, backend: str, report: Callable[[float], None]
-) -> tuple[BlockField, Tensor]:
+) -> tuple[SparseSDF, Tensor]:
     """(field, bits that the flood reached): inside is what is within `level` of the mesh, or not reached."""
-    field = sample_band(index, shape, level, backend=backend, report=report)
+    field = sample_narrow_band(index, shape, level, backend=backend, report=report)
     reached = flood_outside(field, backend)
     return fill_unreached(field, reached), reached
 
 
-def _worn(shell: Mesh, reached: Tensor, depth: float, backend: str, report: Callable[[float], None]) -> BlockField:
+def _worn(shell: Mesh, reached: Tensor, depth: float, backend: str, report: Callable[[float], None]) -> SparseSDF:
     """The solid within `shell`, as flooded around, worn down evenly by `depth`.
 
     With the shell that far out, a gap that it spans stays closed, and all else is as if it had not been.
@@ -114,7 +114,7 @@ def _worn(shell: Mesh, reached: Tensor, depth: float, backend: str, report: Call
     wanted = torch.nn.functional.max_pool3d(partly, 3, 1, 1)[0, 0] > 0
     del partly
     shape = tuple(reached.shape)
-    field = sample_band(build_index(shell), shape, depth, wanted=wanted, backend=backend, report=report)
+    field = sample_narrow_band(build_index(shell), shape, depth, wanted=wanted, backend=backend, report=report)
     values = field.values.clone()
     for start in range(0, len(field.coords), BLOCKS_A_CHUNK):
         rows = slice(start, min(start + BLOCKS_A_CHUNK, len(field.coords)))

@@ -12,8 +12,8 @@ from ...ops.flood_fill import SIDE
 from ...values import Mesh
 from ..connectivity.topology import Progress, check_mesh
 from .contour import contour
-from .narrow_band import sample_band
-from .shrinkwrap import Aim, pull_back
+from .narrow_band import sample_narrow_band
+from .shrinkwrap import ProjectOptions, shrinkwrap
 
 LEAST, MOST = 8, 1024
 # How far beyond its level, in voxels, a contour's vertex may be: in a concave corner it is the mean of crossings that
@@ -62,12 +62,12 @@ def remesh(
     index = build_index(target)
     report(0.1)
     blocks = tuple(n // SIDE for n in grid.shape)
-    field = sample_band(index, blocks, band, backend=backend, report=lambda part: report(0.1 + 0.4 * part))
+    field = sample_narrow_band(index, blocks, band, backend=backend, report=lambda part: report(0.1 + 0.4 * part))
     shell = contour(field)
     del field
     report(0.7)
-    aim = Aim(band, project, band + CORNER)
-    made = pull_back(shell, target, index, aim, backend=backend, report=lambda part: report(0.7 + 0.3 * part))
+    projection = ProjectOptions(band, project, band + CORNER)
+    made = shrinkwrap(shell, target, index, projection, backend=backend, report=lambda part: report(0.7 + 0.3 * part))
     report(1.0)
     return Mesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))
 

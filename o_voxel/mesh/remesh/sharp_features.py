@@ -29,7 +29,7 @@ OVERLAP = 0.3
 FURTHEST = 2.0
 
 
-def crease_points(
+def sharp_feature_points(
     shell: Contour, nearest: Tensor, normal: Tensor, level: float, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(rows [K] int64, points [K, 3] float32): the vertices in whose cubes a concave crease runs, and where it does.

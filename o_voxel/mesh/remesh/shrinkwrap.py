@@ -12,7 +12,7 @@ from ...ops.closest_point import MeshIndex, closest_point
 from ...values import Mesh
 from ..connectivity.topology import cross, dot, unit
 from .contour import Contour, cut_quads
-from .sharp_features import crease_points
+from .sharp_features import sharp_feature_points
 
 VERTICES_A_CHUNK = 1 << 20
 # Grid units.
@@ -27,7 +27,7 @@ PARTS = (1.0, 0.95, 0.8, 0.5, 0.25, 0.0)
 
 
 @dataclass(frozen=True)
-class Aim:
+class ProjectOptions:
     """Where the vertices of a contour go, in grid units.
 
     level: what the contour's distance from its surface was meant to be.  part: of the way back on the surface; with 0
@@ -44,11 +44,11 @@ class Aim:
     spare: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-def pull_back(
+def shrinkwrap(
     shell: Contour,
     target: Mesh,
     index: MeshIndex,
-    aim: Aim,
+    projection: ProjectOptions,
     *,
     backend: str = "auto",
     report: Callable[[float], None] = lambda part: None,
@@ -60,24 +60,24 @@ def pull_back(
     """
     count = len(shell.vertices)
     nearest, normal = torch.empty_like(shell.vertices), torch.empty_like(shell.vertices)
-    offset = torch.full_like(nearest[:, 0], aim.level * (1 - aim.part))
+    offset = torch.full_like(nearest[:, 0], projection.level * (1 - projection.part))
     excess = torch.empty_like(offset)
     for start in range(0, count, VERTICES_A_CHUNK):
         rows = slice(start, start + VERTICES_A_CHUNK)
         here = shell.vertices[rows]
-        found = closest_point(index, here, aim.reach, backend=backend)
+        found = closest_point(index, here, projection.reach, backend=backend)
         corners = target.vertices[target.faces[found.face.clamp_min(0)].to(torch.int64)]
         nearest[rows] = (corners * found.barycentric[..., None]).sum(1)
         # What is on the surface already has no side of it to be on.
         known = (found.face >= 0) & (found.distance > TOO_NEAR)
         normal[rows] = torch.where(known[:, None], unit(here - nearest[rows]), 0.0)
-        excess[rows] = found.distance - aim.level - (0.0 if aim.spans else SLACK)
-        if aim.spare is not None:
-            offset[rows].masked_fill_(aim.spare(here, nearest[rows]), aim.level)
+        excess[rows] = found.distance - projection.level - (0.0 if projection.spans else SLACK)
+        if projection.spare is not None:
+            offset[rows].masked_fill_(projection.spare(here, nearest[rows]), projection.level)
         report(min(1.0, (start + len(here)) / count))
-    goal = nearest + normal * (offset + excess.clamp_(0, aim.reach))[:, None]
-    if not aim.spans:
-        rows, points = crease_points(shell, nearest, normal, aim.level, offset)
+    goal = nearest + normal * (offset + excess.clamp_(0, projection.reach))[:, None]
+    if not projection.spans:
+        rows, points = sharp_feature_points(shell, nearest, normal, projection.level, offset)
         goal[rows] = points
     goal = torch.where((normal == 0).all(1, keepdim=True), shell.vertices, goal)
     faces = cut_quads(shell, goal, normal)

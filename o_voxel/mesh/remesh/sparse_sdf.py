@@ -18,7 +18,7 @@ BLOCKS_A_CHUNK = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
-class BlockField:
+class SparseSDF:
     """A field that is positive outside, and zero or negative inside; the surface is where it turns.
 
     table: [X, Y, Z] int32, the row of each block.  coords: [B, 3] int32, the block of each row but the last two.
@@ -54,7 +54,7 @@ class BlockField:
         return self.values.view(-1)[self.slots(points)] <= 0
 
 
-def flood_outside(field: BlockField, backend: str) -> Tensor:
+def flood_outside(field: SparseSDF, backend: str) -> Tensor:
     """Bits [X, Y, Z] int64 (see ops.flood_fill) of the outside points that a flood from the grid's border reaches.
 
     The blocks at the border have to be outside.
@@ -68,13 +68,13 @@ def flood_outside(field: BlockField, backend: str) -> Tensor:
     return flood_fill(free, seeds, backend=backend)
 
 
-def reached_points(field: BlockField, reached: Tensor, rows: slice) -> Tensor:
+def reached_points(field: SparseSDF, reached: Tensor, rows: slice) -> Tensor:
     """[n, 64] bool of the points of those rows, from bits as `flood_outside` gives them."""
     bits = reached[tuple(field.coords[rows].to(torch.int64).unbind(1))]
     return (bits[:, None] >> torch.arange(POINTS, device=bits.device) & 1).bool()
 
 
-def fill_unreached(field: BlockField, reached: Tensor) -> BlockField:
+def fill_unreached(field: SparseSDF, reached: Tensor) -> SparseSDF:
     """The field with all that the flood did not reach made inside."""
     values = field.values.clone()
     for start in range(0, len(field.coords), BLOCKS_A_CHUNK):

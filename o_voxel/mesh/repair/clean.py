@@ -11,7 +11,7 @@ from ...values import Mesh
 from ..connectivity.components import check_limits, large_enough
 from ..connectivity.manifold import split_surface
 from ..connectivity.surface import has_twin_corners, join_faces, proper_edges, select_surface
-from ..connectivity.topology import Progress, Rows, check_mesh, origins, preceding, select_faces
+from ..connectivity.topology import Progress, RowMap, check_mesh, origins, preceding, select_faces
 from ..connectivity.weld import close_vertices
 from .fill_holes import add_faces, check_perimeter, hole_faces
 from .orient import OUTWARD, faces_to_turn, turn, turn_surface
@@ -47,7 +47,7 @@ def check_distance(distance: float) -> None:
         raise ValueError(f"weld distance: expected 0 or more, got {distance}")
 
 
-def weld(mesh: Mesh, distance: float = 1e-6, *, backend: str = "auto") -> tuple[Mesh, Rows]:
+def weld(mesh: Mesh, distance: float = 1e-6, *, backend: str = "auto") -> tuple[Mesh, RowMap]:
     """The mesh with vertices that lie within `distance` of each other, in world units, made one.
 
     Vertices that a chain of such steps joins become one, the first of them, which stays where it is. 0 joins vertices
@@ -61,10 +61,10 @@ def weld(mesh: Mesh, distance: float = 1e-6, *, backend: str = "auto") -> tuple[
     number = (first.cumsum(0) - 1)[label].to(mesh.faces.dtype)
     vertices = first.nonzero().squeeze(1)
     faces = torch.arange(len(mesh.faces), device=label.device)
-    return Mesh(mesh.vertices[vertices], number[mesh.faces]), Rows(vertices, faces)
+    return Mesh(mesh.vertices[vertices], number[mesh.faces]), RowMap(vertices, faces)
 
 
-def remove_degenerate_faces(mesh: Mesh) -> tuple[Mesh, Rows]:
+def remove_degenerate_faces(mesh: Mesh) -> tuple[Mesh, RowMap]:
     """The mesh without faces that name a vertex twice, and without vertices that no face uses.
 
     A face of three vertices on a line stays: without it the mesh would be open there.
@@ -72,7 +72,7 @@ def remove_degenerate_faces(mesh: Mesh) -> tuple[Mesh, Rows]:
     return select_faces(mesh, ~has_twin_corners(check_mesh(mesh).faces))
 
 
-def remove_duplicate_faces(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, Rows]:
+def remove_duplicate_faces(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, RowMap]:
     """The mesh with one face, the first, for each set of three vertices, however wound; without unused vertices.
 
     Faces that name a vertex twice all stay.
@@ -82,7 +82,7 @@ def remove_duplicate_faces(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, 
     return select_faces(mesh, ~_duplicates(faces, *proper_edges(faces, len(mesh.vertices), backend)))
 
 
-def remove_unused_vertices(mesh: Mesh) -> tuple[Mesh, Rows]:
+def remove_unused_vertices(mesh: Mesh) -> tuple[Mesh, RowMap]:
     """The mesh without vertices that no face uses."""
     return select_faces(check_mesh(mesh), torch.ones_like(mesh.faces[:, 0], dtype=torch.bool))
 
@@ -107,7 +107,7 @@ def _duplicates(faces: Tensor, order: Tensor, start: Tensor) -> Tensor:
 
 def clean(
     mesh: Mesh, options: CleanOptions = CleanOptions(), *, progress: Progress | None = None, backend: str = "auto"
-) -> tuple[Mesh, Rows]:
+) -> tuple[Mesh, RowMap]:
     """The mesh made a set of oriented surfaces: every edge with one or two faces, that wind alike.
 
     In order: vertices welded; faces that name a vertex twice, and later ones of the same three vertices, removed;
@@ -140,7 +140,7 @@ def clean(
     report(0.85)
     patches = hole_faces(vertices, faces, surface, row[:0], options.max_hole_perimeter, options.curved_fill, backend)
     whole = Mesh(vertices, faces.to(mesh.faces.dtype))
-    whole, rows = add_faces(whole, Rows(source, row), *patches)
+    whole, rows = add_faces(whole, RowMap(source, row), *patches)
     whole, used = remove_unused_vertices(whole)
     report(1.0)
     return whole, used.after(rows)

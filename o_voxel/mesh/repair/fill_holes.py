@@ -10,7 +10,7 @@ from ...ops.triangulate_loops.reference import BEND, FLAT
 from ...values import Mesh
 from ..connectivity.manifold import split_surface
 from ..connectivity.surface import Surface, join_faces
-from ..connectivity.topology import Rows, check_mesh, cross, dot, length, unit
+from ..connectivity.topology import RowMap, check_mesh, cross, dot, length, unit
 from .hole_loops import Loops, find_loops
 
 # A patch that lies back on the surface around it closes the outline of a sheet, not a hole: mean cosine at its rim.
@@ -35,7 +35,7 @@ MIX = 0x9E3779B1
 
 def fill_holes(
     mesh: Mesh, max_perimeter: float = 3e-2, curved: bool = True, *, backend: str = "auto"
-) -> tuple[Mesh, Rows]:
+) -> tuple[Mesh, RowMap]:
     """The mesh with a patch in every hole of at most `max_perimeter`, in world units.
 
     A hole is a loop of edges with one face. Its patch is the triangulation that bends least and has the best shapes, of
@@ -54,7 +54,7 @@ def fill_holes(
     split, source, joined = split_surface(faces, len(mesh.vertices), surface, backend=backend)
     points, patch = hole_faces(mesh.vertices[source], split, joined, surface.seam, max_perimeter, curved, backend)
     source = torch.cat([source, len(mesh.vertices) + torch.arange(len(points), device=source.device)])
-    return add_faces(mesh, Rows.unchanged(mesh), points, source[patch])
+    return add_faces(mesh, RowMap.unchanged(mesh), points, source[patch])
 
 
 def check_perimeter(max_perimeter: float) -> None:
@@ -63,11 +63,11 @@ def check_perimeter(max_perimeter: float) -> None:
         raise ValueError(f"max_perimeter: expected 0 or more, got {max_perimeter}")
 
 
-def add_faces(mesh: Mesh, rows: Rows, points: Tensor, faces: Tensor) -> tuple[Mesh, Rows]:
+def add_faces(mesh: Mesh, rows: RowMap, points: Tensor, faces: Tensor) -> tuple[Mesh, RowMap]:
     """`mesh` and its rows with vertices `points` [N, 3] and `faces` [T, 3] after those that are there."""
     grown = Mesh(torch.cat([mesh.vertices, points]), torch.cat([mesh.faces, faces.to(mesh.faces.dtype)]))
     pairs = ((rows.vertices, points), (rows.faces, faces))
-    return grown, Rows(*(torch.cat([row, row.new_full((len(new),), -1)]) for row, new in pairs))
+    return grown, RowMap(*(torch.cat([row, row.new_full((len(new),), -1)]) for row, new in pairs))
 
 
 def hole_faces(

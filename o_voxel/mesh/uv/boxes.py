@@ -10,7 +10,7 @@ from torch import Tensor
 TURNS = 16  # of a box, over a quarter turn
 
 
-def box_sides(points: Tensor, chart: Tensor, charts: int) -> Tensor:
+def oriented_box(points: Tensor, chart: Tensor, charts: int) -> Tensor:
     """Sides [charts, 2] of the smallest of TURNS boxes around each chart's points [B, 2], the longer one first.
 
     chart: [B] int64. 0 where a chart has no points. Deterministic.

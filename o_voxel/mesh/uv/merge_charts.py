@@ -20,9 +20,9 @@ from ...core.exact_sums import scatter_sums
 from ...ops.connected_components import connected
 from ...ops.parameterize import relax
 from ..connectivity.topology import following
-from .boxes import box_sides
-from .overlaps import overlaps
-from .parameterize import Cloth, Layout, badly_shaped, chart_sums, open_halves
+from .boxes import oriented_box
+from .overlaps import find_overlaps
+from .parameterize import Layout, UnwrapMesh, badly_shaped, chart_sums, open_halves
 from .segment import LENGTH_UNIT
 
 MISFIT = 0.25  # most distance between two borders, of their length and of the smaller chart's side
@@ -34,7 +34,7 @@ SWEEPS = 5
 
 
 @dataclass(frozen=True)
-class UnfoldLimits:
+class MergeLimits:
     """extent: longest side of a chart's box, of the side of a full atlas.  max_stretch: L2 stretch that all but
     STRETCHED_SHARE of a chart keeps below.  gutter: between charts, of the side of a full atlas.  rounds: at most."""
 
@@ -94,10 +94,10 @@ class _Trial:
     row: Tensor
 
 
-def unfold(
-    cloth: Cloth,
+def merge_charts(
+    unwrap_mesh: UnwrapMesh,
     layout: Layout,
-    limits: UnfoldLimits,
+    limits: MergeLimits,
     *,
     backend: str = "auto",
     progress: Callable[[float], None] | None = None,
@@ -108,20 +108,20 @@ def unfold(
     run are tried together. A run that failed is not tried again. Deterministic for each backend; backends differ by
     rounding, which can decide whether a union fits. progress(fraction) is called after every round and may raise.
     """
-    charts = _measure_charts(cloth, layout)
-    links = cloth.links
+    charts = _measure_charts(unwrap_mesh, layout)
+    graph = unwrap_mesh.graph
     tried = layout.sewn
     for done in range(limits.rounds):
-        open_ = (~tried & (layout.chart[links.first] != layout.chart[links.second])).nonzero().squeeze(1)
+        open_ = (~tried & (layout.chart[graph.first] != layout.chart[graph.second])).nonzero().squeeze(1)
         if not len(open_):
             break
-        runs = _fit_runs(cloth, layout, open_)
+        runs = _fit_runs(unwrap_mesh, layout, open_)
         chosen = _choose(runs, charts, limits)
         if not bool(chosen.any()):
             break
         sewn, merged = _sewn_edges(runs, chosen, len(charts.area))
-        trial = _lay(cloth, layout, runs, chosen, merged, sewn, backend)
-        layout, charts, failed = _judge(cloth, layout, charts, limits, trial, sewn, merged)
+        trial = _lay(unwrap_mesh, layout, runs, chosen, merged, sewn, backend)
+        layout, charts, failed = _judge(unwrap_mesh, layout, charts, limits, trial, sewn, merged)
         tried = layout.sewn | tried
         tried[runs.edge[chosen[runs.run] & failed[merged[runs.keep]][runs.run]]] = True
         if progress is not None:
@@ -129,31 +129,35 @@ def unfold(
     return layout
 
 
-def _measure_charts(cloth: Cloth, layout: Layout) -> _Charts:
+def _measure_charts(unwrap_mesh: UnwrapMesh, layout: Layout) -> _Charts:
     """The charts of a layout."""
     charts = int(layout.chart.max()) + 1
     face = torch.arange(len(layout.chart), device=layout.chart.device)
-    half = open_halves(cloth, layout, face)
+    half = open_halves(unwrap_mesh, layout, face)
     sides = (
-        (cloth.points[cloth.faces.flatten()[half]] - cloth.points[cloth.faces.flatten()[following(half)]]) ** 2
+        (
+            unwrap_mesh.points[unwrap_mesh.faces.flatten()[half]]
+            - unwrap_mesh.points[unwrap_mesh.faces.flatten()[following(half)]]
+        )
+        ** 2
     ).sum(1)
     fixed = (sides.sqrt() / LENGTH_UNIT).round().to(torch.int64)
     perimeter = torch.zeros(charts, dtype=torch.int64, device=half.device)
     perimeter.index_add_(0, layout.chart[half // 3], fixed)
-    area = chart_sums(cloth.facets.area, layout.chart, charts)
-    box = box_sides(layout.position[layout.corner.flatten()[half]], layout.chart[half // 3], charts)
+    area = chart_sums(unwrap_mesh.geometry.area, layout.chart, charts)
+    box = oriented_box(layout.position[layout.corner.flatten()[half]], layout.chart[half // 3], charts)
     return _Charts(area, perimeter, box)
 
 
-def _fit_runs(cloth: Cloth, layout: Layout, edge: Tensor) -> _Runs:
+def _fit_runs(unwrap_mesh: UnwrapMesh, layout: Layout, edge: Tensor) -> _Runs:
     """The runs that the open edges `edge` [S] form, and how they fit."""
-    a, b = cloth.half[edge].unbind(dim=1)
+    a, b = unwrap_mesh.half[edge].unbind(dim=1)
     swap = layout.chart[a // 3] > layout.chart[b // 3]
     a, b = torch.where(swap, b, a), torch.where(swap, a, b)
     keep, move = layout.chart[a // 3], layout.chart[b // 3]
-    run, count = _run_numbers(cloth, keep, move, a)
-    size = torch.zeros(count, dtype=torch.int64, device=run.device).index_add_(0, run, cloth.length[edge])
-    weight = cloth.length[edge].double() / size.clamp(min=1)[run]
+    run, count = _run_numbers(unwrap_mesh, keep, move, a)
+    size = torch.zeros(count, dtype=torch.int64, device=run.device).index_add_(0, run, unwrap_mesh.length[edge])
+    weight = unwrap_mesh.length[edge].double() / size.clamp(min=1)[run]
     corner = layout.corner.flatten()
     target = layout.position[torch.stack((corner[a], corner[following(a)]), dim=1)]
     source = layout.position[torch.stack((corner[following(b)], corner[b]), dim=1)]
@@ -180,11 +184,11 @@ def _turned(points: Tensor, turn: Tensor) -> Tensor:
     return torch.stack((x * cosine - y * sine, x * sine + y * cosine), dim=-1)
 
 
-def _run_numbers(cloth: Cloth, keep: Tensor, move: Tensor, half: Tensor) -> tuple[Tensor, int]:
+def _run_numbers(unwrap_mesh: UnwrapMesh, keep: Tensor, move: Tensor, half: Tensor) -> tuple[Tensor, int]:
     """The run [S] of each seam, and how many there are: seams of the same two charts that meet at a vertex."""
-    seams, vertices = len(keep), len(cloth.points)
+    seams, vertices = len(keep), len(unwrap_mesh.points)
     _, pair = (keep * (int(move.max()) + 1) + move).unique(return_inverse=True)
-    corner = cloth.faces.flatten()
+    corner = unwrap_mesh.faces.flatten()
     ends = torch.cat((pair * vertices + corner[half], pair * vertices + corner[following(half)]))
     places, place = ends.unique(return_inverse=True)
     seam = torch.arange(seams, device=keep.device)
@@ -193,7 +197,7 @@ def _run_numbers(cloth: Cloth, keep: Tensor, move: Tensor, half: Tensor) -> tupl
     return number[lowest], int(number[-1]) + 1
 
 
-def _choose(runs: _Runs, charts: _Charts, limits: UnfoldLimits) -> Tensor:
+def _choose(runs: _Runs, charts: _Charts, limits: MergeLimits) -> Tensor:
     """Runs [R] bool that both their charts like best: a long shared border, and one that fits."""
     size = runs.length.double() * LENGTH_UNIT
     smaller = torch.minimum(charts.area[runs.keep], charts.area[runs.move]).sqrt()
@@ -219,7 +223,7 @@ def _sewn_edges(runs: _Runs, chosen: Tensor, charts: int) -> tuple[Tensor, Tenso
 
 
 def _lay(
-    cloth: Cloth, layout: Layout, runs: _Runs, chosen: Tensor, merged: Tensor, sewn: Tensor, backend: str
+    unwrap_mesh: UnwrapMesh, layout: Layout, runs: _Runs, chosen: Tensor, merged: Tensor, sewn: Tensor, backend: str
 ) -> _Trial:
     """The unions of the chosen runs: moved, sewn and relaxed."""
     picked = chosen.nonzero().squeeze(1)
@@ -236,7 +240,7 @@ def _lay(
     position, by = layout.position[row], motion[owner]
     moved = _turned(position - runs.source[by], runs.turn[by]) + runs.target[by]
     position = torch.where((by >= 0)[:, None], moved, position)
-    a, b = cloth.half[sewn].unbind(dim=1)
+    a, b = unwrap_mesh.half[sewn].unbind(dim=1)
     ends = layout.corner.flatten()
     first, second = number[ends[torch.cat((a, following(a)))]], number[ends[torch.cat((following(b), b))]]
     lowest = connected(len(row), first, second)
@@ -246,48 +250,54 @@ def _lay(
     corner = ((lowest == torch.arange(len(row), device=face.device)).cumsum(0) - 1)[lowest][corner]
     position = (position[kept] + position[highest[kept]]) / 2
     owner, row = merged[owner[kept]], row[kept]
-    color = cloth.color[layout.source[row]]
-    position = relax(position, corner, cloth.rest[face], color, owner, SWEEPS, backend=backend)
+    color = unwrap_mesh.color[layout.source[row]]
+    position = relax(position, corner, unwrap_mesh.rest[face], color, owner, SWEEPS, backend=backend)
     return _Trial(face, corner, merged[layout.chart[face]], position, owner, row)
 
 
 def _judge(
-    cloth: Cloth, layout: Layout, charts: _Charts, limits: UnfoldLimits, trial: _Trial, sewn: Tensor, merged: Tensor
+    unwrap_mesh: UnwrapMesh,
+    layout: Layout,
+    charts: _Charts,
+    limits: MergeLimits,
+    trial: _Trial,
+    sewn: Tensor,
+    merged: Tensor,
 ) -> tuple[Layout, _Charts, Tensor]:
     """The layout and charts with the unions that are good, and which charts [K] bool are kept charts of bad ones."""
     count = len(merged)
     touched = torch.zeros(count, dtype=torch.bool, device=merged.device)
     touched[trial.chart] = True
-    union = _united(cloth, charts, merged, sewn, layout)
+    union = _united(unwrap_mesh, charts, merged, sewn, layout)
     after = replace(layout, sewn=layout.sewn.scatter(0, sewn, True))
-    half = open_halves(cloth, after, trial.face)
+    half = open_halves(unwrap_mesh, after, trial.face)
     place = torch.empty_like(layout.chart).scatter_(0, trial.face, torch.arange(len(trial.face), device=half.device))
     local = 3 * place[half // 3] + half % 3
     start, end = trial.corner.flatten()[local], trial.corner.flatten()[following(local)]
     chart = trial.chart[local // 3]
-    box = box_sides(trial.position[start], chart, count)
+    box = oriented_box(trial.position[start], chart, count)
     union = replace(union, box=torch.where(touched[:, None], box, charts.box))
     parts, moved = charts.room(limits.gutter), (merged != _own(merged)).nonzero().squeeze(1)
     parts = parts.index_add(0, merged[moved], parts[moved])
     shape = trial.position, trial.corner, trial.chart, trial.face
-    bad = badly_shaped(cloth, *shape, count, limits.max_stretch)
+    bad = badly_shaped(unwrap_mesh, *shape, count, limits.max_stretch)
     bad |= (union.room(limits.gutter) > parts) | (union.box.amax(dim=1) > limits.extent)
-    bad[chart[overlaps(trial.position, start, end, chart, count)]] = True
+    bad[chart[find_overlaps(trial.position, start, end, chart, count)]] = True
     good = touched & ~bad
-    return _commit(layout, trial, sewn, merged, good, cloth), _pick(charts, union, good), touched & bad
+    return _commit(layout, trial, sewn, merged, good, unwrap_mesh), _pick(charts, union, good), touched & bad
 
 
 def _own(merged: Tensor) -> Tensor:
     return torch.arange(len(merged), device=merged.device)
 
 
-def _united(cloth: Cloth, charts: _Charts, merged: Tensor, sewn: Tensor, layout: Layout) -> _Charts:
+def _united(unwrap_mesh: UnwrapMesh, charts: _Charts, merged: Tensor, sewn: Tensor, layout: Layout) -> _Charts:
     """The charts with every merged one added to the one that keeps it; boxes as before."""
     moved = (merged != _own(merged)).nonzero().squeeze(1)
     area = charts.area.index_add(0, merged[moved], charts.area[moved])
-    keeper = merged[layout.chart[cloth.half[sewn, 0] // 3]]
+    keeper = merged[layout.chart[unwrap_mesh.half[sewn, 0] // 3]]
     perimeter = charts.perimeter.index_add(0, merged[moved], charts.perimeter[moved])
-    return _Charts(area, perimeter.index_add_(0, keeper, -2 * cloth.length[sewn]), charts.box)
+    return _Charts(area, perimeter.index_add_(0, keeper, -2 * unwrap_mesh.length[sewn]), charts.box)
 
 
 def _pick(before: _Charts, after: _Charts, good: Tensor) -> _Charts:
@@ -298,11 +308,13 @@ def _pick(before: _Charts, after: _Charts, good: Tensor) -> _Charts:
     )
 
 
-def _commit(layout: Layout, trial: _Trial, sewn: Tensor, merged: Tensor, good: Tensor, cloth: Cloth) -> Layout:
+def _commit(
+    layout: Layout, trial: _Trial, sewn: Tensor, merged: Tensor, good: Tensor, unwrap_mesh: UnwrapMesh
+) -> Layout:
     """The layout with the unions whose kept chart is in `good` [K] bool."""
     kept = good[trial.chart].nonzero().squeeze(1)
     moved = good[trial.owner].nonzero().squeeze(1)
-    sewn = sewn[good[merged[layout.chart[cloth.half[sewn, 0] // 3]]]]
+    sewn = sewn[good[merged[layout.chart[unwrap_mesh.half[sewn, 0] // 3]]]]
     return replace(
         layout,
         position=layout.position.index_copy(0, trial.row[moved], trial.position[moved]),

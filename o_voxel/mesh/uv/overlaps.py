@@ -19,7 +19,7 @@ LOW_BITS = 21
 LEAST_AREA = 1e-12  # of a loop: less comes from rounding
 
 
-def overlaps(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
+def find_overlaps(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
     """Border segments [B] bool that make a chart lie over itself: they cross, or run around a second loop.
 
     position: [U, 2] float64, lengths about 1.  start, end: [B] int64, rows of `position`, each once.  chart: [B] int64,
@@ -38,7 +38,7 @@ def overlaps(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts
 
 
 def crossing_segments(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """Segments [B] bool, B >= 1, that cross another of their chart without sharing an end. As `overlaps`."""
+    """Segments [B] bool, B >= 1, that cross another of their chart without sharing an end. As `find_overlaps`."""
     found = torch.zeros_like(start, dtype=torch.bool)
     key, segment = _cells(position, start, end, chart, charts)
     key, order = key.sort(stable=True)

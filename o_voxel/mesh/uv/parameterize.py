@@ -19,8 +19,8 @@ from ...ops.parameterize import distortion, relax
 from ...values import Mesh
 from ..connectivity.surface import proper_edges
 from ..connectivity.topology import area_vectors, cross, dot, following, length, unit
-from .overlaps import overlaps
-from .segment import LENGTH_UNIT, Facets, Links
+from .overlaps import find_overlaps
+from .segment import LENGTH_UNIT, DualGraph, FaceGeometry
 
 THINNEST = 0.02  # least height of a rest shape, about, of its longest edge
 THINNEST_TEXELS = 0.1
@@ -33,7 +33,7 @@ MEAN_STRETCH = 0.08  # most mean stretch of a chart above 1
 
 
 @dataclass(frozen=True, eq=False)
-class Cloth:
+class UnwrapMesh:
     """What does not change as a surface is cut and laid flat.
 
     faces: [F, 3] int64.  points: [V, 3] float64, scaled.  facets: of the scaled surface.  half: [E, 2] int64, the two
@@ -44,16 +44,16 @@ class Cloth:
 
     faces: Tensor
     points: Tensor
-    facets: Facets
+    geometry: FaceGeometry
     half: Tensor
     length: Tensor
     rest: Tensor
     color: Tensor
 
     @property
-    def links(self) -> Links:
+    def graph(self) -> DualGraph:
         """The faces at each edge."""
-        return Links(self.half[:, 0] // 3, self.half[:, 1] // 3, self.length)
+        return DualGraph(self.half[:, 0] // 3, self.half[:, 1] // 3, self.length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Layout:
     source: Tensor
 
 
-def weave(mesh: Mesh, texel: float, *, backend: str = "auto") -> Cloth:
+def build_unwrap_mesh(mesh: Mesh, texel: float, *, backend: str = "auto") -> UnwrapMesh:
     """The cloth of a mesh with at least one face; texel: the length of one, as a share of the side of a full atlas.
 
     An edge with more than two faces, or whose faces run along it in the same direction, cannot be sewn. Rest shapes
@@ -85,7 +85,7 @@ def weave(mesh: Mesh, texel: float, *, backend: str = "auto") -> Cloth:
     vectors = area_vectors(points, faces)
     sides = length(corners.roll(-1, dims=1) - corners)
     fixed = (sides / LENGTH_UNIT).round().to(torch.int64)
-    facets = Facets(unit(vectors), length(vectors), fixed.sum(dim=1), corners.amin(dim=1), corners.amax(dim=1))
+    geometry = FaceGeometry(unit(vectors), length(vectors), fixed.sum(dim=1), corners.amin(dim=1), corners.amax(dim=1))
     order, start = proper_edges(faces, len(points), backend)
     first = start[:-1][start.diff() == 2]
     a, b = order[first], order[first + 1]
@@ -94,7 +94,7 @@ def weave(mesh: Mesh, texel: float, *, backend: str = "auto") -> Cloth:
     squares = sides * sides
     floor = (THINNEST**2 * squares.amax(dim=1) + (THINNEST_TEXELS * texel) ** 2)[:, None]
     color = color_vertices(faces, len(points))
-    return Cloth(faces, points, facets, half, fixed.flatten()[half[:, 0]], squares + floor, color)
+    return UnwrapMesh(faces, points, geometry, half, fixed.flatten()[half[:, 0]], squares + floor, color)
 
 
 def color_vertices(faces: Tensor, count: int) -> Tensor:
@@ -123,8 +123,13 @@ def color_vertices(faces: Tensor, count: int) -> Tensor:
     return color
 
 
-def flatten(
-    cloth: Cloth, chart: Tensor, layout: Layout | None = None, face: Tensor | None = None, *, backend: str = "auto"
+def parameterize(
+    unwrap_mesh: UnwrapMesh,
+    chart: Tensor,
+    layout: Layout | None = None,
+    face: Tensor | None = None,
+    *,
+    backend: str = "auto",
 ) -> Layout:
     """Charts [F] int64 of connected faces, each projected along its mean normal and relaxed; a lone face as its rest
     shape. With a layout and rows `face` [N] int64: these faces anew, the others as they lie there.
@@ -133,24 +138,24 @@ def flatten(
     """
     if face is None or layout is None:
         face = torch.arange(len(chart), device=chart.device)
-        sewn = torch.zeros(len(cloth.half), dtype=torch.bool, device=chart.device)
-        layout = Layout(cloth.points.new_zeros(0, 2), torch.zeros_like(cloth.faces), chart, sewn, face[:0])
+        sewn = torch.zeros(len(unwrap_mesh.half), dtype=torch.bool, device=chart.device)
+        layout = Layout(unwrap_mesh.points.new_zeros(0, 2), torch.zeros_like(unwrap_mesh.faces), chart, sewn, face[:0])
     anew = torch.zeros(len(chart), dtype=torch.bool, device=chart.device).index_fill_(0, face, True)
-    own, links = chart[face], cloth.links
+    own, graph = chart[face], unwrap_mesh.graph
     number, own = own.unique(return_inverse=True)
     charts = len(number)
-    sewn = torch.where(anew[links.first], True, layout.sewn) & (chart[links.first] == chart[links.second])
-    lowest, corner = _fans(cloth, sewn & anew[links.first])[face].unique(return_inverse=True)
+    sewn = torch.where(anew[graph.first], True, layout.sewn) & (chart[graph.first] == chart[graph.second])
+    lowest, corner = _fans(unwrap_mesh, sewn & anew[graph.first])[face].unique(return_inverse=True)
     owner = torch.empty_like(lowest).scatter_(0, corner.flatten(), own.repeat_interleave(3))
-    source = cloth.faces.flatten()[lowest]
-    picked = Facets(*(getattr(cloth.facets, f.name)[face] for f in fields(Facets)))
-    points = cloth.points[source]
+    source = unwrap_mesh.faces.flatten()[lowest]
+    picked = FaceGeometry(*(getattr(unwrap_mesh.geometry, f.name)[face] for f in fields(FaceGeometry)))
+    points = unwrap_mesh.points[source]
     position = torch.stack([dot(points, axis[owner]) for axis in _frames(picked, own, charts)], dim=1)
     alone = torch.bincount(own, minlength=charts)[own] == 1
-    rest = cloth.rest[face]
+    rest = unwrap_mesh.rest[face]
     position[corner[alone].flatten()] = _upright(rest[alone]).view(-1, 2)
     many = (~alone).nonzero().squeeze(1)
-    position = relax(position, corner[many], rest[many], cloth.color[source], owner, SWEEPS, backend=backend)
+    position = relax(position, corner[many], rest[many], unwrap_mesh.color[source], owner, SWEEPS, backend=backend)
     return Layout(
         torch.cat((layout.position, position)),
         layout.corner.index_copy(0, face, corner + len(layout.position)),
@@ -160,16 +165,16 @@ def flatten(
     )
 
 
-def _fans(cloth: Cloth, sewn: Tensor) -> Tensor:
+def _fans(unwrap_mesh: UnwrapMesh, sewn: Tensor) -> Tensor:
     """The lowest corner [F, 3] int64 that each corner is joined to, around its vertex, over the edges sewn [E] bool."""
-    a, b = cloth.half[sewn].unbind(dim=1)
+    a, b = unwrap_mesh.half[sewn].unbind(dim=1)
     first, second = torch.cat((a, following(a))), torch.cat((following(b), b))
-    return connected(3 * len(cloth.faces), first, second).view(-1, 3)
+    return connected(3 * len(unwrap_mesh.faces), first, second).view(-1, 3)
 
 
-def _frames(facets: Facets, chart: Tensor, charts: int) -> tuple[Tensor, Tensor]:
+def _frames(geometry: FaceGeometry, chart: Tensor, charts: int) -> tuple[Tensor, Tensor]:
     """Two axes [K, 3] of the plane that each chart's mean normal looks down on, counter-clockwise seen from there."""
-    whole = (facets.normal * (facets.area[:, None] * FIXED)).to(torch.int64)
+    whole = (geometry.normal * (geometry.area[:, None] * FIXED)).to(torch.int64)
     total = torch.zeros(charts, 3, dtype=torch.int64, device=chart.device)
     normal = unit(total.scatter_add_(0, chart[:, None].expand(-1, 3), whole).to(torch.float64))
     helper = torch.zeros_like(normal).scatter_(1, normal.abs().argmin(dim=1, keepdim=True), 1.0)
@@ -186,25 +191,31 @@ def _upright(rest: Tensor) -> Tensor:
     return torch.stack((zero, zero, base, zero, x, y), dim=1).view(-1, 3, 2)
 
 
-def find_faults(cloth: Cloth, layout: Layout, max_stretch: float) -> tuple[Tensor, Tensor]:
+def find_faults(unwrap_mesh: UnwrapMesh, layout: Layout, max_stretch: float) -> tuple[Tensor, Tensor]:
     """(charts [K] bool with a face turned over or pressed flat, or too much stretch; faces [N] of overlaps)."""
     charts = int(layout.chart.max()) + 1
-    bad = badly_shaped(cloth, layout.position, layout.corner, layout.chart, None, charts, max_stretch)
-    half = open_halves(cloth, layout, torch.arange(len(layout.chart), device=layout.chart.device))
+    bad = badly_shaped(unwrap_mesh, layout.position, layout.corner, layout.chart, None, charts, max_stretch)
+    half = open_halves(unwrap_mesh, layout, torch.arange(len(layout.chart), device=layout.chart.device))
     start, end = layout.corner.flatten()[half], layout.corner.flatten()[following(half)]
-    return bad, half[overlaps(layout.position, start, end, layout.chart[half // 3], charts)] // 3
+    return bad, half[find_overlaps(layout.position, start, end, layout.chart[half // 3], charts)] // 3
 
 
 def badly_shaped(
-    cloth: Cloth, position: Tensor, corner: Tensor, chart: Tensor, face: Tensor | None, charts: int, max_stretch: float
+    unwrap_mesh: UnwrapMesh,
+    position: Tensor,
+    corner: Tensor,
+    chart: Tensor,
+    face: Tensor | None,
+    charts: int,
+    max_stretch: float,
 ) -> Tensor:
     """Charts [charts] bool with a face turned over or pressed flat, or with too much stretch.
 
     corner, chart: [N, 3], [N] int64 of the faces `face` [N] int64, or of all.
     """
     rows = slice(None) if face is None else face
-    det, stretch = distortion(position, corner, cloth.rest[rows])
-    area = cloth.facets.area[rows]
+    det, stretch = distortion(position, corner, unwrap_mesh.rest[rows])
+    area = unwrap_mesh.geometry.area[rows]
     whole = chart_sums(area, chart, charts)
     beyond = chart_sums(area * (stretch > max_stretch), chart, charts)
     excess = chart_sums(area * (stretch.clamp(max=16) - 1).clamp(min=0), chart, charts)
@@ -219,9 +230,9 @@ def chart_sums(values: Tensor, chart: Tensor, charts: int) -> Tensor:
     return total.index_add_(0, chart, (values * FIXED).to(torch.int64)).to(torch.float64) / FIXED
 
 
-def open_halves(cloth: Cloth, layout: Layout, face: Tensor) -> Tensor:
+def open_halves(unwrap_mesh: UnwrapMesh, layout: Layout, face: Tensor) -> Tensor:
     """Half-edges [N] int64 of the faces `face` that are not sewn to another."""
     inside = torch.zeros(3 * len(layout.chart), dtype=torch.bool, device=face.device)
-    inside[cloth.half[layout.sewn].flatten()] = True
+    inside[unwrap_mesh.half[layout.sewn].flatten()] = True
     half = (3 * face[:, None] + torch.arange(3, device=face.device)).flatten()
     return half[~inside[half]]

@@ -29,7 +29,7 @@ SMOOTH_CONE_DEG = 80.0
 
 
 @dataclass(frozen=True, eq=False)
-class Facets:
+class FaceGeometry:
     """What is known of each face, on a surface scaled to an area of about 1.
 
     normal: [F, 3] float64 unit, zero for a face that must stay alone.  area: [F] float64.
@@ -42,13 +42,13 @@ class Facets:
     low: Tensor
     high: Tensor
 
-    def select(self, rows: Tensor) -> Facets:
+    def select(self, rows: Tensor) -> FaceGeometry:
         """The facets `rows` [N] int64."""
-        return Facets(*(part[rows] for part in (self.normal, self.area, self.perimeter, self.low, self.high)))
+        return FaceGeometry(*(part[rows] for part in (self.normal, self.area, self.perimeter, self.low, self.high)))
 
 
 @dataclass(frozen=True, eq=False)
-class Links:
+class DualGraph:
     """Which faces meet at an edge. first, second: [E] int64, different faces.  length: [E] int64, in LENGTH_UNIT."""
 
     first: Tensor
@@ -71,41 +71,43 @@ class ChartLimits:
     compactness: float = 6.0
 
 
-def grow_charts(facets: Facets, links: Links, limits: ChartLimits = ChartLimits()) -> Tensor:
+def segment_charts(geometry: FaceGeometry, graph: DualGraph, limits: ChartLimits = ChartLimits()) -> Tensor:
     """The chart [F] int64 of each face, 0 to K - 1 in the order of their lowest faces. F at most 2^24.
 
     From one chart a face, every chart picks the neighbour that it would make the flattest and roundest union with,
     within the limits; those that pick each other merge; until none do. Charts are connected. Deterministic, the same
     on every device. About 40 rounds, each O(F).
     """
-    if len(facets.area) >> ID_BITS:
-        raise ValueError(f"facets: expected at most {1 << ID_BITS}, got {len(facets.area)}")
-    label = torch.arange(len(facets.area), device=facets.area.device)
-    charts = Facets(facets.normal * facets.area[:, None], facets.area, facets.perimeter, facets.low, facets.high)
+    if len(geometry.area) >> ID_BITS:
+        raise ValueError(f"facets: expected at most {1 << ID_BITS}, got {len(geometry.area)}")
+    label = torch.arange(len(geometry.area), device=geometry.area.device)
+    charts = FaceGeometry(
+        geometry.normal * geometry.area[:, None], geometry.area, geometry.perimeter, geometry.low, geometry.high
+    )
     own, root = label, label
-    while len(links.first):
+    while len(graph.first):
         mean = charts.normal / length(charts.normal).clamp(min=SMALLEST)[:, None]
-        cone = torch.ones_like(charts.area).scatter_reduce_(0, label, dot(facets.normal, mean[label]), "amin")
-        partner = _partners(_costs(charts, mean, cone, links, limits), links, len(own))
+        cone = torch.ones_like(charts.area).scatter_reduce_(0, label, dot(geometry.normal, mean[label]), "amin")
+        partner = _partners(_costs(charts, mean, cone, graph, limits), graph, len(own))
         merging = (partner[partner] == own) & (partner != own)
         if not bool(merging.any()):
             break
         root = torch.where(merging, torch.minimum(own, partner), own)
-        charts = _merged(charts, links, root, torch.where(merging, partner, own))
+        charts = _merged(charts, graph, root, torch.where(merging, partner, own))
         number = (root == own).cumsum(0) - 1
         label = number[root][label]
-        links = _between(links, number[root], len(charts.area))
+        graph = _between(graph, number[root], len(charts.area))
         own = torch.arange(len(charts.area), device=own.device)
     return label
 
 
-def _merged(charts: Facets, links: Links, root: Tensor, other: Tensor) -> Facets:
+def _merged(charts: FaceGeometry, graph: DualGraph, root: Tensor, other: Tensor) -> FaceGeometry:
     """The charts that are their own `root` [K], united with `other` [K], which is themselves where they stay alone."""
-    inside = root[links.first] == root[links.second]
-    twice = torch.zeros_like(charts.perimeter).index_add_(0, root[links.first[inside]], 2 * links.length[inside])
+    inside = root[graph.first] == root[graph.second]
+    twice = torch.zeros_like(charts.perimeter).index_add_(0, root[graph.first[inside]], 2 * graph.length[inside])
     kept = (root == torch.arange(len(root), device=root.device)).nonzero().squeeze(1)
     first, second, alone = charts.select(kept), charts.select(other[kept]), other[kept] == kept
-    return Facets(
+    return FaceGeometry(
         first.normal + torch.where(alone[:, None], 0.0, second.normal),
         first.area + torch.where(alone, 0.0, second.area),
         first.perimeter + torch.where(alone, 0, second.perimeter) - twice[kept],
@@ -114,21 +116,21 @@ def _merged(charts: Facets, links: Links, root: Tensor, other: Tensor) -> Facets
     )
 
 
-def _costs(charts: Facets, mean: Tensor, cone: Tensor, links: Links, limits: ChartLimits) -> Tensor:
+def _costs(charts: FaceGeometry, mean: Tensor, cone: Tensor, graph: DualGraph, limits: ChartLimits) -> Tensor:
     """What each link's union costs [M] int64, FORBIDDEN where it is beyond the limits.
 
     charts: `normal` is the sum of their area vectors.  mean: [K, 3] unit.  cone: [K], the cosine of the largest angle
     from the mean normal to a face's.
     """
-    first, second = charts.select(links.first), charts.select(links.second)
+    first, second = charts.select(graph.first), charts.select(graph.second)
     union = first.normal + second.normal
     size = (first.area + second.area).clamp(min=SMALLEST)
-    outline = (first.perimeter + second.perimeter - 2 * links.length).to(torch.float64)
+    outline = (first.perimeter + second.perimeter - 2 * graph.length).to(torch.float64)
     compactness = outline * outline * (LENGTH_UNIT * LENGTH_UNIT / (4 * math.pi)) / size
     span = torch.maximum(first.high, second.high) - torch.minimum(first.low, second.low)
     fits = (dot(span, span) < limits.extent**2) & (compactness < limits.compactness)
     direction = union / length(union).clamp(min=SMALLEST)[:, None]
-    for chart in (links.first, links.second):
+    for chart in (graph.first, graph.second):
         turn, half = dot(direction, mean[chart]).clamp(max=1.0), cone[chart]
         reach = turn * half - (1 - turn * turn).sqrt() * (1 - half * half).clamp(min=0).sqrt()
         fits = fits & (turn > 0) & (half > 0) & (reach > math.cos(math.radians(limits.cone_deg)))
@@ -136,45 +138,45 @@ def _costs(charts: Facets, mean: Tensor, cone: Tensor, links: Links, limits: Cha
     return torch.where(fits, (cost.clamp(min=0, max=COST_CAP) * COST_STEPS).to(torch.int64), FORBIDDEN)
 
 
-def _partners(cost: Tensor, links: Links, charts: int) -> Tensor:
+def _partners(cost: Tensor, graph: DualGraph, charts: int) -> Tensor:
     """The neighbour [K] int64 over each chart's cheapest link, of equals the lowest; itself where there is none."""
     best = torch.full((charts,), FORBIDDEN << ID_BITS, dtype=torch.int64, device=cost.device)
-    best.scatter_reduce_(0, links.first, (cost << ID_BITS) | links.second, "amin")
-    best.scatter_reduce_(0, links.second, (cost << ID_BITS) | links.first, "amin")
+    best.scatter_reduce_(0, graph.first, (cost << ID_BITS) | graph.second, "amin")
+    best.scatter_reduce_(0, graph.second, (cost << ID_BITS) | graph.first, "amin")
     own = torch.arange(charts, device=cost.device)
     return torch.where(best >> ID_BITS < FORBIDDEN, best & ((1 << ID_BITS) - 1), own)
 
 
-def _between(links: Links, number: Tensor, charts: int) -> Links:
+def _between(graph: DualGraph, number: Tensor, charts: int) -> DualGraph:
     """The links between the charts `number` [K] that the old ones became: one a pair, with the sum of the lengths."""
-    first, second = number[links.first], number[links.second]
+    first, second = number[graph.first], number[graph.second]
     apart = (first != second).nonzero().squeeze(1)
     first, second = first[apart], second[apart]
     key = torch.minimum(first, second) * charts + torch.maximum(first, second)
     pair, row = key.unique(return_inverse=True)
-    total = torch.zeros_like(pair).index_add_(0, row, links.length[apart])
-    return Links(pair // charts, pair % charts, total)
+    total = torch.zeros_like(pair).index_add_(0, row, graph.length[apart])
+    return DualGraph(pair // charts, pair % charts, total)
 
 
-def smooth_charts(label: Tensor, facets: Facets, faces: Tensor, links: Links, rounds: int = 3) -> Tensor:
+def smooth_charts(label: Tensor, geometry: FaceGeometry, faces: Tensor, graph: DualGraph, rounds: int = 3) -> Tensor:
     """Charts [F] int64 with shorter borders, 0 to L - 1 in the order of their lowest faces; L may be more than K.
 
     label: [F] int64, 0 to K - 1.  faces: [F, 3] int64.  In each round a face goes over to the chart of a neighbour
     that has more of the area around the face's corners, unless it would be more than SMOOTH_CONE_DEG off that chart's
     normal. What a chart loses its connection to becomes a chart of its own. Deterministic, the same on every device.
     """
-    share = (facets.area / facets.area.sum().clamp(min=SMALLEST) * 2.0**40).to(torch.int64)
+    share = (geometry.area / geometry.area.sum().clamp(min=SMALLEST) * 2.0**40).to(torch.int64)
     charts = int(label.max()) + 1 if len(label) else 0
     steep = math.cos(math.radians(SMOOTH_CONE_DEG))
-    whole = (facets.normal * share[:, None]).to(torch.int64)
+    whole = (geometry.normal * share[:, None]).to(torch.int64)
     mean = unit(torch.zeros(charts, 3, dtype=torch.int64, device=label.device).index_add_(0, label, whole).double())
     for _ in range(rounds):
-        border = (label[links.first] != label[links.second]).nonzero().squeeze(1)
+        border = (label[graph.first] != label[graph.second]).nonzero().squeeze(1)
         if not len(border):
             break
-        face = torch.cat((links.first[border], links.second[border]))
-        wanted = label[torch.cat((links.second[border], links.first[border]))]
-        fits = (dot(facets.normal[face], mean[wanted]) > steep).nonzero().squeeze(1)
+        face = torch.cat((graph.first[border], graph.second[border]))
+        wanted = label[torch.cat((graph.second[border], graph.first[border]))]
+        fits = (dot(geometry.normal[face], mean[wanted]) > steep).nonzero().squeeze(1)
         face, wanted = face[fits], wanted[fits]
         around = _area_around(label, share, faces, face, charts)
         gain = around(face, wanted) - around(face, label[face])
@@ -182,7 +184,7 @@ def smooth_charts(label: Tensor, facets: Facets, faces: Tensor, links: Links, ro
         wins = ((gain == best[face]) & (gain > 0)).nonzero().squeeze(1)
         target = torch.full_like(label, charts).scatter_reduce_(0, face[wins], wanted[wins], "amin")
         label = torch.where(target < charts, target, label)
-    return split_charts(label, links.first, links.second)
+    return split_charts(label, graph.first, graph.second)
 
 
 def _area_around(label: Tensor, share: Tensor, faces: Tensor, seen: Tensor, charts: int) -> Callable:

@@ -1,6 +1,7 @@
 """A UV atlas for any triangle mesh: cut into charts, each laid flat, sewn together where that fits, and packed.
 
-The steps are one file each: `charts` grows them, `flatten` lays them flat, `unfold` sews neighbours together,
+The steps are one file each: `charts` grows them, `parameterize` lays them flat, `merge_charts` sews neighbours
+together,
 `ops.pack` puts them into the square. Half-edge h = 3 f + k and corner c = 3 f + k as in `topology`.
 """
 
@@ -16,9 +17,9 @@ from ...material import UVMap
 from ...ops.pack_charts import Outlines, Packing, pack
 from ...values import Mesh
 from ..connectivity.topology import Progress, area_vectors, check_mesh, following, length
-from .merge_charts import UnfoldLimits, unfold
-from .parameterize import Cloth, Layout, chart_sums, find_faults, flatten, open_halves, weave
-from .segment import ChartLimits, Links, grow_charts, smooth_charts, split_charts
+from .merge_charts import MergeLimits, merge_charts
+from .parameterize import Layout, UnwrapMesh, build_unwrap_mesh, chart_sums, find_faults, open_halves, parameterize
+from .segment import ChartLimits, DualGraph, segment_charts, smooth_charts, split_charts
 
 SIZES = (16, 32768)
 EXTENT = 0.45  # longest side of a chart's box, of that of the atlas
@@ -69,16 +70,18 @@ def unwrap(
         zero = torch.zeros(min(len(faces), 1), 2, device=faces.device)
         return UVMap(zero, torch.zeros_like(mesh.faces), torch.zeros_like(mesh.faces[:, 0]))
     texel = 1 / (resolution * math.sqrt(FILL))
-    cloth = weave(Mesh(mesh.vertices, faces[solid]), texel)
+    unwrap_mesh = build_unwrap_mesh(Mesh(mesh.vertices, faces[solid]), texel)
     report(0.05)
-    chart = grow_charts(cloth.facets, cloth.links)
-    chart = smooth_charts(chart, cloth.facets, cloth.faces, cloth.links)
+    chart = segment_charts(unwrap_mesh.geometry, unwrap_mesh.graph)
+    chart = smooth_charts(chart, unwrap_mesh.geometry, unwrap_mesh.faces, unwrap_mesh.graph)
     report(0.15)
-    layout = _lay_flat(cloth, chart, max_stretch, backend)
+    layout = _lay_flat(unwrap_mesh, chart, max_stretch, backend)
     report(0.25)
-    limits = UnfoldLimits(EXTENT, max_stretch, gutter * texel)
-    layout = unfold(cloth, layout, limits, backend=backend, progress=lambda done: report(0.25 + 0.45 * done))
-    layout, packing = _pack(cloth, layout, resolution, gutter, lambda done: report(0.7 + 0.3 * done))
+    limits = MergeLimits(EXTENT, max_stretch, gutter * texel)
+    layout = merge_charts(
+        unwrap_mesh, layout, limits, backend=backend, progress=lambda done: report(0.25 + 0.45 * done)
+    )
+    layout, packing = _pack(unwrap_mesh, layout, resolution, gutter, lambda done: report(0.7 + 0.3 * done))
     found = _with_flat_faces(mesh, solid, _uv_map(layout, packing, resolution))
     report(1.0)
     return found
@@ -100,11 +103,11 @@ def _has_area(vertices: Tensor, faces: Tensor) -> Tensor:
     return length(area_vectors(vertices, faces)) > NO_AREA * longest
 
 
-def _lay_flat(cloth: Cloth, chart: Tensor, max_stretch: float, backend: str) -> Layout:
+def _lay_flat(unwrap_mesh: UnwrapMesh, chart: Tensor, max_stretch: float, backend: str) -> Layout:
     """Charts [F] laid flat; those that do not lie well are cut, and in the end grown anew with ever smaller limits."""
-    layout = flatten(cloth, chart, backend=backend)
+    layout = parameterize(unwrap_mesh, chart, backend=backend)
     for attempt in range(CUTS + SPLITS + 1):
-        broken, fault = find_faults(cloth, layout, max_stretch)
+        broken, fault = find_faults(unwrap_mesh, layout, max_stretch)
         cut = len(fault) > 0 and attempt < CUTS
         if not cut:
             fault = torch.cat((fault, broken[layout.chart].nonzero().squeeze(1)))
@@ -114,54 +117,56 @@ def _lay_flat(cloth: Cloth, chart: Tensor, max_stretch: float, backend: str) -> 
         face = touched[layout.chart].nonzero().squeeze(1)
         if cut:
             # Where a chart lies over itself it mostly does with a face or two, which become charts of their own.
-            alone = layout.chart.index_copy(0, fault, len(cloth.faces) + fault)
-            layout = flatten(cloth, split_charts(alone, *cloth.links.ends), layout, face, backend=backend)
+            alone = layout.chart.index_copy(0, fault, len(unwrap_mesh.faces) + fault)
+            layout = parameterize(
+                unwrap_mesh, split_charts(alone, *unwrap_mesh.graph.ends), layout, face, backend=backend
+            )
         else:
             share = 0.5 ** (attempt - CUTS + 1) if attempt < CUTS + SPLITS else 0.0
-            layout = _split(cloth, layout, face, share, backend)
+            layout = _split(unwrap_mesh, layout, face, share, backend)
     return layout
 
 
-def _split(cloth: Cloth, layout: Layout, face: Tensor, share: float, backend: str) -> Layout:
+def _split(unwrap_mesh: UnwrapMesh, layout: Layout, face: Tensor, share: float, backend: str) -> Layout:
     """The faces `face` [N] int64, whole charts, in smaller ones: within `share` of the usual limits; 0: each alone."""
     number = torch.full_like(layout.chart, -1).scatter_(0, face, torch.arange(len(face), device=face.device))
-    links = cloth.links
-    inside = layout.chart[links.first] == layout.chart[links.second]
-    inside = (inside & (number[links.first] >= 0)).nonzero().squeeze(1) if share else face[:0]
-    first, second = number[links.first[inside]], number[links.second[inside]]
+    graph = unwrap_mesh.graph
+    inside = layout.chart[graph.first] == layout.chart[graph.second]
+    inside = (inside & (number[graph.first] >= 0)).nonzero().squeeze(1) if share else face[:0]
+    first, second = number[graph.first[inside]], number[graph.second[inside]]
     usual = ChartLimits()
     limits = replace(usual, cone_deg=usual.cone_deg * share, extent=usual.extent * share)
-    label = grow_charts(cloth.facets.select(face), Links(first, second, links.length[inside]), limits)
+    label = segment_charts(unwrap_mesh.geometry.select(face), DualGraph(first, second, graph.length[inside]), limits)
     chart = layout.chart.index_copy(0, face, label + int(layout.chart.max()) + 1)
-    return flatten(cloth, chart, layout, face, backend=backend)
+    return parameterize(unwrap_mesh, chart, layout, face, backend=backend)
 
 
 def _pack(
-    cloth: Cloth, layout: Layout, resolution: int, gutter: int, progress: Progress | None
+    unwrap_mesh: UnwrapMesh, layout: Layout, resolution: int, gutter: int, progress: Progress | None
 ) -> tuple[Layout, Packing]:
     """The layout with charts numbered from 0 in the order of their lowest faces, and where they go."""
     while True:
         layout = replace(layout, chart=layout.chart.unique(return_inverse=True)[1])
-        packing = pack(_outlines(cloth, layout), resolution, gutter, progress=progress)
+        packing = pack(_outlines(unwrap_mesh, layout), resolution, gutter, progress=progress)
         progress = None
         if not packing.overlaps.any():
             return layout, packing
         # The border winds around a texel twice without crossing itself, as it may where a chart touches itself.
         overlaps = torch.from_numpy(packing.overlaps).to(layout.chart.device)
-        layout = _split(cloth, layout, overlaps[layout.chart].nonzero().squeeze(1), 0.0, "auto")
+        layout = _split(unwrap_mesh, layout, overlaps[layout.chart].nonzero().squeeze(1), 0.0, "auto")
 
 
-def _outlines(cloth: Cloth, layout: Layout) -> Outlines:
+def _outlines(unwrap_mesh: UnwrapMesh, layout: Layout) -> Outlines:
     """The borders of the charts 0 to K - 1."""
     charts = int(layout.chart.max()) + 1
-    half = open_halves(cloth, layout, torch.arange(len(layout.chart), device=layout.chart.device))
+    half = open_halves(unwrap_mesh, layout, torch.arange(len(layout.chart), device=layout.chart.device))
     chart, order = layout.chart[half // 3].sort(stable=True)
     half = half[order]
     corner = layout.corner.flatten()
     a, b = (layout.position[corner[h]] for h in (half, following(half)))
     first = torch.zeros(charts + 1, dtype=torch.int64, device=half.device)
     first[1:] = torch.bincount(chart, minlength=charts).cumsum(0)
-    area = chart_sums(cloth.facets.area, layout.chart, charts)
+    area = chart_sums(unwrap_mesh.geometry.area, layout.chart, charts)
     return Outlines(*(part.cpu().numpy() for part in (a, b, first, area)))
 
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import check_tensor
 from ...values import Mesh
 from ..raster import rasterize
 
-CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
 # Room around the mesh in the pictures, so that a point just outside it still falls into them.
 MARGIN = 1.02
 
 
 @dataclass(frozen=True, eq=False)
-class Sky:
+class DepthMaps:
     """A mesh seen from N directions; row 0 of a picture is its top.
 
     depth: [N, S, S] float32, how far towards the viewer the nearest surface is, in world units from `center`; -inf
@@ -55,14 +55,14 @@ def picture_axes(towards: Tensor) -> Tensor:
     return torch.stack([right, torch.linalg.cross(towards, right), towards], 1)
 
 
-def draw_sky(
+def render_depth_maps(
     mesh: Mesh,
     directions: Tensor,
     side: int = 1024,
     *,
     backend: str = "auto",
     progress: Callable[[float], None] | None = None,
-) -> Sky:
+) -> DepthMaps:
     """`mesh` seen from `directions` [N, 3] float32, unit vectors towards the viewers, in side x side pixels each.
 
     4 N side^2 bytes, and one picture drawn after the other. progress: called with the share done; may raise, to stop.
@@ -84,11 +84,11 @@ def draw_sky(
         depth[i] = -radius * rasterize(clip, mesh.faces, (side, side), backend=backend).depth
         if progress is not None:
             progress((i + 1) / len(axes))
-    return Sky(depth, axes, center, radius[None])
+    return DepthMaps(depth, axes, center, radius[None])
 
 
-def open_sky(
-    sky: Sky,
+def ambient_occlusion(
+    depth_maps: DepthMaps,
     points: Tensor,
     normals: Tensor,
     flat: Tensor | None = None,
@@ -98,7 +98,8 @@ def open_sky(
 ) -> Tensor:
     """The share [P] float32 of an evenly bright sky's light that arrives at `points` [P, 3], weighted by the cosine.
 
-    points: [P, 3] float32, world units, on the mesh of `sky`.  normals: [P, 3] float32 unit vectors, what the cosine is
+    points: [P, 3] float32, world units, on the mesh of `depth_maps`.  normals: [P, 3] float32 unit vectors, what the
+    cosine is
     with.  flat: [P, 3] float32 unit normals of the faces that the points are on, where `normals` are smooth: else a
     rounded edge would have its own faces in the way. None: `normals`.
     reach: world units; what blocks from farther away is ignored (of several blockers in a line the farthest counts).
@@ -112,16 +113,16 @@ def open_sky(
     flat = check_tensor(normals if flat is None else flat, "flat", (count, 3), torch.float32)
     if reach is not None and not reach > 0:
         raise ValueError(f"reach: expected None or more than 0, got {reach}")
-    chosen = resolve_backend(backend, CHOICES, points.device)
+    chosen = resolve_backend(backend, BACKENDS, points.device)
     limit = math.inf if reach is None else float(reach)
     if chosen == "triton":
-        from .kernel import open_sky_gpu as implementation
+        from .kernel import ambient_occlusion_gpu as implementation
     elif chosen == "numba":
-        from .kernel_cpu import open_sky_cpu as implementation
+        from .kernel_cpu import ambient_occlusion_cpu as implementation
     else:
-        from .reference import open_sky_torch as implementation
-    parts = sky.depth, sky.axes, sky.center, sky.radius, points, normals, flat
+        from .reference import ambient_occlusion_torch as implementation
+    parts = depth_maps.depth, depth_maps.axes, depth_maps.center, depth_maps.radius, points, normals, flat
     return implementation(*(part.contiguous() for part in parts), limit)
 
 
-__all__ = ["CHOICES", "Sky", "draw_sky", "open_sky", "picture_axes", "sphere_directions"]
+__all__ = ["CHOICES", "Sky", "ambient_occlusion", "picture_axes", "render_depth_maps", "sphere_directions"]

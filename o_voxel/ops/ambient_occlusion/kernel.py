@@ -18,7 +18,7 @@ _BIAS_PIXELS = tl.constexpr(BIAS_PIXELS)
 _MIN_COSINE = tl.constexpr(MIN_COSINE)
 
 
-def open_sky_gpu(
+def ambient_occlusion_gpu(
     depth: Tensor,
     axes: Tensor,
     center: Tensor,
@@ -28,7 +28,7 @@ def open_sky_gpu(
     flat: Tensor,
     reach: float,
 ) -> Tensor:
-    """As reference.open_sky_torch."""
+    """As reference.ambient_occlusion_torch."""
     share = torch.empty_like(points[:, 0])
     for start in range(0, len(points), POINTS_A_LAUNCH):
         part = slice(start, start + POINTS_A_LAUNCH)

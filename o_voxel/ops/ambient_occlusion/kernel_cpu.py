@@ -17,7 +17,7 @@ POINTS_A_TASK = 1 << 13
 _compiled = partial(cached_njit, error_model="numpy")
 
 
-def open_sky_cpu(
+def ambient_occlusion_cpu(
     depth: Tensor,
     axes: Tensor,
     center: Tensor,
@@ -27,14 +27,14 @@ def open_sky_cpu(
     flat: Tensor,
     reach: float,
 ) -> Tensor:
-    """As reference.open_sky_torch."""
+    """As reference.ambient_occlusion_torch."""
     share = np.empty(len(points), np.float32)
-    sky = tuple(part.numpy() for part in (depth, axes, center, radius))
+    depth_maps = tuple(part.numpy() for part in (depth, axes, center, radius))
     place, direction, plane = points.numpy(), normals.numpy(), flat.numpy()
 
     def look(start: int) -> None:
         span = slice(start, start + POINTS_A_TASK)
-        look_up(*sky, place[span], direction[span], plane[span], np.float32(reach), share[span])
+        look_up(*depth_maps, place[span], direction[span], plane[span], np.float32(reach), share[span])
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(look, range(0, len(points), POINTS_A_TASK)))

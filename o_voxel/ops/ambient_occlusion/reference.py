@@ -17,7 +17,7 @@ MIN_COSINE = 0.1
 BIAS_PIXELS = 1.0
 
 
-def open_sky_torch(
+def ambient_occlusion_torch(
     depth: Tensor,
     axes: Tensor,
     center: Tensor,
@@ -27,7 +27,7 @@ def open_sky_torch(
     flat: Tensor,
     reach: float,
 ) -> Tensor:
-    """The share [P]; arguments as `open_sky`, the parts of a `Sky` first."""
+    """The share [P]; arguments as `ambient_occlusion`, the parts of a `DepthMaps` first."""
     side = depth.shape[1]
     pixel = 2 * radius / side
     moved = points - center

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import check_tensor
 from ...values import Mesh
 from .tree import Tree, build_tree
 
-CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
 
 
 class ClosestPoints(NamedTuple):
@@ -75,7 +75,7 @@ def closest_point(
     if max_distance is not None and not max_distance >= 0:
         raise ValueError(f"max_distance: expected None or at least 0, got {max_distance}")
     _check_finite(points, "points")
-    chosen = resolve_backend(backend, CHOICES, points.device)
+    chosen = resolve_backend(backend, BACKENDS, points.device)
     if index.tree is None or len(points) == 0:
         nothing = points.new_zeros(len(points))
         return ClosestPoints(nothing + torch.inf, nothing.long() - 1, torch.zeros_like(points))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import check_tensor
 from .reference import connected_torch
 
-CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
 
 
 def connected(count: int, first: Tensor, second: Tensor, *, backend: str = "auto") -> Tensor:
@@ -19,7 +19,7 @@ def connected(count: int, first: Tensor, second: Tensor, *, backend: str = "auto
     """
     links = len(check_tensor(first, "first", (None,), torch.int64))
     check_tensor(second, "second", (links,), torch.int64)
-    chosen = resolve_backend(backend, CHOICES, first.device)
+    chosen = resolve_backend(backend, BACKENDS, first.device)
     if chosen == "triton":
         from .kernel import connected_gpu
 

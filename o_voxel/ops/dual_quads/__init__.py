@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, resolve_backend, triton_probe
+from ...core.backend import Backend, always, resolve_backend, triton_probe
 from ...core.checks import check_tensor
 from ..hash_grid import hash_grid
 from .reference import QUAD_OFFSETS, find_corners
 
-CHOICES = (Choice("triton", triton_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("reference", always))
 
 
 def dual_quads(coords: Tensor, intersected: Tensor, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
@@ -21,7 +21,7 @@ def dual_quads(coords: Tensor, intersected: Tensor, *, backend: str = "auto") ->
     """
     n = len(check_tensor(coords, "coords", (None, 3), torch.int32))
     check_tensor(intersected, "intersected", (n, 3), torch.bool)
-    chosen = resolve_backend(backend, CHOICES, coords.device)
+    chosen = resolve_backend(backend, BACKENDS, coords.device)
     edges = intersected.reshape(-1).nonzero().squeeze(1)
     index = hash_grid(coords, backend=chosen)
     if chosen == "triton":

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import check_tensor
 
-CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
 # Points along a side of a block, and in it.
 SIDE, POINTS = 4, 64
 
@@ -27,7 +27,7 @@ def flood_fill(free: Tensor, seeds: Tensor, *, backend: str = "auto") -> Tensor:
     check_tensor(seeds, "seeds", tuple(free.shape), torch.int64)
     if seeds.device != free.device:
         raise ValueError(f"seeds: expected device {free.device}, got {seeds.device}")
-    chosen = resolve_backend(backend, CHOICES, free.device)
+    chosen = resolve_backend(backend, BACKENDS, free.device)
     reached = (free & seeds).contiguous()
     if free.numel() == 0:
         return reached

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import FLOATS, check_tensor
 from ..hash_grid import HashGrid
 from .reference import containing, nearest_voxels, trilinear
 
-CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
 MODES = ("trilinear", "nearest")
 
 
@@ -41,7 +41,7 @@ def grid_samples(
     if index.dims != 3:
         raise ValueError(f"index: expected one over coordinates [N, 3], got [N, {index.dims}]")
     # A kernel reads the index as its own backend lays it out.
-    able = [choice for choice in CHOICES if (choice.name == "triton") <= (index.backend == "triton")]
+    able = [choice for choice in BACKENDS if (choice.name == "triton") <= (index.backend == "triton")]
     chosen = resolve_backend(backend, able, feats.device, feats.dtype)
     if mode == "nearest":
         return Samples(*containing(feats, index, points))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, resolve_backend, triton_probe
+from ...core.backend import Backend, always, resolve_backend, triton_probe
 from ...core.checks import INTEGERS, check_tensor
 from .reference import pack_keys, search_keys, sort_keys
 
-CHOICES = (Choice("triton", triton_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("reference", always))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def hash_grid(coords: Tensor, *, backend: str = "auto") -> HashGrid:
     """
     dims = coords.shape[-1] if isinstance(coords, Tensor) and coords.ndim == 2 else 3
     check_tensor(coords, "coords", (None, 4 if dims == 4 else 3), INTEGERS)
-    chosen = resolve_backend(backend, CHOICES, coords.device)
+    chosen = resolve_backend(backend, BACKENDS, coords.device)
     if chosen == "triton":
         from .kernel import build_table
 

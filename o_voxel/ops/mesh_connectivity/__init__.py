@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend
+from ...core.backend import Backend, always, numba_probe, resolve_backend
 from ...core.checks import check_tensor
 from . import reference
 
-CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("numba", numba_probe), Backend("reference", always))
 
 
 def match_edges(faces: Tensor, vertex_count: int, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
@@ -24,7 +24,7 @@ def match_edges(faces: Tensor, vertex_count: int, *, backend: str = "auto") -> t
     the higher one; edge e has the half-edges order[start[e] : start[e + 1]], ascending. Deterministic.
     """
     check_tensor(faces, "faces", (None, 3), torch.int64)
-    if resolve_backend(backend, CHOICES, faces.device) == "numba":
+    if resolve_backend(backend, BACKENDS, faces.device) == "numba":
         from . import kernel_cpu
 
         arrays = kernel_cpu.match_edges(faces.contiguous().numpy(), vertex_count)
@@ -44,7 +44,7 @@ def components(
     links = len(check_tensor(first, "first", (None,), torch.int64))
     check_tensor(second, "second", (links,), torch.int64)
     check_tensor(odd, "odd", (links,), torch.bool)
-    if resolve_backend(backend, CHOICES, first.device) == "numba":
+    if resolve_backend(backend, BACKENDS, first.device) == "numba":
         from . import kernel_cpu
 
         columns = (column.contiguous().numpy() for column in (first, second, odd))
@@ -61,7 +61,7 @@ def corner_groups(twin: Tensor, flip: Tensor, *, backend: str = "auto") -> Tenso
     """
     corners = len(check_tensor(twin, "twin", (None,), torch.int64))
     check_tensor(flip, "flip", (corners // 3,), torch.bool)
-    if resolve_backend(backend, CHOICES, twin.device) == "numba":
+    if resolve_backend(backend, BACKENDS, twin.device) == "numba":
         from . import kernel_cpu
 
         return torch.from_numpy(kernel_cpu.corner_groups(twin.contiguous().numpy(), flip.contiguous().numpy()))

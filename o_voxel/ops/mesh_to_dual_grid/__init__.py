@@ -14,7 +14,7 @@ from types import ModuleType
 
 import torch
 
-from ...core.backend import Choice, numba_probe, triton_probe
+from ...core.backend import Backend, numba_probe, triton_probe
 from .soup import OpenEdges, Part, QefWeights, Slab, Soup, cut_slabs, triangle_soup
 
 SLABS_A_WORKER = 4  # slabs differ in work
@@ -77,6 +77,6 @@ def _probe_reference(device: torch.device, dtype: torch.dtype) -> str | None:
     return "float64 is needed, which this device lacks" if device.type == "mps" else None
 
 
-CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", _probe_reference))
+BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", _probe_reference))
 
 __all__ = ["CHOICES", "OpenEdges", "Part", "QefWeights", "Slab", "Soup", "cut_slabs", "run_slabs", "triangle_soup"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import check_tensor
 from .reference import nearest_columns, nearest_rows
 
-CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
 MAX_SIDE = 1 << 14
 
 
@@ -25,7 +25,7 @@ def nearest_texel(covered: Tensor, *, backend: str = "auto") -> Tensor:
     height, width = check_tensor(covered, "covered", (None, None), torch.bool).shape
     if max(height, width) > MAX_SIDE:
         raise ValueError(f"covered: expected sides of at most {MAX_SIDE}, got {list(covered.shape)}")
-    chosen = resolve_backend(backend, CHOICES, covered.device)
+    chosen = resolve_backend(backend, BACKENDS, covered.device)
     if covered.numel() == 0:
         return torch.empty(height, width, dtype=torch.int32, device=covered.device)
     if chosen == "numba":

@@ -12,11 +12,11 @@ import numpy as np
 from numpy import ndarray
 from torch import device, get_num_threads
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend
+from ...core.backend import Backend, always, numba_probe, resolve_backend
 from . import reference
 from .reference import NOWHERE, Outlines, Traces, joined
 
-CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("numba", numba_probe), Backend("reference", always))
 
 BOX_TURNS = 32  # over a quarter turn, of the boxes around a chart; then finer ones about the best
 TRACE_PARTS = 16
@@ -86,7 +86,7 @@ def pack(
     backends give the same, up to how they round; "reference" takes minutes.
     Raises ValueError where the charts do not fit however small.
     """
-    chosen = resolve_backend(backend, CHOICES, device("cpu"))
+    chosen = resolve_backend(backend, BACKENDS, device("cpu"))
     charts = len(outlines.area)
     if not charts:
         return Packing(1.0, np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, bool))

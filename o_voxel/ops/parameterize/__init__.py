@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import INTEGERS, check_tensor
 from .reference import distortion, relax_torch
 
-CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
 
 
 def relax(
@@ -43,7 +43,7 @@ def relax(
     check_tensor(group, "group", (vertices,), INTEGERS)
     if sweeps < 0:
         raise ValueError(f"sweeps: expected 0 or more, got {sweeps}")
-    chosen = resolve_backend(backend, CHOICES, position.device)
+    chosen = resolve_backend(backend, BACKENDS, position.device)
     if not (vertices and faces and sweeps):
         return position.clone()
     if chosen == "numba":

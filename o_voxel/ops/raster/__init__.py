@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend, triton_probe
+from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import check_tensor
 from .reference import interpolate, visible_faces
 
@@ -27,7 +27,7 @@ class Raster:
     depth: Tensor
 
 
-CHOICES = (Choice("triton", triton_probe), Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
 
 
 def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, backend: str = "auto") -> Raster:
@@ -58,7 +58,7 @@ def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, ba
     if clip_vertices.device.type == "mps":
         raster = rasterize(clip_vertices.cpu(), faces.cpu(), size, backend=backend)
         return Raster(*(part.to(clip_vertices.device) for part in (raster.face, raster.bary, raster.depth)))
-    chosen = resolve_backend(backend, CHOICES, clip_vertices.device)
+    chosen = resolve_backend(backend, BACKENDS, clip_vertices.device)
     if chosen == "numba":
         from .kernel_cpu import rasterize_cpu
 

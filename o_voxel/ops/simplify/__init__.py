@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, resolve_backend, triton_probe
+from ...core.backend import Backend, always, resolve_backend, triton_probe
 from .graph import build_graph
 from .rounds import run_rounds
 
@@ -19,7 +19,7 @@ def _probe_library(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if find_spec("fast_simplification") else "fast-simplification is not installed"
 
 
-CHOICES = (Choice("triton", triton_probe), Choice("library", _probe_library), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("library", _probe_library), Backend("reference", always))
 
 
 def collapse_edges(
@@ -40,7 +40,7 @@ def collapse_edges(
     backend: "triton", "library" (fast-simplification, other rows: V changes), or "reference" (plain torch).
     Deterministic for each backend and version of it.
     """
-    chosen = resolve_backend(backend, CHOICES, position.device)
+    chosen = resolve_backend(backend, BACKENDS, position.device)
     if chosen == "library":
         from .kernel_cpu import collapse_library
 

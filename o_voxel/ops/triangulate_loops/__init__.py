@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, always, numba_probe, resolve_backend
+from ...core.backend import Backend, always, numba_probe, resolve_backend
 from ...core.checks import check_tensor
 from . import reference
 
-CHOICES = (Choice("numba", numba_probe), Choice("reference", always))
+BACKENDS = (Backend("numba", numba_probe), Backend("reference", always))
 MAX_POINTS = 128
 # Points cubed that take about as long, 0.4 ms, as a few threads take to start.
 THREAD_WORK = 200_000
@@ -39,7 +39,7 @@ def triangulate_loops(
     sizes = start.diff()
     if len(sizes) and not 3 <= int(sizes.min()) <= int(sizes.max()) <= MAX_POINTS:
         raise ValueError(f"start: expected loops of 3 to {MAX_POINTS} points, got {sizes.min()} to {sizes.max()}")
-    if resolve_backend(backend, CHOICES, points.device) == "numba":
+    if resolve_backend(backend, BACKENDS, points.device) == "numba":
         return _in_threads(points, rim, start, barred)
     return reference.triangulate_loops(points, rim, start, barred)
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ...core.backend import Choice, resolve_backend
+from ...core.backend import Backend, resolve_backend
 from .nearest import nearest_rows
 from .reference import weighted_means
 from .scan_lines import triangle_voxel_pairs
@@ -34,12 +34,12 @@ def _float64(device: torch.device, dtype: torch.dtype) -> str | None:
     return "no float64 on this device: move the mesh to the CPU" if device.type == "mps" else None
 
 
-CHOICES = (Choice("numba", _numba), Choice("reference", _float64))
+BACKENDS = (Backend("numba", _numba), Backend("reference", _float64))
 
 
 def find_pairs(scene: Scene, *, backend: str = "auto", report: Report, slab: int = SCAN_SLAB) -> Tensor:
     """Keys [P] int64, ascending and unique, of every (voxel, triangle) that touch: voxel << tri_bits | triangle."""
-    if resolve_backend(backend, CHOICES, scene.device) == "numba":
+    if resolve_backend(backend, BACKENDS, scene.device) == "numba":
         from . import cpu
 
         return cpu.triangle_voxel_pairs(scene, report)
@@ -56,7 +56,7 @@ def voxel_means(
     ends = torch.searchsorted(keys >> scene.tri_bits, voxels, right=True)
     triangles = keys & ((1 << scene.tri_bits) - 1)
     coords = torch.stack(unravel(voxels, scene.shape), 1)
-    if resolve_backend(backend, CHOICES, scene.device) == "numba":
+    if resolve_backend(backend, BACKENDS, scene.device) == "numba":
         from . import cpu
 
         return cpu.weighted_means(scene, coords, triangles, ends, report)

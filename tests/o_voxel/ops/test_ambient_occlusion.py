@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 import trimesh
-from comfyui_trellis2.o_voxel.ops.ambient_occlusion import draw_sky, open_sky, picture_axes, sphere_directions
+from comfyui_trellis2.o_voxel.ops.ambient_occlusion import (
+    ambient_occlusion,
+    picture_axes,
+    render_depth_maps,
+    sphere_directions,
+)
 from comfyui_trellis2.o_voxel.values import Mesh
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,9 +34,9 @@ UP = [0.0, 0.0, 1.0]
 
 
 def shares(mesh, points, normals, *, rays=RAYS, backend="numba", **options):
-    sky = draw_sky(mesh, sphere_directions(rays), SIDE, backend="numba")
+    depth_maps = render_depth_maps(mesh, sphere_directions(rays), SIDE, backend="numba")
     normals = torch.tensor(normals).expand(len(points), 3)
-    return open_sky(sky, torch.tensor(points), normals, backend=backend, **options)
+    return ambient_occlusion(depth_maps, torch.tensor(points), normals, backend=backend, **options)
 
 
 @backends
@@ -65,9 +70,9 @@ def test_the_bottom_of_a_pit_is_as_dark_as_its_opening_is_small():
 def test_a_ball_does_not_shade_itself():
     ball = trimesh.creation.icosphere(4)
     points = torch.tensor(ball.triangles_center, dtype=torch.float32)
-    sky = draw_sky(Mesh(torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces)),
+    depth_maps = render_depth_maps(Mesh(torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces)),
                    sphere_directions(64), SIDE)  # fmt: skip
-    share = open_sky(sky, points, torch.nn.functional.normalize(points, dim=1))
+    share = ambient_occlusion(depth_maps, points, torch.nn.functional.normalize(points, dim=1))
     assert share.mean() > 0.998
     assert share.min() > 0.95
 
@@ -75,12 +80,12 @@ def test_a_ball_does_not_shade_itself():
 def test_smooth_normals_at_an_edge_do_not_shade_it():
     box = trimesh.creation.box((1, 1, 1))
     mesh = Mesh(torch.tensor(box.vertices, dtype=torch.float32), torch.tensor(box.faces))
-    sky = draw_sky(mesh, sphere_directions(64), SIDE)
+    depth_maps = render_depth_maps(mesh, sphere_directions(64), SIDE)
     points = torch.tensor(box.triangles_center, dtype=torch.float32)
     flat = torch.tensor(box.face_normals, dtype=torch.float32)
     smooth = torch.nn.functional.normalize(points, dim=1)
-    assert open_sky(sky, points, smooth, flat).min() > 0.99
-    assert open_sky(sky, points, smooth).min() < 0.95
+    assert ambient_occlusion(depth_maps, points, smooth, flat).min() > 0.99
+    assert ambient_occlusion(depth_maps, points, smooth).min() < 0.95
 
 
 def test_what_is_out_of_reach_does_not_count():
@@ -98,8 +103,8 @@ def test_nothing_in_front_and_nothing_at_all():
     assert shares(mesh, [[50.0, 0.0, -90.0]], UP).tolist() == [1]
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int32))
     assert shares(empty, [[0.0, 0.0, 0.0]], UP).tolist() == [1]
-    sky = draw_sky(mesh, sphere_directions(4), 16)
-    assert open_sky(sky, torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)
+    depth_maps = render_depth_maps(mesh, sphere_directions(4), 16)
+    assert ambient_occlusion(depth_maps, torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)
 
 
 def scene(count):
@@ -116,11 +121,17 @@ def test_backends_agree(count, monkeypatch):
 
     monkeypatch.setattr(kernel, "BLOCK", 1024)
     mesh, points, normals = scene(count)
-    sky = draw_sky(mesh, sphere_directions(16), 64)
+    depth_maps = render_depth_maps(mesh, sphere_directions(16), 64)
     flat = torch.nn.functional.normalize(normals + 0.3 * points, dim=1)
-    wanted = open_sky(sky, points, normals, flat, backend="reference")
-    parts = [part.to(DEVICE) for part in (sky.depth, sky.axes, sky.center, sky.radius, points, normals, flat)]
-    others = open_sky(sky, points, normals, flat, backend="numba"), kernel.open_sky_gpu(*parts, math.inf).cpu()
+    wanted = ambient_occlusion(depth_maps, points, normals, flat, backend="reference")
+    parts = [
+        part.to(DEVICE)
+        for part in (depth_maps.depth, depth_maps.axes, depth_maps.center, depth_maps.radius, points, normals, flat)
+    ]
+    others = (
+        ambient_occlusion(depth_maps, points, normals, flat, backend="numba"),
+        kernel.ambient_occlusion_gpu(*parts, math.inf).cpu(),
+    )
     for share in others:
         off = (share - wanted).abs()
         assert (off < 1e-4).float().mean() > 0.995
@@ -130,7 +141,9 @@ def test_backends_agree(count, monkeypatch):
 
 def test_same_bytes_twice():
     mesh, points, normals = scene(1000)
-    first, second = (open_sky(draw_sky(mesh, sphere_directions(16), 64), points, normals) for _ in range(2))
+    first, second = (
+        ambient_occlusion(render_depth_maps(mesh, sphere_directions(16), 64), points, normals) for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 
@@ -147,21 +160,21 @@ def test_directions_are_even_and_axes_square():
 
 def test_progress_may_stop_the_drawing():
     done = []
-    draw_sky(quads(FLOOR), sphere_directions(4), 8, progress=done.append)
+    render_depth_maps(quads(FLOOR), sphere_directions(4), 8, progress=done.append)
     assert done == [0.25, 0.5, 0.75, 1.0]
 
     def stop(share):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw_sky(quads(FLOOR), sphere_directions(4), 8, progress=stop)
+        render_depth_maps(quads(FLOOR), sphere_directions(4), 8, progress=stop)
 
 
 def test_malformed():
-    sky = draw_sky(quads(FLOOR), sphere_directions(4), 8)
+    depth_maps = render_depth_maps(quads(FLOOR), sphere_directions(4), 8)
     with pytest.raises(ValueError, match=r"normals: expected shape \[2, 3\], got \[1, 3\]"):
-        open_sky(sky, torch.zeros(2, 3), torch.zeros(1, 3))
+        ambient_occlusion(depth_maps, torch.zeros(2, 3), torch.zeros(1, 3))
     with pytest.raises(ValueError, match="reach: expected None or more than 0, got 0"):
-        open_sky(sky, torch.zeros(2, 3), torch.zeros(2, 3), reach=0)
+        ambient_occlusion(depth_maps, torch.zeros(2, 3), torch.zeros(2, 3), reach=0)
     with pytest.raises(ValueError, match="directions: expected float32"):
-        draw_sky(quads(FLOOR), sphere_directions(4).double(), 8)
+        render_depth_maps(quads(FLOOR), sphere_directions(4).double(), 8)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.ops.mesh_to_dual_grid import (
-    CHOICES,
+    BACKENDS,
     cut_slabs,
     formulas,
     reference,
@@ -420,4 +420,4 @@ def test_other_malformed_arguments_are_refused():
     for bad in (-1.0, 1e4, math.nan):
         with pytest.raises(ValueError, match=r"QefWeights.boundary: expected 0 to 1000"):
             QefWeights(boundary=bad)
-    assert [choice.name for choice in CHOICES] == ["triton", "numba", "reference"]
+    assert [choice.name for choice in BACKENDS] == ["triton", "numba", "reference"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_trellis2.trellis2.ops.attention import CHOICES, attention
+from comfyui_trellis2.trellis2.ops.attention import BACKENDS, attention
 
 HEADS, WIDTH = 3, 20
 LENGTHS = [
@@ -21,7 +21,7 @@ LENGTHS = [
 ROUNDING = {torch.float64: 1e-6, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 CPU = torch.device("cpu")
-HERE = [choice.name for choice in CHOICES if choice.probe(CPU, torch.float32) is None]
+HERE = [choice.name for choice in BACKENDS if choice.probe(CPU, torch.float32) is None]
 
 backends = pytest.mark.parametrize("backend", HERE)
 lengths = pytest.mark.parametrize("queries, keys", LENGTHS, ids=str)
@@ -142,7 +142,7 @@ def test_malformed(changed, message):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("keys", "width"), [(63, 128), (1, 128), (2, 16), (63, 20)])
-@pytest.mark.parametrize("backend", [choice.name for choice in CHOICES])
+@pytest.mark.parametrize("backend", [choice.name for choice in BACKENDS])
 def test_every_backend_of_the_gpu_is_as_good_as_plain_torch(backend, keys, width, dtype):
     generator = torch.Generator().manual_seed(3)
     given = [torch.randn(2 * n, 12, width, generator=generator).to("cuda", dtype) for n in (1000, keys, keys)]

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....o_voxel.core.backend import Choice, always, resolve_backend
+from ....o_voxel.core.backend import Backend, always, resolve_backend
 from ....o_voxel.core.checks import FLOATS, check_tensor
 from . import reference, sdpa
 
-CHOICES = (Choice("cudnn", sdpa.cudnn_probe), Choice("sdpa", always), Choice("reference", always))
+BACKENDS = (Backend("cudnn", sdpa.cudnn_probe), Backend("sdpa", always), Backend("reference", always))
 IMPLEMENTATIONS = {"cudnn": sdpa.attend_cudnn, "sdpa": sdpa.attend, "reference": reference.attend}
 
 
@@ -39,7 +39,7 @@ def attention(
             f"lengths: expected as many query as key items, summing to {total} and {sources} tokens, "
             f"got {list(query_lengths)} and {list(key_lengths)}"
         )
-    chosen = resolve_backend(backend, CHOICES, query.device, query.dtype)
+    chosen = resolve_backend(backend, BACKENDS, query.device, query.dtype)
     attend = IMPLEMENTATIONS[chosen]
     if len(set(query_lengths)) <= 1 and len(set(key_lengths)) <= 1:
         items = max(len(query_lengths), 1)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....o_voxel.core.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.backend import Backend, always, resolve_backend, triton_probe
 from ....o_voxel.core.checks import FLOATS, check_tensor
 from ..quantized_linear.formats import Format, Quantized
 from . import reference
 from .branch import Branch
 from .reference import add_branch
 
-CHOICES = (Choice("triton", triton_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("reference", always))
 
 
 def norm_modulate(
@@ -102,7 +102,7 @@ def _check_sum(x: Tensor, branch: Branch | None, item: Tensor | None) -> int:
 
 def _backend(x: Tensor, weight: Tensor | None, backend: str):  # noqa: ANN202 a module: the kernel's or the reference
     trained = torch.is_grad_enabled() and (x.requires_grad or (weight is not None and weight.requires_grad))
-    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton" and not trained:
+    if resolve_backend(backend, BACKENDS, x.device, x.dtype) == "triton" and not trained:
         from . import kernel
 
         return kernel

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....o_voxel.core.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.backend import Backend, always, resolve_backend, triton_probe
 from ....o_voxel.core.checks import FLOATS, check_tensor
 from . import reference, torch_products
 from .formats import FORMATS, Format, Quantized
@@ -23,12 +23,12 @@ def _triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     return triton_probe(device, dtype)
 
 
-QUANTIZE_CHOICES = (Choice("triton", _triton_probe), Choice("reference", always))
-CHOICES = (
-    Choice("scaled_mm", torch_products.scaled_mm_probe),
-    Choice("triton", _triton_probe),
-    Choice("int_mm", torch_products.int_mm_probe),
-    Choice("reference", always),
+QUANTIZE_BACKENDS = (Backend("triton", _triton_probe), Backend("reference", always))
+BACKENDS = (
+    Backend("scaled_mm", torch_products.scaled_mm_probe),
+    Backend("triton", _triton_probe),
+    Backend("int_mm", torch_products.int_mm_probe),
+    Backend("reference", always),
 )
 
 
@@ -40,7 +40,7 @@ def quantize_rows(x: Tensor, form: Format, activation: str | None = None, *, bac
     check_tensor(x, "x", (None, None), FLOATS)
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {activation!r}")
-    if resolve_backend(backend, QUANTIZE_CHOICES, x.device, form.dtype) == "triton":
+    if resolve_backend(backend, QUANTIZE_BACKENDS, x.device, form.dtype) == "triton":
         from . import kernel
 
         return kernel.quantize_rows(x, form, activation)
@@ -61,7 +61,7 @@ def quantized_linear(
     n = check_tensor(weight.values, "weight", (None, k), x.values.dtype).shape[0]
     if bias is not None:
         check_tensor(bias, "bias", (n,), dtype)
-    choice = resolve_backend(backend, CHOICES, x.values.device, x.values.dtype)
+    choice = resolve_backend(backend, BACKENDS, x.values.device, x.values.dtype)
     if t == 0:
         return torch.empty(0, n, dtype=dtype, device=x.values.device)
     if choice == "triton":
@@ -80,7 +80,7 @@ __all__ = [
     "ACTIVATIONS",
     "CHOICES",
     "FORMATS",
-    "QUANTIZE_CHOICES",
+    "QUANTIZE_BACKENDS",
     "Format",
     "Quantized",
     "quantize_rows",

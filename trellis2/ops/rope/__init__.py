@@ -10,11 +10,11 @@ import math
 import torch
 from torch import Tensor
 
-from ....o_voxel.core.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.backend import Backend, always, resolve_backend, triton_probe
 from ....o_voxel.core.checks import FLOATS, check_tensor
 from . import reference
 
-CHOICES = (Choice("triton", triton_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", triton_probe), Backend("reference", always))
 
 
 def rotary_angles(positions: Tensor, head_channels: int, base: tuple[float, float] = (1.0, 10000.0)) -> Tensor:
@@ -40,7 +40,7 @@ def rms_norm_rope(
     """x / ||x|| * sqrt(d) * gamma, then pairs (x[2i], x[2i+1]) turned by angle i. In fp32, returned in x's dtype."""
     t, heads, width = check_tensor(x, "x", (None, None, None), FLOATS).shape
     _check(t, heads, width, () if gamma is None else (gamma,), rotation)
-    if resolve_backend(backend, CHOICES, x.device, x.dtype) == "triton":
+    if resolve_backend(backend, BACKENDS, x.device, x.dtype) == "triton":
         return _by_kernel(x, gamma, rotation)
     return reference.norm_rotate(x, gamma, rotation, scale=math.sqrt(width))
 
@@ -55,7 +55,7 @@ def qk_norm_rope(
     """`rms_norm_rope` of the queries and of the keys of a packed projection, in one pass over both."""
     t, _, heads, width = check_tensor(qkv, "qkv", (None, 3, None, None), FLOATS).shape
     _check(t, heads, width, gammas or (), rotation)
-    if resolve_backend(backend, CHOICES, qkv.device, qkv.dtype) == "triton":
+    if resolve_backend(backend, BACKENDS, qkv.device, qkv.dtype) == "triton":
         both = _by_kernel(qkv[:, :2].flatten(1, 2), gammas, rotation)
         return both[:, :heads], both[:, heads:]
     parts = zip(qkv.unbind(1), gammas or (None, None), strict=False)

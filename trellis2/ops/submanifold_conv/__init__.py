@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from ....o_voxel.core.backend import Choice, always, resolve_backend, triton_probe
+from ....o_voxel.core.backend import Backend, always, resolve_backend, triton_probe
 from ....o_voxel.core.checks import FLOATS, check_tensor
 from ....o_voxel.ops.hash_grid import hash_grid
 from ..autocast import autocast
@@ -35,7 +35,7 @@ def _triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     return "has no 64-bit matrix product" if dtype == torch.float64 else triton_probe(device, dtype)
 
 
-CHOICES = (Choice("triton", _triton_probe), Choice("reference", always))
+BACKENDS = (Backend("triton", _triton_probe), Backend("reference", always))
 
 
 def neighbor_map(coords: Tensor, dilation: int = 1, *, backend: str = "auto") -> Tensor:
@@ -47,7 +47,7 @@ def neighbor_map(coords: Tensor, dilation: int = 1, *, backend: str = "auto") ->
     check_tensor(coords, "coords", (None, 4), torch.int32)
     if dilation < 1:
         raise ValueError(f"dilation: expected at least 1, got {dilation}")
-    chosen = resolve_backend(backend, CHOICES, coords.device)
+    chosen = resolve_backend(backend, BACKENDS, coords.device)
     if chosen == "triton" and dilation == 1:
         from .kernel_blocks import neighbors_by_blocks
 
@@ -91,7 +91,7 @@ def child_neighbors(
     if rows is None:
         rows = child_rows(len(neighbors), parent, child)
     check_tensor(rows, "rows", (len(neighbors), CHILDREN), torch.int32)
-    if resolve_backend(backend, CHOICES, neighbors.device) == "triton":
+    if resolve_backend(backend, BACKENDS, neighbors.device) == "triton":
         from . import kernel_maps
 
         return kernel_maps.child_neighbors(neighbors, parent, child, rows)
@@ -149,7 +149,7 @@ def child_conv(
     if _wants_gradients(feats, weight, bias):
         out = submanifold_conv(feats, neighbors, weight, bias, backend=backend)
         return out.unflatten(1, (CHILDREN, -1))[parent, child]
-    if resolve_backend(backend, CHOICES, feats.device, feats.dtype) != "triton":
+    if resolve_backend(backend, BACKENDS, feats.device, feats.dtype) != "triton":
         return reference.child_conv(feats, neighbors, weight, bias, parent, child)
     from . import kernel
 
@@ -181,7 +181,7 @@ class _Plan:
 
 def _plan(neighbors: Tensor, tiles: Callable[[], TiledMap], backend: str, feats: Tensor) -> _Plan:
     """The implementation to use for these features."""
-    if resolve_backend(backend, CHOICES, feats.device, feats.dtype) == "triton":
+    if resolve_backend(backend, BACKENDS, feats.device, feats.dtype) == "triton":
         from . import kernel
 
         arranged = tiles()

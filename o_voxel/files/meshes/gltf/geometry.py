@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ....core.color import to_linear
-from ..vertex_buffer import DrawnMesh, to_y_up
+from ..vertex_buffer import VertexBuffer, to_y_up
 from .document import Document
 
 INT16, INT8, UINT16 = 32767, 127, 65535
@@ -31,7 +31,7 @@ class Primitive:
     attributes: dict[str, Attribute]
 
 
-def primitive(part: DrawnMesh, scale: float, *, tangents: bool) -> Primitive:
+def primitive(part: VertexBuffer, scale: float, *, tangents: bool) -> Primitive:
     """`part` with float32 attributes, colours in uint16. tangents: written where there are any."""
     attributes = {"POSITION": Attribute(_float(to_y_up(part.mesh.vertices) * scale))}
     if part.normals is not None:

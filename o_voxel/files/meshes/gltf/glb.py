@@ -14,8 +14,8 @@ from ....ops.grid_sample import grid_sample
 from ....ops.hash_grid import hash_grid
 from ....values import PBR_CHANNELS, Mesh, VoxelField
 from ..options import SaveOptions
-from ..size_budget import Fitted, fit
-from ..vertex_buffer import as_textured, checked, drawn, with_normals
+from ..size_budget import SizedFile, fit_size_budget
+from ..vertex_buffer import as_textured, checked, vertex_buffer, with_normals
 from .document import Document
 from .draco import add_compressed_primitive
 from .geometry import add_primitive, primitive, quantized
@@ -60,7 +60,7 @@ def write_glb(
 
 def encode_glb(
     mesh: Mesh | TexturedMesh, materials: Tensor | None = None, options: SaveOptions = SaveOptions()
-) -> Fitted:
+) -> SizedFile:
     """The bytes of the file that `write_glb` writes, and what was given up for `options.max_bytes`.
 
     One primitive a material; base colour with alpha, occlusion-roughness-metallic, normal and emission as one image
@@ -74,7 +74,7 @@ def encode_glb(
     whole = checked(as_textured(mesh))
     if materials is not None:
         whole = checked(colored(whole.mesh, materials))
-    flat = drawn(with_normals(whole, options.crease_deg))
+    flat = vertex_buffer(with_normals(whole, options.crease_deg))
     parts = [(row, flat.part(row)) for row in flat.material_ids.unique().tolist()]
     geometry = [
         primitive(part, options.scale, tangents=whole.materials[row].normal_texture is not None) for row, part in parts
@@ -93,4 +93,4 @@ def encode_glb(
         document.add("scenes", {"nodes": [document.add("nodes", root)]})
         return document.to_glb()
 
-    return fit(encode, options, largest_side(shown))
+    return fit_size_budget(encode, options, largest_side(shown))

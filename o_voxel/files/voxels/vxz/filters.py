@@ -21,14 +21,14 @@ _NEIGHBORS = ((1, 1, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 1), (0, 1, 0), 
 _AXIS_BITS = (0x4924924924924924, 0x2492492492492492, 0x1249249249249249)
 
 
-class Links(NamedTuple):
+class Predecessors(NamedTuple):
     """slot: [N] int64, a permutation.  base: [N] int64, -1 or an earlier voxel."""
 
     slot: np.ndarray
     base: np.ndarray
 
 
-def parent_links(codes: np.ndarray, depth: int) -> Links:
+def parent_predecessors(codes: np.ndarray, depth: int) -> Predecessors:
     """Links along the octree of ascending z-order `codes` [N] int64, N >= 1: from the first voxel of a child to the
     first voxel of the sibling before it. Nodes in depth-first order, each followed by its second to last child."""
     levels = split_levels(codes, depth)
@@ -45,10 +45,10 @@ def parent_links(codes: np.ndarray, depth: int) -> Links:
         base[children[later]] = children[later - 1]
     slot = np.zeros(len(codes), np.int64)
     slot[1 + np.argsort(parent[1:], kind="stable")] = np.arange(1, len(codes))
-    return Links(slot, base)
+    return Predecessors(slot, base)
 
 
-def neighbor_links(codes: np.ndarray) -> Links:
+def neighbor_predecessors(codes: np.ndarray) -> Predecessors:
     """Links from each voxel to its neighbour one step down in x, y, z or several of them, if there is one: of those
     that exist, the last of -x, -y, -z, -xy, -xz, -yz, -xyz. codes: [N] int64, unique, ascending z-order, N >= 1."""
     base = np.full(len(codes), -1, np.int64)
@@ -64,14 +64,14 @@ def neighbor_links(codes: np.ndarray) -> Links:
         exists &= codes[np.minimum(found, len(codes) - 1)] == wanted
         base[unlinked[exists]] = found[exists]
         unlinked = unlinked[~exists]
-    return Links(np.arange(len(codes)), base)
+    return Predecessors(np.arange(len(codes)), base)
 
 
 def apply_filter(rows: np.ndarray, codes: np.ndarray, name: str, depth: int) -> np.ndarray:
     """What a file with filter `name` stores, [N, C] uint8, for the voxels' values `rows` [N, C] uint8 in z-order."""
     if name == "none":
         return rows
-    slot, base = _links(codes, name, depth)
+    slot, base = _predecessors(codes, name, depth)
     stored = np.empty_like(rows)
     stored[slot] = rows - np.where(base[:, None] >= 0, rows[base], 0)
     return stored
@@ -84,9 +84,9 @@ def undo_filter(stored: np.ndarray, codes: np.ndarray, name: str, depth: int) ->
     from . import kernel_cpu
 
     rows = np.empty_like(stored)
-    kernel_cpu.add_links(stored, *_links(codes, name, depth), rows)
+    kernel_cpu.add_predecessors(stored, *_predecessors(codes, name, depth), rows)
     return rows
 
 
-def _links(codes: np.ndarray, name: str, depth: int) -> Links:
-    return parent_links(codes, depth) if name == "parent" else neighbor_links(codes)
+def _predecessors(codes: np.ndarray, name: str, depth: int) -> Predecessors:
+    return parent_predecessors(codes, depth) if name == "parent" else neighbor_predecessors(codes)

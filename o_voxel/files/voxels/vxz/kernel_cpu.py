@@ -50,7 +50,7 @@ def walk_octree(octree: np.ndarray, depth: int, codes: np.ndarray) -> int:
 
 
 @cached_njit
-def add_links(stored: np.ndarray, slot: np.ndarray, base: np.ndarray, rows: np.ndarray) -> None:
+def add_predecessors(stored: np.ndarray, slot: np.ndarray, base: np.ndarray, rows: np.ndarray) -> None:
     """Writes rows[i] = stored[slot[i]] + rows[base[i]] modulo 256, all [N, C] uint8; base[i] < i, or -1 for nothing."""
     for i in range(len(rows)):
         for c in range(rows.shape[1]):

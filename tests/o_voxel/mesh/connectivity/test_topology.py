@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.exact_sums import BITS, Groups, fixed_point, scatter_sums
-from comfyui_trellis2.o_voxel.mesh.connectivity.topology import Rows, check_mesh, edges, face_components
+from comfyui_trellis2.o_voxel.mesh.connectivity.topology import RowMap, check_mesh, edges, face_components
 from comfyui_trellis2.o_voxel.values import Mesh
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -82,7 +82,7 @@ def test_fixed_point_has_room_for_every_sum(n, dtype):
 
 def test_rows_follow_two_steps():
     def rows(vertices, faces):
-        return Rows(torch.tensor(vertices), torch.tensor(faces))
+        return RowMap(torch.tensor(vertices), torch.tensor(faces))
 
     second = rows([1, 1, -1, 0], [2, -1]).after(rows([4, 7], [0, -1, 5]))
     assert second.vertices.tolist() == [7, 7, -1, 4]
@@ -91,4 +91,4 @@ def test_rows_follow_two_steps():
 
 def test_rows_of_nothing():
     none = torch.zeros(0, dtype=torch.int64)
-    assert Rows(torch.tensor([-1]), none).after(Rows(none, none)).vertices.tolist() == [-1]
+    assert RowMap(torch.tensor([-1]), none).after(RowMap(none, none)).vertices.tolist() == [-1]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_trellis2.o_voxel.mesh.connectivity.unify_indices import single_index
+from comfyui_trellis2.o_voxel.mesh.connectivity.unify_indices import unify_indices
 from comfyui_trellis2.o_voxel.values import Mesh
 
 SQUARE = Mesh(
@@ -13,7 +13,7 @@ SQUARE = Mesh(
 def test_corners_keep_their_place_and_texture():
     uv = torch.rand(7, 2)
     uv_faces = torch.tensor([[6, 1, 2], [0, 2, 5]])  # vertex 0 has two rows, vertex 2 has one
-    mesh, found, rows = single_index(SQUARE, uv, uv_faces)
+    mesh, found, rows = unify_indices(SQUARE, uv, uv_faces)
     assert len(rows) == 5
     assert torch.equal(mesh.vertices[mesh.faces], SQUARE.vertices[SQUARE.faces])
     assert torch.equal(found[mesh.faces], uv[uv_faces])
@@ -22,7 +22,7 @@ def test_corners_keep_their_place_and_texture():
 
 def test_no_faces():
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
-    mesh, uv, rows = single_index(empty, torch.zeros(0, 2), torch.zeros(0, 3, dtype=torch.int64))
+    mesh, uv, rows = unify_indices(empty, torch.zeros(0, 2), torch.zeros(0, 3, dtype=torch.int64))
     assert (len(mesh.vertices), len(uv), len(rows)) == (0, 0, 0)
 
 
@@ -30,4 +30,4 @@ def test_no_faces():
 def test_rows_that_are_not_there(row):
     uv_faces = torch.tensor([[0, 1, 2], [0, 2, row]])
     with pytest.raises(ValueError, match="rows of uv, 0 to 2"):
-        single_index(SQUARE, torch.rand(3, 2), uv_faces)
+        unify_indices(SQUARE, torch.rand(3, 2), uv_faces)

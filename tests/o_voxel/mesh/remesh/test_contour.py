@@ -5,8 +5,8 @@ import torch
 from comfyui_trellis2.o_voxel.mesh.connectivity.manifold import split_non_manifold
 from comfyui_trellis2.o_voxel.mesh.connectivity.topology import face_components
 from comfyui_trellis2.o_voxel.mesh.remesh.contour import contour, cut_quads
-from comfyui_trellis2.o_voxel.mesh.remesh.contour_tables import sheet_tables
-from comfyui_trellis2.o_voxel.mesh.remesh.sparse_sdf import BlockField
+from comfyui_trellis2.o_voxel.mesh.remesh.contour_tables import contour_tables
+from comfyui_trellis2.o_voxel.mesh.remesh.sparse_sdf import SparseSDF
 from comfyui_trellis2.o_voxel.values import Mesh
 from scipy import ndimage
 
@@ -20,7 +20,7 @@ def to_field(values):
     rows = values.reshape(n, 4, n, 4, n, 4).permute(0, 2, 4, 1, 3, 5).reshape(n**3, 64)
     table = torch.full((n + 2,) * 3, n**3, dtype=torch.int32)
     table[tuple(coords.long().unbind(1))] = torch.arange(n**3, dtype=torch.int32)
-    return BlockField(table, coords, torch.cat([rows, torch.tensor([[1.0], [-1.0]]).expand(2, 64)]))
+    return SparseSDF(table, coords, torch.cat([rows, torch.tensor([[1.0], [-1.0]]).expand(2, 64)]))
 
 
 def surface(field):
@@ -93,7 +93,7 @@ def test_nothing():
 
 
 def test_the_tables():
-    sheets, of_edge, twice = sheet_tables(torch.device("cpu"))
+    sheets, of_edge, twice = contour_tables(torch.device("cpu"))
     assert int(sheets[0]) == int(sheets[255]) == 0
     assert int(sheets.max()) == 4
     # Two opposite corners of the cube inside: two sheets; of a face: one, as they are joined; both sides outside: two.

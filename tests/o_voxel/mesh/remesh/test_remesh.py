@@ -6,10 +6,10 @@ import torch
 import trimesh
 from comfyui_trellis2.o_voxel.mesh.connectivity.manifold import split_non_manifold
 from comfyui_trellis2.o_voxel.mesh.remesh.contour import contour
-from comfyui_trellis2.o_voxel.mesh.remesh.narrow_band import sample_band
+from comfyui_trellis2.o_voxel.mesh.remesh.narrow_band import sample_narrow_band
 from comfyui_trellis2.o_voxel.mesh.remesh.outer_shell import outer_shell
 from comfyui_trellis2.o_voxel.mesh.remesh.remesh import fit_grid, remesh
-from comfyui_trellis2.o_voxel.mesh.remesh.shrinkwrap import Aim, pull_back
+from comfyui_trellis2.o_voxel.mesh.remesh.shrinkwrap import ProjectOptions, shrinkwrap
 from comfyui_trellis2.o_voxel.ops.closest_point import build_index, closest_point
 from comfyui_trellis2.o_voxel.values import Mesh
 
@@ -175,8 +175,8 @@ def test_no_face_turns_over(shape, part):
     grid = fit_grid(mesh, 24, 1.0)
     target = Mesh(grid.to_grid(mesh.vertices), mesh.faces)
     index = build_index(target)
-    shell = contour(sample_band(index, tuple(n // 4 for n in grid.shape), 1.0))
-    made = pull_back(shell, target, index, Aim(1.0, part, 2.0))
+    shell = contour(sample_narrow_band(index, tuple(n // 4 for n in grid.shape), 1.0))
+    made = shrinkwrap(shell, target, index, ProjectOptions(1.0, part, 2.0))
     before, after = (vertices[made.faces] for vertices in (shell.vertices, made.vertices))
     old, new = (torch.linalg.cross(at[:, 1] - at[:, 0], at[:, 2] - at[:, 0]) for at in (before, after))
     still = ((before - after).abs() < 1e-5).all(2).all(1)
