@@ -16,7 +16,7 @@ from ..o_voxel.core.color import to_linear, to_srgb
 from ..o_voxel.files.meshes.read import from_trimesh
 from ..o_voxel.files.meshes.vertex_buffer import to_y_up
 from ..o_voxel.material import Material, Texture, TexturedMesh
-from ..o_voxel.mesh.connectivity.unify_indices import unify_indices
+from ..o_voxel.mesh.connectivity.row_map import unify_indices
 from ..o_voxel.values import Mesh
 from . import host
 from .sockets import COMFY_MESH, MESH, TEXTURED_MESH, TRIMESH, expect

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..o_voxel.files.meshes.gltf.glb import vertex_materials, write_glb
+from ..o_voxel.files.meshes.gltf.glb import write_glb
 from ..o_voxel.files.meshes.options import SaveOptions
 from ..o_voxel.files.meshes.write import save_mesh
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, VoxelField
+from ..o_voxel.voxels.sample import vertex_materials
 from . import host
 from .sockets import MESH, TEXTURED_MESH, VOXELS, expect
 from .widgets import CATEGORY, filename_prefix

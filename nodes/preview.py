@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..o_voxel.files.meshes.gltf.glb import vertex_materials
 from ..o_voxel.render import Camera, mesh_scene, render_turntable
 from ..o_voxel.values import Mesh, VoxelField
+from ..o_voxel.voxels.sample import vertex_materials
 from . import host
 from .sockets import MESH, VOXELS, expect
 from .widgets import CATEGORY

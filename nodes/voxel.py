@@ -7,9 +7,10 @@ from typing import Any
 from ..o_voxel.core.grid import Grid
 from ..o_voxel.files.meshes.read import load_textured_mesh
 from ..o_voxel.files.voxels.read_write import read_voxels, write_voxels
+from ..o_voxel.files.voxels.records import from_records, to_records
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, OVoxel, VoxelField
-from ..o_voxel.voxels.convert import fitted, from_records, to_records, voxelize
+from ..o_voxel.voxels.from_mesh import fitted, voxelize
 from ..o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from . import host
 from .sockets import MESH, O_VOXEL, TEXTURED_MESH, VOXELS, expect

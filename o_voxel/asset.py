@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal, get_args
 
 import torch
 
 from .bake.bake import bake
 from .bake.options import BakeOptions
-from .files.meshes.gltf.glb import colored, vertex_materials
+from .core.progress import Progress, StageProgress, staged
 from .material import Material, TexturedMesh
 from .mesh.connectivity.components import keep_within
 from .mesh.connectivity.weld import has_border
@@ -22,9 +20,8 @@ from .mesh.repair.clean import CleanOptions, clean
 from .mesh.simplify import simplify
 from .mesh.uv.unwrap import unwrap
 from .values import Mesh, VoxelField
+from .voxels.sample import colored, vertex_materials
 
-# stage, part of it done (0 to 1); may raise, to cancel.
-StageProgress = Callable[[str, float], None]
 STAGES = ("clean", "surface", "simplify", "unwrap", "bake")
 Surface = Literal["cleaned", "remeshed", "outer shell"]
 
@@ -87,12 +84,11 @@ def make_asset(
     Neither input is written to. The same bytes each time on one device. Raises ValueError for a mesh without a face
     left, and what the functions that it calls raise.
     """
-    report = progress or (lambda stage, fraction: None)
-    dense, _ = clean(mesh, options.clean, progress=partial(report, "clean"))
+    dense, _ = clean(mesh, options.clean, progress=staged(progress, "clean"))
     if len(dense.faces) == 0:
         raise ValueError("mesh: expected a surface, got none; its faces are degenerate, or there are none")
-    light = _surface(dense, options, partial(report, "surface"))
-    light = simplify(light, options.faces, progress=partial(report, "simplify"))
+    light = _surface(dense, options, staged(progress, "surface"))
+    light = simplify(light, options.faces, progress=staged(progress, "simplify"))
     if len(light.faces) > options.faces:
         light, _ = keep_within(light, options.faces)
     if voxels is None or options.texture_size == 0:
@@ -101,7 +97,7 @@ def make_asset(
         light,
         resolution=options.texture_size,
         gutter=options.gutter,
-        progress=partial(report, "unwrap"),
+        progress=staged(progress, "unwrap"),
     )
     shaded, normals, _ = smooth_by_angle(light, options.crease_deg)
     maps = BakeOptions(
@@ -110,11 +106,11 @@ def make_asset(
         normal_map=options.normal_map,
         occlusion=options.occlusion,
     )
-    bars = partial(report, "bake")
+    bars = staged(progress, "bake")
     return bake(shaded, uv_map, dense, voxels, maps, normals=normals, progress=bars)
 
 
-def _surface(dense: Mesh, options: AssetOptions, progress: Callable[[float], None]) -> Mesh:
+def _surface(dense: Mesh, options: AssetOptions, progress: Progress) -> Mesh:
     if options.surface == "cleaned":
         return dense
     work = remesh if options.surface == "remeshed" else outer_shell

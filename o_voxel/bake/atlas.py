@@ -7,15 +7,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..material import Material, Texture
-from ..mesh.connectivity.topology import unit
+from ..core.vectors import unit
+from ..material import AlphaMode, Material, Texture
 from ..ops.nearest_texel import nearest_texel
 from ..values import PBR_CHANNELS
-from .alpha_mode import alpha_mode
 from .options import BakeOptions
 from .sources import Channels
 from .tangent_space import normal_bytes
 from .texels import Samples
+
+# Decoded alpha is a little below 1 nearly everywhere; what is meant to be seen through is well below.
+OPAQUE_FROM = 230
+CLEAR_TO = 25
+# The least share of the texels that have to be seen through, for a mode that costs renderers more.
+SEEN_THROUGH = 0.01
+# The most of those that may be neither opaque nor clear, for a surface that is cut out: its rims.
+IN_BETWEEN = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,3 +118,16 @@ def unit_bytes(values: Tensor) -> Tensor:
 
 def _texture(image: Tensor) -> Texture:
     return Texture(image.contiguous(), wrap=("clamp", "clamp"))
+
+
+def alpha_mode(alpha: Tensor) -> AlphaMode:
+    """The mode for the `alpha` [T] uint8 of the texels of a surface.
+
+    "OPAQUE" where at most 1 % of them are below 0.9; otherwise "MASK" where at most a quarter of these are above 0.1,
+    and else "BLEND".
+    """
+    below = int((alpha < OPAQUE_FROM).sum())
+    if below <= SEEN_THROUGH * len(alpha):
+        return "OPAQUE"
+    between = int(((alpha < OPAQUE_FROM) & (alpha > CLEAR_TO)).sum())
+    return "MASK" if between <= IN_BETWEEN * below else "BLEND"

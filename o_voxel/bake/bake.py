@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..core.checks import check_tensor
+from ..core.progress import Progress, scaled, silent
 from ..material import TexturedMesh, UVMap
-from ..mesh.connectivity.topology import Progress, check_mesh
+from ..mesh.connectivity.topology import check_mesh
 from ..mesh.connectivity.weld import has_border
 from ..mesh.normals import vertex_normals
 from ..values import PBR_CHANNELS, Mesh, VoxelField
@@ -59,10 +60,10 @@ def bake(
     atlas where no face has an area, or no texel a voxel near.
     """
     normals = _check(mesh, uv_map, dense, field, normals)
-    report = progress or _silent
+    report = progress or silent
     report(0.0)
     sources = BakeSources.prepare(
-        (mesh, normals, uv_map), dense, field, options, backend, lambda done: report(PREPARE_SHARE * done)
+        (mesh, normals, uv_map), dense, field, options, backend, scaled(report, 0.0, PREPARE_SHARE)
     )
     side, device = options.resolution, mesh.vertices.device
     atlas = Atlas.empty(options, device)
@@ -80,10 +81,6 @@ def bake(
     material = replace(atlas.material(options, backend), double_sided=has_border(mesh))
     report(1.0)
     return TexturedMesh(mesh, (material,), uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)
-
-
-def _silent(done: float) -> None:
-    """No progress wanted."""
 
 
 def _check(mesh: Mesh, uv_map: UVMap, dense: Mesh, field: VoxelField, normals: Tensor | None) -> Tensor:

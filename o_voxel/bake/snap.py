@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..mesh.connectivity.topology import cross, dot, unit
+from ..core.vectors import cross, dot, unit
 from ..mesh.normals import vertex_normals
 from ..ops.closest_point import MeshIndex, build_index, closest_point
 from ..values import Mesh

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.progress import Progress, scaled
+from ..core.vectors import unit
 from ..material import UVMap
-from ..mesh.connectivity.topology import Progress, unit
 from ..ops.ambient_occlusion import DepthMaps, ambient_occlusion, render_depth_maps, sphere_directions
 from ..ops.grid_sample import grid_samples
 from ..ops.hash_grid import HashGrid, hash_grid
@@ -74,7 +75,7 @@ class BakeSources:
                 directions,
                 DEPTH_MAP_SIDE,
                 backend=backend,
-                progress=lambda done: progress(DEPTH_MAP_SHARE * done),
+                progress=scaled(progress, 0.0, DEPTH_MAP_SHARE),
             )
         corners = torch.cat([low.vertices, normals], 1)[low.faces.long()]
         surface = DenseSurface.of(dense, options.dense_oriented)

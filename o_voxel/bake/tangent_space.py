@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.vectors import cross, dot, unit
 from ..material import UVMap
-from ..mesh.connectivity.topology import cross, dot, unit
-from ..mesh.connectivity.unify_indices import unify_indices
+from ..mesh.connectivity.row_map import unify_indices
 from ..mesh.normals import tangents
 from ..values import Mesh
 from .texels import interpolate

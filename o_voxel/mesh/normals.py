@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ..core.checks import check_tensor
 from ..core.exact_sums import precise, scatter_sums
+from ..core.vectors import cross, dot, length, unit
 from ..values import Mesh
 from .connectivity.manifold import split_corners
+from .connectivity.row_map import RowMap
 from .connectivity.surface import join_faces
-from .connectivity.topology import RowMap, area_vectors, check_mesh, cross, dot, length, origins, unit
+from .connectivity.topology import ValidMesh, area_vectors, check_mesh, origins
 
 # A sum of directions shorter than this share of its parts has cancelled out.
 CANCELLED = 1e-6
@@ -50,7 +52,7 @@ def smooth_by_angle(mesh: Mesh, crease_deg: float = 60.0, *, backend: str = "aut
     # Rounding must not make creases of flat ground at 0 degrees, nor of folds at 180.
     twin[half[(cosine < math.cos(math.radians(crease_deg)) - 1e-9) & ~flat]] = -1
     split, source = _split(faces, len(mesh.vertices), twin, backend)
-    smooth = Mesh(mesh.vertices[source], split.to(mesh.faces.dtype))
+    smooth = ValidMesh(mesh.vertices[source], split.to(mesh.faces.dtype))
     rows = RowMap(source, torch.arange(len(faces), device=faces.device))
     return smooth, _mean_normals(smooth.vertices, split), rows
 
@@ -84,7 +86,7 @@ def tangents(mesh: Mesh, normals: Tensor, uv: Tensor, *, backend: str = "auto") 
     sign = torch.ones_like(normal[:, 0]).scatter_(0, split.flatten(), side.repeat_interleave(3).to(normal.dtype))
     rows = RowMap(source, torch.arange(len(faces), device=faces.device))
     whole = torch.cat([tangent, sign[:, None]], 1).to(torch.float32)
-    return Mesh(mesh.vertices[source], split.to(mesh.faces.dtype)), whole, rows
+    return ValidMesh(mesh.vertices[source], split.to(mesh.faces.dtype)), whole, rows
 
 
 def corner_angles(vertices: Tensor, faces: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..core.backend import resolve_backend
 from ..core.checks import check_tensor
+from ..core.progress import Progress
 from ..ops.simplify import BACKENDS, collapse_edges
 from ..values import Mesh
-from .connectivity.topology import Progress, check_mesh
+from .connectivity.topology import ValidMesh, check_mesh
 
 # The library keeps every open edge; where they would take more than this part of the faces, it is not for us.
 MOST_OPEN = 1 / 3
@@ -173,4 +174,4 @@ def _compact(vertices: Tensor, faces: Tensor, dtype: torch.dtype) -> Mesh:
     used = torch.zeros(len(vertices), dtype=torch.bool, device=vertices.device)
     used[faces.flatten().long()] = True
     number = (used.cumsum(0) - 1).to(dtype)
-    return Mesh(vertices[used], number[faces.long()])
+    return ValidMesh(vertices[used], number[faces.long()])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from ..core.backend import resolve_backend
 from ..core.grid import Grid
+from ..core.progress import Progress, scaled
+from ..material import TexturedMesh
 from ..ops.mesh_to_dual_grid import BACKENDS, QefWeights, run_slabs, triangle_soup
-from ..values import DualGrid, Mesh
+from ..values import DualGrid, Mesh, OVoxel
+from .materials import voxel_materials
 
 MAX_VOXELS_A_SIDE = 16_384
+# The share of the time that the surface takes, for the progress; the materials take the rest.
+SURFACE_SHARE = 0.5
 
 
 @torch.no_grad()
@@ -21,7 +26,7 @@ def mesh_to_dual_grid(
     weights: QefWeights = QefWeights(),
     *,
     backend: str = "auto",
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> DualGrid:
     """The flexible dual grid of any triangle mesh: the voxels near its surface, a vertex in each, the crossed edges.
 
@@ -64,4 +69,31 @@ def mesh_to_dual_grid(
     return DualGrid(part.coords, part.dual, part.intersected, grid)
 
 
-__all__ = ["QefWeights", "mesh_to_dual_grid"]
+def fitted(mesh: TexturedMesh) -> TexturedMesh:
+    """The mesh centred and scaled so that its longest side just fits [-0.5, 0.5]^3, as the models expect.
+
+    Raises ValueError for a mesh without extent.
+    """
+    vertices = mesh.mesh.vertices
+    if len(vertices) == 0:
+        raise ValueError("mesh: expected vertices, got none")
+    low, high = vertices.amin(0), vertices.amax(0)
+    extent = float((high - low).max())
+    if not extent > 0:
+        raise ValueError(f"mesh: expected a positive finite extent, got {extent}")
+    moved = (vertices - (low + high) / 2) * (0.99999 / extent)
+    return replace(mesh, mesh=Mesh(moved, mesh.mesh.faces))
+
+
+def voxelize(mesh: TexturedMesh, grid: Grid, *, materials: bool = True, progress: Progress | None = None) -> OVoxel:
+    """A textured mesh as O-Voxel: its dual grid and, with `materials`, their mean on each of its voxels."""
+    share = SURFACE_SHARE if materials else 1.0
+
+    dual_grid = mesh_to_dual_grid(mesh.mesh, grid, progress=scaled(progress, 0.0, share))
+    if not materials:
+        return OVoxel(dual_grid)
+    found = voxel_materials(mesh, grid, coords=dual_grid.coords, progress=scaled(progress, share, 1 - share))
+    return OVoxel(dual_grid, found.field)
+
+
+__all__ = ["QefWeights", "fitted", "mesh_to_dual_grid", "voxelize"]

@@ -9,7 +9,6 @@ weight, 1 - signed distance to the plane over the grid's longest side, is the or
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +16,10 @@ from torch import Tensor
 
 from ..core.checks import check_tensor
 from ..core.grid import Grid
+from ..core.progress import Progress, scaled, silent
 from ..material import TexturedMesh
 from ..ops.voxel_materials import Scene, find_pairs, nearest_rows, pack_scene, unravel, voxel_means
 from ..values import PBR_CHANNELS, VoxelField
-
-Progress = Callable[[float], None]
 
 PBR_WIDTH = max(channels.stop for channels in PBR_CHANNELS.values())
 # The share of the time that finding the voxels takes, for the progress.
@@ -73,11 +71,11 @@ def voxel_materials(
         raise ValueError(f"extras: expected 'emissive' or 'normal', got {sorted(unknown)}")
     _check_values(mesh)
     wanted = None if coords is None else _voxel_numbers(coords, grid, mesh.mesh.vertices.device)
-    report = progress or _silent
+    report = progress or silent
     scene = pack_scene(
         mesh, grid, emissive="emissive" in extras, normal="normal" in extras, mip_offset=float(mip_offset)
     )
-    keys = find_pairs(scene, backend=backend, report=lambda done: report(SCAN_SHARE * done))
+    keys = find_pairs(scene, backend=backend, report=scaled(report, 0.0, SCAN_SHARE))
     keys, voxels, rows, reached = _plan(scene, keys, wanted)
 
     def sampling(done: float) -> None:
@@ -92,10 +90,6 @@ def voxel_materials(
 def to_bytes(values: Tensor) -> Tensor:
     """uint8 of float `values` in [0, 1], any shape, as the original has them: 255 x, cut to 0..255, truncated."""
     return (values * 255).clamp(0, 255).to(torch.uint8)
-
-
-def _silent(done: float) -> None:
-    """No progress wanted."""
 
 
 def _plan(scene: Scene, keys: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | slice, Tensor]:

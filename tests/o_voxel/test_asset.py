@@ -9,6 +9,7 @@ from comfyui_trellis2.o_voxel.asset import PRESETS, STAGES, AssetOptions, make_a
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
+from comfyui_trellis2.o_voxel.mesh.connectivity import topology
 from comfyui_trellis2.o_voxel.mesh.uv.check import check_uv
 from comfyui_trellis2.o_voxel.ops.grid_sample import grid_sample
 from comfyui_trellis2.o_voxel.ops.hash_grid import hash_grid
@@ -39,6 +40,14 @@ def looked_up(asset, texture):
     height, width = texture.image.shape[:2]
     x, y = (middle[:, 0] * width).long(), ((1 - middle[:, 1]) * height).long()
     return texture.image[y.clamp(0, height - 1), x.clamp(0, width - 1)].float() / 255
+
+
+def test_the_mesh_is_checked_once_at_the_door(raw, monkeypatch):
+    """Each check waits for the device; every step after the first gets a ValidMesh."""
+    checked, check = [], topology._validate
+    monkeypatch.setattr(topology, "_validate", lambda mesh: (checked.append(mesh), check(mesh)))
+    make_asset(*raw, SMALL)
+    assert [mesh is raw[0] for mesh in checked] == [True]
 
 
 def test_an_asset_has_what_was_asked_for(raw):

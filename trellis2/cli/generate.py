@@ -49,8 +49,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     from PIL import Image, ImageOps
 
     from ...o_voxel.asset import make_asset
-    from ...o_voxel.files.meshes.gltf.glb import vertex_materials, write_glb
+    from ...o_voxel.files.meshes.gltf.glb import write_glb
     from ...o_voxel.files.meshes.write import save_mesh
+    from ...o_voxel.voxels.sample import vertex_materials
     from ..image import prepare_image
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device

@@ -78,7 +78,8 @@ def _voxelize(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.grid import Grid
     from ...o_voxel.files.meshes.read import load_textured_mesh
     from ...o_voxel.files.voxels.read_write import write_voxels
-    from ...o_voxel.voxels.convert import fitted, to_records, voxelize
+    from ...o_voxel.files.voxels.records import to_records
+    from ...o_voxel.voxels.from_mesh import fitted, voxelize
 
     mesh = fitted(load_textured_mesh(arguments.mesh))
     report = progress_bars()
@@ -95,9 +96,10 @@ def _voxelize(arguments: argparse.Namespace) -> int:
 
 def _mesh(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.grid import Grid
-    from ...o_voxel.files.meshes.gltf.glb import vertex_materials, write_glb
+    from ...o_voxel.files.meshes.gltf.glb import write_glb
     from ...o_voxel.files.voxels.read_write import read_voxels
-    from ...o_voxel.voxels.convert import from_records
+    from ...o_voxel.files.voxels.records import from_records
+    from ...o_voxel.voxels.sample import vertex_materials
     from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
     grid = Grid.cube(arguments.resolution) if arguments.resolution else None
@@ -114,8 +116,9 @@ def _asset(arguments: argparse.Namespace) -> int:
     from ...o_voxel.files.meshes.read import load_textured_mesh
     from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.files.voxels.read_write import read_voxels
+    from ...o_voxel.files.voxels.records import from_records
     from ...o_voxel.values import to_device
-    from ...o_voxel.voxels.convert import fitted, from_records, voxelize
+    from ...o_voxel.voxels.from_mesh import fitted, voxelize
     from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
     from ..runtime.residency import default_device
 
@@ -151,11 +154,11 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _render(arguments: argparse.Namespace) -> int:
-    from ...o_voxel.files.meshes.gltf.glb import vertex_materials
     from ...o_voxel.files.meshes.read import load_textured_mesh
     from ...o_voxel.files.voxels.read_write import read_voxels
+    from ...o_voxel.files.voxels.records import from_records
     from ...o_voxel.render import contact_sheet, mesh_scene, save_png, textured_scene
-    from ...o_voxel.voxels.convert import from_records
+    from ...o_voxel.voxels.sample import vertex_materials
     from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
 
     if arguments.file.suffix.lower() in VOXEL_SUFFIXES:

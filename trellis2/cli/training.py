@@ -189,10 +189,11 @@ def _gallery(arguments: argparse.Namespace) -> int:
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.grid import Grid
-    from ...o_voxel.files.meshes.gltf.glb import vertex_materials, write_glb
+    from ...o_voxel.files.meshes.gltf.glb import write_glb
     from ...o_voxel.files.meshes.read import load_textured_mesh
     from ...o_voxel.values import to_device
-    from ...o_voxel.voxels.convert import fitted, voxelize
+    from ...o_voxel.voxels.from_mesh import fitted, voxelize
+    from ...o_voxel.voxels.sample import vertex_materials
     from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
     from ..pipeline import Pipeline
     from ..reconstruct import reconstruct

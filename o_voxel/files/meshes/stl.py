@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ...core.atomic_io import FilePath, write_files
+from ...core.vectors import unit
 from ...material import TexturedMesh
-from ...mesh.connectivity.topology import area_vectors, unit
+from ...mesh.connectivity.topology import area_vectors
 from ...values import Mesh
 from .options import SaveOptions
 from .vertex_buffer import as_textured, checked, turned

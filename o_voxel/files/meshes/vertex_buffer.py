@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...core.vectors import length, unit
 from ...material import Material, TexturedMesh
-from ...mesh.connectivity.topology import check_mesh, length, select_faces, unit
-from ...mesh.connectivity.unify_indices import unify_indices
+from ...mesh.connectivity.row_map import select_faces, unify_indices
+from ...mesh.connectivity.topology import check_mesh
 from ...mesh.normals import smooth_by_angle, tangents, vertex_normals
 from ...values import Mesh
 

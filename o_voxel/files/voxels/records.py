@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.checks import check_tensor
 from ...core.grid import Grid
-from ...values import PBR_CHANNELS, DualGrid, VoxelField
+from ...values import PBR_CHANNELS, DualGrid, OVoxel, VoxelField
 
 # What .npz and .ply can hold; .vxz holds uint8 alone.
 RECORD_DTYPES = (
@@ -130,3 +130,26 @@ def _grid_of(records: VoxelRecords, grid: Grid | None) -> Grid:
     if found is None:
         raise ValueError("grid: expected one, since the records carry none")
     return found
+
+
+def to_records(voxels: OVoxel) -> VoxelRecords:
+    """What a voxel file holds of an O-Voxel: vertices, crossed edges and, where known, materials; uint8 each."""
+    shape = dual_grid_to_records(voxels.dual_grid)
+    if voxels.field is None:
+        return shape
+    return VoxelRecords(shape.coords, {**shape.attrs, **field_to_records(voxels.field).attrs}, shape.grid)
+
+
+def from_records(records: VoxelRecords, grid: Grid | None = None) -> OVoxel:
+    """The inverse of `to_records`, to a uint8's precision. grid: where the voxels are, which no file says; without it
+    the smallest cube [-0.5, 0.5]^3 of a power-of-two side that holds them. Raises ValueError where there is no surface.
+    """
+    grid = grid or records.grid or _smallest_cube(records)
+    colored = set(PBR_CHANNELS) <= set(records.attrs)
+    field = records_to_field(records, grid) if colored else None
+    return OVoxel(records_to_dual_grid(records, grid), field)
+
+
+def _smallest_cube(records: VoxelRecords) -> Grid:
+    highest = int(records.coords.max()) if len(records.coords) else 0
+    return Grid.cube(max(32, 1 << highest.bit_length()))

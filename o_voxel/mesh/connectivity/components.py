@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from ...core.exact_sums import Groups
+from ...core.vectors import length
+from ...ops.mesh_connectivity import components
 from ...values import Mesh
-from .topology import RowMap, area_vectors, face_components, length, select_faces
+from .row_map import RowMap, select_faces
+from .topology import area_vectors, edges
 
 
 def remove_small_components(
@@ -77,3 +80,13 @@ def _areas(vertices: Tensor, faces: Tensor, groups: Groups) -> tuple[Tensor, Ten
     """Twice the area and the number of faces of each group of faces."""
     area = groups.sums(length(area_vectors(vertices, faces))[:, None])[:, 0]
     return area, groups.totals(torch.ones_like(groups.number)[:, None])[:, 0]
+
+
+def face_components(mesh: Mesh, *, backend: str = "auto") -> Tensor:
+    """The lowest face [F] int64 that each face reaches across shared edges, whatever number of faces they have."""
+    found = edges(mesh, backend=backend)
+    inside = torch.ones_like(found.order, dtype=torch.bool)
+    inside[found.start[:-1]] = False
+    inside = inside.nonzero().squeeze(1)
+    first, second = found.order[inside - 1] // 3, found.order[inside] // 3
+    return components(len(mesh.faces), first, second, torch.zeros_like(first, dtype=torch.bool), backend=backend)[0]

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ...ops.mesh_connectivity import corner_groups
 from ...values import Mesh
+from .row_map import RowMap
 from .surface import Surface, join_faces
-from .topology import RowMap, check_mesh, following, origins
+from .topology import ValidMesh, check_mesh, following, origins
 
 
 def split_non_manifold(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, RowMap]:
@@ -26,7 +27,7 @@ def split_non_manifold(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, RowM
     surface = join_faces(mesh.vertices, faces, backend=backend)
     split, source, _ = split_surface(faces, len(mesh.vertices), surface, backend=backend)
     rows = RowMap(source, torch.arange(len(faces), device=faces.device))
-    return Mesh(mesh.vertices[source], split.to(mesh.faces.dtype)), rows
+    return ValidMesh(mesh.vertices[source], split.to(mesh.faces.dtype)), rows
 
 
 def split_surface(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ...core.exact_sums import Groups, precise
+from ...core.vectors import dot, length
 from ...ops.raster import rasterize
-from .topology import area_vectors, dot, length
+from .topology import area_vectors
 
 # |volume| / area^1.5 is 0.094 for a sphere. A closed component's volume counts whatever it is; that of an open one,
 # about its own middle, counts once the sheet is clearly bent.

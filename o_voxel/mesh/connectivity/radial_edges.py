@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.exact_sums import precise
-from .topology import cross, dot, unit
+from ...core.vectors import cross, dot, unit
 
 # Smoothness is counted in whole steps, so that sums are exact: from -STEPS, folded back, to STEPS, straight on.
 STEPS = 1 << 20

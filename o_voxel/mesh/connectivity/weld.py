@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ...core.exact_sums import precise
+from ...core.vectors import dot
 from ...ops.mesh_connectivity import components
 from ...values import Mesh
-from .topology import dot, edges
+from .topology import edges
 
 # Cells along an axis; three such numbers, with one cell to spare at either end, fit an int64.
 CELLS = 1 << 20

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.vectors import dot, length
 from ...ops.flood_fill import POINTS, SIDE
-from ..connectivity.topology import dot, length
 from .contour_tables import contour_tables
 from .sparse_sdf import BLOCKS_A_CHUNK, SparseSDF
 

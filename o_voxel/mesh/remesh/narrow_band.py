@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress, silent
 from ...ops.closest_point import MeshIndex, closest_point
 from ...ops.flood_fill import POINTS, SIDE
 from .sparse_sdf import SparseSDF
@@ -33,7 +34,7 @@ def sample_narrow_band(
     *,
     wanted: Tensor | None = None,
     backend: str = "auto",
-    report: Callable[[float], None] = lambda part: None,
+    report: Progress = silent,
 ) -> SparseSDF:
     """The distance less `level` on a grid of `shape` blocks, for an index over a mesh in grid units.
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress, scaled, silent
 from ...ops.closest_point import MeshIndex, build_index
 from ...ops.flood_fill import SIDE
 from ...values import Mesh
-from ..connectivity.topology import Progress, check_mesh
+from ..connectivity.topology import ValidMesh, check_mesh
 from .contour import contour
 from .narrow_band import sample_narrow_band
 from .remesh import CORNER, check_part, check_resolution, empty_like, fit_grid
@@ -66,20 +66,20 @@ def outer_shell(
     check_part(project)
     if len(check_mesh(mesh).faces) == 0:
         return empty_like(mesh)
-    report = progress or (lambda part: None)
+    report = progress or silent
     level = max(WALL, close_gaps / 2)
     # Worn down by the second pass, the solid has another level as far outside of its surface, which nothing is made of.
     grid = fit_grid(mesh, resolution, 2 * level - WALL)
-    target = Mesh(grid.to_grid(mesh.vertices), mesh.faces)
+    target = ValidMesh(grid.to_grid(mesh.vertices), mesh.faces)
     index = build_index(target)
     report(0.1)
     shape = tuple(n // SIDE for n in grid.shape)
-    field, reached = _solid(index, shape, level, backend, lambda part: report(0.1 + 0.3 * part))
+    field, reached = _solid(index, shape, level, backend, scaled(report, 0.1, 0.3))
     shell = contour(field)
     if level > WALL:
         del field
         far = shrinkwrap(shell, target, index, ProjectOptions(level, 0.0, level + CORNER), backend=backend)
-        field = _worn(far, reached, level - WALL, backend, lambda part: report(0.4 + 0.2 * part))
+        field = _worn(far, reached, level - WALL, backend, scaled(report, 0.4, 0.2))
         shell = contour(field)
     del reached
     report(0.7)
@@ -90,13 +90,13 @@ def outer_shell(
         return ~field.inside_near(nearest + way * DEPTH)
 
     projection = ProjectOptions(WALL, project, level + CORNER, level > WALL, thin)
-    made = shrinkwrap(shell, target, index, projection, backend=backend, report=lambda part: report(0.7 + 0.3 * part))
+    made = shrinkwrap(shell, target, index, projection, backend=backend, report=scaled(report, 0.7, 0.3))
     report(1.0)
-    return Mesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))
+    return ValidMesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))
 
 
 def _solid(
-    index: MeshIndex, shape: tuple[int, int, int], level: float, backend: str, report: Callable[[float], None]
+    index: MeshIndex, shape: tuple[int, int, int], level: float, backend: str, report: Progress
 ) -> tuple[SparseSDF, Tensor]:
     """(field, bits that the flood reached): inside is what is within `level` of the mesh, or not reached."""
     field = sample_narrow_band(index, shape, level, backend=backend, report=report)
@@ -104,7 +104,7 @@ def _solid(
     return fill_unreached(field, reached), reached
 
 
-def _worn(shell: Mesh, reached: Tensor, depth: float, backend: str, report: Callable[[float], None]) -> SparseSDF:
+def _worn(shell: Mesh, reached: Tensor, depth: float, backend: str, report: Progress) -> SparseSDF:
     """The solid within `shell`, as flooded around, worn down evenly by `depth`.
 
     With the shell that far out, a gap that it spans stays closed, and all else is as if it had not been.

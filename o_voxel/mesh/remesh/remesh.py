@@ -7,10 +7,11 @@ import math
 import torch
 
 from ...core.grid import Grid
+from ...core.progress import Progress, scaled, silent
 from ...ops.closest_point import build_index
 from ...ops.flood_fill import SIDE
 from ...values import Mesh
-from ..connectivity.topology import Progress, check_mesh
+from ..connectivity.topology import ValidMesh, check_mesh
 from .contour import contour
 from .narrow_band import sample_narrow_band
 from .shrinkwrap import ProjectOptions, shrinkwrap
@@ -56,20 +57,20 @@ def remesh(
     check_part(project)
     if len(check_mesh(mesh).faces) == 0:
         return empty_like(mesh)
-    report = progress or (lambda part: None)
+    report = progress or silent
     grid = fit_grid(mesh, resolution, band)
-    target = Mesh(grid.to_grid(mesh.vertices), mesh.faces)
+    target = ValidMesh(grid.to_grid(mesh.vertices), mesh.faces)
     index = build_index(target)
     report(0.1)
     blocks = tuple(n // SIDE for n in grid.shape)
-    field = sample_narrow_band(index, blocks, band, backend=backend, report=lambda part: report(0.1 + 0.4 * part))
+    field = sample_narrow_band(index, blocks, band, backend=backend, report=scaled(report, 0.1, 0.4))
     shell = contour(field)
     del field
     report(0.7)
     projection = ProjectOptions(band, project, band + CORNER)
-    made = shrinkwrap(shell, target, index, projection, backend=backend, report=lambda part: report(0.7 + 0.3 * part))
+    made = shrinkwrap(shell, target, index, projection, backend=backend, report=scaled(report, 0.7, 0.3))
     report(1.0)
-    return Mesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))
+    return ValidMesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))
 
 
 def check_resolution(resolution: int) -> None:
@@ -86,7 +87,7 @@ def check_part(project: float) -> None:
 
 def empty_like(mesh: Mesh) -> Mesh:
     """A mesh with nothing in it, of the same types and on the same device."""
-    return Mesh(mesh.vertices[:0], mesh.faces[:0])
+    return ValidMesh(mesh.vertices[:0], mesh.faces[:0])
 
 
 def fit_grid(mesh: Mesh, resolution: int, level: float) -> Grid:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...core.exact_sums import precise, scatter_sums
-from ..connectivity.topology import cross, dot, length
+from ...core.vectors import cross, dot, length
 from .contour import Contour
 
 QUADS_A_CHUNK = 1 << 20

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress, silent
+from ...core.vectors import cross, dot, unit
 from ...ops.closest_point import MeshIndex, closest_point
 from ...values import Mesh
-from ..connectivity.topology import cross, dot, unit
+from ..connectivity.topology import ValidMesh
 from .contour import Contour, cut_quads
 from .sharp_features import sharp_feature_points
 
@@ -51,7 +53,7 @@ def shrinkwrap(
     projection: ProjectOptions,
     *,
     backend: str = "auto",
-    report: Callable[[float], None] = lambda part: None,
+    report: Progress = silent,
 ) -> Mesh:
     """The mesh of a contour around `target`, which `index` is of, with its vertices moved; faces int32.
 
@@ -82,7 +84,7 @@ def shrinkwrap(
     goal = torch.where((normal == 0).all(1, keepdim=True), shell.vertices, goal)
     faces = cut_quads(shell, goal, normal)
     del nearest, normal, offset, excess
-    return Mesh(shell.vertices + _unturned(shell.vertices, faces, goal - shell.vertices), faces)
+    return ValidMesh(shell.vertices + _unturned(shell.vertices, faces, goal - shell.vertices), faces)
 
 
 def _unturned(vertices: Tensor, faces: Tensor, move: Tensor) -> Tensor:

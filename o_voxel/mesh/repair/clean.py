@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress, silent
 from ...values import Mesh
 from ..connectivity.components import check_limits, large_enough
 from ..connectivity.manifold import split_surface
+from ..connectivity.row_map import RowMap, select_faces
 from ..connectivity.surface import has_twin_corners, join_faces, proper_edges, select_surface
-from ..connectivity.topology import Progress, RowMap, check_mesh, origins, preceding, select_faces
+from ..connectivity.topology import ValidMesh, check_mesh, origins, preceding
 from ..connectivity.weld import close_vertices
 from .fill_holes import add_faces, check_perimeter, hole_faces
 from .orient import OUTWARD, faces_to_turn, turn, turn_surface
@@ -61,7 +63,7 @@ def weld(mesh: Mesh, distance: float = 1e-6, *, backend: str = "auto") -> tuple[
     number = (first.cumsum(0) - 1)[label].to(mesh.faces.dtype)
     vertices = first.nonzero().squeeze(1)
     faces = torch.arange(len(mesh.faces), device=label.device)
-    return Mesh(mesh.vertices[vertices], number[mesh.faces]), RowMap(vertices, faces)
+    return ValidMesh(mesh.vertices[vertices], number[mesh.faces]), RowMap(vertices, faces)
 
 
 def remove_degenerate_faces(mesh: Mesh) -> tuple[Mesh, RowMap]:
@@ -119,7 +121,7 @@ def clean(
     Deterministic; the same on every backend ("auto", "numba", "reference"), but for the rounding of patches.
     Raises ValueError for vertices that are not finite and faces that name none.
     """
-    report = progress or (lambda done: None)
+    report = progress or silent
     faces = check_mesh(mesh).faces.to(torch.int64)
     row = torch.arange(len(faces), device=faces.device)
     if len(faces):
@@ -139,7 +141,7 @@ def clean(
     faces, surface = turn(faces, flip), turn_surface(surface, flip)
     report(0.85)
     patches = hole_faces(vertices, faces, surface, row[:0], options.max_hole_perimeter, options.curved_fill, backend)
-    whole = Mesh(vertices, faces.to(mesh.faces.dtype))
+    whole = ValidMesh(vertices, faces.to(mesh.faces.dtype))
     whole, rows = add_faces(whole, RowMap(source, row), *patches)
     whole, used = remove_unused_vertices(whole)
     report(1.0)

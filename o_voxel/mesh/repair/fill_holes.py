@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.vectors import cross, dot, length, unit
 from ...ops.triangulate_loops import MAX_POINTS, triangulate_loops
 from ...ops.triangulate_loops.reference import BEND, FLAT
 from ...values import Mesh
 from ..connectivity.manifold import split_surface
+from ..connectivity.row_map import RowMap
 from ..connectivity.surface import Surface, join_faces
-from ..connectivity.topology import RowMap, check_mesh, cross, dot, length, unit
+from ..connectivity.topology import ValidMesh, check_mesh
 from .hole_loops import Loops, find_loops
 
 # A patch that lies back on the surface around it closes the outline of a sheet, not a hole: mean cosine at its rim.
@@ -65,7 +67,7 @@ def check_perimeter(max_perimeter: float) -> None:
 
 def add_faces(mesh: Mesh, rows: RowMap, points: Tensor, faces: Tensor) -> tuple[Mesh, RowMap]:
     """`mesh` and its rows with vertices `points` [N, 3] and `faces` [T, 3] after those that are there."""
-    grown = Mesh(torch.cat([mesh.vertices, points]), torch.cat([mesh.faces, faces.to(mesh.faces.dtype)]))
+    grown = ValidMesh(torch.cat([mesh.vertices, points]), torch.cat([mesh.faces, faces.to(mesh.faces.dtype)]))
     pairs = ((rows.vertices, points), (rows.faces, faces))
     return grown, RowMap(*(torch.cat([row, row.new_full((len(new),), -1)]) for row, new in pairs))
 

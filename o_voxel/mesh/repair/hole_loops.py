@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...core.exact_sums import precise, scatter_sums
+from ...core.vectors import length, unit
 from ..connectivity.surface import Surface
-from ..connectivity.topology import area_vectors, following, length, origins, unit
+from ..connectivity.topology import area_vectors, following, origins
 
 # Of a row's place, those that count along its loop.
 BITS = 32

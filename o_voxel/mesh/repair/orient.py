@@ -10,7 +10,7 @@ from torch import Tensor
 from ...values import Mesh
 from ..connectivity.orientation import by_views, by_volume
 from ..connectivity.surface import Surface, join_faces
-from ..connectivity.topology import check_mesh
+from ..connectivity.topology import ValidMesh, check_mesh
 
 OUTWARD = {"volume": by_volume, "views": by_views}
 
@@ -30,7 +30,7 @@ def orient(mesh: Mesh, outward: str = "volume", *, backend: str = "auto") -> Mes
     """
     faces = check_mesh(mesh).faces.to(torch.int64)
     surface = join_faces(mesh.vertices, faces, backend=backend)
-    return Mesh(mesh.vertices, turn(mesh.faces, faces_to_turn(mesh.vertices, faces, surface, outward)))
+    return ValidMesh(mesh.vertices, turn(mesh.faces, faces_to_turn(mesh.vertices, faces, surface, outward)))
 
 
 def faces_to_turn(vertices: Tensor, faces: Tensor, surface: Surface, outward: str) -> Tensor:

@@ -10,20 +10,19 @@ N faces of charts on trial, n UV vertices of those.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...core.exact_sums import scatter_sums
+from ...core.progress import Progress
 from ...ops.connected_components import connected
 from ...ops.parameterize import relax
 from ..connectivity.topology import following
-from .boxes import oriented_box
 from .overlaps import find_overlaps
 from .parameterize import Layout, UnwrapMesh, badly_shaped, chart_sums, open_halves
-from .segment import LENGTH_UNIT
+from .segment import LENGTH_UNIT, oriented_box
 
 MISFIT = 0.25  # most distance between two borders, of their length and of the smaller chart's side
 SEWN_MISFIT = 0.7  # most distance between the ends of an edge that is sewn, of its length
@@ -100,7 +99,7 @@ def merge_charts(
     limits: MergeLimits,
     *,
     backend: str = "auto",
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Layout:
     """`layout` with charts sewn together wherever that fits the limits. Its charts must not be broken.
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ...core.vectors import cross, dot, length, unit
 from ...ops.connected_components import connected
 from ...ops.parameterize import distortion, relax
 from ...values import Mesh
 from ..connectivity.surface import proper_edges
-from ..connectivity.topology import area_vectors, cross, dot, following, length, unit
+from ..connectivity.topology import area_vectors, following
 from .overlaps import find_overlaps
 from .segment import LENGTH_UNIT, DualGraph, FaceGeometry
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.vectors import dot, length, unit
 from ...ops.connected_components import connected
-from ..connectivity.topology import dot, length, unit
 
 LENGTH_UNIT = 2.0**-32  # of fixed-point lengths: sums are exact, in whatever order they are added
 SHAPE_WEIGHT = 0.02  # of roundness against flatness
@@ -212,3 +212,29 @@ def split_charts(label: Tensor, first: Tensor, second: Tensor) -> Tensor:
     same = (label[first] == label[second]).nonzero().squeeze(1)
     lowest = connected(len(label), first[same], second[same])
     return ((lowest == torch.arange(len(label), device=label.device)).cumsum(0) - 1)[lowest]
+
+
+TURNS = 16  # of a box, over a quarter turn
+
+
+def oriented_box(points: Tensor, chart: Tensor, charts: int) -> Tensor:
+    """Sides [charts, 2] of the smallest of TURNS boxes around each chart's points [B, 2], the longer one first.
+
+    chart: [B] int64. 0 where a chart has no points. Deterministic.
+    """
+    sides = _sides(points, chart, charts)
+    best = sides.prod(dim=2).argmin(dim=1)
+    chosen = sides[torch.arange(charts, device=chart.device), best]
+    return chosen.sort(dim=1, descending=True).values
+
+
+def _sides(points: Tensor, chart: Tensor, charts: int) -> Tensor:
+    """[charts, TURNS, 2] sides of the boxes along every direction."""
+    angle = torch.arange(TURNS, dtype=points.dtype, device=points.device) * (math.pi / 2 / TURNS)
+    cosine, sine = angle.cos(), angle.sin()
+    x, y = points[:, :1], points[:, 1:]
+    along = torch.stack((x * cosine + y * sine, y * cosine - x * sine), dim=2).view(len(points), -1)
+    row = chart[:, None].expand(-1, 2 * TURNS)
+    low = along.new_full((charts, 2 * TURNS), torch.inf).scatter_reduce_(0, row, along, "amin")
+    high = along.new_full((charts, 2 * TURNS), -torch.inf).scatter_reduce_(0, row, along, "amax")
+    return (high - low).clamp(min=0).nan_to_num(0.0).view(charts, TURNS, 2)

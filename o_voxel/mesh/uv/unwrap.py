@@ -13,10 +13,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress, scaled, silent
+from ...core.vectors import length
 from ...material import UVMap
 from ...ops.pack_charts import Outlines, Packing, pack
 from ...values import Mesh
-from ..connectivity.topology import Progress, area_vectors, check_mesh, following, length
+from ..connectivity.topology import ValidMesh, area_vectors, check_mesh, following
 from .merge_charts import MergeLimits, merge_charts
 from .parameterize import Layout, UnwrapMesh, build_unwrap_mesh, chart_sums, find_faults, open_halves, parameterize
 from .segment import ChartLimits, DualGraph, segment_charts, smooth_charts, split_charts
@@ -62,15 +64,15 @@ def unwrap(
     _check_parameters(resolution, gutter, max_stretch)
     if faces.device.type == "mps":
         options = {"resolution": resolution, "gutter": gutter, "max_stretch": max_stretch, "backend": backend}
-        found = unwrap(Mesh(mesh.vertices.cpu(), mesh.faces.cpu()), **options, progress=progress)
+        found = unwrap(ValidMesh(mesh.vertices.cpu(), mesh.faces.cpu()), **options, progress=progress)
         return UVMap(*(part.to(faces.device) for part in (found.uv, found.faces, found.chart)))
-    report = progress or (lambda done: None)
+    report = progress or silent
     solid = _has_area(mesh.vertices, faces).nonzero().squeeze(1)
     if not len(solid):
         zero = torch.zeros(min(len(faces), 1), 2, device=faces.device)
         return UVMap(zero, torch.zeros_like(mesh.faces), torch.zeros_like(mesh.faces[:, 0]))
     texel = 1 / (resolution * math.sqrt(FILL))
-    unwrap_mesh = build_unwrap_mesh(Mesh(mesh.vertices, faces[solid]), texel)
+    unwrap_mesh = build_unwrap_mesh(ValidMesh(mesh.vertices, faces[solid]), texel)
     report(0.05)
     chart = segment_charts(unwrap_mesh.geometry, unwrap_mesh.graph)
     chart = smooth_charts(chart, unwrap_mesh.geometry, unwrap_mesh.faces, unwrap_mesh.graph)
@@ -78,10 +80,8 @@ def unwrap(
     layout = _lay_flat(unwrap_mesh, chart, max_stretch, backend)
     report(0.25)
     limits = MergeLimits(EXTENT, max_stretch, gutter * texel)
-    layout = merge_charts(
-        unwrap_mesh, layout, limits, backend=backend, progress=lambda done: report(0.25 + 0.45 * done)
-    )
-    layout, packing = _pack(unwrap_mesh, layout, resolution, gutter, lambda done: report(0.7 + 0.3 * done))
+    layout = merge_charts(unwrap_mesh, layout, limits, backend=backend, progress=scaled(report, 0.25, 0.45))
+    layout, packing = _pack(unwrap_mesh, layout, resolution, gutter, scaled(report, 0.7, 0.3))
     found = _with_flat_faces(mesh, solid, _uv_map(layout, packing, resolution))
     report(1.0)
     return found

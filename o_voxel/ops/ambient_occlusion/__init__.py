@@ -7,7 +7,6 @@ rasteriser does that work. It is exact to the pictures' resolution, without nois
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import check_tensor
+from ...core.progress import Progress
 from ...values import Mesh
 from ..raster import rasterize
 
@@ -61,7 +61,7 @@ def render_depth_maps(
     side: int = 1024,
     *,
     backend: str = "auto",
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> DepthMaps:
     """`mesh` seen from `directions` [N, 3] float32, unit vectors towards the viewers, in side x side pixels each.
 

@@ -15,13 +15,14 @@ from types import ModuleType
 import torch
 
 from ...core.backend import Backend, numba_probe, triton_probe
+from ...core.progress import Progress
 from .soup import OpenEdges, Part, QefWeights, Slab, Soup, cut_slabs, triangle_soup
 
 SLABS_A_WORKER = 4  # slabs differ in work
 WORD_BITS = 64  # a row of voxels along z takes whole words
 
 
-def run_slabs(soup: Soup, weights: QefWeights, backend: str, progress: Callable[[float], None] | None = None) -> Part:
+def run_slabs(soup: Soup, weights: QefWeights, backend: str, progress: Progress | None = None) -> Part:
     """The voxels of the whole grid, slab by slab with the backend of that name in CHOICES; numba's on all cores.
 
     progress: called after each slab with the part done, 0 to 1; what it raises ends the work and reaches the caller.

@@ -13,6 +13,7 @@ from numpy import ndarray
 from torch import device, get_num_threads
 
 from ...core.backend import Backend, always, numba_probe, resolve_backend
+from ...core.progress import Progress, silent
 from . import reference
 from .reference import NOWHERE, Outlines, Traces, joined
 
@@ -74,7 +75,7 @@ def pack(
     gutter: int,
     *,
     backend: str = "auto",
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Packing:
     """Where each chart comes to lie in `size` x `size` texels, as large as it finds room for.
 
@@ -93,7 +94,7 @@ def pack(
     cell = max(1, min(gutter, size // MOST_CELLS))
     gap, margin = -(-gutter // cell), -(-gutter // 2)
     side = (size - 2 * margin) // cell
-    report = progress or (lambda done: None)
+    report = progress or silent
     with ThreadPoolExecutor(get_num_threads()) as pool:
         packer = _Packer(outlines, side, gap, chosen, pool.map)
         sketches = packer.sketches(report)
@@ -148,7 +149,7 @@ class _Packer:
         self.columns = min(self.effort.columns or side, side)
         self.area = float(outlines.area.sum())
 
-    def sketches(self, report: Callable[[float], None]) -> list[_Sketch]:
+    def sketches(self, report: Progress) -> list[_Sketch]:
         """The best few sketches, the best first; none where the charts do not fit however small."""
         angle = upright(self.outlines)[:, None] + np.arange(self.effort.turns) * (2 * math.pi / self.effort.turns)
         turns = np.stack((np.cos(angle), np.sin(angle)), axis=2)
@@ -201,7 +202,7 @@ class _Packer:
             list(self.share(lambda s: self.trace_charts(self.outlines.span(*s), turns[slice(*s)], scale), spans))
         )
 
-    def largest(self, sketches: list[_Sketch], report: Callable[[float], None]) -> _Placed | None:
+    def largest(self, sketches: list[_Sketch], report: Progress) -> _Placed | None:
         """The sketch and scale that fill the atlas best, at its resolution; None where none fits however small."""
         base, best = max(sketch.scale * self.side / sketch.side for sketch in sketches), None
         redrawn = 0

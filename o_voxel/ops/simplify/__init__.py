@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from ...core.backend import Backend, always, resolve_backend, triton_probe
+from ...core.progress import Progress
 from .graph import build_graph
 from .rounds import run_rounds
 
@@ -30,7 +30,7 @@ def collapse_edges(
     max_error: float = float("inf"),
     locked: Tensor | None = None,
     backend: str = "auto",
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Positions [V, 3] float32 and faces [G, 3] int32 after collapses, G <= target where the topology lets it.
 

@@ -6,13 +6,13 @@ that what is checked for one holds whatever becomes of the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress
 from .graph import Graph
 from .reference import rank
 
@@ -39,9 +39,7 @@ class Pairs:
     owner: Tensor
 
 
-def run_rounds(
-    graph: Graph, steps: ModuleType, target: int, max_error: float, progress: Callable[[float], None] | None
-) -> Graph:
+def run_rounds(graph: Graph, steps: ModuleType, target: int, max_error: float, progress: Progress | None) -> Graph:
     """Collapse until at most `target` faces are left, or nothing more can go within `max_error` (mean edges).
 
     steps: the module with `edge_costs`, `choose_edges`, `merge_edges` and `check_faces`. The sizes of what is left are

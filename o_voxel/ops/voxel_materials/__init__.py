@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from ...core.backend import Backend, resolve_backend
+from ...core.progress import Progress
 from .nearest import nearest_rows
 from .reference import weighted_means
 from .scan_lines import triangle_voxel_pairs
@@ -20,8 +20,6 @@ from .scene import Scene, pack_scene
 # Grid lines and samples at once. A sample holds about 1 KiB while it is made.
 SCAN_SLAB = 1 << 22
 SAMPLE_SLAB = 1 << 20
-
-Report = Callable[[float], None]
 
 
 def _numba(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -37,7 +35,7 @@ def _float64(device: torch.device, dtype: torch.dtype) -> str | None:
 BACKENDS = (Backend("numba", _numba), Backend("reference", _float64))
 
 
-def find_pairs(scene: Scene, *, backend: str = "auto", report: Report, slab: int = SCAN_SLAB) -> Tensor:
+def find_pairs(scene: Scene, *, backend: str = "auto", report: Progress, slab: int = SCAN_SLAB) -> Tensor:
     """Keys [P] int64, ascending and unique, of every (voxel, triangle) that touch: voxel << tri_bits | triangle."""
     if resolve_backend(backend, BACKENDS, scene.device) == "numba":
         from . import cpu
@@ -47,7 +45,7 @@ def find_pairs(scene: Scene, *, backend: str = "auto", report: Report, slab: int
 
 
 def voxel_means(
-    scene: Scene, keys: Tensor, voxels: Tensor, *, backend: str = "auto", report: Report, slab: int = SAMPLE_SLAB
+    scene: Scene, keys: Tensor, voxels: Tensor, *, backend: str = "auto", report: Progress, slab: int = SAMPLE_SLAB
 ) -> Tensor:
     """[N, C] float32 means over the pairs `keys` [P] of the voxels numbered `voxels` [N] int64, ascending; 0 for none.
 

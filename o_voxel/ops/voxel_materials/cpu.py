@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress
 from .reference import LEAST_WEIGHT
 from .scene import FLAT_SINE, Scene
 
@@ -17,7 +18,7 @@ BUFFER = 1 << 18
 PIECES = 8
 
 
-def triangle_voxel_pairs(scene: Scene, report: Callable[[float], None]) -> Tensor:
+def triangle_voxel_pairs(scene: Scene, report: Progress) -> Tensor:
     """See `scan_lines.triangle_voxel_pairs`; the same keys."""
     from .kernel_cpu import room_for, scan_range
 
@@ -39,9 +40,7 @@ def triangle_voxel_pairs(scene: Scene, report: Callable[[float], None]) -> Tenso
     return torch.from_numpy(keys)
 
 
-def weighted_means(
-    scene: Scene, voxels: Tensor, triangles: Tensor, ends: Tensor, report: Callable[[float], None]
-) -> Tensor:
+def weighted_means(scene: Scene, voxels: Tensor, triangles: Tensor, ends: Tensor, report: Progress) -> Tensor:
     """See `reference.weighted_means`; the same bytes."""
     from .kernel_cpu import means_range
 
@@ -62,7 +61,7 @@ def _spans(items: int) -> list[tuple[int, int]]:
     return [(i, j) for i, j in zip(edges[:-1], edges[1:], strict=True) if j > i]
 
 
-def _in_threads(work: Callable, spans: Iterable[tuple[int, int]], report: Callable[[float], None]) -> list:
+def _in_threads(work: Callable, spans: Iterable[tuple[int, int]], report: Progress) -> list:
     """Results of `work` on every span, in order. `report` is called here; where it raises, the rest is dropped."""
     spans = list(spans)
     results = []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress
 from .scan_lines import cuts
 from .scene import ALPHA, ALPHA_CODES, FLAT_SINE, Scene, dot, normalize
 from .textures import WRAP_CODES, TextureTable
@@ -20,7 +19,7 @@ def weighted_means(
     triangles: Tensor,
     ends: Tensor,
     slab: int,
-    report: Callable[[float], None],
+    report: Progress,
 ) -> Tensor:
     """[N, C] float32: each voxel's mean over its triangles' samples, weighted by 1 - signed distance / grid side.
 

@@ -7,11 +7,12 @@ those up to a voxel below it).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress
 from .scene import Scene
 
 # Triangles whose rows are counted at once, and keys held before duplicates are merged.
@@ -19,7 +20,7 @@ TRIANGLES = 1 << 20
 PENDING = 1 << 25
 
 
-def triangle_voxel_pairs(scene: Scene, slab: int, report: Callable[[float], None]) -> Tensor:
+def triangle_voxel_pairs(scene: Scene, slab: int, report: Progress) -> Tensor:
     """Keys [P] int64, ascending and unique, of every (voxel, triangle) that touch: voxel << tri_bits | triangle.
 
     A voxel's number is (x * Y + y) * Z + z. slab: grid lines crossed at once, which bounds the memory.

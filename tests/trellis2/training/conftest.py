@@ -11,7 +11,7 @@ import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.material import Material, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh
-from comfyui_trellis2.o_voxel.voxels.convert import voxelize
+from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
 from comfyui_trellis2.trellis2.training.data.dataset import Example
 from comfyui_trellis2.trellis2.training.loop.distributed import Team
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe

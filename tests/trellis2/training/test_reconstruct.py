@@ -10,7 +10,7 @@ import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
-from comfyui_trellis2.o_voxel.voxels.convert import fitted, voxelize
+from comfyui_trellis2.o_voxel.voxels.from_mesh import fitted, voxelize
 from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
 from comfyui_trellis2.trellis2.cli.main import main
 from comfyui_trellis2.trellis2.pipeline import Pipeline

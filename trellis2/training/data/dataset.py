@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ....o_voxel.core.checks import check_tensor
 from ....o_voxel.core.grid import Grid
-from ....o_voxel.files.meshes.gltf.glb import vertex_materials
 from ....o_voxel.files.meshes.read import load_textured_mesh
 from ....o_voxel.render.camera import Camera
 from ....o_voxel.render.draw import Style
 from ....o_voxel.render.image import to_bytes
 from ....o_voxel.render.turntable import render_mesh
 from ....o_voxel.values import DualGrid, OVoxel, VoxelField
-from ....o_voxel.voxels.convert import fitted, voxelize
+from ....o_voxel.voxels.from_mesh import fitted, voxelize
+from ....o_voxel.voxels.sample import vertex_materials
 from ....o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from ...checkpoint.weights import read_tensors, save_weights
 from ...image import prepare_image

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ....o_voxel.files.meshes.gltf.glb import vertex_materials
 from ....o_voxel.material import TexturedMesh
 from ....o_voxel.render import Camera, mesh_scene, render_turntable, save_png, textured_scene
+from ....o_voxel.voxels.sample import vertex_materials
 from ...image import prepare_image
 from ...pipeline import Asset, Pipeline
 from .evaluate import generate

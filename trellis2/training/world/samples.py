@@ -11,7 +11,7 @@ from torch import Tensor
 from ....o_voxel.core.grid import Grid
 from ....o_voxel.material import TexturedMesh
 from ....o_voxel.values import OVoxel
-from ....o_voxel.voxels.convert import voxelize
+from ....o_voxel.voxels.from_mesh import voxelize
 from .dice import Dice
 from .objects import facing, make_object
 from .views import View, draw_views, random_view, to_image

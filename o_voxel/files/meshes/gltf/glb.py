@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ....core.atomic_io import FilePath, write_files
-from ....core.checks import FLOATS, check_tensor
-from ....material import Material, TexturedMesh
-from ....ops.grid_sample import grid_sample
-from ....ops.hash_grid import hash_grid
-from ....values import PBR_CHANNELS, Mesh, VoxelField
+from ....material import TexturedMesh
+from ....values import Mesh
+from ....voxels.sample import colored
 from ..options import SaveOptions
 from ..size_budget import SizedFile, fit_size_budget
 from ..vertex_buffer import as_textured, checked, vertex_buffer, with_normals
@@ -20,29 +17,6 @@ from .document import Document
 from .draco import add_compressed_primitive
 from .geometry import add_primitive, primitive, quantized
 from .materials import MaterialWriter, largest_side
-
-
-def vertex_materials(mesh: Mesh, field: VoxelField) -> Tensor:
-    """The field's channels at the mesh's vertices, [V, C] float32 in [0, 1]."""
-    points = field.grid.to_grid(mesh.vertices)
-    return grid_sample(field.attrs.float(), hash_grid(field.coords), points).clamp(0, 1)
-
-
-def colored(mesh: Mesh, materials: Tensor) -> TexturedMesh:
-    """`mesh` with the base colours of `materials` [V, 6] float (PBR_CHANNELS) at its vertices.
-
-    Metallic and roughness are one factor each, the means over the vertices in use, until the mesh is textured.
-    Double-sided, because a raw dual-grid surface has no consistent winding. Raises ValueError for other materials.
-    """
-    check_tensor(materials, "materials", (len(mesh.vertices), 6), FLOATS)
-    if not bool(torch.isfinite(materials).all()):
-        raise ValueError("materials: expected finite numbers, got NaN or infinity")
-    values = materials.to(mesh.vertices.device).float().clamp(0, 1)
-    used = values[mesh.faces.long().unique()]
-    means = {name: float(used[:, PBR_CHANNELS[name]].mean()) for name in ("metallic", "roughness")}
-    surface = Material(metallic_factor=means["metallic"], roughness_factor=means["roughness"], double_sided=True)
-    colors = torch.nn.functional.pad(values[:, PBR_CHANNELS["base_color"]], (0, 1), value=1.0)
-    return TexturedMesh(mesh, (surface,), vertex_colors=colors)
 
 
 def write_glb(

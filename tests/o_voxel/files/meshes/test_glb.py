@@ -11,10 +11,11 @@ import torch
 import trimesh
 from comfyui_trellis2.o_voxel.core.color import to_linear
 from comfyui_trellis2.o_voxel.core.grid import Grid
-from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import vertex_materials, write_glb
+from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
 from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
 from comfyui_trellis2.o_voxel.files.meshes.vertex_buffer import to_y_up
 from comfyui_trellis2.o_voxel.values import Mesh, VoxelField
+from comfyui_trellis2.o_voxel.voxels.sample import vertex_materials
 
 COMPONENTS = {5126: np.dtype("<f4"), 5123: np.dtype("<u2"), 5125: np.dtype("<u4")}
 WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.exact_sums import BITS, Groups, fixed_point, scatter_sums
-from comfyui_trellis2.o_voxel.mesh.connectivity.topology import RowMap, check_mesh, edges, face_components
+from comfyui_trellis2.o_voxel.mesh.connectivity.components import face_components
+from comfyui_trellis2.o_voxel.mesh.connectivity.row_map import RowMap
+from comfyui_trellis2.o_voxel.mesh.connectivity.topology import check_mesh, edges
 from comfyui_trellis2.o_voxel.values import Mesh
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components

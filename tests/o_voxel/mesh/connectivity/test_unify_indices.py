@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_trellis2.o_voxel.mesh.connectivity.unify_indices import unify_indices
+from comfyui_trellis2.o_voxel.mesh.connectivity.row_map import unify_indices
 from comfyui_trellis2.o_voxel.values import Mesh
 
 SQUARE = Mesh(

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from comfyui_trellis2.o_voxel.mesh.connectivity.components import face_components
 from comfyui_trellis2.o_voxel.mesh.connectivity.manifold import split_non_manifold
-from comfyui_trellis2.o_voxel.mesh.connectivity.topology import face_components
 from comfyui_trellis2.o_voxel.mesh.remesh.contour import contour, cut_quads
 from comfyui_trellis2.o_voxel.mesh.remesh.contour_tables import contour_tables
 from comfyui_trellis2.o_voxel.mesh.remesh.sparse_sdf import SparseSDF

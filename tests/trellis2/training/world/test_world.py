@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.render import textured_scene
-from comfyui_trellis2.o_voxel.voxels.convert import voxelize
+from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
 from comfyui_trellis2.trellis2.cli.main import main
 from comfyui_trellis2.trellis2.image import prepare_image
 from comfyui_trellis2.trellis2.training.world import (
