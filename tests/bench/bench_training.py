@@ -15,10 +15,10 @@ from comfyui_trellis2.trellis2.training.data.dataset import world_example
 from comfyui_trellis2.trellis2.training.data.latents import ENCODERS, encode, gather
 from comfyui_trellis2.trellis2.training.data.stream import mixed_seed, to_device
 from comfyui_trellis2.trellis2.training.loop.distributed import Team
-from comfyui_trellis2.trellis2.training.loop.networks import compile_parts, make_trainable, open_network
 from comfyui_trellis2.trellis2.training.loop.state import Average
 from comfyui_trellis2.trellis2.training.loop.trainer import accumulate, make_optimizer
 from comfyui_trellis2.trellis2.training.recipe import load_recipe
+from comfyui_trellis2.trellis2.training.runs.networks import compile_parts, make_trainable, open_network
 from comfyui_trellis2.trellis2.training.tasks.flows import IMAGE_ENCODER, FlowSetting
 from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 

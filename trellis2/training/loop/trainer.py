@@ -17,9 +17,9 @@ from torch.optim import AdamW
 from ...checkpoint.config import ConfigError
 from ..data.stream import Batch, Positions, Stream, loader, to_device
 from ..recipe import DataConfig, StageConfig
+from ..runs.networks import compile_parts
 from ..tasks.task import Task
 from .distributed import Team
-from .networks import compile_parts
 from .state import Average, load_state, save_state, trained_parameters
 
 # report(step, steps, metrics of the last rows) after every step; it may raise to stop

@@ -11,10 +11,10 @@ from typing import Any
 
 from ...checkpoint.config import Normalization, parse_pipeline
 from ..data.latents import LatentFolder
-from ..loop.networks import network_files, open_checkpoint, read_network, resolved, write_network
 from ..recipe import Recipe
 from ..tasks.flows import IMAGE_ENCODER
 from ..tasks.registry import TASKS
+from .networks import network_files, open_checkpoint, read_network, resolved, write_network
 
 PUBLISHED = Path(__file__).parents[2] / "checkpoint" / "published.json"
 WEIGHTS = "ckpts"

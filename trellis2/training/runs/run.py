@@ -25,13 +25,13 @@ from ..data.dataset import Example, Source, cached, open_source
 from ..data.latents import ENCODERS, LatentFolder, encode_objects
 from ..data.stream import Stream, in_order, mixed_seed
 from ..loop.distributed import Team
-from ..loop.networks import make_trainable, network_files, open_network, read_network, resolved, write_network
 from ..loop.trainer import Work, term_weights, train_stage
 from ..recipe import Recipe, StageConfig
 from ..tasks.flows import FlowSetting
 from ..tasks.registry import TASKS
 from ..tasks.task import Task
 from .export import normalizations, pack, pipeline_arguments
+from .networks import make_trainable, network_files, open_network, read_network, resolved, write_network
 
 # report(stage, fraction done, metrics of the last row); it may raise to stop
 StageReport = Callable[[str, float, Mapping[str, float]], None]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
 from comfyui_trellis2.trellis2.training.data.latents import LatentFolder
-from comfyui_trellis2.trellis2.training.loop.initialize import initialize
-from comfyui_trellis2.trellis2.training.loop.networks import make_trainable, new_network
 from comfyui_trellis2.trellis2.training.loop.state import Average, saved_step
 from comfyui_trellis2.trellis2.training.loop.trainer import TrainingError, learning_rate
 from comfyui_trellis2.trellis2.training.recipe import StageConfig
+from comfyui_trellis2.trellis2.training.runs.initialize import initialize
+from comfyui_trellis2.trellis2.training.runs.networks import make_trainable, new_network
 from comfyui_trellis2.trellis2.training.runs.run import Run
 from comfyui_trellis2.trellis2.training.tasks.flows import repeated
 from torch.nn import functional as F

@@ -5,7 +5,7 @@ import torch
 from comfyui_trellis2.trellis2.checkpoint.config import Normalization
 from comfyui_trellis2.trellis2.checkpoint.weights import randomize
 from comfyui_trellis2.trellis2.training.data.latents import LatentExample
-from comfyui_trellis2.trellis2.training.loop.networks import compile_parts, make_trainable, new_network
+from comfyui_trellis2.trellis2.training.runs.networks import compile_parts, make_trainable, new_network
 from comfyui_trellis2.trellis2.training.tasks.flows import IMAGE_ENCODER, FlowSetting
 from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 from comfyui_trellis2.trellis2.training.tasks.task import Task
@@ -127,7 +127,7 @@ def test_compiled_parts_learn_the_same(toy, source, name, monkeypatch):
     expected = torch.autograd.grad(plain, parameters)
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda part, **options: compile_(part, backend="aot_eager", **options))
-    monkeypatch.setattr("comfyui_trellis2.trellis2.training.loop.networks.triton_probe", lambda device, dtype: None)
+    monkeypatch.setattr("comfyui_trellis2.trellis2.training.runs.networks.triton_probe", lambda device, dtype: None)
     torch._dynamo.reset()
     compile_parts(task, torch.device("cpu"))
     loss = loss_of(task, batch)

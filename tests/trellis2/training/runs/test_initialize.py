@@ -5,9 +5,9 @@ import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.values import VoxelField
 from comfyui_trellis2.trellis2.models.texture_vae import field_features
-from comfyui_trellis2.trellis2.training.loop.initialize import initialize, pass_values_on
-from comfyui_trellis2.trellis2.training.loop.networks import new_network
 from comfyui_trellis2.trellis2.training.recipe import load_recipe
+from comfyui_trellis2.trellis2.training.runs.initialize import initialize, pass_values_on
+from comfyui_trellis2.trellis2.training.runs.networks import new_network
 
 SIDE, OBJECTS = 32, 12
 
