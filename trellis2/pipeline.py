@@ -31,7 +31,7 @@ from .sampling.stages import (
     sample_sparse_latent,
     sample_structure_latent,
 )
-from .values import ImageCondition, ShapeLatent, SparseStructure, TextureLatent, extend
+from .values import EmptyOutputError, ImageCondition, ShapeLatent, SparseStructure, TextureLatent, extend
 
 MAX_TOKENS = 49152
 SEED_RANGE = 2**64
@@ -184,7 +184,7 @@ class Pipeline:
             voxels = occupied_voxels(decoder(latent), resolution)
         empty = [i for i, item in enumerate(voxels) if len(item) == 0]
         if empty:
-            raise ValueError(f"empty structure for object {empty[0]}: try another seed, or check its image and mask")
+            raise EmptyOutputError(f"empty structure for object {empty[0]}: try another seed, or check image and mask")
         return SparseStructure(tuple(voxels), resolution, extend(drawn, [shape] * items))
 
     @torch.no_grad()

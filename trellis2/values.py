@@ -15,6 +15,10 @@ VIEW_MODES = ("average", "cycle")
 Drawn = tuple[tuple[int, ...], ...]
 
 
+class EmptyOutputError(ValueError):
+    """A network's output has no voxels or no faces, so that later stages have no input."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageCondition:
     """Image tokens of B objects seen in V views each.

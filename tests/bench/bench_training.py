@@ -11,15 +11,19 @@ from dataclasses import replace
 import torch
 from bench import DEVICE, peak_mib, show_profile
 from comfyui_trellis2.trellis2.checkpoint.config import Normalization
-from comfyui_trellis2.trellis2.training.data.dataset import world_example
-from comfyui_trellis2.trellis2.training.data.latents import ENCODERS, encode, gather
-from comfyui_trellis2.trellis2.training.data.stream import mixed_seed, to_device
-from comfyui_trellis2.trellis2.training.loop.distributed import Team
-from comfyui_trellis2.trellis2.training.loop.state import Average
+from comfyui_trellis2.trellis2.checkpoint.layouts import IMAGE_ENCODER
+from comfyui_trellis2.trellis2.training.data.batches import to_device
+from comfyui_trellis2.trellis2.training.data.dataset import world_sample
+from comfyui_trellis2.trellis2.training.data.latents import ENCODERS
+from comfyui_trellis2.trellis2.training.data.stream import mixed_seed
+from comfyui_trellis2.trellis2.training.loop.compilation import compile_parts
+from comfyui_trellis2.trellis2.training.loop.distributed import DistributedContext
+from comfyui_trellis2.trellis2.training.loop.state import EMA
 from comfyui_trellis2.trellis2.training.loop.trainer import accumulate, make_optimizer
 from comfyui_trellis2.trellis2.training.recipe import load_recipe
-from comfyui_trellis2.trellis2.training.runs.networks import compile_parts, make_trainable, open_network
-from comfyui_trellis2.trellis2.training.tasks.flows import IMAGE_ENCODER, FlowSetting
+from comfyui_trellis2.trellis2.training.runs.encoding import collate_objects, encode
+from comfyui_trellis2.trellis2.training.runs.networks import make_trainable, open_network
+from comfyui_trellis2.trellis2.training.tasks.flows import FlowSettings
 from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 
 
@@ -38,7 +42,7 @@ def task_of(recipe, stage):
     channels = recipe.networks["shape_slat_decoder"]["args"]["latent_channels"]
     plain = Normalization(mean=(0.0,) * channels, std=(1.0,) * channels)
     repeat = stage.image_size // recipe.picture(stage)
-    return kind(trained, frozen, FlowSetting(stage, {"shape": plain, "texture": plain}, 1e-5, repeat)).to(DEVICE)
+    return kind(trained, frozen, FlowSettings(stage, {"shape": plain, "texture": plain}, 1e-5, repeat)).to(DEVICE)
 
 
 def examples_of(recipe, stage, objects):
@@ -46,16 +50,16 @@ def examples_of(recipe, stage, objects):
     kind = TASKS[stage.task]
     views = int(kind.inputs == "latents")
     size = {"resolution": stage.resolution, "image_size": recipe.picture(stage), "views": views}
-    examples = [world_example(index, **size) for index in range(objects)]
+    examples = [world_sample(index, **size) for index in range(objects)]
     if kind.inputs == "voxels":
         return examples
     encoders = {name: network(recipe, ENCODERS[name]).to(DEVICE) for name in kind.learns}
-    gathered = [gather(kind.learns, recipe.data.structure, [(example, 0)]) for example in examples]
+    gathered = [collate_objects(kind.learns, recipe.data.structure, [(example, 0)]) for example in examples]
     return [found for batch in gathered for found in encode(encoders, batch, DEVICE)]
 
 
 def bench(recipe, name, options):
-    stage, team = recipe.stages[name], Team(DEVICE)
+    stage, context = recipe.stages[name], DistributedContext(DEVICE)
     stage = replace(stage, micro_batch=None, batch=options.batch or stage.batch)
     kind, task, items = TASKS[stage.task], task_of(recipe, stage), examples_of(recipe, stage, options.objects)
     items = [(items[k % len(items)], k) for k in range(stage.batch)]
@@ -64,7 +68,7 @@ def bench(recipe, name, options):
         batch = {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
     if not options.plain:
         compile_parts(task, DEVICE)
-    optimizer, average = make_optimizer(task, stage), Average(task, stage.ema)
+    optimizer, ema = make_optimizer(task, stage), EMA(task, stage.ema)
     spent = dict.fromkeys(("upload", "backward", "rest"), 0.0)
 
     def now():
@@ -76,12 +80,12 @@ def bench(recipe, name, options):
         begun = timed()
         given = to_device(batch, DEVICE)
         uploaded = timed()
-        accumulate(task, iter([given]), 1, stage, team)
+        accumulate(task, iter([given]), 1, stage, context)
         learned = timed()
         torch.nn.utils.clip_grad_norm_(task.parameters(), stage.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        average.update(0)
+        ema.update(0)
         ended = timed()
         for key, start, end in (("upload", begun, uploaded), ("backward", uploaded, learned), ("rest", learned, ended)):
             spent[key] += end - start
@@ -119,7 +123,7 @@ def main():
     parser.add_argument("--plain", action="store_true", help="without torch.compile")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    recipe = load_recipe(options.recipe, options.set)
+    recipe = load_recipe(options.recipe, TASKS, options.set)
     for name in options.stages or recipe.stages:
         bench(recipe, name, options)
 

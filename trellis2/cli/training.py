@@ -1,4 +1,4 @@
-"""Training: the world it draws on, the runs, and what they are worth."""
+"""Training commands: the procedural world, runs, checkpoints and their evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """world, train, pack, evaluate, card, gallery, reconstruct"""
-    world = commands.add_parser("world", help="a picture of objects that training draws on")
+    world = commands.add_parser("world", help="a contact sheet of the procedural training objects")
     world.set_defaults(command=_world)
     world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
     world.add_argument("--family", help="only this one (default: all)")
@@ -27,67 +27,67 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     train = commands.add_parser("train", help="train or fine-tune the networks; one card, or several under torchrun")
     train.set_defaults(command=_train)
-    train.add_argument("recipe", metavar="CONFIG", help="a .json file, or a recipe of ours: mini, finetune")
+    train.add_argument("recipe", metavar="CONFIG", help="a .json file, or a recipe of the package: mini, finetune")
     train.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="the run's folder")
-    train.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    train.add_argument("--resume", action="store_true", help="continue the run in that folder")
     train.add_argument("--stage", action="append", metavar="NAME", help="only this stage of the recipe (repeatable)")
     train.add_argument("--objects", action="store_true", help="only fill the recipe's cache of objects")
-    train.add_argument("--latents", action="store_true", help="only encode what the flows learn from")
+    train.add_argument("--latents", action="store_true", help="only encode the flows' datasets")
     train.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="change the recipe")
-    train.add_argument("--device", help="cpu, cuda … (default: what is there)")
-    train.add_argument(
-        "--beside", metavar="DEVICES", help="cuda:0,cuda:1 …: stages that do not build on each other run at once"
-    )
+    train.add_argument("--device", help="cpu, cuda … (default: the best available)")
+    train.add_argument("--beside", metavar="DEVICES", help="cuda:0,cuda:1 …: run independent stages concurrently")
 
-    pack = commands.add_parser("pack", help="a run's networks as a checkpoint in the published layout")
+    pack = commands.add_parser("pack", help="export a run's networks as a checkpoint in the published layout")
     pack.set_defaults(command=_pack)
     pack.add_argument("run", type=Path, metavar="RUN")
     pack.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
 
-    evaluate = commands.add_parser("evaluate", help="how well a checkpoint makes objects that it has not seen")
+    evaluate = commands.add_parser("evaluate", help="evaluate a checkpoint on held-out objects")
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("model", metavar="CHECKPOINT", help=CHECKPOINT)
-    evaluate.add_argument("--objects", type=int, default=200, help="how many (default 200)")
+    evaluate.add_argument("--objects", type=int, default=200, help="number of objects (default 200)")
     evaluate.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
     evaluate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
     evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object")
-    evaluate.add_argument("--device", help="cpu, cuda … (default: what is there)")
+    evaluate.add_argument("--device", help="cpu, cuda … (default: the best available)")
 
     card = commands.add_parser("card", help="write a checkpoint's model card, its README.md")
     card.set_defaults(command=_card)
     card.add_argument("checkpoint", type=Path, metavar="DIR")
-    card.add_argument("--recipe", default="mini", metavar="CONFIG", help="that it was made by (default mini)")
-    card.add_argument("--instances", type=Path, required=True, metavar="ROWS.csv", help="of evaluate -o")
-    card.add_argument("--families", type=Path, metavar="ROWS.csv", help="of evaluate --split families -o")
+    card.add_argument("--recipe", default="mini", metavar="CONFIG", help="the recipe of its run (default mini)")
+    card.add_argument("--instances", type=Path, required=True, metavar="ROWS.csv", help="rows of evaluate -o")
+    card.add_argument("--families", type=Path, metavar="ROWS.csv", help="rows of evaluate --split families -o")
 
-    gallery = commands.add_parser("gallery", help="pictures of held-out objects beside what a checkpoint makes of them")
+    gallery = commands.add_parser("gallery", help="pictures of held-out objects beside a checkpoint's results")
     gallery.set_defaults(command=_gallery)
     gallery.add_argument("model", metavar="CHECKPOINT", help=CHECKPOINT)
     gallery.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     gallery.add_argument(
-        "--object", action="append", metavar="FAMILY/SEED", help="this one, as evaluate's rows name it"
+        "--object", action="append", metavar="FAMILY/SEED", help="this object, by its name in evaluate's rows"
     )
-    gallery.add_argument("--objects", type=int, default=6, help="else the first so many of evaluate's (default 6)")
+    gallery.add_argument("--objects", type=int, default=6, help="without --object: the first N of evaluate (default 6)")
     gallery.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
     gallery.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
-    gallery.add_argument("--seed", type=int, default=0, help="starting noise (default 0, as evaluate's)")
+    gallery.add_argument("--seed", type=int, default=0, help="of the noise (default 0, as in evaluate)")
     gallery.add_argument("--size", type=int, default=256, help="pixels a side of each view (default 256)")
-    gallery.add_argument("--device", help="cpu, cuda … (default: what is there)")
+    gallery.add_argument("--device", help="cpu, cuda … (default: the best available)")
 
-    rebuilt = commands.add_parser("reconstruct", help="a mesh encoded and decoded by a checkpoint's VAEs alone")
+    rebuilt = commands.add_parser("reconstruct", help="encode and decode a mesh by a checkpoint's VAEs")
     rebuilt.set_defaults(command=_reconstruct)
-    rebuilt.add_argument("model", metavar="CHECKPOINT", help=f"{CHECKPOINT}; it needs its encoders")
+    rebuilt.add_argument("model", metavar="CHECKPOINT", help=f"{CHECKPOINT}; with encoders")
     rebuilt.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply or .stl")
     rebuilt.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb")
-    rebuilt.add_argument("--picture", type=Path, metavar="OUT.png", help="four sides, before above after")
+    rebuilt.add_argument(
+        "--picture", type=Path, metavar="OUT.png", help="four views, the mesh above its reconstruction"
+    )
     rebuilt.add_argument("--resolution", type=int, default=512, help="voxels a side, a multiple of 16 (default 512)")
     rebuilt.add_argument("--size", type=int, default=256, help="pixels a side of each view (default 256)")
-    rebuilt.add_argument("--device", help="cpu, cuda … (default: what is there)")
+    rebuilt.add_argument("--device", help="cpu, cuda … (default: the best available)")
 
 
 def _world(arguments: argparse.Namespace) -> int:
     from ..training.world import FAMILIES
-    from ..training.world.sheet import contact_sheet
+    from ..training.world.samples import contact_sheet
 
     families = list(FAMILIES) if arguments.family is None else [arguments.family]
     seeds = range(arguments.seed, arguments.seed + arguments.count)
@@ -97,39 +97,42 @@ def _world(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from ..training.loop.distributed import join
+    from ..training.loop.distributed import init_distributed
     from ..training.recipe import load_recipe
     from ..training.runs.run import Run
+    from ..training.tasks.registry import TASKS
 
-    recipe = load_recipe(arguments.recipe, arguments.set)
+    recipe = load_recipe(arguments.recipe, TASKS, arguments.set)
     if arguments.beside:
-        return _train_beside(recipe, arguments)
-    with join(arguments.device) as team:
-        run = Run.open(recipe, arguments.output, team, resume=arguments.resume)
-        report = metric_bars() if team.leads else None
+        return _train_concurrently(recipe, arguments)
+    with init_distributed(arguments.device) as context:
+        run = Run.open(recipe, arguments.output, context, resume=arguments.resume)
+        on_progress = metric_bars() if context.is_main else None
         try:
             if arguments.objects or arguments.latents:
-                (run.make_objects if arguments.objects else run.make_latents)(arguments.stage, report)
+                (run.make_objects if arguments.objects else run.make_latents)(arguments.stage, on_progress)
                 return 0
-            checkpoint = run.train(arguments.stage, report)
+            checkpoint = run.train(arguments.stage, on_progress)
         except KeyboardInterrupt:
-            print(f"trellis2: interrupted; go on with --resume -o {arguments.output}", file=sys.stderr)
+            print(f"trellis2: interrupted; continue with --resume -o {arguments.output}", file=sys.stderr)
             return 130
-        if team.leads:
+        if context.is_main:
             print(f"wrote {checkpoint}")
     return 0
 
 
-def _train_beside(recipe: Recipe, arguments: argparse.Namespace) -> int:
-    from ..training.runs.concurrent_stages import train_beside
+def _train_concurrently(recipe: Recipe, arguments: argparse.Namespace) -> int:
+    from ..training.runs.concurrent_stages import train_concurrently
 
     if arguments.stage or arguments.objects or arguments.latents or arguments.device:
-        raise ValueError("--beside: runs all stages; it does not go with --stage, --objects, --latents or --device")
+        raise ValueError("--beside: it runs all stages; remove --stage, --objects, --latents and --device")
     devices = arguments.beside.split(",")
     try:
-        checkpoint = train_beside(recipe, arguments.output, devices, resume=arguments.resume, report=metric_bars())
+        checkpoint = train_concurrently(
+            recipe, arguments.output, devices, resume=arguments.resume, on_progress=metric_bars()
+        )
     except KeyboardInterrupt:
-        print(f"trellis2: interrupted; go on with --resume -o {arguments.output}", file=sys.stderr)
+        print(f"trellis2: interrupted; continue with --resume -o {arguments.output}", file=sys.stderr)
         return 130
     print(f"wrote {checkpoint}")
     return 0
@@ -138,8 +141,10 @@ def _train_beside(recipe: Recipe, arguments: argparse.Namespace) -> int:
 def _pack(arguments: argparse.Namespace) -> int:
     from ..training.recipe import load_recipe
     from ..training.runs.export import pack
+    from ..training.tasks.registry import TASKS
 
-    print(f"wrote {pack(load_recipe(arguments.run / 'recipe.json'), arguments.run, arguments.output)}")
+    recipe = load_recipe(arguments.run / "recipe.json", TASKS)
+    print(f"wrote {pack(recipe, arguments.run, arguments.output)}")
     return 0
 
 
@@ -149,12 +154,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from ..training.evaluation.evaluate import evaluate, held_out, table, write_rows
 
     pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
-    report = progress_bars()
+    bar = progress_bars()
     rows = evaluate(
         pipeline,
         held_out(arguments.split, arguments.objects),
         steps=arguments.steps,
-        progress=lambda fraction: report(arguments.split, fraction),
+        on_progress=lambda fraction: bar(arguments.split, fraction),
     )
     if arguments.output:
         write_rows(arguments.output, rows)
@@ -205,12 +210,12 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
     mesh = to_device(fitted(load_textured_mesh(arguments.mesh)), pipeline.residency.device)
     voxels = voxelize(mesh, Grid.cube(arguments.resolution))
-    found = reconstruct(pipeline, voxels)
-    write_glb(arguments.output, found.mesh, vertex_materials(found.mesh, found.field))
+    rebuilt = reconstruct(pipeline, voxels)
+    write_glb(arguments.output, rebuilt.mesh, vertex_materials(rebuilt.mesh, rebuilt.field))
     if arguments.picture:
-        write_comparison(arguments.picture, mesh, found, arguments.size)
+        write_comparison(arguments.picture, mesh, rebuilt, arguments.size)
     true = dual_grid_to_mesh(voxels.dual_grid)
     for distance in (VAE_DISTANCE, SURFACE_DISTANCE):
-        print(f"F-score at {distance:.1%} of the cube: {f_score(found.mesh, true, distance):.3f}")
-    print(f"{arguments.output}: {len(found.mesh.vertices):,} vertices, {len(found.mesh.faces):,} faces")
+        print(f"F-score at {distance:.1%} of the cube: {f_score(rebuilt.mesh, true, distance):.3f}")
+    print(f"{arguments.output}: {len(rebuilt.mesh.vertices):,} vertices, {len(rebuilt.mesh.faces):,} faces")
     return 0

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides what a training run makes, as data. Unknown keys raise."""
+"""A training recipe as data: sources, networks, stages and their hyperparameters. Unknown keys raise ConfigError."""
 
 from __future__ import annotations
 
@@ -7,51 +7,59 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..checkpoint.config import ConfigError, parse
 
 RECIPES = Path(__file__).with_name("recipes")
 
 
+class TaskType(Protocol):
+    """The part of a task's class that a recipe is checked against."""
+
+    def roles(self, stage: StageConfig) -> tuple[str, ...]:
+        """Roles of the networks that the stage needs."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where objects come from, and how many pictures each has."""
+    """The dataset: its source, and the number and size of its samples."""
 
     source: str = "world"  # the procedural world, or a folder of mesh files
-    objects: int = 0  # how many different ones; 0: never the same twice
-    views: int = 4
-    picture: int | None = None  # pixels a side, a divisor of what the image encoder sees; None: just that many
-    structure: int = 64  # voxels a side of the grid that the structure networks decode to
-    workers: int = 0  # processes that make objects; 0: the training process itself
-    cache: str | None = None  # folder that keeps the voxels that were made; relative to the run's own
+    objects: int = 0  # size of the dataset; 0: unlimited, no object is repeated
+    views: int = 4  # rendered pictures of each object
+    picture: int | None = None  # pixels a side, a divisor of the image encoder's input; None: equal to it
+    structure: int = 64  # voxels a side of the structure networks' occupancy grid
+    workers: int = 0  # data loader processes; 0: load in the training process
+    cache: str | None = None  # folder of made samples, relative to the run's; None: make them at each use
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """One network, or one pair, trained for `steps` steps. Rates, weights and drop shares are plain numbers."""
+    """One stage: a task (one network, or an encoder and decoder) trained for `steps` steps."""
 
-    task: str  # a key of tasks.TASKS
+    task: str  # a key of tasks.TASKS; by default the name of the stage
     steps: int
-    batch: int  # objects a step, over all cards
+    batch: int  # global batch size, in objects, over all cards
     learning_rate: float
     resolution: int = 512  # voxels a side
-    objects: int | None = None  # how many different ones; None: the recipe's number
-    views: int | None = None  # flows: pictures of each; None: the recipe's number
-    micro_batch: int | None = None  # objects that a card takes at once; None: its whole share
-    warmup: int = 100  # steps of rising rate, before the cosine falls
-    final_rate: float = 0.02  # where the cosine ends, a share of learning_rate
+    objects: int | None = None  # size of the dataset; None: data.objects
+    views: int | None = None  # flows: pictures of each object; None: data.views
+    micro_batch: int | None = None  # objects in one forward pass of a card; None: batch / cards
+    warmup: int = 100  # steps of linear warm-up before the cosine decay
+    final_rate: float = 0.02  # end of the cosine decay, as a fraction of learning_rate
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
-    clip: float = 1.0  # the gradient's largest norm
-    ema: float = 0.999  # what is kept of the averaged weights at each step
-    weights: Mapping[str, float] = field(default_factory=dict)  # of the loss's terms; one that is absent counts once
-    drop_condition: float = 0.1  # flows: share of objects without an image, for guidance
-    time_mean: float = 1.0  # flows: of the logit-normal time
+    clip: float = 1.0  # maximum gradient norm
+    ema: float = 0.999  # decay of the exponential moving average of the weights
+    weights: Mapping[str, float] = field(default_factory=dict)  # of the loss's terms; absent: the task's own
+    drop_condition: float = 0.1  # flows: probability of a zero condition, for classifier-free guidance
+    time_mean: float = 1.0  # flows: of the logit-normal time distribution
     time_std: float = 1.0
-    train_image_encoder: bool = False  # flows: together with the flow
+    train_image_encoder: bool = False  # flows: train it together with the flow
     log_every: int = 10  # steps averaged into one row of metrics.csv
-    save_every: int = 500
+    save_every: int = 500  # steps between states written to disk
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.log_every, self.save_every) < 1 or (self.micro_batch or 1) < 1:
@@ -63,18 +71,21 @@ class StageConfig:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side of what the image encoder sees, and the name of the flow networks for this resolution."""
+        """Pixels a side of the image encoder's input; also the suffix of the flow networks' roles."""
         return 512 if self.resolution <= 512 else 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """networks: role in pipeline.json -> {"name", "args"} of a new one, or {"from": checkpoint} of one to start from,
-    with "path" where no role of that checkpoint names it.
+    """A recipe.
 
-    base: the checkpoint to start from: all other networks, and what pipeline.json says; None: all is new, and
-    pipeline.json says what the published one does.  pipeline: keys of its "args" that differ.  stages: in the order
-    they run.  dtype: of the packed files' numbers; what each network computes in, its own description says.
+    networks: role in pipeline.json -> {"name", "args"} of a new network, or {"from": checkpoint} of a pretrained one,
+    with "path" if pipeline.json of that checkpoint has no such role.
+    base: the checkpoint to fine-tune, which supplies the other networks and pipeline.json; None: train from scratch,
+    with the published pipeline.json.
+    pipeline: overrides of pipeline.json's "args".
+    stages: in the order in which they run.
+    dtype: of the weights in the packed checkpoint; the compute dtype is in each network's own config.
     """
 
     seed: int
@@ -86,30 +97,31 @@ class Recipe:
     dtype: str = "float16"
 
     def objects(self, stage: StageConfig) -> int:
-        """How many different objects a stage learns from; 0: never the same twice."""
+        """Size of a stage's dataset; 0: unlimited."""
         return self.data.objects if stage.objects is None else stage.objects
 
     def views(self, stage: StageConfig) -> int:
-        """How many pictures of each."""
+        """Pictures of each object in a stage's dataset."""
         return self.data.views if stage.views is None else stage.views
 
     def picture(self, stage: StageConfig) -> int:
-        """Pixels a side of the pictures as they are made and kept."""
+        """Pixels a side of the pictures as rendered and cached."""
         return self.data.picture or stage.image_size
 
     def network(self, role: str) -> Mapping[str, Any]:
-        """Where the network of a role comes from."""
+        """The entry of `networks` for a role, by default the base checkpoint's network."""
         return self.networks[role] if role in self.networks or self.base is None else {"from": self.base}
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as `load_recipe` reads it."""
+        """The recipe as JSON values; `parse_recipe` reads them back."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
-def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """A recipe from a .json file, or the name of one that comes with the package ("mini", "finetune").
+def load_recipe(source: str | Path, tasks: Mapping[str, TaskType], changes: Sequence[str] = ()) -> Recipe:
+    """A recipe from a .json file, or by the name of one in the package ("mini", "finetune").
 
-    changes: "key.key=value" each, value in JSON, or plain text where that is not JSON. Raises ConfigError.
+    tasks: see `parse_recipe`.  changes: "key.key=value" each, value in JSON, or plain text if that is not valid JSON.
+    Raises ConfigError for a file that is missing or not JSON, for a change without its key, and as `parse_recipe`.
     """
     path = Path(source)
     if not path.suffix and not path.exists():
@@ -122,14 +134,17 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
     except ValueError as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from error
     for change in changes:
-        _change(data, change)
-    return parse_recipe(data, str(path))
+        _apply_change(data, change)
+    return parse_recipe(data, tasks, str(path))
 
 
-def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
-    """A Recipe from parsed JSON. Raises ConfigError naming the first unknown or missing keys."""
-    from .tasks.registry import TASKS
+def parse_recipe(data: Mapping[str, Any], tasks: Mapping[str, TaskType], where: str) -> Recipe:
+    """A Recipe from parsed JSON.
 
+    tasks: the tasks that a stage may name, `tasks.TASKS`.  where: prefix of error messages.
+    Raises ConfigError for unknown or missing keys, an unknown task, a picture size that does not divide the image
+    encoder's input, and a stage whose networks the recipe does not define.
+    """
     data = dict(data)
     if isinstance(data.get("data"), Mapping):
         data["data"] = parse(DataConfig, data["data"], f"{where}.data")
@@ -139,9 +154,9 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
         data["stages"] = {name: parse(StageConfig, stage, f"{where}.stages.{name}") for name, stage in given.items()}
     recipe = parse(Recipe, data, where)
     for name, stage in recipe.stages.items():
-        if stage.task not in TASKS:
-            raise ConfigError(f"{where}.stages.{name}.task: expected one of {list(TASKS)}, got {stage.task!r}")
-        absent = [role for role in TASKS[stage.task].roles(stage) if role not in recipe.networks]
+        if stage.task not in tasks:
+            raise ConfigError(f"{where}.stages.{name}.task: expected one of {list(tasks)}, got {stage.task!r}")
+        absent = [role for role in tasks[stage.task].roles(stage) if role not in recipe.networks]
         picture = recipe.picture(stage)
         if picture < 1 or stage.image_size % picture:
             raise ConfigError(f"{where}.data.picture: expected a divisor of {stage.image_size}, got {picture}")
@@ -150,16 +165,16 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
     return recipe
 
 
-def _change(data: dict[str, Any], change: str) -> None:
-    """Set what "key.key=value" names; only the last key may be new, and then `parse` has its say."""
+def _apply_change(data: dict[str, Any], change: str) -> None:
+    """Set the value at "key.key=value". Only the last key may be new; `parse` then rejects it unless it is known."""
     path, equals, text = change.partition("=")
     *parents, last = path.split(".")
-    place: Any = data
+    parent: Any = data
     for key in parents:
-        place = place.get(key) if isinstance(place, dict) else None
-    if not equals or not isinstance(place, dict):
+        parent = parent.get(key) if isinstance(parent, dict) else None
+    if not equals or not isinstance(parent, dict):
         raise ConfigError(f"--set {change}: expected KEY.KEY=VALUE with keys of the recipe")
     try:
-        place[last] = json.loads(text)
+        parent[last] = json.loads(text)
     except ValueError:
-        place[last] = text
+        parent[last] = text

@@ -12,9 +12,10 @@ from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.material import Material, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
-from comfyui_trellis2.trellis2.training.data.dataset import Example
-from comfyui_trellis2.trellis2.training.loop.distributed import Team
+from comfyui_trellis2.trellis2.training.data.dataset import Sample, Source
+from comfyui_trellis2.trellis2.training.loop.distributed import DistributedContext
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe
+from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[3]
@@ -47,7 +48,7 @@ def box() -> Mesh:
 
 
 @cache
-def toy_object(index: int, *, resolution: int, image_size: int, views: int) -> Example:
+def toy_object(index: int, *, resolution: int, image_size: int, views: int) -> Sample:
     """Even: a red ball.  Odd: a blue box. A third of the cube across: 22 voxels at 64."""
     odd = index % 2
     shape = box() if odd else ball()
@@ -55,7 +56,7 @@ def toy_object(index: int, *, resolution: int, image_size: int, views: int) -> E
     image = Image.new("RGBA", (64, 64))
     draw = ImageDraw.Draw(image)
     (draw.rectangle if odd else draw.ellipse)((8, 8, 55, 55), fill=(*(int(255 * c) for c in COLORS[odd]), 255))
-    return Example.of(voxelize(mesh, Grid.cube(resolution)), [image] * views, image_size)
+    return Sample.of(voxelize(mesh, Grid.cube(resolution)), [image] * views, image_size)
 
 
 def convnext(levels: int, **args) -> dict:
@@ -123,6 +124,9 @@ def recipe_data(steps: int, names=NAMES, data=None, **stage) -> dict:
     return copy.deepcopy({"seed": 3, "data": data, "networks": NETWORKS, "stages": stages})
 
 
+SOURCE = Source(toy_object, "toy")
+
+
 @pytest.fixture
 def toy_data():
     return recipe_data
@@ -131,23 +135,23 @@ def toy_data():
 @pytest.fixture
 def toy():
     """toy(steps, names, data, **stage) -> the toy recipe."""
-    return lambda *args, **kwargs: parse_recipe(recipe_data(*args, **kwargs), "toy.json")
+    return lambda *args, **kwargs: parse_recipe(recipe_data(*args, **kwargs), TASKS, "toy.json")
 
 
 @pytest.fixture
 def source():
-    return toy_object
+    return SOURCE
 
 
 @pytest.fixture
 def alone():
-    return Team(torch.device("cpu"))
+    return DistributedContext(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def module_toy():
-    """The same for a fixture that lives as long as its module: (recipe data, source, team)."""
-    return recipe_data, toy_object, Team(torch.device("cpu"))
+    """The same for a fixture that lives as long as its module: (recipe data, source, context)."""
+    return recipe_data, SOURCE, DistributedContext(torch.device("cpu"))
 
 
 @pytest.fixture

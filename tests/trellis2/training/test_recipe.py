@@ -5,6 +5,7 @@ import json
 import pytest
 from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
 from comfyui_trellis2.trellis2.training.recipe import RECIPES, load_recipe, parse_recipe
+from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 
 
 @pytest.fixture
@@ -13,8 +14,8 @@ def data(toy_data):
 
 
 def test_what_it_reads_it_writes(data):
-    recipe = parse_recipe(data, "toy")
-    assert parse_recipe(recipe.to_json(), "again").to_json() == recipe.to_json()
+    recipe = parse_recipe(data, TASKS, "toy")
+    assert parse_recipe(recipe.to_json(), TASKS, "again").to_json() == recipe.to_json()
     assert recipe.stages["shape_vae"].task == "shape_vae" and recipe.stages["shape_vae"].steps == 5
 
 
@@ -32,7 +33,7 @@ def test_an_unknown_key(data, path, message):
         place = place[key]
     place[path[-1]] = 1
     with pytest.raises(ConfigError, match=message):
-        parse_recipe(data, "toy")
+        parse_recipe(data, TASKS, "toy")
 
 
 @pytest.mark.parametrize(
@@ -47,31 +48,31 @@ def test_an_unknown_key(data, path, message):
 def test_values_that_cannot_be(data, change, message):
     data["stages"]["shape_vae"] |= change
     with pytest.raises(ConfigError, match=message):
-        parse_recipe(data, "toy")
+        parse_recipe(data, TASKS, "toy")
 
 
 def test_a_stage_without_its_networks(data):
     del data["networks"]["shape_slat_decoder"]
     with pytest.raises(ConfigError, match=r"the stage shape_vae needs \['shape_slat_decoder'\]"):
-        parse_recipe(data, "toy")
+        parse_recipe(data, TASKS, "toy")
 
 
 def test_changes_from_the_command_line(data, tmp_path):
     path = tmp_path / "toy.json"
     path.write_text(json.dumps(data))
-    recipe = load_recipe(path, ["stages.shape_vae.steps=7", "data.source=/some/folder", "data.cache=null"])
+    recipe = load_recipe(path, TASKS, ["stages.shape_vae.steps=7", "data.source=/some/folder", "data.cache=null"])
     assert (recipe.stages["shape_vae"].steps, recipe.data.source, recipe.data.cache) == (7, "/some/folder", None)
     with pytest.raises(ConfigError, match=r"unknown keys \['step'\]"):
-        load_recipe(path, ["stages.shape_vae.step=7"])
+        load_recipe(path, TASKS, ["stages.shape_vae.step=7"])
     with pytest.raises(ConfigError, match=r"--set stages\.nothing\.steps=7: expected KEY\.KEY=VALUE"):
-        load_recipe(path, ["stages.nothing.steps=7"])
+        load_recipe(path, TASKS, ["stages.nothing.steps=7"])
     path.write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
-        load_recipe(path)
+        load_recipe(path, TASKS)
     with pytest.raises(ConfigError, match=r"nowhere: expected a \.json file, or one of \['finetune', 'mini'\]"):
-        load_recipe("nowhere")
+        load_recipe("nowhere", TASKS)
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in RECIPES.glob("*.json")))
 def test_the_recipes_of_the_package(name):
-    assert load_recipe(name).stages
+    assert load_recipe(name, TASKS).stages

@@ -18,6 +18,7 @@ from comfyui_trellis2.trellis2.reconstruct import encode, reconstruct
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe
 from comfyui_trellis2.trellis2.training.runs.run import Run
+from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 from PIL import Image
 
 
@@ -41,7 +42,7 @@ def scanned(surfaces, tmp_path_factory):
 def checkpoint(module_toy, tmp_path_factory):
     """A few steps of the two VAEs of the toy recipe."""
     toy_data, source, alone = module_toy
-    recipe = parse_recipe(toy_data(15, ("shape_vae", "texture_vae")), "toy")
+    recipe = parse_recipe(toy_data(15, ("shape_vae", "texture_vae")), TASKS, "toy")
     return Run.open(recipe, tmp_path_factory.mktemp("run"), alone, source=source).train()
 
 

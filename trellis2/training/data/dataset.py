@@ -1,8 +1,10 @@
-"""What the networks learn from: objects as voxels and pictures, and where they come from."""
+"""The dataset: objects as voxels and pictures, from the procedural world or a folder of meshes, and their cache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,72 +29,114 @@ from ....o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from ...checkpoint.weights import read_tensors, save_weights
 from ...image import prepare_image
 
+log = logging.getLogger(__name__)
+
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
+# Files that a mesh file may refer to: buffers, materials, textures.
+SIDECAR_SUFFIXES = (".bin", ".mtl", ".png", ".jpg", ".jpeg", ".webp", ".tga", ".bmp")
+# Version of the voxelisation and rendering of mesh files and of the cached files. Raise it when a change alters them.
+SAMPLE_VERSION = 1
 INTERSECTED_BITS = (1, 2, 4)  # of x, y and z in a cached file
-SEEDS, FAR = 4, 1 << 26  # seeds that are tried for an object, and how far apart, out of the way of others
+# Attempts for an object, and the distance between their seeds: beyond the seeds of any other object in a run.
+ATTEMPTS, SEED_STRIDE = 4, 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
-    """One object.
+class Sample:
+    """One object of the dataset.
 
-    voxels: with materials; coordinates lie on a cube grid.  images: [V, S, S, 3] uint8, as the image encoder sees them
-    but for its normalisation: cropped to the object, on black.
+    voxels: dual grid and materials on a cube grid.  images: [V, S, S, 3] uint8 RGB, prepared as a user's picture is
+    (cropped to the object, on black) but for resizing and normalisation to the image encoder's input.
+    Raises ValueError for images of another shape or dtype and for voxels that are empty or without materials.
     """
 
     voxels: OVoxel
     images: Tensor
 
     def __post_init__(self) -> None:
-        check_tensor(self.images, "Example.images", (None, None, None, 3), torch.uint8)
+        check_tensor(self.images, "Sample.images", (None, None, None, 3), torch.uint8)
         if self.voxels.field is None or len(self.voxels.field.coords) == 0:
-            raise ValueError("Example: expected voxels with materials, got none; is the object outside [-0.5, 0.5]^3?")
+            raise ValueError("Sample: expected voxels with materials, got none; is the object outside [-0.5, 0.5]^3?")
 
     @classmethod
-    def of(cls, voxels: OVoxel, images: Sequence[Image.Image], image_size: int) -> Example:
-        """From an object and RGBA pictures of it, which are prepared here as those of a user are."""
+    def of(cls, voxels: OVoxel, images: Sequence[Image.Image], image_size: int) -> Sample:
+        """A sample from an object and RGBA pictures of it, resized to `image_size` pixels a side.
+
+        Raises ValueError for a picture in which `prepare_image` finds no object.
+        """
         prepared = [prepare_image(image).resize((image_size,) * 2, Image.Resampling.LANCZOS) for image in images]
-        return cls(voxels, _stacked([torch.from_numpy(np.array(image)) for image in prepared], image_size))
+        return cls(voxels, _stack([torch.from_numpy(np.array(image)) for image in prepared], image_size))
 
 
-# source(index, resolution=..., image_size=..., views=...) -> the object of that index: the same at every call
-Source = Callable[..., Example]
+@dataclass(frozen=True)
+class Source:
+    """A dataset by index. make(index, resolution=, image_size=, views=) returns a Sample, the same for equal arguments.
+
+    fingerprint: changes whenever `make` would return other samples; the key of caches. It names a folder.
+    """
+
+    make: Callable[..., Sample]
+    fingerprint: str
+
+    def __call__(self, index: int, *, resolution: int, image_size: int, views: int) -> Sample:
+        return self.make(index, resolution=resolution, image_size=image_size, views=views)
 
 
 def open_source(name: str) -> Source:
-    """The source that a recipe names: "world", or a folder of mesh files. Raises ValueError for neither."""
+    """The source of a recipe: "world", or a folder of mesh files. Raises ValueError for a folder without any."""
     if name == "world":
-        return world_example
+        return Source(world_sample, world_fingerprint())
     folder = Path(name).expanduser()
     files = tuple(sorted(file for file in folder.rglob("*") if file.suffix.lower() in MESH_SUFFIXES))
     if not files:
         raise ValueError(f"data.source: expected 'world' or a folder with {', '.join(MESH_SUFFIXES)} files, got {name}")
-    return partial(mesh_example, files)
+    return Source(partial(mesh_sample, files), folder_fingerprint(folder))
 
 
-def world_example(index: int, *, resolution: int, image_size: int, views: int) -> Example:
-    """Object `index` of the procedural world: the families in turn, a seed for each round.
+def world_fingerprint() -> str:
+    """Fingerprint of the procedural world: its version and the families in the order in which indices select them."""
+    from ..world import TRAIN_FAMILIES, WORLD_VERSION
 
-    One that no picture can be prepared of, all clear glass or too thin for the pixels, gives way to another seed: a
-    run of many thousands shall not end there.
+    return f"world-{WORLD_VERSION}-{_digest([str(SAMPLE_VERSION), *TRAIN_FAMILIES])}"
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Fingerprint of a folder of meshes: path, size and modification time of every mesh, buffer and texture file.
+
+    Contents are not read, since a folder may hold many gigabytes: a copy with new modification times is a new source.
     """
-    from ..world import TRAIN_FAMILIES, TRAIN_SEEDS, make_sample
+    suffixes = MESH_SUFFIXES + SIDECAR_SUFFIXES
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+    stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
+    entries = (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    return f"meshes-{_digest([str(SAMPLE_VERSION), *entries])}"
 
-    round_, family = divmod(index, len(TRAIN_FAMILIES))
 
-    def made(seed: int) -> Example:
-        sample = make_sample(TRAIN_FAMILIES[family], seed, resolution=resolution, image_size=image_size, views=views)
-        return Example.of(sample.voxels, sample.images, image_size)
+def world_sample(index: int, *, resolution: int, image_size: int, views: int) -> Sample:
+    """Object `index` of the procedural world: index % F selects the training family, index // F the seed.
 
-    *seeds, last = (TRAIN_SEEDS[round_ + k * FAR] for k in range(SEEDS))
+    An object without a usable picture (all clear glass, or thinner than a pixel) is replaced by another seed of its
+    family, so that it cannot end a run of many thousands.
+    """
+    from ..world import TRAIN_FAMILIES, TRAIN_SEEDS, make_rendered_object
+
+    number, family = divmod(index, len(TRAIN_FAMILIES))
+    size = {"resolution": resolution, "image_size": image_size, "views": views}
+
+    def made(seed: int) -> Sample:
+        rendered = make_rendered_object(TRAIN_FAMILIES[family], seed, **size)
+        return Sample.of(rendered.voxels, rendered.images, image_size)
+
+    *seeds, last = (TRAIN_SEEDS[number + k * SEED_STRIDE] for k in range(ATTEMPTS))
     for seed in seeds:
         with suppress(ValueError):
             return made(seed)
     return made(last)
 
 
-def mesh_example(files: tuple[Path, ...], index: int, *, resolution: int, image_size: int, views: int) -> Example:
-    """Mesh file index % F, fitted to the cube, with pictures from views that the index decides."""
+def mesh_sample(files: tuple[Path, ...], index: int, *, resolution: int, image_size: int, views: int) -> Sample:
+    """Mesh file index % F, fitted to the unit cube, with `views` pictures from cameras drawn from a generator seeded by
+    the index."""
     voxels = voxelize(fitted(load_textured_mesh(files[index % len(files)])), Grid.cube(resolution))
     mesh = dual_grid_to_mesh(voxels.dual_grid)
     material = vertex_materials(mesh, voxels.field)
@@ -102,39 +146,71 @@ def mesh_example(files: tuple[Path, ...], index: int, *, resolution: int, image_
         style = Style(background=None, ground=False)
         drawn = render_mesh(mesh, camera, (image_size,) * 2, material=material, style=style)
         images.append(Image.fromarray(to_bytes(torch.cat([drawn.color, drawn.alpha[..., None]], -1)).numpy()))
-    return Example.of(voxels, images, image_size)
+    return Sample.of(voxels, images, image_size)
 
 
-def cached(source: Source, folder: Path, index: int, *, resolution: int, image_size: int, views: int) -> Example:
-    """`source`, read from `folder` where it was made before. A file is whole or absent, whoever writes it when."""
-    path = folder / f"{resolution}" / f"{image_size}x{views}" / f"{index:08d}.safetensors"
+def cached(source: Source, folder: Path, index: int, *, resolution: int, image_size: int, views: int) -> Sample:
+    """source(index, ...) through a cache in `folder`, keyed by the source's fingerprint and the arguments.
+
+    Files appear whole (written under another name, then renamed), so several processes may share the folder.
+    """
+    path = cache_folder(source, folder) / f"{resolution}" / f"{image_size}x{views}" / f"{index:08d}.safetensors"
     if path.exists():
         return _unpack(read_tensors(path), resolution)
-    example = source(index, resolution=resolution, image_size=image_size, views=views)
-    save_weights(_pack(example), path)
-    return example
+    sample = source(index, resolution=resolution, image_size=image_size, views=views)
+    save_weights(_pack(sample), path)
+    return sample
 
 
-def _pack(example: Example) -> dict[str, Tensor]:
-    """15 bytes a voxel: positions in its voxel to 1/2048, materials to 1/255."""
-    grid = example.voxels.dual_grid
+def cache_folder(source: Source, folder: Path) -> Path:
+    """The part of a cache that holds samples of this source."""
+    return folder / source.fingerprint
+
+
+def open_cache(source: Source, folder: Path) -> None:
+    """Create this source's part of the cache; log samples there of other sources or versions, which are not used."""
+    own = cache_folder(source, folder)
+    if own.exists():
+        return
+    # A name of digits: a resolution, where caches had no fingerprint.
+    entries = [path.name for path in folder.iterdir() if path.is_dir()] if folder.exists() else []
+    others = sorted(name for name in entries if name.isdecimal() or name.startswith(("world-", "meshes-")))
+    if others:
+        log.warning(
+            "%s: not used, made from another source or by another version: %s. Samples are made again in %s; "
+            "delete the others unless another run needs them.",
+            folder,
+            ", ".join(others),
+            own.name,
+        )
+    own.mkdir(parents=True, exist_ok=True)
+
+
+def _pack(sample: Sample) -> dict[str, Tensor]:
+    """The tensors of a cached file, 19 bytes a voxel: dual vertices rounded to 1/2048 voxel, materials to 1/255."""
+    grid = sample.voxels.dual_grid
     bits = grid.intersected.to(torch.uint8) * torch.tensor(INTERSECTED_BITS, dtype=torch.uint8)
     return {
         "coords": grid.coords.to(torch.int16),
         "dual": grid.dual.to(torch.float16),
         "intersected": bits.sum(1, dtype=torch.uint8),
-        "materials": (example.voxels.field.attrs.float() * 255).round().to(torch.uint8),
-        "images": example.images,
+        "materials": (sample.voxels.field.attrs.float() * 255).round().to(torch.uint8),
+        "images": sample.images,
     }
 
 
-def _unpack(tensors: Mapping[str, Tensor], resolution: int) -> Example:
+def _unpack(tensors: Mapping[str, Tensor], resolution: int) -> Sample:
+    """The sample of a file by `_pack`."""
     crossed = (tensors["intersected"][:, None] & torch.tensor(INTERSECTED_BITS, dtype=torch.uint8)) > 0
     coords, grid = tensors["coords"].to(torch.int32), Grid.cube(resolution)
     dual_grid = DualGrid(coords, tensors["dual"].to(torch.float32), crossed, grid)
     field = VoxelField(coords, tensors["materials"].to(torch.float32) / 255, grid)
-    return Example(OVoxel(dual_grid, field), tensors["images"])
+    return Sample(OVoxel(dual_grid, field), tensors["images"])
 
 
-def _stacked(images: Sequence[Tensor], size: int) -> Tensor:
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _stack(images: Sequence[Tensor], size: int) -> Tensor:
     return torch.stack(list(images)) if images else torch.zeros(0, size, size, 3, dtype=torch.uint8)

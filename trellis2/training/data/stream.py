@@ -1,6 +1,7 @@
-"""The stream of training examples: what stands at a position follows from the position alone.
+"""The stream of training samples: the sample at a position depends on (seed, stage, position) and nothing else.
 
-So a run that goes on from step s reads on where it stopped, and several cards or worker processes read what one would.
+A run resumed at step s therefore continues where it stopped, and several ranks or worker processes read the same
+samples as one.
 """
 
 from __future__ import annotations
@@ -15,18 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-# One object and the seed of all that is random about it: its view, noise and time.
-Item = tuple[Any, int]
-# Tensors, and tuples of the host's own numbers, by name.
-Batch = dict[str, Any]
+from .batches import Item
 
 
 @dataclass(frozen=True)
 class Stream(Dataset):
-    """Item `position` of an endless stream. make(index) gives an object: the same for the same index.
+    """An endless, shuffled stream of items. make(index) returns a sample, the same for equal indices.
 
-    objects: how many there are, shuffled anew each time all were seen; 0: index = position, without end.
-    salt: tells apart the streams of one seed.
+    objects: size of the dataset, shuffled anew each epoch; 0: index = position, without end.
+    salt: separates the streams of one seed; the name of the stage.
     """
 
     make: Callable[[int], Any]
@@ -37,45 +35,47 @@ class Stream(Dataset):
     def __getitem__(self, position: int) -> Item:
         index = position
         if self.objects:
-            epoch, place = divmod(position, self.objects)
-            index = int(_order(self.seed, epoch, self.objects)[place])
+            epoch, offset = divmod(position, self.objects)
+            index = int(_permutation(self.seed, epoch, self.objects)[offset])
         return self.make(index), mixed_seed(self.seed, self.salt, position)
 
 
 @dataclass(frozen=True)
 class Positions(Sampler):
-    """Positions of the micro-batches of one card, from step `start` on, without end.
+    """Stream positions of the micro-batches of one rank, from step `start` on, without end.
 
-    batch: items a step over all cards, of which this one takes every run of batch / cards, `micro_batch` at a time.
+    batch: items a step over all ranks; each rank takes a contiguous batch / world_size of them, `micro_batch` at a
+    time. Raises ValueError unless world_size x micro_batch divides batch.
     """
 
     start: int
     batch: int
     micro_batch: int
-    card: int = 0
-    cards: int = 1
+    rank: int = 0
+    world_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch % (self.cards * self.micro_batch):
+        if self.batch % (self.world_size * self.micro_batch):
             raise ValueError(
-                f"batch: expected a multiple of {self.cards} cards x micro_batch {self.micro_batch}, got {self.batch}"
+                f"batch: expected a multiple of {self.world_size} cards x micro_batch {self.micro_batch}, "
+                f"got {self.batch}"
             )
 
     @property
     def micro_batches(self) -> int:
         """Micro-batches a step."""
-        return self.batch // (self.cards * self.micro_batch)
+        return self.batch // (self.world_size * self.micro_batch)
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.start
         while True:
-            first = step * self.batch + self.card * (self.batch // self.cards)
+            first = step * self.batch + self.rank * (self.batch // self.world_size)
             for k in range(self.micro_batches):
                 yield list(range(first + k * self.micro_batch, first + (k + 1) * self.micro_batch))
             step += 1
 
 
-def loader(
+def make_loader(
     stream: Stream,
     positions: Iterable[list[int]],
     collate: Callable[[list[Item]], Any],
@@ -83,9 +83,11 @@ def loader(
     *,
     pin: bool = False,
 ) -> DataLoader:
-    """Batches in the order of `positions`. workers: processes that make them, started afresh (spawn) because threads
-    and GPU contexts do not survive a fork; 0 makes them here.
-    pin: in memory that a GPU copies from while it computes."""
+    """A DataLoader over lists of positions, in their order.
+
+    workers: processes that make and collate the items; 0 does it in this process. They are spawned, because threads
+    and CUDA contexts do not survive a fork.  pin: collate into pinned memory, for asynchronous copies to a GPU.
+    """
     return DataLoader(
         stream,
         batch_sampler=positions,
@@ -94,33 +96,26 @@ def loader(
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=2 if workers else None,
         pin_memory=pin,
-        # The loader draws a seed for its workers; from here, so that the process's own stream does not move.
+        # DataLoader draws a base seed for its workers: from a generator of its own, to leave torch's global one alone.
         generator=torch.Generator(),
     )
 
 
-def in_order(
+def map_in_order(
     make: Callable[[int], Any],
     indices: Sequence[int],
     workers: int,
-    gather: Callable[[list[Item]], Any] | None = None,
-    at_once: int = 1,
+    collate: Callable[[list[Item]], Any] | None = None,
+    batch: int = 1,
 ) -> Iterator[Any]:
-    """gather(of `at_once` objects) for all indices in turn, made by `workers` processes ahead of time; without
-    `gather` the objects themselves, one by one."""
-    groups = [list(indices[k : k + at_once]) for k in range(0, len(indices), at_once)]
-    yield from loader(Stream(make, 0, 0, ""), groups, gather or _only, workers)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
-    }
+    """Collated batches of make(index) for all indices in order, prefetched by `workers` processes; without `collate`
+    the results of make one by one."""
+    groups = [list(indices[k : k + batch]) for k in range(0, len(indices), batch)]
+    yield from make_loader(Stream(make, 0, 0, ""), groups, collate or _single, workers)
 
 
 def mixed_seed(seed: int, salt: str, position: int) -> int:
-    """63 well-mixed bits of the three."""
+    """A seed in [0, 2^63) hashed from the three (numpy's SeedSequence)."""
     words = np.random.SeedSequence([seed, *salt.encode(), position]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
 
@@ -131,16 +126,17 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 def packed_noise(draws: Sequence[torch.Generator], lengths: Sequence[int], channels: int, like: Tensor) -> Tensor:
-    """Standard normal [sum of lengths, channels], each object's from its own generator, on the device of `like`."""
+    """Standard normal noise [sum of lengths, channels] fp32 on the device of `like`; each object's rows come from its
+    own CPU generator."""
     parts = [torch.randn(n, channels, generator=draw) for draw, n in zip(draws, lengths, strict=True)]
     return torch.cat(parts).to(like.device)
 
 
-def _only(items: list[Item]) -> Any:
-    """The object of a batch of one, without its seed."""
+def _single(items: list[Item]) -> Any:
+    """The sample of a batch of one, without its seed."""
     return items[0][0]
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, objects: int) -> np.ndarray:
+def _permutation(seed: int, epoch: int, objects: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(objects)

@@ -1,4 +1,4 @@
-"""How well a checkpoint makes objects that it has not seen, from one picture of each."""
+"""Evaluation of a checkpoint on held-out objects, generated from one picture each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from ...checkpoint.config import SamplerConfig
 from ...image import prepare_image
 from ...pipeline import Asset, Pipeline
 from ...reconstruct import SHAPE_ENCODER, reconstruct
+from ...values import EmptyOutputError
 from .metrics import delta_e, f_score, structure_iou, visible_points
 
-RESOLUTION, STRUCTURE = 512, 32
-SURFACE_DISTANCE, VAE_DISTANCE = 0.02, 0.005  # of the cube that the object fills
+RESOLUTION, STRUCTURE = 512, 32  # voxels a side of the surface and of the structure
+SURFACE_DISTANCE, VAE_DISTANCE = 0.02, 0.005  # world units; the object fills the unit cube
 Row = Mapping[str, float | str]
-# column -> (what it says, whether more is better, the goal)
+# column -> (title, True if higher is better, goal)
 COLUMNS = {
     "structure_iou": ("structure IoU at 32^3", True, 0.75),
     "f_score": ("surface F-score at 2 %", True, 0.80),
@@ -37,7 +38,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One object to make: its prepared picture, and what it is. camera: from where the picture was taken."""
+    """A test case: the prepared picture of an object, the camera that took it, and the true voxels."""
 
     name: str
     picture: Image.Image
@@ -46,20 +47,23 @@ class Case:
 
 
 def held_out(split: str, objects: int) -> Sequence[WorldCase]:
-    """Objects that training never shows, made when called: "instances", new ones of the families that it does show,
-    or "families", those of families that it does not. The same ones every time."""
+    """The first `objects` cases of a split, made when called; always the same.
+
+    split: "instances", unseen objects of training families, or "families", objects of families that are never trained
+    on.  Raises ValueError for another split.
+    """
     from ..world import HELD_OUT_FAMILIES, HELD_OUT_SEEDS, TRAIN_FAMILIES
 
     if split not in ("instances", "families"):
         raise ValueError(f"split: expected 'instances' or 'families', got {split!r}")
     families = TRAIN_FAMILIES if split == "instances" else HELD_OUT_FAMILIES
-    places = (divmod(index, len(families)) for index in range(objects))
-    return [WorldCase(families[family], HELD_OUT_SEEDS[round_]) for round_, family in places]
+    numbers = (divmod(index, len(families)) for index in range(objects))
+    return [WorldCase(families[family], HELD_OUT_SEEDS[number]) for number, family in numbers]
 
 
 @dataclass(frozen=True)
 class WorldCase:
-    """An object of the procedural world, made when called."""
+    """An object of the procedural world; a call makes its Case."""
 
     family: str
     seed: int
@@ -69,9 +73,9 @@ class WorldCase:
         return f"{self.family}/{self.seed}"
 
     def __call__(self) -> Case:
-        from ..world import make_sample
+        from ..world import make_rendered_object
 
-        sample = make_sample(self.family, self.seed, resolution=RESOLUTION, image_size=512, views=1)
+        sample = make_rendered_object(self.family, self.seed, resolution=RESOLUTION, image_size=512, views=1)
         picture = prepare_image(sample.images[0])
         return Case(self.name, picture, sample.voxels, sample.views[0].camera)
 
@@ -82,35 +86,38 @@ def evaluate(
     *,
     steps: int | None = None,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> list[Row]:
-    """A row of COLUMNS for each case. An object that cannot be made scores 0, and its colour is NaN."""
+    """Generate each case and measure it; a row of COLUMNS each.
+
+    steps: of every sampler, None: the checkpoint's.  seed: of the noise.  A case whose generated structure is empty
+    scores 0, with a NaN colour difference and the reason as `problem`; any other error propagates.
+    """
     rows = []
     for done, make in enumerate(cases):
         case = make()
         started = time.perf_counter()
         try:
             scores = measure(generate(pipeline, case.picture, steps, seed), case.voxels, case.camera)
-        except ValueError as error:
-            # An empty structure or surface: the prediction's fault, not the evaluation's.
+        except EmptyOutputError as error:
             scores = {"structure_iou": 0.0, "f_score": 0.0, "delta_e": math.nan, "problem": str(error)[:80]}
         row = {"name": case.name, **scores, "vae_f_score": shape_vae_score(pipeline, case.voxels)}
         rows.append({"problem": "", **row, "seconds": round(time.perf_counter() - started, 2)})
-        if progress is not None:
-            progress((done + 1) / len(cases))
+        if on_progress is not None:
+            on_progress((done + 1) / len(cases))
     return rows
 
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """structure: [N, 3] int32 occupied voxels on the 32^3 grid."""
+    """A generated object. structure: [N, 3] int32 occupied voxels on the 32³ grid."""
 
     structure: torch.Tensor
     asset: Asset
 
 
 def measure(generated: Generated, true: OVoxel, camera: Camera) -> dict[str, float]:
-    """Structure, surface and colour of one generated object against the true one, on the device of the former."""
+    """Structure IoU, surface F-score and mean colour difference against the true object, on the asset's device."""
     true = to_device(true, generated.asset.mesh.vertices.device)
     surface = dual_grid_to_mesh(true.dual_grid)
     coarse = torch.unique(true.dual_grid.coords * STRUCTURE // true.dual_grid.grid.shape[0], dim=0)
@@ -124,8 +131,8 @@ def measure(generated: Generated, true: OVoxel, camera: Camera) -> dict[str, flo
 
 
 def shape_vae_score(pipeline: Pipeline, voxels: OVoxel) -> float:
-    """F-score of an object that the shape VAE encoded and decoded, predicting its own subdivisions; NaN where the
-    checkpoint has no shape encoder."""
+    """F-score of an object reconstructed by the shape VAE with predicted subdivisions; NaN if the checkpoint has no
+    shape encoder."""
     if SHAPE_ENCODER not in pipeline.config.models:
         return math.nan
     shape = OVoxel(to_device(voxels.dual_grid, pipeline.residency.device))
@@ -133,13 +140,13 @@ def shape_vae_score(pipeline: Pipeline, voxels: OVoxel) -> float:
 
 
 def means(rows: Sequence[Row]) -> dict[str, float]:
-    """The mean of each of COLUMNS over the rows that have it."""
+    """The mean of each of COLUMNS over the rows where it is not NaN; NaN without any."""
     found = {key: [row[key] for row in rows if not math.isnan(row[key])] for key in COLUMNS}
     return {key: sum(values) / len(values) if values else math.nan for key, values in found.items()}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The means as text, with the goals, and the families apart."""
+    """The means as text: over all rows, with the goals, and over each family."""
     lines = [f"{'':<28}{'mean':>8}{'goal':>9}"]
     for key, value in means(rows).items():
         title, more, goal = COLUMNS[key]
@@ -152,7 +159,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """The rows as CSV."""
+    """Write the rows as CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["name", *COLUMNS, "seconds", "problem"])
         writer.writeheader()
@@ -160,7 +167,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV by `write_rows`. Raises ValueError for another file."""
+    """The rows of a CSV by `write_rows`. Raises ValueError if columns are missing."""
     text = ("name", "problem")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -170,30 +177,33 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def generate(pipeline: Pipeline, picture: Image.Image, steps: int | None, seed: int) -> Generated:
-    """The object of a prepared picture at 512. steps: of every sampler, None for the checkpoint's own.
-    Raises ValueError where its structure is empty."""
+    """Generate an object at 512 from a prepared picture. steps: of every sampler, None: the checkpoint's.
 
-    def stepped(sampler: SamplerConfig) -> SamplerConfig:
+    Raises EmptyOutputError if its structure is empty.
+    """
+
+    def with_steps(sampler: SamplerConfig) -> SamplerConfig:
         return sampler if steps is None else replace(sampler, params=replace(sampler.params, steps=steps))
 
     config = pipeline.config
     condition = pipeline.condition([[picture]], resolution=RESOLUTION)
     structure = pipeline.sample_structure(
-        condition, seed=seed, resolution=STRUCTURE, sampler=stepped(config.sparse_structure_sampler)
+        condition, seed=seed, resolution=STRUCTURE, sampler=with_steps(config.sparse_structure_sampler)
     )
-    shape = pipeline.sample_shape(condition, structure, seed=seed, sampler=stepped(config.shape_slat_sampler))
-    texture = pipeline.sample_texture(condition, shape, seed=seed, sampler=stepped(config.tex_slat_sampler))
+    shape = pipeline.sample_shape(condition, structure, seed=seed, sampler=with_steps(config.shape_slat_sampler))
+    texture = pipeline.sample_texture(condition, shape, seed=seed, sampler=with_steps(config.tex_slat_sampler))
     return Generated(structure.items[0], pipeline.decode(shape, texture)[0])
 
 
 def _base_color(field: VoxelField, points: torch.Tensor) -> torch.Tensor:
-    """[P, 3] sRGB at world points, or at the voxel nearest to each."""
+    """sRGB [P, 3] fp32 of a field at world points [P, 3]; at the nearest voxel for points outside its voxels."""
     index = hash_grid(field.coords)
     places = field.grid.to_grid(points)
     return grid_sample(field.attrs.float(), index, places, fill_from=field.coords)[:, :3].clamp(0, 1)
 
 
 def _by_family(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """(family, its rows), by name."""
     names = sorted({str(row["name"]).split("/")[0] for row in rows})
     for name in names:
         yield name, [row for row in rows if str(row["name"]).split("/")[0] == name]

@@ -1,4 +1,4 @@
-"""What a checkpoint makes of objects that it has not seen, to look at: each picture beside four sides of the result."""
+"""A gallery of held-out objects: each input picture beside four views of the generated object."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from ....o_voxel.render import Camera, mesh_scene, render_turntable, save_png, t
 from ....o_voxel.voxels.sample import vertex_materials
 from ...image import prepare_image
 from ...pipeline import Asset, Pipeline
+from ...values import EmptyOutputError
 from .evaluate import generate
 
-SIDES = 4
+VIEWS = 4
 PITCH_DEG, FRONT_YAW_DEG = 20.0, 25.0
-PICTURE = 512  # pixels a side of the input
+PICTURE = 512  # pixels a side of the input picture
 SHEET, PICTURES = "sheet.png", "pictures"
-PAPER = (236, 238, 240)
+BACKGROUND = (236, 238, 240)
 
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
-    """name: "family/seed".  picture: RGBA, as the checkpoint got it.  views: [4, T, T, 3] sRGB in [0, 1], a quarter
-    turn apart, the first from the picture's side; paper where no object could be made, and then why is `problem`."""
+    """One object of the gallery.
+
+    name: "family/seed".  picture: the RGBA input.  views: [4, T, T, 3] fp32 sRGB in [0, 1], 90 degrees apart, the first
+    from the picture's yaw; background alone if the output is empty, with the reason in `problem`.
+    """
 
     name: str
     picture: Image.Image
@@ -37,58 +41,62 @@ class Exhibit:
     problem: str = ""
 
     def strip(self) -> Tensor:
-        """The picture on paper, then the views: [T, 5 T, 3] sRGB in [0, 1]."""
+        """The picture on the background colour, then the views, in a row: [T, 5 T, 3] fp32 sRGB in [0, 1]."""
         tile = self.views.shape[1]
-        paper = Image.new("RGBA", (tile, tile), PAPER)
-        paper.alpha_composite(self.picture.resize((tile, tile), Image.Resampling.LANCZOS))
-        seen = torch.from_numpy(np.array(paper.convert("RGB"))).float() / 255
+        canvas = Image.new("RGBA", (tile, tile), BACKGROUND)
+        canvas.alpha_composite(self.picture.resize((tile, tile), Image.Resampling.LANCZOS))
+        seen = torch.from_numpy(np.array(canvas.convert("RGB"))).float() / 255
         return torch.cat([seen, *self.views], dim=1)
 
 
 def exhibits(
     pipeline: Pipeline, names: Sequence[str], *, tile: int = 256, steps: int | None = None, seed: int = 0
 ) -> Iterator[Exhibit]:
-    """The objects "family/seed" of the procedural world, each made from its first picture, as `evaluate` does.
+    """Generate the objects "family/seed" of the procedural world, each from the picture that `evaluate` uses.
 
-    tile: pixels a side of a view.  steps: of every sampler, None for the checkpoint's own.  seed: of the noise.
-    Raises ValueError for a name that is none.
+    tile: pixels a side of a view.  steps: of every sampler, None: the checkpoint's.  seed: of the noise.
+    Raises ValueError for a malformed name; an empty structure or surface becomes an exhibit with a problem.
     """
-    from ..world import make_sample
+    from ..world import make_rendered_object
 
-    for family, number in [_parsed(name) for name in names]:
-        # Voxels are not needed: as few as there can be.
-        sample = make_sample(family, number, resolution=32, image_size=PICTURE)
+    for family, number in [_parse_name(name) for name in names]:
+        # Only the picture is needed: the coarsest voxels are the fastest.
+        sample = make_rendered_object(family, number, resolution=32, image_size=PICTURE)
         (picture,), (view,) = sample.images, sample.views
         camera = Camera(view.camera.yaw_deg, PITCH_DEG)
         try:
             asset, problem = generate(pipeline, prepare_image(picture), steps, seed).asset, ""
-            views = turned(asset, camera, tile)
-        except ValueError as error:
-            # An empty structure or surface: the checkpoint's fault; the others are still to be seen.
-            views, problem = torch.tensor(PAPER).div(255).expand(SIDES, tile, tile, 3), str(error)
+            views = render_sides(asset, camera, tile)
+        except EmptyOutputError as error:
+            views, problem = torch.tensor(BACKGROUND).div(255).expand(VIEWS, tile, tile, 3), str(error)
         yield Exhibit(f"{family}/{number}", picture, views, problem)
 
 
-def turned(asset: Asset, camera: Camera, tile: int) -> Tensor:
-    """Four sides of an asset, a quarter turn apart, the first as the camera sees it: [4, tile, tile, 3] sRGB on the
-    CPU. Raises ValueError where there is no surface."""
+def render_sides(asset: Asset, camera: Camera, tile: int) -> Tensor:
+    """Four views of an asset, 90 degrees apart, the first from the camera: [4, tile, tile, 3] fp32 sRGB on the CPU.
+
+    Raises EmptyOutputError for an asset without faces.
+    """
     if len(asset.mesh.faces) == 0:
-        raise ValueError("empty surface")
+        raise EmptyOutputError("empty surface: the shape decoder predicted no faces; try another seed")
     material = None if asset.field is None else vertex_materials(asset.mesh, asset.field)
-    return render_turntable(mesh_scene(asset.mesh, material=material), SIDES, camera, (tile, tile)).cpu()
+    return render_turntable(mesh_scene(asset.mesh, material=material), VIEWS, camera, (tile, tile)).cpu()
 
 
 def write_comparison(path: Path, before: TexturedMesh, after: Asset, tile: int) -> Path:
-    """Four sides of a mesh, from its front on, above the same of what a checkpoint made of it: [2 T, 4 T, 3]."""
+    """Write a PNG, 4 T x 2 T pixels, of four views of a mesh above those of its reconstruction.
+
+    Raises EmptyOutputError for a reconstruction without faces.
+    """
     camera = Camera(FRONT_YAW_DEG, PITCH_DEG)
-    original = render_turntable(textured_scene(before), SIDES, camera, (tile, tile)).cpu()
-    rows = [torch.cat([*views], dim=1) for views in (original, turned(after, camera, tile))]
+    original = render_turntable(textured_scene(before), VIEWS, camera, (tile, tile)).cpu()
+    rows = [torch.cat([*views], dim=1) for views in (original, render_sides(after, camera, tile))]
     return save_png(path, torch.cat(rows))
 
 
 def write_gallery(folder: Path, shown: Iterator[Exhibit]) -> Iterator[Exhibit]:
-    """Write every exhibit as it comes, and pass it on: a strip of each, <family>.png; its picture, pictures/
-    <family>.png, transparent; and all strips above each other, sheet.png. A family's second object is <family>_2."""
+    """Write each exhibit as it arrives, and yield it: its strip <family>.png, its transparent picture
+    pictures/<family>.png, and all strips so far in rows, sheet.png. A family's second object is <family>_2."""
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     strips: list[Tensor] = []
     seen: Counter[str] = Counter()
@@ -103,7 +111,8 @@ def write_gallery(folder: Path, shown: Iterator[Exhibit]) -> Iterator[Exhibit]:
         yield exhibit
 
 
-def _parsed(name: str) -> tuple[str, int]:
+def _parse_name(name: str) -> tuple[str, int]:
+    """(family, seed) of "family/seed"."""
     family, _, number = name.partition("/")
     if not number.isdecimal():
         raise ValueError(f"object: expected family/seed, such as chair/1073741824, got {name!r}")

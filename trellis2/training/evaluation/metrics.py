@@ -1,4 +1,4 @@
-"""How near a generated object is to the true one: numbers over plain values."""
+"""Metrics of a generated object against the true one: structure IoU, surface F-score, colour difference."""
 
 from __future__ import annotations
 
@@ -12,53 +12,54 @@ from ....o_voxel.ops.raster import rasterize
 from ....o_voxel.render.camera import Bounds, Camera
 from ....o_voxel.values import Mesh
 
-# Linear sRGB to CIE XYZ (IEC 61966-2-1, D65), and the white it maps to.
+# Linear sRGB to CIE XYZ (IEC 61966-2-1, D65), and the XYZ of white.
 RGB_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
 WHITE = (0.95047, 1.0, 1.08883)
 
 
 def structure_iou(predicted: Tensor, true: Tensor) -> float:
-    """Shared voxels over all voxels; [N, 3] and [M, 3] int on one grid, no voxel twice."""
+    """Intersection over union of voxels [N, 3] and [M, 3] int on one grid, without duplicates; 1 if both are empty."""
     both = torch.cat([check_tensor(predicted, "predicted", (None, 3)), check_tensor(true, "true", (None, 3))])
     union = len(torch.unique(both, dim=0))
     return (len(both) - union) / union if union else 1.0
 
 
 def surface_points(mesh: Mesh, count: int, generator: torch.Generator) -> Tensor:
-    """Points [count, 3] float32 spread evenly over the mesh's area, on its device. Raises ValueError without area.
+    """Stratified uniform samples [count, 3] fp32 of a mesh's surface, on its device.
 
-    generator: on the CPU.
+    generator: on the CPU.  Raises ValueError for a mesh without area.
     """
     corner = mesh.vertices[mesh.faces.long()]
-    area = torch.linalg.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]).norm(dim=1).double()
-    total = area.cumsum(0)
+    total = _face_areas(mesh).cumsum(0)
     if len(total) == 0 or not float(total[-1]) > 0:
         raise ValueError("mesh: expected faces with an area, got none")
-    # One point in each of `count` equal stretches of the area: fewer gaps than independent draws.
-    place, u, v = (torch.rand(count, generator=generator, dtype=torch.float64).to(total.device) for _ in range(3))
-    stretch = (torch.arange(count, device=total.device) + place) / count * total[-1]
-    face = torch.searchsorted(total, stretch).clamp_max(len(total) - 1)
+    # One point in each of `count` strata of equal area: lower variance than independent samples.
+    offset, u, v = (torch.rand(count, generator=generator, dtype=torch.float64).to(total.device) for _ in range(3))
+    target = (torch.arange(count, device=total.device) + offset) / count * total[-1]
+    face = torch.searchsorted(total, target).clamp_max(len(total) - 1)
     root = u.sqrt()
     weight = torch.stack([1 - root, root * (1 - v), root * v], dim=1).float()
     return (corner[face] * weight[:, :, None]).sum(1)
 
 
 def f_score(predicted: Mesh, true: Mesh, distance: float, count: int = 20_000, seed: int = 0) -> float:
-    """Harmonic mean of the shares of each surface that lie within `distance` (world units) of the other, from `count`
-    points on each; 0 for a prediction without area."""
-    try:
-        points = [surface_points(m, count, torch.Generator().manual_seed(seed)) for m in (predicted, true)]
-    except ValueError:
+    """Harmonic mean of precision and recall: the fractions of `count` samples of each surface that lie within
+    `distance` (world units) of the other (Knapitsch et al. 2017).
+
+    0 for a prediction without area. Raises ValueError for a true mesh without area.
+    """
+    if not float(_face_areas(predicted).sum()) > 0:
         return 0.0
-    shares = [
+    points = [surface_points(m, count, torch.Generator().manual_seed(seed)) for m in (predicted, true)]
+    precision, recall = (
         float((closest_point(build_index(mesh), own, distance).face >= 0).float().mean())
         for own, mesh in zip(points, (true, predicted), strict=True)
-    ]
-    return 2 * shares[0] * shares[1] / sum(shares) if sum(shares) else 0.0
+    )
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def visible_points(mesh: Mesh, camera: Camera, size: int = 256) -> Tensor:
-    """World positions [P, 3] of what the camera sees of a mesh: one for each pixel of a size x size picture."""
+    """World positions [P, 3] fp32 of the visible surface: one for each covered pixel of a size x size picture."""
     view = camera.view(Bounds.around(mesh.vertices), (size, size))
     raster = rasterize(view.to_clip(mesh.vertices), mesh.faces, (size, size))
     seen = raster.face >= 0
@@ -67,7 +68,7 @@ def visible_points(mesh: Mesh, camera: Camera, size: int = 256) -> Tensor:
 
 
 def to_lab(srgb: Tensor) -> Tensor:
-    """sRGB [..., 3] in [0, 1] to CIE L*a*b* (1976) under D65."""
+    """sRGB [..., 3] fp32 in [0, 1] to CIE L*a*b* (1976) under D65, of the same shape."""
     xyz = to_linear(srgb.clamp(0, 1)) @ srgb.new_tensor(RGB_TO_XYZ).T / srgb.new_tensor(WHITE)
     edge = 6 / 29
     f = torch.where(xyz > edge**3, xyz.clamp_min(edge**3) ** (1 / 3), xyz / (3 * edge**2) + 4 / 29)
@@ -76,5 +77,11 @@ def to_lab(srgb: Tensor) -> Tensor:
 
 
 def delta_e(first: Tensor, second: Tensor) -> Tensor:
-    """CIE 1976 colour difference of sRGB colours [..., 3] in [0, 1]: [...]; 2.3 is just noticeable."""
+    """CIE 1976 colour difference [...] of sRGB colours [..., 3] fp32 in [0, 1]; 2.3 is just noticeable."""
     return (to_lab(first) - to_lab(second)).norm(dim=-1)
+
+
+def _face_areas(mesh: Mesh) -> Tensor:
+    """Twice the area [F] of each face, fp64."""
+    corner = mesh.vertices[mesh.faces.long()]
+    return torch.linalg.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]).norm(dim=1).double()

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint that a recipe made: what it is, how it was made, and how well it does."""
+"""The model card of a trained checkpoint: architecture, training and evaluation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from string import Template
 from ...checkpoint.layouts import IMAGE_ENCODER, Checkpoint
 from ...checkpoint.weights import read_tensors
 from ..recipe import Recipe, load_recipe
+from ..tasks.registry import TASKS
 from .evaluate import COLUMNS, Row, means
 
 CARD = "README.md"
@@ -34,8 +35,8 @@ trellis2 pack $run -o $folder
 
 $stages
 
-Different objects: 0 is never the same twice. Weights are stored as $dtype. `trellis2/training/README.md` tells what
-each stage learns, and from what.
+Different objects: 0 means unlimited, none is repeated. Weights are stored as $dtype. `docs/training.md` describes the
+data and the loss of each stage.
 
 ## What it has seen
 
@@ -69,8 +70,8 @@ MIT, as the code: the weights, the objects and the pictures are all made by this
 def write_card(source: str, checkpoint: Path, rows: Mapping[str, Sequence[Row]]) -> Path:
     """Write `checkpoint`/README.md and return it.
 
-    source: the recipe, as `load_recipe` takes it.  rows: of `evaluate`, by split: "instances" and perhaps "families".
-    Raises MissingFileError where a network's files are not there, ConfigError for a recipe that is none.
+    source: of the recipe, as in `load_recipe`.  rows: of `evaluate`, by split: "instances" and optionally "families".
+    Raises MissingFileError for a network without files, ConfigError for an invalid recipe.
     """
     path = checkpoint / CARD
     path.write_text(card(source, checkpoint, rows), encoding="utf-8")
@@ -78,10 +79,10 @@ def write_card(source: str, checkpoint: Path, rows: Mapping[str, Sequence[Row]])
 
 
 def card(source: str, checkpoint: Path, rows: Mapping[str, Sequence[Row]]) -> str:
-    """The text of the card; arguments as of `write_card`."""
+    """The text of the card; arguments and errors as of `write_card`."""
     from ..world import HELD_OUT_FAMILIES, TRAIN_FAMILIES
 
-    recipe, opened = load_recipe(source), Checkpoint.open(str(checkpoint))
+    recipe, opened = load_recipe(source, TASKS), Checkpoint.open(str(checkpoint))
     files = {role: opened.layout.files(role)[-1] for role in (*opened.config.models, IMAGE_ENCODER)}
     sizes = {role: sum(tensor.numel() for tensor in read_tensors(file).values()) for role, file in files.items()}
     total = sum(sizes.values())
@@ -104,6 +105,7 @@ def card(source: str, checkpoint: Path, rows: Mapping[str, Sequence[Row]]) -> st
 
 
 def _stages(recipe: Recipe) -> list[tuple[str, ...]]:
+    """A row of the table of stages for each stage."""
     return [
         (name, str(stage.resolution), f"{stage.steps:,}", str(stage.batch), f"{recipe.objects(stage):,}")
         for name, stage in recipe.stages.items()
@@ -111,7 +113,7 @@ def _stages(recipe: Recipe) -> list[tuple[str, ...]]:
 
 
 def _figures(rows: Mapping[str, Sequence[Row]]) -> str:
-    """A line for each of COLUMNS, a column for each split."""
+    """The table of mean metrics: a row for each of COLUMNS, a column for each split."""
     found = {split: means(own) for split, own in rows.items()}
     lines = [
         (title, f"{'≥' if more else '≤'} {goal:g}", *(_figure(own[key]) for own in found.values()))
@@ -129,6 +131,6 @@ def _figure(value: float) -> str:
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first column to the left."""
+    """A Markdown table; the first column is aligned left, the others right."""
     ruler = ["---", *["--:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ruler, *lines))

@@ -1,4 +1,4 @@
-"""One loop for every task: AdamW, warm-up and cosine, clipping, averaged weights, a file to go on from."""
+"""The training loop of all tasks: AdamW, warm-up and cosine decay, gradient clipping, EMA, resumable state."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from ...checkpoint.config import ConfigError
-from ..data.stream import Batch, Positions, Stream, loader, to_device
+from ..data.batches import Batch, to_device
+from ..data.stream import Positions, Stream, make_loader
 from ..recipe import DataConfig, StageConfig
-from ..runs.networks import compile_parts
 from ..tasks.task import Task
-from .distributed import Team
-from .state import Average, load_state, save_state, trained_parameters
+from .compilation import compile_parts
+from .distributed import DistributedContext
+from .state import EMA, load_state, save_state, trained_parameters
 
-# report(step, steps, metrics of the last rows) after every step; it may raise to stop
-Report = Callable[[int, int, Mapping[str, float]], None]
+# on_progress(steps done, steps, last row of metrics) after every step; it may raise to stop the run
+StepProgress = Callable[[int, int, Mapping[str, float]], None]
 
 
 class TrainingError(ValueError):
-    """A run that cannot go on: its loss is no number."""
+    """Training failed: a loss that is not finite, or a process that ended with an error."""
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
-    """What the loop needs. folder: of the stage, with state.safetensors and metrics.csv."""
+class StageSetup:
+    """The inputs of the loop. folder: the stage's, with state.safetensors and metrics.csv."""
 
     task: Task
     stage: StageConfig
@@ -50,72 +51,75 @@ class Work:
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
-    """Of step number `step`, from 0: a linear rise over `warmup` steps, then half a cosine down to the final rate."""
+    """Learning rate of step number `step`, from 0: linear warm-up, then cosine decay to learning_rate * final_rate."""
     if step < stage.warmup:
         return stage.learning_rate * (step + 1) / stage.warmup
-    share = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
-    falling = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-    return stage.learning_rate * (stage.final_rate + (1 - stage.final_rate) * falling)
+    progress = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    decay = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return stage.learning_rate * (stage.final_rate + (1 - stage.final_rate) * decay)
 
 
 def term_weights(task: type[Task], stage: StageConfig) -> dict[str, float]:
-    """What each term counts. Raises ConfigError for a term that the task does not have."""
+    """Weight of each term of the loss. Raises ConfigError for a term that the task does not have."""
     unknown = sorted(set(stage.weights) - set(task.weights))
     if unknown:
         raise ConfigError(f"weights of {stage.task}: expected terms among {list(task.weights)}, got {unknown}")
     return {**task.weights, **stage.weights}
 
 
-def train_stage(work: Work, team: Team, report: Report | None = None) -> None:
-    """Train until the stage's last step, from the saved state where there is one; the task's parameters are then the
-    averaged ones. Raises TrainingError for a loss that is not finite."""
-    stage, task = work.stage, work.task
-    task.to(team.device)
-    compile_parts(task, team.device)
+def train_stage(setup: StageSetup, context: DistributedContext, on_progress: StepProgress | None = None) -> None:
+    """Train to the stage's last step, from its saved state if there is one, and leave the EMA weights in the task.
+
+    Raises TrainingError for a loss that is not finite, CheckpointError for the state of other networks.
+    """
+    stage, task = setup.stage, setup.task
+    task.to(context.device)
+    compile_parts(task, context.device)
     optimizer = make_optimizer(task, stage)
-    average = Average(task, stage.ema)
-    start = load_state(work.state_path, task, average, optimizer) if work.state_path.exists() else 0
-    micro_batch = stage.micro_batch or max(1, stage.batch // team.cards)
-    positions = Positions(start, stage.batch, micro_batch, team.card, team.cards)
-    metrics = Metrics(work.metrics_path if team.leads else None, start, team)
-    model = team.parallel(task)
+    ema = EMA(task, stage.ema)
+    start = load_state(setup.state_path, task, ema, optimizer) if setup.state_path.exists() else 0
+    micro_batch = stage.micro_batch or max(1, stage.batch // context.world_size)
+    positions = Positions(start, stage.batch, micro_batch, context.rank, context.world_size)
+    metrics = MetricsWriter(setup.metrics_path if context.is_main else None, start, context)
+    model = context.parallel(task)
     batches: Iterator[Batch] = iter(())
     if start < stage.steps:
-        collate = Collate(type(task), work.data, stage)
-        batches = iter(loader(work.stream, positions, collate, work.data.workers, pin=team.device.type == "cuda"))
+        collate = Collate(type(task), setup.data, stage)
+        on_gpu = context.device.type == "cuda"
+        batches = iter(make_loader(setup.stream, positions, collate, setup.data.workers, pin=on_gpu))
     for step in range(start, stage.steps):
         rate = learning_rate(stage, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        terms = accumulate(model, batches, positions.micro_batches, stage, team)
+        terms = accumulate(model, batches, positions.micro_batches, stage, context)
         norm = nn.utils.clip_grad_norm_(task.parameters(), stage.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        average.update(step)
+        ema.update(step)
         metrics.add({**terms, "gradient_norm": norm.detach()})
         saving = (step + 1) % stage.save_every == 0 or step + 1 == stage.steps
         if saving or (step + 1) % stage.log_every == 0:
             metrics.write(step + 1, rate)
-        if saving and team.leads:
-            save_state(work.state_path, task, average, optimizer, step + 1)
-        if report is not None:
-            report(step + 1, stage.steps, metrics.last)
-    team.barrier()
-    average.copy_to_module()
+        if saving and context.is_main:
+            save_state(setup.state_path, task, ema, optimizer, step + 1)
+        if on_progress is not None:
+            on_progress(step + 1, stage.steps, metrics.last)
+    context.barrier()
+    ema.copy_to_module()
 
 
 def accumulate(
-    model: nn.Module, batches: Iterator[Batch], count: int, stage: StageConfig, team: Team
+    model: nn.Module, batches: Iterator[Batch], count: int, stage: StageConfig, context: DistributedContext
 ) -> dict[str, Tensor]:
-    """Gradients of one step's loss, taken over `count` micro-batches; returns the loss and its terms, detached."""
+    """Accumulate one step's gradients over `count` micro-batches; returns the mean loss and terms, detached scalars."""
     weights = term_weights(type(getattr(model, "module", model)), stage)
     total: dict[str, Tensor] = {}
     for k in range(count):
-        batch = to_device(next(batches), team.device)
-        # Gradients travel between cards once a step.
-        waiting = model.no_sync() if team.cards > 1 and k + 1 < count else nullcontext()
-        with waiting:
-            with precision(team.device):
+        batch = to_device(next(batches), context.device)
+        # All-reduce the gradients with the last micro-batch only.
+        sync = model.no_sync() if context.world_size > 1 and k + 1 < count else nullcontext()
+        with sync:
+            with precision(context.device):
                 terms = model(batch)
             loss = sum(weights[name] * term for name, term in terms.items())
             (loss / count).backward()
@@ -125,12 +129,12 @@ def accumulate(
 
 
 def precision(device: torch.device) -> AbstractContextManager:
-    """bfloat16 matrix products on a GPU, fp32 on the CPU; weights, norms and sums are fp32 on both."""
+    """Autocast to bf16 on a GPU, nothing on the CPU; weights, norms and reductions are fp32 on both."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def make_optimizer(task: nn.Module, stage: StageConfig) -> AdamW:
-    """AdamW over the trained parameters; only matrices decay, gains and biases do not."""
+    """AdamW over the trained parameters, with weight decay of matrices but not of gains and biases."""
     parameters = trained_parameters(task).values()
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": stage.weight_decay},
@@ -142,7 +146,7 @@ def make_optimizer(task: nn.Module, stage: StageConfig) -> AdamW:
 
 @dataclass(frozen=True)
 class Collate:
-    """A task's collate with its settings, for worker processes."""
+    """A task's collate with its configs bound, picklable for the loader's workers."""
 
     task: type[Task]
     data: DataConfig
@@ -152,12 +156,14 @@ class Collate:
         return self.task.collate(items, self.data, self.stage)
 
 
-class Metrics:
-    """Rows of means over steps, in a CSV file that ends where the run does: a run that goes on from step s drops the
-    rows after s. path: None on the cards that do not write."""
+class MetricsWriter:
+    """Means over steps as rows of a CSV file. A run resumed at step s drops the rows after s.
 
-    def __init__(self, path: Path | None, start: int, team: Team) -> None:
-        self.path, self.team, self.last = path, team, {}
+    path: None on the ranks that do not write.
+    """
+
+    def __init__(self, path: Path | None, start: int, context: DistributedContext) -> None:
+        self.path, self.context, self.last = path, context, {}
         self._sums: dict[str, Tensor] = {}
         self._steps, self._since = 0, time.perf_counter()
         if path is not None and path.exists():
@@ -168,13 +174,13 @@ class Metrics:
                 self._append(row)
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """One step's values; they stay on the device."""
+        """Add one step's scalars; they stay on the device, without a synchronisation."""
         self._sums = {name: value + self._sums.get(name, 0.0) for name, value in values.items()}
         self._steps += 1
 
     def write(self, step: int, rate: float) -> None:
-        """The mean since the last row, over all cards. Raises TrainingError when it is not finite."""
-        means = self.team.mean(torch.stack([value.double() for value in self._sums.values()])) / self._steps
+        """Write the means since the last row, over all ranks. Raises TrainingError for one that is not finite."""
+        means = self.context.mean(torch.stack([value.double() for value in self._sums.values()])) / self._steps
         values = dict(zip(self._sums, means.tolist(), strict=True))
         if not all(math.isfinite(value) for value in values.values()):
             raise TrainingError(f"step {step}: a loss is not finite: {values}; lower the learning rate")
@@ -194,4 +200,4 @@ class Metrics:
             writer.writerow(row)
 
 
-__all__ = ["Report", "TrainingError", "Work", "learning_rate", "term_weights", "train_stage"]
+__all__ = ["StageSetup", "StepProgress", "TrainingError", "learning_rate", "term_weights", "train_stage"]

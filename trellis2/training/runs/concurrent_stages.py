@@ -1,7 +1,7 @@
-"""A run on several devices: what does not build on each other is done at once, each job on a device of its own.
+"""Independent stages of a run trained concurrently, one process a device.
 
-What a job waits for follows from the recipe: a stage for the stages before it that train a network it needs, or that
-need a network it trains; latents for their encoders. So the networks are those of the stages one after the other.
+The dependencies follow from the recipe: a stage waits for earlier stages that train a network it needs, and for those
+that need a network it trains; latents wait for their encoders. The result therefore equals that of a sequential run.
 """
 
 from __future__ import annotations
@@ -19,46 +19,47 @@ from typing import Literal
 import torch
 
 from ..data.latents import ENCODERS
-from ..loop.distributed import Team
+from ..loop.distributed import DistributedContext
 from ..loop.trainer import TrainingError
 from ..recipe import Recipe
 from ..tasks.flows import FlowTask
 from ..tasks.registry import TASKS
 from .export import pack
-from .run import Run, StageReport
+from .run import Run, StageProgress
 
-WAIT = 0.5  # seconds between looks at the processes
+POLL_SECONDS = 0.5  # between checks of the processes
 
 
 @dataclass(frozen=True)
 class Job:
-    """A process's work for a stage. needs: names of the jobs that come first."""
+    """A part of a stage that one process does. needs: names of the jobs that must finish first."""
 
     name: str
     stage: str
     kind: Literal["objects", "latents", "train"]
     needs: frozenset[str]
 
-    def run(self, recipe: Recipe, folder: Path, device: str, told: Queue) -> None:
-        """Do it, in a process of its own."""
+    def run(self, recipe: Recipe, folder: Path, device: str, messages: Queue) -> None:
+        """Do the job; the entry point of its process. Progress goes to `messages`."""
         chosen = torch.device(device)
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        run = Run.open(recipe, folder, Team(chosen), resume=True)
-        report = partial(_tell, told)
+        run = Run.open(recipe, folder, DistributedContext(chosen), resume=True)
+        on_progress = partial(_send, messages)
         if self.kind == "train":
-            run.train_stage(self.stage, report)
+            run.train_stage(self.stage, on_progress)
         else:
-            (run.make_objects if self.kind == "objects" else run.make_latents)([self.stage], report)
+            (run.make_objects if self.kind == "objects" else run.make_latents)([self.stage], on_progress)
 
 
-def jobs_of(recipe: Recipe, finished: Sequence[str] = ()) -> list[Job]:
-    """The jobs of all stages but the finished ones, in an order in which they could run one by one."""
+def plan_jobs(recipe: Recipe, finished: Sequence[str] = ()) -> list[Job]:
+    """The jobs of all stages but the finished ones, in an order that satisfies their dependencies."""
     jobs: list[Job] = []
-    trainers: dict[str, str] = {}  # of a network: the last stage that trains it
-    users: dict[str, set[str]] = {}  # the stages that need it
-    made: dict[tuple[int, ...], tuple[str, int]] = {}  # of objects of a kind: the last job that makes them, how many
-    encoded: dict[tuple[object, ...], str] = {}  # of a folder of latents: the job that fills it
+    trainers: dict[str, str] = {}  # role -> the last stage that trains it
+    users: dict[str, set[str]] = {}  # role -> the stages that need it
+    # (resolution, picture, views) of cached objects -> the last job that makes such, and their number
+    made: dict[tuple[int, ...], tuple[str, int]] = {}
+    encoded: dict[tuple[object, ...], str] = {}  # folder of latents -> the last job that fills it
     for name, stage in recipe.stages.items():
         task = TASKS[stage.task]
         trained, needs = task.trained(stage), set()
@@ -83,20 +84,28 @@ def jobs_of(recipe: Recipe, finished: Sequence[str] = ()) -> list[Job]:
             needs.add(jobs[-1].name)
         jobs.append(Job(name, name, "train", frozenset(needs)))
         trainers.update(dict.fromkeys(trained, name))
-    left = [job for job in jobs if job.stage not in finished]
-    there = {job.name for job in left}
-    return [Job(job.name, job.stage, job.kind, job.needs & there) for job in left]
+    remaining = [job for job in jobs if job.stage not in finished]
+    names = {job.name for job in remaining}
+    return [Job(job.name, job.stage, job.kind, job.needs & names) for job in remaining]
 
 
-def train_beside(
-    recipe: Recipe, folder: Path, devices: Sequence[str], *, resume: bool = False, report: StageReport | None = None
+def train_concurrently(
+    recipe: Recipe,
+    folder: Path,
+    devices: Sequence[str],
+    *,
+    resume: bool = False,
+    on_progress: StageProgress | None = None,
 ) -> Path:
-    """Run all stages on these devices, one job on each at a time, and objects made ahead beside them. Returns the
-    checkpoint. Raises TrainingError when a process fails; the others are stopped, and `resume` goes on."""
-    run = Run.open(recipe, folder, Team(torch.device("cpu")), resume=resume)
-    waiting = jobs_of(recipe, [name for name in recipe.stages if run.finished(name)])
-    context, done, free = get_context("spawn"), set(), list(devices)
-    told, running = context.Queue(), {}
+    """Run all stages on these devices, one job a device, while another process fills the cache of objects on the CPU.
+
+    Returns the checkpoint's folder. Raises TrainingError when a process fails; the others are then terminated, and a
+    call with `resume` continues the run.
+    """
+    run = Run.open(recipe, folder, DistributedContext(torch.device("cpu")), resume=resume)
+    waiting = plan_jobs(recipe, [name for name in recipe.stages if run.finished(name)])
+    spawn, done, free = get_context("spawn"), set(), list(devices)
+    messages, running = spawn.Queue(), {}
     try:
         while waiting or running:
             for job in [job for job in waiting if job.needs <= done]:
@@ -104,11 +113,11 @@ def train_beside(
                 if making if job.kind == "objects" else not free:
                     continue
                 device = "cpu" if job.kind == "objects" else free.pop(0)
-                process = context.Process(target=job.run, args=(recipe, folder, device, told), name=job.name)
+                process = spawn.Process(target=job.run, args=(recipe, folder, device, messages), name=job.name)
                 process.start()
                 waiting.remove(job)
                 running[process] = (job, device)
-            _listen(told, report)
+            _forward(messages, on_progress)
             for process in [process for process in running if process.exitcode is not None]:
                 job, device = running.pop(process)
                 if process.exitcode:
@@ -120,28 +129,29 @@ def train_beside(
     return pack(recipe, folder, folder / "checkpoint")
 
 
-def _tell(told: Queue, stage: str, fraction: float, metrics: Mapping[str, float]) -> None:
-    told.put((stage, fraction, dict(metrics)))
+def _send(messages: Queue, stage: str, fraction: float, metrics: Mapping[str, float]) -> None:
+    messages.put((stage, fraction, dict(metrics)))
 
 
-def _listen(told: Queue, report: StageReport | None) -> None:
-    """Pass on what the processes say, for a moment at least."""
-    wait = WAIT
+def _forward(messages: Queue, on_progress: StageProgress | None) -> None:
+    """Forward the queued progress messages; waits up to POLL_SECONDS for the first."""
+    wait = POLL_SECONDS
     while True:
         try:
-            message = told.get(timeout=wait)
+            message = messages.get(timeout=wait)
         except queue.Empty:
             return
         wait = 0.0
-        if report is not None:
-            report(*message)
+        if on_progress is not None:
+            on_progress(*message)
 
 
 def _stop(processes: Mapping[BaseProcess, object]) -> None:
+    """Terminate the processes and wait for their ends."""
     for process in processes:
         process.terminate()
     for process in processes:
         process.join()
 
 
-__all__ = ["Job", "jobs_of", "train_beside"]
+__all__ = ["Job", "plan_jobs", "train_concurrently"]

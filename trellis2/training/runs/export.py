@@ -1,4 +1,4 @@
-"""From a run to a checkpoint in the published layout, which `Pipeline.load` reads strictly."""
+"""Export of a run as a checkpoint in the published layout, which `Pipeline.load` reads strictly."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoint.config import Normalization, parse_pipeline
+from ...checkpoint.layouts import IMAGE_ENCODER
 from ..data.latents import LatentFolder
 from ..recipe import Recipe
-from ..tasks.flows import IMAGE_ENCODER
 from ..tasks.registry import TASKS
 from .networks import network_files, open_checkpoint, read_network, resolved, write_network
 
 PUBLISHED = Path(__file__).parents[2] / "checkpoint" / "published.json"
 WEIGHTS = "ckpts"
-# What pipeline.json calls the statistics of a latent, by our word; and the encoder that makes it.
+# Latent -> (key of its statistics in pipeline.json, role of the encoder that makes it).
 STATISTICS = {
     "shape": ("shape_slat_normalization", "shape_slat_encoder"),
     "texture": ("tex_slat_normalization", "tex_slat_encoder"),
@@ -26,7 +26,7 @@ STATISTICS = {
 
 
 def pipeline_arguments(recipe: Recipe) -> dict[str, Any]:
-    """pipeline.json's "args": those of the base, or the published ones, with the recipe's on top, key by key."""
+    """pipeline.json's "args": the base checkpoint's, or the published ones, deeply updated by the recipe's."""
     if recipe.base is None:
         args = json.loads(PUBLISHED.read_text(encoding="utf-8"))["pipeline"]["args"]
     else:
@@ -35,7 +35,8 @@ def pipeline_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def normalizations(recipe: Recipe, run: Path) -> dict[str, Normalization]:
-    """Of the "shape" and "texture" latents: the base's where its encoder made them, else those that the run found."""
+    """Statistics of the "shape" and "texture" latents: the run's if it trained the encoder or has no base checkpoint,
+    else the base's."""
     stages = [stage for stage in recipe.stages.values() if stage.task.endswith("_flow")]
     found = [LatentFolder.of(run, TASKS[stage.task].learns, stage.resolution).statistics() for stage in stages]
     computed = next((statistics for statistics in reversed(found) if statistics is not None), {})
@@ -49,8 +50,8 @@ def normalizations(recipe: Recipe, run: Path) -> dict[str, Normalization]:
 def pack(recipe: Recipe, run: Path, folder: Path) -> Path:
     """Write the run's networks, the statistics of its latents and pipeline.json into `folder`, and return it.
 
-    Networks that the run trained are written in the recipe's dtype. Of those that it did not, a base on the hub is
-    named where it is, and one in a folder is copied. What was in `folder` is replaced.
+    Trained networks are written in the recipe's dtype. Other networks of the base are referenced if it is on the hub
+    and copied if it is a folder. Existing contents of `folder` are replaced.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -78,17 +79,18 @@ def pack(recipe: Recipe, run: Path, folder: Path) -> Path:
 
 
 def _write(recipe: Recipe, run: Path, role: str, folder: Path) -> None:
-    """A network that the run trained, below `folder`."""
+    """Write a trained network below `folder`."""
     model = read_network(role, *network_files(run / "networks", role))
     write_network(model, resolved(role, recipe.network(role)), network_files(folder, role), recipe.dtype)
 
 
 def _trained(run: Path, role: str) -> bool:
+    """True if the run has trained the network."""
     return network_files(run / "networks", role)[1].exists()
 
 
 def _base_models(base: str, models: Mapping[str, str], target: Path) -> dict[str, str]:
-    """The base's networks as paths of the new checkpoint."""
+    """role -> path of the base's networks in the new checkpoint; files of a local base are copied to `target`."""
     if not Path(base).is_dir():
         return {role: path if path.count("/") >= 2 else f"{base}/{path}" for role, path in models.items()}
     paths = {}
@@ -102,14 +104,14 @@ def _base_models(base: str, models: Mapping[str, str], target: Path) -> dict[str
 
 
 def _copy(encoder: Path, target: Path, args: dict[str, Any]) -> None:
-    """The image encoder of a base in a folder; one that comes from elsewhere still does."""
+    """Copy the image encoder of a local base, and refer to the copy; one on the hub is left there."""
     if encoder.is_dir():
         shutil.copytree(encoder, target)
         args["image_cond_model"]["args"]["model_name"] = IMAGE_ENCODER
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, object by object."""
+    """`base` deeply updated by `changes`."""
     merged = dict(base)
     for key, value in changes.items():
         inner = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)

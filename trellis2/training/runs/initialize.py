@@ -1,4 +1,4 @@
-"""Weights to start training from."""
+"""Initial weights of new networks."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from ...models.structure_vae import ResBlock3d, StructureDecoder, StructureEncod
 from ...models.transformer import Block, FlowTransformer
 from ...sparse import SubmanifoldConv3d
 
-LOGVAR_START = -6.0  # of a new encoder: a deviation of 0.05
-OCCUPANCY_START = -3.0  # of a new structure decoder: most of the grid is empty
-# Of biases: where the input is empty they are all that a layer norm sees, and it must not divide by nothing.
+LOGVAR_START = -6.0  # of a new encoder: a standard deviation of 0.05
+OCCUPANCY_START = -3.0  # output bias of a new structure decoder: most of the grid is empty
+# Standard deviation of new biases: on empty input a layer norm sees nothing else, and must not divide by zero.
 BIAS_DEVIATION = 0.05
 
-# What `pass_values_on` sets; found with objects of 32 voxels, by how well a line foretells mean colours of latents.
-UNIT = 2.0  # the constant beside values in [-1, 1]
-QUIET = 0.05  # of values that are no pair: near zero SiLU is half of its input
-# How much louder an up block speaks than its skip path, which tells each child something else: four such blocks stay
-# within what float16 holds.
+# Constants of `init_identity_vae`, tuned on objects of 32 voxels for the linear predictability of mean colours from
+# latents.
+UNIT = 2.0  # the homogeneous coordinate; values are in [-1, 1]
+QUIET = 0.05  # scale of unpaired values: near zero SiLU is half of its input
+# Gain of an up block over its skip path, whose values differ from child to child; four blocks stay within fp16's range.
 LOUD = 4.0
-VARIETY = 0.3  # of all other channels, a share of what is usual
-LATENT_GAIN = 2.0  # values of a deviation of about a half become latents of about one
+VARIETY = 0.3  # standard deviation of all other channels, a fraction of the usual
+LATENT_GAIN = 2.0  # values with a standard deviation of about 0.5 become latents with about 1
 
 
 @torch.no_grad()
 def initialize(model: nn.Module, generator: torch.Generator) -> None:
-    """Weights to start training from: gaussian of variance 1 / inputs, small biases, gains of one.
+    """Initialise all weights in place: normal of variance 1 / fan-in, small biases, gains of one.
 
-    What closes a residual branch starts at zero, so a new network is close to the identity (adaptive layer norm zero,
-    Peebles and Xie 2023); so does a flow's output. Encoders start sure of their latents, or the decoder would learn
-    little from them at first.
+    The last layer of each residual branch and a flow's output start at zero, so a new network is close to the identity
+    (adaLN-Zero, Peebles and Xie 2023). Encoders start with a small posterior variance: with a large one the latents
+    would be noise to the decoder.
     """
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and not name.endswith(("gamma", "_token", "_tokens")):
@@ -59,6 +59,7 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def _closing_layers(module: nn.Module) -> list[nn.Module]:
+    """The last layer of a residual branch, and a flow's output layers."""
     if isinstance(module, ResBlock3d | DownBlock | UpBlock):
         return [module.conv2]
     if isinstance(module, ConvNeXtBlock):
@@ -71,34 +72,34 @@ def _closing_layers(module: nn.Module) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def pass_values_on(model: SparseEncoder | SparseDecoder, generator: torch.Generator) -> None:
-    """Let a new half of a VAE for values in [-1, 1] take their mean over 16³ voxels, or give it back, nearly.
+def init_identity_vae(model: SparseEncoder | SparseDecoder, generator: torch.Generator) -> None:
+    """Initialise an encoder or decoder of values in [-1, 1] to an approximate block mean over 16³ voxels, in place.
 
-    Started at random such a VAE stands still for a thousand steps: its skip paths sort values by the place of their
-    voxel, its layer norms divide by them, and the latent says nothing of a mean colour. Here the first channels hold a
-    constant and the values, as pairs z, -z, which pass a SiLU unharmed (SiLU(z) - SiLU(-z) = z). Whatever a layer norm
-    divides them by, it divides the constant by (homogeneous coordinates). Down blocks add up the children, up blocks
-    tell all children the same. The other channels start as `initialize` leaves them, but quieter.
+    A random initialisation stays on a plateau for a thousand steps: skip paths sort values by their voxel's position,
+    layer norms divide by them, and latents carry no mean colour. Here the first channels hold a constant and the
+    values as pairs z, -z, which a SiLU preserves (SiLU(z) - SiLU(-z) = z). A layer norm divides values and constant by
+    the same number, so their quotient survives (homogeneous coordinates). Down blocks average the children, up blocks
+    copy the parent to all children. The other channels keep `initialize`'s distribution at a smaller scale.
     """
     encoder = isinstance(model, SparseEncoder)
     first, last = (model.input_layer, model.to_latent) if encoder else (model.from_latent, model.output_layer)
     count = 1 + (model.config.in_channels if encoder else model.config.out_channels)
     held = _pairs(first.out_features, count)
-    told = torch.eye(count - 1, first.in_features) / (1 if encoder else LATENT_GAIN)
-    _carry(first, held[:, 1:] @ told, generator)
+    embedded = torch.eye(count - 1, first.in_features) / (1 if encoder else LATENT_GAIN)
+    _carry(first, held[:, 1:] @ embedded, generator)
     first.weight[held[:, 0] != 0] = 0
     first.bias += UNIT * held[:, 0]
-    loudness = 1.0
+    gain = 1.0
     for module in model.modules():
         if isinstance(module, DownBlock):
-            said, heard = _code(len(module.conv1.weight), count)
-            _carry(module.conv1, said @ _pairs(module.conv1.weight.shape[-1], count).T, generator)
-            _carry(module.conv2, _pairs(len(module.conv2.weight), count) @ heard.repeat(1, 8) / 8, generator)
+            write, read = _code(len(module.conv1.weight), count)
+            _carry(module.conv1, write @ _pairs(module.conv1.weight.shape[-1], count).T, generator)
+            _carry(module.conv2, _pairs(len(module.conv2.weight), count) @ read.repeat(1, 8) / 8, generator)
         elif isinstance(module, UpBlock):
-            said, loudness = _pairs(len(module.conv2.weight), count), LOUD * loudness
-            _carry(module.conv1, (said @ _pairs(module.conv1.weight.shape[-1], count).T).repeat(8, 1), generator)
-            _carry(module.conv2, loudness * said @ said.T, generator)
-    # What the last layer norm makes of the constant, were it alone; half the difference of each pair.
+            write, gain = _pairs(len(module.conv2.weight), count), LOUD * gain
+            _carry(module.conv1, (write @ _pairs(module.conv1.weight.shape[-1], count).T).repeat(8, 1), generator)
+            _carry(module.conv2, gain * write @ write.T, generator)
+    # The constant after the last layer norm, if no other channel were set; a value is half the difference of its pair.
     norm = UNIT * (2 / last.in_features) ** 0.5
     values = norm / 2 * _pairs(last.in_features, count).T[1:]
     if encoder:
@@ -107,8 +108,8 @@ def pass_values_on(model: SparseEncoder | SparseDecoder, generator: torch.Genera
 
 
 def _pairs(channels: int, count: int) -> Tensor:
-    """[channels, count]: each of `count` values as a pair z, -z, as far as there are channels. Transposed, it reads
-    them behind a SiLU."""
+    """[channels, count] fp32 matrix that writes `count` values as pairs z, -z, as far as there are channels. Its
+    transpose reads them after a SiLU."""
     pairs = torch.zeros(channels, count)
     for value in range(min(count, channels // 2)):
         pairs[2 * value : 2 * value + 2, value] = torch.tensor([1.0, -1.0])
@@ -116,24 +117,24 @@ def _pairs(channels: int, count: int) -> Tensor:
 
 
 def _code(channels: int, count: int) -> tuple[Tensor, Tensor]:
-    """([channels, count] that says `count` values, [count, channels] that reads them behind a layer norm and a SiLU):
-    where there is no room for all pairs, only the constant is one."""
+    """Matrices ([channels, count] that writes `count` values, [count, channels] that reads them after a layer norm and
+    a SiLU), fp32. With fewer than 2 count channels only the constant is a pair."""
     if not 2 <= channels < 2 * count:
         return _pairs(channels, count), _pairs(channels, count).T
-    said = F.pad(QUIET * torch.eye(channels - 1, count), (0, 0, 1, 0))
-    said[:2, 0] = torch.tensor([1.0, -1.0])
-    heard = torch.zeros(count, channels)
-    heard[0] = said[:, 0]
-    # The norm takes the channels' mean off, those of missing children too, in proportion to what is said.
-    heard[1:, 2:] = 2 * torch.linalg.pinv((said - said.mean(0))[2:, 1:])
-    return said, heard
+    write = F.pad(QUIET * torch.eye(channels - 1, count), (0, 0, 1, 0))
+    write[:2, 0] = torch.tensor([1.0, -1.0])
+    read = torch.zeros(count, channels)
+    read[0] = write[:, 0]
+    # The layer norm subtracts the mean of the channels, which is linear in the values, over missing children too.
+    read[1:, 2:] = 2 * torch.linalg.pinv((write - write.mean(0))[2:, 1:])
+    return write, read
 
 
 def _carry(layer: SubmanifoldConv3d | nn.Linear, values: Tensor, generator: torch.Generator) -> None:
-    """Let outputs of a layer be `values` [out, in] of its inputs, at their own voxel, where these are not all 0."""
-    weight, carrying = layer.weight, values.any(1)
+    """Set a layer's weight to the nonzero rows of `values` [out, in], at the kernel's centre, without bias."""
+    weight, rows = layer.weight, values.any(1)
     if isinstance(layer, SubmanifoldConv3d):
         weight.normal_(0, VARIETY * weight[0].numel() ** -0.5, generator=generator)
-    weight[carrying] = 0
-    layer.bias[carrying] = 0
-    (weight if isinstance(layer, nn.Linear) else weight[:, 1, 1, 1])[carrying] = values[carrying]
+    weight[rows] = 0
+    layer.bias[rows] = 0
+    (weight if isinstance(layer, nn.Linear) else weight[:, 1, 1, 1])[rows] = values[rows]

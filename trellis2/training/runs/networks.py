@@ -1,4 +1,4 @@
-"""The networks of a run: made anew, taken from a checkpoint, or from an earlier stage; and written as files."""
+"""The networks of a run: new, pretrained, or from an earlier stage; and their files."""
 
 from __future__ import annotations
 
@@ -10,37 +10,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....o_voxel.core.backend import triton_probe
 from ...checkpoint.config import ConfigError
 from ...checkpoint.hub import FileSource
-from ...checkpoint.layouts import MICROSOFT, Folder, load_encoder, read_encoder_config
+from ...checkpoint.layouts import IMAGE_ENCODER, MICROSOFT, Folder, load_encoder, read_encoder_config
 from ...checkpoint.weights import load_weights, read_tensors, save_weights
 from ...models import Backends, build_model
-from ...models.dino import DinoConfig, DinoLayer, DinoVisionTransformer
-from ...models.latent_flow import LatentFlow
-from ...models.sparse_vae import ConvNeXtBlock, DownBlock, UpBlock
-from ...models.structure_flow import StructureFlow
-from ...models.structure_vae import ResBlock3d
-from ..tasks.flows import IMAGE_ENCODER
-from .initialize import initialize, pass_values_on
+from ...models.dino import DinoConfig, DinoVisionTransformer
+from .initialize import init_identity_vae, initialize
 
-# All but convolutions in plain torch: our fused kernel for norms has no gradient, and `compile_parts` fuses them better
-# together with what stands around them.
+# Plain torch for all but convolutions: our fused norm kernel has no backward, and torch.compile fuses norms and
+# rotations with their neighbours.
 TRAINING_BACKENDS = Backends(attention="sdpa", conv="auto", rope="reference", norm="reference")
-VARIANTS = 64  # of one function that torch.compile may keep: widths, number formats, with and without activation
 TEXTURE_VAE = ("tex_slat_encoder", "tex_slat_decoder")
-# Part of the published image encoder, and never applied.
+# Weights in the published image encoder that its forward pass does not use.
 UNUSED = ("embeddings.mask_token", "norm.weight", "norm.bias")
 
 
 def open_network(role: str, description: Mapping[str, Any], generator: torch.Generator) -> nn.Module:
-    """A network of a recipe in fp32 on the CPU: {"name", "args"} makes a new one from `generator`; {"from": source}
-    takes the role's weights of a checkpoint, {"from": source, "path": stem} a file of it that no role names."""
+    """A network of a recipe in fp32 on the CPU.
+
+    description: {"name", "args"} initialises a new network from `generator`; {"from": checkpoint} loads the role's
+    weights, {"from": checkpoint, "path": stem} those of a file that pipeline.json has no role for.
+    Raises ConfigError for other keys and unknown names, MissingFileError for absent files.
+    """
     if "from" not in description:
         model = new_network(role, description, "cpu")
         initialize(model, generator)
         if role in TEXTURE_VAE:
-            pass_values_on(model, generator)
+            init_identity_vae(model, generator)
         return model
     if role == IMAGE_ENCODER:
         return open_checkpoint(description["from"]).load(IMAGE_ENCODER, None, None)
@@ -48,7 +45,7 @@ def open_network(role: str, description: Mapping[str, Any], generator: torch.Gen
 
 
 def resolved(role: str, description: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The {"name", "args"} of a network of a recipe, read from its checkpoint where it comes from one."""
+    """The {"name", "args"} of a network of a recipe, read from its checkpoint if it has one."""
     if "from" not in description:
         return description
     return json.loads(_files(role, description)[0].read_text(encoding="utf-8"))
@@ -61,13 +58,13 @@ def open_checkpoint(source: str) -> Folder:
 
 def _files(role: str, description: Mapping[str, Any]) -> list[Path]:
     if set(description) - {"from", "path"}:
-        raise ConfigError(f"networks.{role}: expected 'from' and perhaps 'path', got {sorted(description)}")
+        raise ConfigError(f"networks.{role}: expected 'from' and optionally 'path', got {sorted(description)}")
     checkpoint = open_checkpoint(description["from"])
     return checkpoint.network_files(description["path"]) if "path" in description else checkpoint.files(role)
 
 
 def new_network(role: str, description: Mapping[str, Any], device: str = "meta") -> nn.Module:
-    """A network with unset weights, in fp32."""
+    """A network in fp32 with uninitialised weights; on "meta" it has no storage."""
     if role == IMAGE_ENCODER:
         try:
             config = DinoConfig.from_transformers(description)
@@ -79,7 +76,7 @@ def new_network(role: str, description: Mapping[str, Any], device: str = "meta")
 
 
 def read_network(role: str, description: Path, weights: Path) -> nn.Module:
-    """A network from its two files, in fp32."""
+    """A network in fp32 on the CPU from its JSON config and safetensors file."""
     if role == IMAGE_ENCODER:
         return load_encoder(weights, read_encoder_config(description))
     values = json.loads(description.read_text(encoding="utf-8"))
@@ -87,7 +84,8 @@ def read_network(role: str, description: Path, weights: Path) -> nn.Module:
 
 
 def write_network(model: nn.Module, description: Mapping[str, Any], files: tuple[Path, Path], dtype: str) -> None:
-    """A network's two files. dtype: of every real number; what a description asks for is made when it is loaded."""
+    """Write a network's config and weights. dtype: of all weights on disk, such as "float16"; loading casts them to the
+    compute dtype of the config."""
     derived = getattr(model, "derived_buffers", dict)()
     kept = {key: value for key, value in model.state_dict().items() if key not in derived}
     kept = {key: value.detach().to("cpu", getattr(torch, dtype)) for key, value in kept.items()}
@@ -98,42 +96,16 @@ def write_network(model: nn.Module, description: Mapping[str, Any], files: tuple
 
 
 def network_files(folder: Path, role: str) -> tuple[Path, Path]:
-    """Where a network's description and weights are, in the published layout below `folder`."""
+    """(config, weights): the files of a network below `folder`, in the published layout."""
     if role == IMAGE_ENCODER:
         return folder / role / "config.json", folder / role / "model.safetensors"
     return folder / f"{role}.json", folder / f"{role}.safetensors"
 
 
 def make_trainable(model: nn.Module) -> nn.Module:
-    """Ask for gradients of all parameters that take part."""
+    """Train mode, with gradients of all parameters that the forward pass uses. Returns the model."""
     model.train().requires_grad_(True)
     if isinstance(model, DinoVisionTransformer):
         for name in UNUSED:
             model.get_parameter(name).requires_grad_(False)
     return model
-
-
-def compile_parts(model: nn.Module, device: torch.device) -> None:
-    """Let torch.compile fuse the small operations between products and convolutions, where Triton works: a step of
-    training is thousands of them. The first step takes some ten seconds longer."""
-    if triton_probe(device, torch.float32) is not None:
-        return
-    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
-    for module in model.modules():
-        if isinstance(module, DinoLayer | ResBlock3d):
-            module.compile()
-        elif isinstance(module, StructureFlow):
-            for block in module.blocks:
-                block.compile()
-        elif isinstance(module, LatentFlow):
-            for block in module.blocks:
-                block.compile(dynamic=True)
-                for part in (block.self_attn, block.cross_attn):
-                    # It looks at the items' lengths, which are others at every step.
-                    part.attend = torch.compiler.disable(part.attend)
-        elif isinstance(module, ConvNeXtBlock):
-            # Not its convolution, which launches kernels of ours.
-            module._mix = torch.compile(module._mix, dynamic=True)
-        elif isinstance(module, DownBlock | UpBlock):
-            module.norm1.compile(dynamic=True)
-            module.norm2.compile(dynamic=True)

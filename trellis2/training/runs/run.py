@@ -1,10 +1,10 @@
-"""A recipe from its first stage to the packed checkpoint. A run is a folder; killed, it goes on where it was.
+"""A run: a recipe trained in a folder, from the first stage to the packed checkpoint; resumable after a kill.
 
-recipe.json                      what it was started with
-networks/<role>.json .safetensors  each network as the last finished stage left it, averaged weights, fp32
+recipe.json                      the recipe
+networks/<role>.json .safetensors  EMA weights of each network after its last finished stage, fp32
 <stage>/state.safetensors metrics.csv finished.json
-latents_<resolution>/<names>/    what the flows learn from, encoded by the VAEs of networks/
-checkpoint/                      the published layout, for Pipeline.load
+latents_<resolution>/<names>/    the flows' dataset, encoded by the VAEs in networks/
+checkpoint/                      the packed checkpoint, for Pipeline.load
 """
 
 from __future__ import annotations
@@ -21,101 +21,122 @@ import torch
 from torch import nn
 
 from ...checkpoint.config import ConfigError
-from ..data.dataset import Example, Source, cached, open_source
-from ..data.latents import ENCODERS, LatentFolder, encode_objects
-from ..data.stream import Stream, in_order, mixed_seed
-from ..loop.distributed import Team
-from ..loop.trainer import Work, term_weights, train_stage
+from ..data.dataset import Sample, Source, cached, open_cache, open_source
+from ..data.latents import ENCODERS, LatentFolder
+from ..data.stream import Stream, map_in_order, mixed_seed
+from ..loop.distributed import DistributedContext
+from ..loop.trainer import StageSetup, term_weights, train_stage
 from ..recipe import Recipe, StageConfig
-from ..tasks.flows import FlowSetting
+from ..tasks.flows import FlowSettings
 from ..tasks.registry import TASKS
 from ..tasks.task import Task
+from .encoding import EncodingSet, encode_objects
 from .export import normalizations, pack, pipeline_arguments
 from .networks import make_trainable, network_files, open_network, read_network, resolved, write_network
 
-# report(stage, fraction done, metrics of the last row); it may raise to stop
-StageReport = Callable[[str, float, Mapping[str, float]], None]
+# on_progress(stage, fraction done, last row of metrics); it may raise to stop the run
+StageProgress = Callable[[str, float, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A recipe on its way in a folder. source: of its objects; the one that the recipe names, unless given."""
+    """A recipe, its folder, this process's place among the ranks, and the source of its dataset."""
 
     recipe: Recipe
     folder: Path
-    team: Team
+    context: DistributedContext
     source: Source
 
     @classmethod
     def open(
-        cls, recipe: Recipe, folder: Path, team: Team, *, resume: bool = False, source: Source | None = None
+        cls,
+        recipe: Recipe,
+        folder: Path,
+        context: DistributedContext,
+        *,
+        resume: bool = False,
+        source: Source | None = None,
     ) -> Run:
-        """Start a run in a new or empty folder or, with `resume`, go on with the one there.
+        """Start a run in a new or empty folder or, with `resume`, continue the one there.
 
-        Raises ConfigError where a folder holds another run, or the recipe differs from the one that it was started
-        with in more than where examples are kept, who makes them, and stages that have not begun.
+        source: of the dataset; None: the recipe's.  Raises ConfigError if the folder holds a run and `resume` is not
+        set, if the recipe differs from that run's in more than data.workers, data.cache and stages that have not begun,
+        and if a flow's dataset is unlimited; ValueError if the source has no files.
         """
-        path, told = folder / "recipe.json", recipe.to_json()
+        path, values = folder / "recipe.json", recipe.to_json()
         for name, stage in recipe.stages.items():
             term_weights(TASKS[stage.task], stage)
             if TASKS[stage.task].inputs == "latents" and not recipe.objects(stage):
-                raise ConfigError(f"data.objects: the stage {name} needs a number of objects, whose latents are kept")
+                raise ConfigError(f"data.objects: the stage {name} needs a number of objects: it keeps their latents")
         if path.exists():
             if not resume:
-                raise ConfigError(f"{folder}: a run is there already; go on with --resume, or name another folder")
+                raise ConfigError(
+                    f"{folder}: a run is there already; continue it with --resume, or choose another folder"
+                )
             before = json.loads(path.read_text(encoding="utf-8"))
             ahead = {name for name in recipe.stages if not (folder / name).exists()}
-            differing = _differing(before, told, ahead)
+            differing = _differing(before, values, ahead)
             if differing:
-                raise ConfigError(f"{folder}: it was started with another recipe; what differs: {differing[:5]}")
-        team.barrier()
-        if team.leads:
+                raise ConfigError(
+                    f"{folder}: expected the recipe that this run was started with, got other values of "
+                    f"{differing[:5]}; restore them, or choose another folder"
+                )
+        context.barrier()
+        if context.is_main:
             folder.mkdir(parents=True, exist_ok=True)
-            # Whole at once: stages may be started beside each other.
+            # Atomically: stages of one run may start in several processes at once.
             written = path.with_name(f"recipe.{os.getpid()}.partial")
-            written.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            written.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
             written.replace(path)
-        return cls(recipe, folder, team, source or open_source(recipe.data.source))
+        run = cls(recipe, folder, context, source or open_source(recipe.data.source))
+        if context.is_main and recipe.data.cache is not None:
+            open_cache(run.source, folder / recipe.data.cache)
+        return run
 
-    def train(self, stages: Sequence[str] | None = None, report: StageReport | None = None) -> Path:
-        """Run the stages that are not finished (of `stages`, where given), then pack. Returns the checkpoint."""
+    def train(self, stages: Sequence[str] | None = None, on_progress: StageProgress | None = None) -> Path:
+        """Run the unfinished stages (None: of all), in order, then pack. Returns the checkpoint's folder."""
         for name in self._known(stages):
             if not self.finished(name):
-                self.train_stage(name, report)
-        if self.team.leads:
+                self.train_stage(name, on_progress)
+        if self.context.is_main:
             pack(self.recipe, self.folder, self.folder / "checkpoint")
-        self.team.barrier()
+        self.context.barrier()
         return self.folder / "checkpoint"
 
-    def make_objects(self, stages: Sequence[str] | None = None, report: StageReport | None = None) -> None:
-        """Fill the cache with the objects of all stages (of `stages`, where given), each card its share. Other
-        processes may train meanwhile: they make what they need and is not there yet. Raises ConfigError without a
-        cache or a number of objects."""
+    def make_objects(self, stages: Sequence[str] | None = None, on_progress: StageProgress | None = None) -> None:
+        """Fill the cache with the objects of the stages (None: all), divided among the ranks.
+
+        Other processes may train meanwhile; they make the objects that are missing. Raises ConfigError without a cache
+        or with an unlimited dataset.
+        """
         for name in self._known(stages):
             stage = self.recipe.stages[name]
             if self.recipe.data.cache is None or not self.recipe.objects(stage):
-                raise ConfigError("data.cache, data.objects: expected a folder and a number, to make objects ahead")
-            mine = range(self.team.card, self.recipe.objects(stage), self.team.cards)
-            make = partial(_made, self._maker(stage))
-            for done, _ in enumerate(in_order(make, mine, self.recipe.data.workers)):
-                if report is not None:
-                    report(f"objects of {name}", (done + 1) / len(mine), {})
+                raise ConfigError(
+                    "data.cache, data.objects: expected a folder and a number of objects to fill it with, got "
+                    f"{self.recipe.data.cache!r}, {self.recipe.objects(stage)}"
+                )
+            mine = range(self.context.rank, self.recipe.objects(stage), self.context.world_size)
+            make = partial(_make_only, self._maker(stage))
+            for done, _ in enumerate(map_in_order(make, mine, self.recipe.data.workers)):
+                if on_progress is not None:
+                    on_progress(f"objects of {name}", (done + 1) / len(mine), {})
 
-    def make_latents(self, stages: Sequence[str] | None = None, report: StageReport | None = None) -> None:
-        """Encode what the flows (of `stages`, where given) learn from, with the VAEs of now, each card its share."""
+    def make_latents(self, stages: Sequence[str] | None = None, on_progress: StageProgress | None = None) -> None:
+        """Encode the flows' datasets of the stages (None: all) with the current VAEs, divided among the ranks."""
         for name in self._known(stages):
             if TASKS[self.recipe.stages[name].task].inputs == "latents":
-                self._latents(self.recipe.stages[name], report)
+                self._latents(self.recipe.stages[name], on_progress)
 
     def _known(self, stages: Sequence[str] | None) -> Sequence[str]:
-        """The stages that are asked for, or all."""
+        """The given stages, or all. Raises ConfigError for a name that is not in the recipe."""
         unknown = sorted(set(stages or ()) - set(self.recipe.stages))
         if unknown:
             raise ConfigError(f"stage: expected some of {list(self.recipe.stages)}, got {unknown}")
         return list(stages or self.recipe.stages)
 
     def network(self, role: str) -> nn.Module:
-        """A network as the run has it by now, in fp32 on the CPU."""
+        """The current weights of a network, in fp32 on the CPU: of the last finished stage, else the initial ones."""
         files = network_files(self.folder / "networks", role)
         if files[1].exists():
             return read_network(role, *files)
@@ -123,54 +144,56 @@ class Run:
         return open_network(role, self.recipe.network(role), generator)
 
     def finished(self, name: str) -> bool:
-        """Whether a stage has run to its end."""
+        """True if the stage has run to its last step."""
         return (self.folder / name / "finished.json").exists()
 
-    def train_stage(self, name: str, report: StageReport | None = None) -> None:
-        """Run one stage, from where it stopped if it did."""
+    def train_stage(self, name: str, on_progress: StageProgress | None = None) -> None:
+        """Run one stage, from its saved state if there is one."""
         stage, started = self.recipe.stages[name], time.perf_counter()
         kind = TASKS[stage.task]
 
-        def told(step: int, steps: int, metrics: Mapping[str, float]) -> None:
-            if report is not None:
-                report(name, step / steps, metrics)
+        def on_step(step: int, steps: int, metrics: Mapping[str, float]) -> None:
+            if on_progress is not None:
+                on_progress(name, step / steps, metrics)
 
         if kind.inputs == "latents":
-            make = self._latents(stage, report)
+            make = self._latents(stage, on_progress)
             task = self._flow_task(stage)
         else:
             trained = {role: make_trainable(self.network(role)) for role in kind.roles(stage)}
             task, make = kind(trained), self._maker(stage)
         stream = Stream(make, self.recipe.objects(stage), self.recipe.seed, name)
-        train_stage(Work(task, stage, self.recipe.data, stream, self.folder / name), self.team, told)
-        if self.team.leads:
+        train_stage(StageSetup(task, stage, self.recipe.data, stream, self.folder / name), self.context, on_step)
+        if self.context.is_main:
             self._finish(name, task, time.perf_counter() - started)
-        self.team.barrier()
+        self.context.barrier()
 
     def _flow_task(self, stage: StageConfig) -> Task:
+        """The task of a flow, with its frozen networks on this process's device."""
         kind, pipeline = TASKS[stage.task], pipeline_arguments(self.recipe)
         trained = {role: make_trainable(self.network(role)) for role in kind.trained(stage)}
         others = [role for role in kind.roles(stage) if role not in trained]
-        frozen = {role: self.network(role).to(self.team.device) for role in others}
+        frozen = {role: self.network(role).to(self.context.device) for role in others}
         sigma_min = pipeline["sparse_structure_sampler"]["args"]["sigma_min"]
         statistics, repeat = normalizations(self.recipe, self.folder), stage.image_size // self.recipe.picture(stage)
-        return kind(trained, frozen, FlowSetting(stage, statistics, sigma_min, repeat))
+        return kind(trained, frozen, FlowSettings(stage, statistics, sigma_min, repeat))
 
-    def _latents(self, stage: StageConfig, report: StageReport | None) -> LatentFolder:
-        """The latents of all objects of a flow, unless the VAEs of now have made them already."""
+    def _latents(self, stage: StageConfig, on_progress: StageProgress | None) -> LatentFolder:
+        """The latents of a flow's dataset; encodes those that the current VAEs have not."""
         names, objects = TASKS[stage.task].learns, self.recipe.objects(stage)
         latents = LatentFolder.of(self.folder, names, stage.resolution)
-        encoders = {name: self.network(ENCODERS[name]).to(self.team.device) for name in names}
+        encoders = {name: self.network(ENCODERS[name]).to(self.context.device) for name in names}
 
-        def told(fraction: float) -> None:
-            if report is not None:
-                report(f"latents: {', '.join(names)}", fraction, {})
+        def on_encoded(fraction: float) -> None:
+            if on_progress is not None:
+                on_progress(f"latents: {', '.join(names)}", fraction, {})
 
-        encode_objects(encoders, self._maker(stage), objects, self.recipe.data, latents, self.team, told)
+        dataset = EncodingSet(self._maker(stage), objects, self.source.fingerprint)
+        encode_objects(encoders, dataset, self.recipe.data, latents, self.context, on_encoded)
         return latents
 
-    def _maker(self, stage: StageConfig) -> Callable[[int], Example]:
-        """make(index) of a stage's objects, for this process and for others."""
+    def _maker(self, stage: StageConfig) -> Callable[[int], Sample]:
+        """make(index) of a stage's dataset, picklable for worker processes."""
         views = self.recipe.views(stage) if TASKS[stage.task].inputs == "latents" else 0
         size = {"resolution": stage.resolution, "image_size": self.recipe.picture(stage), "views": views}
         if self.recipe.data.cache is None:
@@ -178,21 +201,22 @@ class Run:
         return partial(cached, self.source, self.folder / self.recipe.data.cache, **size)
 
     def _finish(self, name: str, task: Task, seconds: float) -> None:
+        """Write a finished stage's networks, then the file that marks it as finished."""
         for role, model in task.networks.items():
             description = resolved(role, self.recipe.network(role))
             write_network(model, description, network_files(self.folder / "networks", role), "float32")
-        done = {"stage": name, "seconds_of_this_start": round(seconds, 1), "cards": self.team.cards}
+        done = {"stage": name, "seconds_of_this_start": round(seconds, 1), "cards": self.context.world_size}
         (self.folder / name / "finished.json").write_text(json.dumps(done) + "\n", encoding="utf-8")
 
 
-def _made(make: Callable[[int], Example], index: int) -> int:
-    """Make an object for the cache alone."""
+def _make_only(make: Callable[[int], Sample], index: int) -> int:
+    """Make an object for the cache and return its index, which is cheap to send back to the main process."""
     make(index)
     return index
 
 
 def _differing(before: Mapping[str, object], now: Mapping[str, object], ahead: Set[str]) -> list[str]:
-    """The keys of two recipes that differ and matter. ahead: stages that have not begun."""
+    """The keys whose values differ between two recipes and may not. ahead: stages that have not begun."""
     free = ("data.workers", "data.cache", *(f"stages.{name}." for name in ahead))
     flat = [dict(_flattened(recipe)) for recipe in (before, now)]
     keys = (key for key in {*flat[0], *flat[1]} if not key.startswith(free))
@@ -205,4 +229,4 @@ def _flattened(value: object, path: str = "") -> list[tuple[str, object]]:
     return [pair for key, inner in value.items() for pair in _flattened(inner, f"{path}.{key}" if path else key)]
 
 
-__all__ = ["Run", "StageReport"]
+__all__ = ["Run", "StageProgress"]

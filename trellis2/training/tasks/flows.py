@@ -1,7 +1,7 @@
-"""The three flows as training tasks: rectified flow in the latent of a trained VAE, under an image.
+"""The training tasks of the three flows: rectified flow in the latent space of a trained VAE, conditioned on an image.
 
-x_t = (1 - t) x_0 + (sigma + (1 - sigma) t) eps, and the network predicts (1 - sigma) eps - x_0: `sampling`'s path,
-walked the other way.
+x_t = (1 - t) x_0 + (sigma + (1 - sigma) t) eps; the network predicts the velocity (1 - sigma) eps - x_0. `sampling`
+integrates the same path from t = 1 to 0.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...checkpoint.config import Normalization
+from ...checkpoint.layouts import IMAGE_ENCODER
 from ...image import normalize_pixels
 from ...models.dino import DinoVisionTransformer
 from ...sampling.stages import normalize
 from ...sparse import CoordSet, Ragged, SparseTensor
-from ..data.latents import LatentExample
-from ..data.stream import Batch, Item, generators
+from ..data.batches import Batch, Item
+from ..data.latents import LatentSample
+from ..data.stream import generators
 from ..recipe import DataConfig, StageConfig
 from .losses import item_mean, logit_normal_time, noisy, velocity_target
 from .task import Task
 
-IMAGE_ENCODER = "image_encoder"
-PATCH_SIDE = 4  # what the image encoder has to remember of a patch: so many colours a side
+PATCH_SIDE = 4  # the auxiliary loss predicts PATCH_SIDE x PATCH_SIDE mean colours of each patch
 
 
 @dataclass(frozen=True)
-class FlowSetting:
-    """What a flow task needs beside networks.
+class FlowSettings:
+    """Settings of a flow task.
 
-    statistics: of "shape" and "texture"; see `LatentFolder`.  repeat: pixels that the image encoder sees, along a side,
-    for one of a picture.
+    statistics: normalisation of the latents "shape" and "texture".  repeat: upsampling factor from the dataset's
+    pictures to the image encoder's input.
     """
 
     stage: StageConfig
@@ -44,32 +45,34 @@ class FlowSetting:
 
 
 class FlowTask(Task):
-    """A flow, and with `train_image_encoder` the image encoder too.
+    """A flow, trained alone or, with `train_image_encoder`, together with the image encoder.
 
-    frozen: networks that are needed as they are, by role.
+    frozen: networks that are used but not trained, by role.
+    Batch: images [B, S, S, 3] uint8; time [B] fp32 standard normal; shown [B] fp32 uniform; noise of the predicted
+    latent's shape; the latents of `latents`.
     """
 
     inputs = "latents"
     weights: ClassVar = {"velocity": 1.0, "patches": 0.1}
     flow_role: ClassVar[str]
-    learns: ClassVar[tuple[str, ...]]  # the latents it needs, see `latents.ENCODERS`
-    predicts: ClassVar[str]  # the one whose velocity it predicts
+    learns: ClassVar[tuple[str, ...]]  # the latents that it reads, keys of `latents.ENCODERS`
+    predicts: ClassVar[str]  # the latent whose velocity it predicts
 
     def __init__(
-        self, networks: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module], setting: FlowSetting
+        self, networks: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module], setting: FlowSettings
     ) -> None:
         super().__init__(networks)
         self.setting = setting
-        # Not a submodule: neither trained, averaged nor saved.
+        # Not submodules: neither trained, averaged nor saved.
         self._frozen = dict(frozen)
         if IMAGE_ENCODER in networks:
             size = networks[IMAGE_ENCODER].config.hidden_size
-            # A structure says nothing of colour, so the encoder would forget what the texture flow needs.
+            # Structures have no colour: without this loss the encoder would drop what the texture flow needs.
             self.patch_head = nn.Linear(size, 3 * PATCH_SIDE**2)
-            # From zero: the same on every card, whatever was drawn before.
+            # Zero on all ranks, whatever the state of their random generators.
             nn.init.zeros_(self.patch_head.weight)
             nn.init.zeros_(self.patch_head.bias)
-            blind_to_detail(networks[IMAGE_ENCODER], setting.repeat)
+            init_average_patch(networks[IMAGE_ENCODER], setting.repeat)
 
     @classmethod
     def roles(cls, stage: StageConfig) -> tuple[str, ...]:
@@ -81,26 +84,26 @@ class FlowTask(Task):
 
     @classmethod
     def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
-        examples: list[LatentExample] = [example for example, _ in items]
+        samples: list[LatentSample] = [sample for sample, _ in items]
         seeds = tuple(seed for _, seed in items)
-        views = [example.images[seed % len(example.images)] for example, seed in items]
-        # All chance is drawn here, by the process that makes the batch: training itself need not wait for it.
+        views = [sample.images[seed % len(sample.images)] for sample, seed in items]
+        # All random numbers are drawn here, in the data loader's worker, off the training process's critical path.
         draws = generators(seeds)
-        chance = {"time": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
-        chance["shown"] = torch.cat([torch.rand(1, generator=draw) for draw in draws])
-        shapes = [example.latents[cls.predicts].shape for example in examples]
+        random = {"time": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
+        random["shown"] = torch.cat([torch.rand(1, generator=draw) for draw in draws])
+        shapes = [sample.latents[cls.predicts].shape for sample in samples]
         noise = [torch.randn(shape, generator=draw) for shape, draw in zip(shapes, draws, strict=True)]
-        latents = cls.latents([example.latents for example in examples])
-        return {**latents, **chance, "noise": cls.joined(noise), "images": torch.stack(views)}
+        latents = cls.latents([sample.latents for sample in samples])
+        return {**latents, **random, "noise": cls.batched(noise), "images": torch.stack(views)}
 
     @classmethod
-    def latents(cls, examples: Sequence[Mapping[str, Tensor]]) -> Batch:
-        """The latents of these objects as a batch."""
+    def latents(cls, samples: Sequence[Mapping[str, Tensor]]) -> Batch:
+        """The batch entries of the latents of B objects."""
         raise NotImplementedError
 
     @staticmethod
-    def joined(parts: Sequence[Tensor]) -> Tensor:
-        """One latent of all objects, packed."""
+    def batched(parts: Sequence[Tensor]) -> Tensor:
+        """One latent of B objects: [N, C] concatenated, or [B, C, R, R, R] stacked."""
         return torch.cat(list(parts))
 
     @property
@@ -108,7 +111,8 @@ class FlowTask(Task):
         return self.networks[self.flow_role.format(self.setting.stage.image_size)]
 
     def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
-        """The velocity's mean squared error; t: [B] in (0, 1)."""
+        """Scalar mean squared error of the predicted velocity. t: [B] fp32 in (0, 1); condition: image tokens, [L, C]
+        of each object."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -124,54 +128,56 @@ class FlowTask(Task):
         return terms
 
     def _tokens(self, pixels: Tensor) -> Tensor:
+        """[B, L, C] fp32 image tokens of normalised pixels [B, 3, S, S] fp32."""
         if IMAGE_ENCODER in self.networks:
             return self.networks[IMAGE_ENCODER](pixels).float()
         with torch.no_grad():
             return self._frozen[IMAGE_ENCODER](pixels).float()
 
     def _patches(self, tokens: Tensor, pixels: Tensor) -> Tensor:
-        """How well the tokens of the patches remember their colours."""
+        """Mean squared error of each patch's PATCH_SIDE x PATCH_SIDE mean colours, a linear function of its token."""
         encoder: DinoVisionTransformer = self.networks[IMAGE_ENCODER]
         side = pixels.shape[-1] // encoder.config.patch_size
         wanted = F.adaptive_avg_pool2d(pixels, side * PATCH_SIDE)
         wanted = wanted.unfold(2, PATCH_SIDE, PATCH_SIDE).unfold(3, PATCH_SIDE, PATCH_SIDE).permute(0, 2, 3, 1, 4, 5)
-        told = self.patch_head(tokens[:, -side * side :]).float()
-        return F.mse_loss(told, wanted.reshape(told.shape))
+        predicted = self.patch_head(tokens[:, -side * side :]).float()
+        return F.mse_loss(predicted, wanted.reshape(predicted.shape))
 
     def _step(self, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_t, the velocity there); t broadcasts."""
+        """(x_t, target velocity), both of the latent's shape; t broadcasts."""
         sigma_min = self.setting.sigma_min
         return noisy(clean, noise, t, sigma_min), velocity_target(clean, noise, sigma_min)
 
 
 def repeated(pixels: Tensor, times: int) -> Tensor:
-    """Pictures [B, C, S, S] with `times` x `times` equal pixels for each: [B, C, times S, times S]."""
+    """Nearest-neighbour upsampling of [B, C, S, S] to [B, C, times S, times S]."""
     return pixels if times == 1 else pixels.repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
 
 
 @torch.no_grad()
-def blind_to_detail(encoder: DinoVisionTransformer, times: int) -> None:
-    """Make the encoder see of every `times` x `times` pixels no more than their mean.
+def init_average_patch(encoder: DinoVisionTransformer, times: int) -> None:
+    """Average the patch projection [C, 3, P, P] over blocks of `times` x `times` weights, in place.
 
-    From `repeated` pictures it learns nothing about finer detail, and what chance put there would be noise when it
-    sees sharp ones. Equal weights have equal gradients, so they stay equal.
+    The encoder then depends on the block means of its input alone. Trained on `repeated` pictures it cannot learn
+    finer detail, and random weights there would be noise on sharp pictures. Equal weights receive equal gradients, so
+    training keeps them equal.
     """
     weight = encoder.embeddings.patch_embeddings.weight
     weight.copy_(repeated(F.avg_pool2d(weight, times), times))
 
 
 class StructureFlowTask(FlowTask):
-    """The structure's latent, a dense grid; not normalised."""
+    """Flow of the structure latent [B, C, R, R, R], not normalised."""
 
     flow_role = "sparse_structure_flow_model"
     learns, predicts = ("structure",), "structure"
 
     @classmethod
-    def latents(cls, examples: Sequence[Mapping[str, Tensor]]) -> Batch:
-        return {"structure": cls.joined([example["structure"] for example in examples])}
+    def latents(cls, samples: Sequence[Mapping[str, Tensor]]) -> Batch:
+        return {"structure": cls.batched([sample["structure"] for sample in samples])}
 
     @staticmethod
-    def joined(parts: Sequence[Tensor]) -> Tensor:
+    def batched(parts: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(parts))
 
     def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
@@ -180,16 +186,16 @@ class StructureFlowTask(FlowTask):
 
 
 class LatentFlowTask(FlowTask):
-    """A structured latent on its object's voxels, normalised."""
+    """Flow of a structured latent: tokens [N, C] on voxels coords [N, 4] int32 (object, x, y, z), normalised."""
 
     learns = ("shape", "texture")
 
     @classmethod
-    def latents(cls, examples: Sequence[Mapping[str, Tensor]]) -> Batch:
+    def latents(cls, samples: Sequence[Mapping[str, Tensor]]) -> Batch:
         return {
-            "coords": torch.cat([F.pad(e["coords"], (1, 0), value=i) for i, e in enumerate(examples)]),
-            "lengths": tuple(len(example["coords"]) for example in examples),
-            **{name: cls.joined([example[name] for example in examples]) for name in cls.learns},
+            "coords": torch.cat([F.pad(e["coords"], (1, 0), value=i) for i, e in enumerate(samples)]),
+            "lengths": tuple(len(sample["coords"]) for sample in samples),
+            **{name: cls.batched([sample[name] for sample in samples]) for name in cls.learns},
         }
 
     def _latent(self, batch: Batch, name: str) -> SparseTensor:
@@ -206,7 +212,7 @@ class LatentFlowTask(FlowTask):
 
 
 class ShapeFlowTask(LatentFlowTask):
-    """The shape's latent."""
+    """Flow of the shape latent."""
 
     flow_role, predicts = "shape_slat_flow_model_{}", "shape"
 
@@ -215,11 +221,11 @@ class ShapeFlowTask(LatentFlowTask):
 
 
 class TextureFlowTask(LatentFlowTask):
-    """The material's latent, given the shape's."""
+    """Flow of the texture latent, with the shape latent concatenated to its input."""
 
     flow_role, predicts = "tex_slat_flow_model_{}", "texture"
 
     def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
         clean = self._latent(batch, "texture")
-        known = SparseTensor(self._latent(batch, "shape").feats, clean.coords)
-        return self._error(clean, batch["noise"], t, condition, known)
+        shape = SparseTensor(self._latent(batch, "shape").feats, clean.coords)
+        return self._error(clean, batch["noise"], t, condition, shape)

@@ -1,7 +1,7 @@
-"""What the networks are trained to make small. Every object of a batch counts the same, however many voxels it has:
-so a batch split over several cards, or taken in parts, has the same gradient.
+"""Losses and the rectified-flow path. Objects have equal weight, whatever their number of voxels, so that splitting a
+batch over cards or micro-batches leaves the gradient unchanged.
 
-Letters: N voxels or tokens of all objects together, B objects.
+N: voxels or tokens of all B objects, concatenated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ TIME_EDGE = 1e-4  # times stay this far from 0 and 1
 
 
 def item_mean(values: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The mean over objects of each one's mean: values [N, ...] packed, `lengths` rows of each object, 0 allowed."""
+    """Scalar mean over the objects of each one's mean of values [N, ...] float. lengths: B row counts; an object of 0
+    rows is left out."""
     flat = values.flatten(1).mean(1) if values.ndim > 1 else values
     filled = [n for n in lengths if n]
     shares = torch.tensor([1 / (n * len(filled)) for n in filled], dtype=flat.dtype, device=flat.device)
@@ -28,24 +29,24 @@ def item_mean(values: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL of N(mean, exp(logvar)) from N(0, 1), element by element."""
+    """Elementwise KL(N(mean, exp(logvar)) || N(0, 1)), of the arguments' shape."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
 
 
 def reparameterize(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
-    """A sample of N(mean, exp(logvar))."""
+    """mean + exp(logvar / 2) noise, all of one shape: a sample of N(mean, exp(logvar)) (Kingma and Welling 2014)."""
     return mean + noise * (0.5 * logvar).exp()
 
 
 def dice_loss(logits: Tensor, occupied: Tensor) -> Tensor:
-    """1 - the soft Dice overlap of each object, [B]; logits and occupied (0 or 1) are [B, ...]."""
+    """1 - the soft Dice coefficient of each object, [B] fp32; logits and occupied (0 or 1) are [B, ...] fp32."""
     p, y = logits.sigmoid().flatten(1), occupied.flatten(1)
     return 1 - (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)
 
 
 def subdivision_loss(logits: Sequence[Tensor], subdivisions: Sequence[Subdivision]) -> Tensor:
-    """Binary cross-entropy of which children exist, the mean over levels; teacher-forced: every level is given the
-    true voxels. logits: [N_l, 8] at each level."""
+    """Binary cross-entropy of child occupancy, a scalar mean over the levels, teacher-forced: each level decodes
+    true voxels. logits: [N_l, 8] of each level; subdivisions: the true ones."""
     levels = [
         item_mean(
             F.binary_cross_entropy_with_logits(predicted.float(), level.mask().float(), reduction="none"),
@@ -57,11 +58,11 @@ def subdivision_loss(logits: Sequence[Tensor], subdivisions: Sequence[Subdivisio
 
 
 def split_loss(quads: Tensor, vertices: Tensor, weight_logits: Tensor) -> Tensor:
-    """How badly split weights choose the diagonals of the quads, [Q].
+    """Binary cross-entropy [Q] of the diagonals chosen by split weights, weighted by the difference in fold.
 
-    quads: [Q, 4] rows of vertices [V, 3], the true dual vertices.  weight_logits: [V] raw; the weight is their
-    softplus, as decoded. The right diagonal is the one whose two triangles fold less, and a quad counts by how much
-    less: on a plane both will do. (The conversion from meshes has no split weights to learn from.)
+    quads: [Q, 4] int, rows of vertices [V, 3] fp32, the true dual vertices.  weight_logits: [V] fp32; the decoder's
+    weight is their softplus. The target is the diagonal whose triangles fold less; on a plane, where both are right,
+    the weight is zero. Voxelised meshes have no split weights that could be the target.
     """
     corner = vertices[quads.long()]
     fold = _fold_cosine(corner, SPLIT_02) - _fold_cosine(corner, SPLIT_13)
@@ -71,22 +72,22 @@ def split_loss(quads: Tensor, vertices: Tensor, weight_logits: Tensor) -> Tensor
 
 
 def _fold_cosine(corner: Tensor, split: Sequence[int]) -> Tensor:
-    """Cosine between the normals of the two triangles of `split`, [Q]; 1 is flat."""
+    """Cosine [Q] between the normals of the two triangles of corner [Q, 4, 3]; 1: coplanar. split: their corners."""
     first, second = corner[:, split[:3]], corner[:, split[3:]]
     normals = [torch.linalg.cross(t[:, 1] - t[:, 0], t[:, 2] - t[:, 0]) for t in (first, second)]
     return F.cosine_similarity(*normals, dim=1, eps=1e-12)
 
 
 def logit_normal_time(normal: Tensor, mean: float, std: float) -> Tensor:
-    """Standard normal numbers to times in (0, 1), 1 being noise: sigmoid(mean + std n) (Esser et al. 2024)."""
+    """Times sigmoid(mean + std n) in (0, 1), 1 = noise, from standard normal n [B] (Esser et al. 2024)."""
     return torch.sigmoid(mean + std * normal).clamp(TIME_EDGE, 1 - TIME_EDGE)
 
 
 def noisy(sample: Tensor, noise: Tensor, t: Tensor, sigma_min: float) -> Tensor:
-    """x_t on the straight path from the clean `sample` (t = 0) to `noise` (t = 1); t broadcasts. See `sampling`."""
+    """x_t on the straight path from the clean `sample` (t = 0) to `noise` (t = 1), of their shape; t broadcasts."""
     return (1 - t) * sample + (sigma_min + (1 - sigma_min) * t) * noise
 
 
 def velocity_target(sample: Tensor, noise: Tensor, sigma_min: float) -> Tensor:
-    """What a flow predicts at every time of that path."""
+    """The velocity of that path, constant in t: the regression target of the flow."""
     return (1 - sigma_min) * noise - sample

@@ -1,4 +1,4 @@
-"""What a recipe can train, by name."""
+"""The registry of training tasks: the value of a stage's "task" -> its class."""
 
 from __future__ import annotations
 

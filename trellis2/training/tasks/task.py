@@ -1,4 +1,4 @@
-"""What every training task is: networks, a batch in, the terms of a loss out."""
+"""The interface of a training task: networks, and a batch in, the terms of a loss out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..data.stream import Batch, Item
+from ..data.batches import Batch, Item
 from ..recipe import DataConfig, StageConfig
 
 
 class Task(nn.Module):
-    """What a stage trains. forward(batch) gives the loss's terms, each a scalar; `weights` says what each counts.
+    """The training objective of a stage.
 
-    networks: those that are trained, by role; their parameters are the task's.
+    networks: the trained networks by role; their parameters are the task's.
+    weights: default weight of each term of the loss.
+    inputs: the dataset's form, "voxels" (Sample) or "latents" (LatentSample).
     """
 
     weights: ClassVar[Mapping[str, float]]
-    inputs: ClassVar[str]  # "voxels" or "latents": which examples it takes
+    inputs: ClassVar[str]
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -26,19 +28,19 @@ class Task(nn.Module):
 
     @classmethod
     def roles(cls, stage: StageConfig) -> tuple[str, ...]:
-        """The networks it needs."""
+        """Roles of the networks that the task needs."""
         raise NotImplementedError
 
     @classmethod
     def trained(cls, stage: StageConfig) -> tuple[str, ...]:
-        """Those of them that it trains; the others stay as they are."""
+        """The roles among them that the task trains; the other networks are frozen."""
         return cls.roles(stage)
 
     @classmethod
     def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
-        """The batch of these examples, made where the examples are."""
+        """A batch from B items; runs in the data loader's worker."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the batch's loss, by name."""
+        """The terms of the loss by name, each a scalar fp32 tensor: means over the objects of the batch."""
         raise NotImplementedError

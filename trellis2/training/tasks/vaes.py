@@ -1,4 +1,4 @@
-"""The three VAEs as training tasks: a batch in, the terms of the loss out."""
+"""The training tasks of the three VAEs: occupancy, shape (dual grid) and texture (PBR materials)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ....o_voxel.core.grid import Grid
 from ....o_voxel.ops.dual_quads import dual_quads
-from ....o_voxel.values import DualGrid, OVoxel, VoxelField
 from ...models.shape_vae import dual_grid_features
 from ...models.sparse_vae import Decoded, Encoded
 from ...models.texture_vae import field_features
 from ...sparse import CoordSet, SparseTensor
-from ..data.stream import Batch, Item, generators, packed_noise
+from ..data.batches import Batch, Item, occupancy, pack_voxels, unpack_voxels
+from ..data.stream import generators, packed_noise
 from ..recipe import DataConfig, StageConfig
 from .losses import dice_loss, item_mean, kl_divergence, reparameterize, split_loss, subdivision_loss
 from .task import Task
 
 
 class StructureVae(Task):
-    """Occupancy on a dense grid."""
+    """VAE of the dense occupancy grid; cross-entropy, Dice and KL.
+
+    Batch: occupied [B, 1, R, R, R] fp32 in {0, 1}, R = data.structure; seeds: B ints.
+    """
 
     inputs = "voxels"
     weights: ClassVar = {"occupancy": 1.0, "dice": 1.0, "kl": 1e-2}
@@ -34,7 +36,7 @@ class StructureVae(Task):
 
     @classmethod
     def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
-        grids = [example.voxels.dual_grid for example, _ in items]
+        grids = [sample.voxels.dual_grid for sample, _ in items]
         return {"occupied": occupancy(grids, data.structure), "seeds": tuple(seed for _, seed in items)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -51,17 +53,20 @@ class StructureVae(Task):
 
 
 class SparseVae(Task):
-    """What the shape and the texture VAE share: voxels packed for the trip, a latent sampled, a guided decode."""
+    """Common to the sparse VAEs: collation, a latent sample, and decoding along the true subdivisions.
+
+    Batch: the tensors of `pack_voxels`; seeds: B ints.
+    """
 
     inputs = "voxels"
 
     @classmethod
     def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
-        packed = pack_voxels([example.voxels for example, _ in items])
+        packed = pack_voxels([sample.voxels for sample, _ in items])
         return {**packed, "seeds": tuple(seed for _, seed in items)}
 
     def decode(self, x: SparseTensor, seeds: Sequence[int]) -> tuple[Encoded, Decoded]:
-        """Encode, sample the latent, and decode on the true voxels."""
+        """Encode x [N, C], sample the latent with each object's seed, and decode it on the true voxels."""
         encoder, decoder = self.networks.values()
         encoded = encoder(x)
         mean, logvar = encoded.mean.feats.float(), encoded.logvar.float()
@@ -71,7 +76,8 @@ class SparseVae(Task):
 
 
 class ShapeVae(SparseVae):
-    """Dual vertices, crossed edges, split weights, and which children exist at every level."""
+    """VAE of the dual grid: dual vertices (squared error), intersected edges and child occupancy at each level
+    (cross-entropy), split weights (see `losses.split_loss`) and KL."""
 
     weights: ClassVar = {"dual": 1.0, "intersected": 0.1, "subdivision": 0.1, "split": 0.01, "kl": 1e-6}
 
@@ -98,7 +104,10 @@ class ShapeVae(SparseVae):
 
     @staticmethod
     def _split(batch: Batch, coords: CoordSet, weight_logits: Tensor) -> Tensor:
-        """The mean over objects, all on one grid: each as far along x that it touches none."""
+        """Mean over the objects of each one's mean split loss. weight_logits: [N].
+
+        All objects share one call of `dual_quads`: object i is moved by i (R + 1) voxels along x, so none touch.
+        """
         item = coords.rows[:, 0]
         places = coords.voxels + F.pad(item[:, None] * (batch["resolution"] + 1), (0, 2))
         quads, _ = dual_quads(places, batch["intersected"])
@@ -109,8 +118,11 @@ class ShapeVae(SparseVae):
 
 
 class TextureVae(SparseVae):
-    """Six PBR channels. The squared error gets it away from one colour for all, where the absolute one is nearly flat;
-    the absolute error keeps edges sharp."""
+    """VAE of the six PBR channels in [-1, 1]; squared error, L1 and KL.
+
+    The squared error has a gradient at the plateau of one mean colour for all, where L1 is nearly flat; L1 keeps edges
+    sharp.
+    """
 
     weights: ClassVar = {"materials": 0.3, "squared": 1.0, "kl": 1e-6}
 
@@ -127,37 +139,6 @@ class TextureVae(SparseVae):
             "squared": item_mean(error.square(), lengths),
             "kl": _latent_kl(encoded),
         }
-
-
-def occupancy(grids: Sequence[DualGrid], side: int) -> Tensor:
-    """[B, 1, S, S, S] float32, 1 where an object has a voxel, on a grid of S = `side` voxels a side."""
-    out = torch.zeros(len(grids), 1, side, side, side)
-    for volume, grid in zip(out, grids, strict=True):
-        x, y, z = (grid.coords.long() * side // grid.grid.shape[0]).unbind(1)
-        volume[0, x, y, z] = 1
-    return out
-
-
-def pack_voxels(objects: Sequence[OVoxel]) -> Batch:
-    """Objects with materials, on cube grids of one resolution, as a batch: few tensors, which travel fast."""
-    return {
-        "coords": torch.cat([voxels.dual_grid.coords for voxels in objects]),
-        "dual": torch.cat([voxels.dual_grid.dual for voxels in objects]),
-        "intersected": torch.cat([voxels.dual_grid.intersected for voxels in objects]),
-        "materials": torch.cat([voxels.field.attrs.float() for voxels in objects]),
-        "lengths": tuple(len(voxels.dual_grid.coords) for voxels in objects),
-        "resolution": objects[0].dual_grid.grid.shape[0],
-    }
-
-
-def unpack_voxels(batch: Batch) -> list[OVoxel]:
-    """The objects that `pack_voxels` packed."""
-    grid = Grid.cube(batch["resolution"])
-    packed = (batch[key].split(batch["lengths"]) for key in ("coords", "dual", "intersected", "materials"))
-    return [
-        OVoxel(DualGrid(coords, dual, crossed, grid), VoxelField(coords, materials, grid))
-        for coords, dual, crossed, materials in zip(*packed, strict=True)
-    ]
 
 
 def _latent_kl(encoded: Encoded) -> Tensor:

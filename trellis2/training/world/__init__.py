@@ -1,9 +1,13 @@
-"""A procedural world: any number of distinct everyday objects by family and seed, as meshes, voxels and pictures."""
+"""A procedural dataset: everyday objects by family and seed, as textured meshes, voxels and pictures."""
 
 from .families import FAMILIES, HELD_OUT, TRAIN
 from .objects import HELD_OUT_SEEDS, TRAIN_SEEDS, make_object
-from .samples import Sample, make_sample
+from .samples import RenderedObject, make_rendered_object
 from .views import View, draw_views
+
+# Version of the objects and pictures. Raise it whenever a family, material, shape, view or the renderer changes them:
+# cached samples of other versions are not used. test_world.py fails when they change under an old version.
+WORLD_VERSION = 1
 
 TRAIN_FAMILIES = tuple(TRAIN)
 HELD_OUT_FAMILIES = tuple(HELD_OUT)
@@ -14,9 +18,10 @@ __all__ = [
     "HELD_OUT_SEEDS",
     "TRAIN_FAMILIES",
     "TRAIN_SEEDS",
-    "Sample",
+    "WORLD_VERSION",
+    "RenderedObject",
     "View",
     "draw_views",
     "make_object",
-    "make_sample",
+    "make_rendered_object",
 ]

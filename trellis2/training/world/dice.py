@@ -1,4 +1,4 @@
-"""The chances that make each object another: one seeded generator, with the draws that families need."""
+"""The seeded random generator of the world, with the distributions that families use."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ T = TypeVar("T")
 
 
 class Dice:
-    """Draws from numpy's PCG64, whose stream is the same on every machine."""
+    """A PCG64 generator seeded by `key`: strings and non-negative integers. Its stream is the same on all machines."""
 
     def __init__(self, *key: str | int) -> None:
         numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers)))
 
     def between(self, low: float, high: float) -> float:
-        """Evenly from low to high."""
+        """Uniform in [low, high)."""
         return low + (high - low) * float(self._generator.random())
 
     def count(self, low: int, high: int) -> int:
-        """A whole number from low to high, both included."""
+        """Uniform integer from low to high, inclusive."""
         return low + int(self._generator.random() * (high - low + 1))
 
     def chance(self, share: float) -> bool:
-        """True in this share of the draws."""
+        """True with probability `share`."""
         return float(self._generator.random()) < share
 
     def pick(self, options: Sequence[T]) -> T:
-        """One of the options, all alike."""
+        """One of the options, with equal probability."""
         return options[self.count(0, len(options) - 1)]
 
     def numbers(self, low: float, high: float, *shape: int) -> np.ndarray:
-        """Many draws of `between`, an array of this shape."""
+        """Uniform in [low, high): an array of this shape, fp64."""
         return low + (high - low) * self._generator.random(shape)

@@ -1,4 +1,4 @@
-"""Parts to one textured mesh in the model's box, and the seeds that training and evaluation may use."""
+"""Assembly of parts into one normalised textured mesh, and the seed ranges of training and evaluation."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .dice import Dice
 from .families import FAMILIES
 from .shapes import Shape, turned
 
-# An object's longest side; the rest of the box [-0.5, 0.5]³ is margin, more than a voxel from 32 a side on.
+# An object's longest side. The margin to the box [-0.5, 0.5]³ is more than a voxel from 32 voxels a side on.
 EXTENT = 0.93
-# Positions are whole multiples of this. The last bits of sines, which differ between machines, are cut off, and points
-# that were computed twice along a seam meet.
+# Positions are rounded to multiples of this: it removes the last bits of sines, which differ between machines, and
+# makes the two copies of points along a seam equal.
 STEP = 2.0**-17
 
-# Instances to learn from and instances to be judged by: no seed is in both. A trainer counts up from 0.
+# Disjoint seeds of training and evaluation. Training counts up from 0.
 TRAIN_SEEDS = range(1 << 30)
 HELD_OUT_SEEDS = range(1 << 30, 1 << 31)
 
 
 def make_object(family: str, seed: int) -> TexturedMesh:
-    """The object of a family (a key of FAMILIES) with this seed, on the CPU.
+    """The object of a family (a key of FAMILIES) and seed, on the CPU; the same bytes at every call.
 
-    Centred, longest side EXTENT, z up, its front towards -y (where `Camera(yaw_deg=0)` stands). Surfaces may be open,
-    thin, or inside others; winding is not promised, so materials are double-sided. The same bytes each time.
+    Centred at the origin, longest side EXTENT, z up, front at -y (towards `Camera(yaw_deg=0)`). Surfaces may be open,
+    thin, or inside others; the winding is arbitrary, so materials are double-sided.
     Raises ValueError for an unknown family or a negative seed.
     """
     if family not in FAMILIES:
@@ -40,13 +40,13 @@ def make_object(family: str, seed: int) -> TexturedMesh:
 
 
 def assemble(parts: Sequence[tuple[Shape, Material]]) -> TexturedMesh:
-    """Shapes and their materials as one mesh in the box. Points of a part that meet become one."""
-    places = _placed(np.concatenate([shape.points for shape, _ in parts]))
+    """Merge shapes and their materials into one normalised mesh; coincident points of a part become one vertex."""
+    steps = _quantized(np.concatenate([shape.points for shape, _ in parts]))
     sizes = [len(shape.points) for shape, _ in parts]
     starts = np.cumsum([0, *sizes[:-1]])
     key = np.repeat(np.arange(len(parts)), sizes)
     for axis in range(3):
-        key = (key << 17) + places[:, axis] + (1 << 16)
+        key = (key << 17) + steps[:, axis] + (1 << 16)
     _, first, row = np.unique(key, return_index=True, return_inverse=True)
     uv_faces = np.concatenate([shape.faces + start for (shape, _), start in zip(parts, starts, strict=True)])
     faces = row[uv_faces]
@@ -55,7 +55,7 @@ def assemble(parts: Sequence[tuple[Shape, Material]]) -> TexturedMesh:
     ids = np.repeat(np.arange(len(parts)), [len(shape.faces) for shape, _ in parts])
     return TexturedMesh(
         Mesh(
-            torch.from_numpy((places[first] * STEP).astype(np.float32)), torch.from_numpy(faces[whole].astype(np.int32))
+            torch.from_numpy((steps[first] * STEP).astype(np.float32)), torch.from_numpy(faces[whole].astype(np.int32))
         ),
         tuple(material for _, material in parts),
         material_ids=torch.from_numpy(ids[whole].astype(np.int32)),
@@ -65,12 +65,12 @@ def assemble(parts: Sequence[tuple[Shape, Material]]) -> TexturedMesh:
 
 
 def facing(mesh: TexturedMesh, yaw_deg: float) -> TexturedMesh:
-    """An object turned round z and fitted to the box again, so that what a camera at this yaw saw is in front."""
-    places = _placed(turned(mesh.mesh.vertices.double().numpy(), "z", -yaw_deg))
-    return replace(mesh, mesh=Mesh(torch.from_numpy((places * STEP).astype(np.float32)), mesh.mesh.faces))
+    """The object rotated about z by -yaw_deg and normalised again: the side seen by a camera at this yaw faces -y."""
+    steps = _quantized(turned(mesh.mesh.vertices.double().numpy(), "z", -yaw_deg))
+    return replace(mesh, mesh=Mesh(torch.from_numpy((steps * STEP).astype(np.float32)), mesh.mesh.faces))
 
 
-def _placed(points: np.ndarray) -> np.ndarray:
-    """Points [P, 3] centred and scaled to EXTENT, in steps of STEP [P, 3] int64."""
+def _quantized(points: np.ndarray) -> np.ndarray:
+    """Points [P, 3] fp64 centred and scaled to EXTENT, as multiples of STEP [P, 3] int64."""
     low, high = points.min(0), points.max(0)
     return np.round((points - (low + high) / 2) * (EXTENT / (high - low).max() / STEP)).astype(np.int64)

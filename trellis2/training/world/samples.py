@@ -1,7 +1,8 @@
-"""One object as the networks learn from it: voxels, occupancy, pictures."""
+"""Objects of the world with their voxels and rendered pictures, and contact sheets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,17 +11,24 @@ from torch import Tensor
 
 from ....o_voxel.core.grid import Grid
 from ....o_voxel.material import TexturedMesh
+from ....o_voxel.render import Camera, StudioLight
 from ....o_voxel.values import OVoxel
 from ....o_voxel.voxels.from_mesh import voxelize
 from .dice import Dice
 from .objects import facing, make_object
 from .views import View, draw_views, random_view, to_image
 
+BACKGROUND = (236, 238, 240)
+YAWS_DEG = (35.0, -35.0)  # alternating, to show both sides
+
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """mesh: the object, turned as the pictures see it.  voxels: its dual grid and materials.  images: RGBA pictures,
-    one a view, transparent around it, for `image.prepare_image`.  views: how they were taken. All on the CPU."""
+class RenderedObject:
+    """An object, voxelised and rendered, on the CPU.
+
+    mesh: turned so that the pictures' cameras are at -y.  voxels: its dual grid and materials.  images: an RGBA picture
+    for each view, transparent around the object, as `image.prepare_image` expects.  views: their cameras and lights.
+    """
 
     mesh: TexturedMesh
     voxels: OVoxel
@@ -28,7 +36,10 @@ class Sample:
     views: tuple[View, ...]
 
     def occupancy(self, side: int) -> Tensor:
-        """[side, side, side] bool over (x, y, z): the cells that hold a voxel. side divides the voxels' resolution."""
+        """Occupancy [side, side, side] bool over (x, y, z): the cells that hold a voxel.
+
+        Raises ValueError unless side divides the voxels' resolution.
+        """
         grid = self.voxels.dual_grid.grid
         if grid.shape[0] % side:
             raise ValueError(f"side: expected a divisor of {grid.shape[0]}, got {side}")
@@ -38,15 +49,27 @@ class Sample:
         return cells
 
 
-def make_sample(family: str, seed: int, *, resolution: int, image_size: int, views: int = 1) -> Sample:
-    """The object (family, seed) on a grid of `resolution` voxels a side, and `views` square pictures of it.
+def make_rendered_object(family: str, seed: int, *, resolution: int, image_size: int, views: int = 1) -> RenderedObject:
+    """Make the object (family, seed), voxelised with `resolution` voxels a side, and `views` square pictures of it.
 
-    The pictures are of a random side of the object, and that side faces -y: where the object stands is what a picture
-    tells, and which side its maker called the front is not. They differ in height, lens and light.
-    The same at every call; view k is the same whatever the number of views, and whatever the resolution and size.
+    The object is first rotated about z by a random angle; the cameras are at -y. A picture determines this orientation,
+    but not the family's canonical front. Views differ in pitch, field of view and light.
+    Deterministic; view k does not depend on the number of views, the resolution or the image size.
     Raises ValueError as `make_object` does.
     """
     mesh = facing(make_object(family, seed), Dice("heading", family, seed).between(0, 360))
     taken = tuple(random_view(Dice("view", family, seed, k)) for k in range(views))
     pictures = draw_views(mesh, list(taken), image_size)
-    return Sample(mesh, voxelize(mesh, Grid.cube(resolution)), tuple(map(to_image, pictures)), taken)
+    return RenderedObject(mesh, voxelize(mesh, Grid.cube(resolution)), tuple(map(to_image, pictures)), taken)
+
+
+def contact_sheet(families: Sequence[str], seeds: Sequence[int], tile: int, columns: int) -> Image.Image:
+    """An RGB picture of all families' objects of these seeds, in rows of `columns` tiles of `tile` pixels a side."""
+    keys = [(family, seed) for family in families for seed in seeds]
+    sheet = Image.new("RGB", (columns * tile, -(-len(keys) // columns) * tile), BACKGROUND)
+    for index, (family, seed) in enumerate(keys):
+        view = View(Camera(YAWS_DEG[seed % len(YAWS_DEG)], 20.0, fov_deg=25.0), StudioLight())
+        picture = to_image(draw_views(make_object(family, seed), [view], tile)[0])
+        row, column = divmod(index, columns)
+        sheet.paste(picture, (column * tile, row * tile), picture)
+    return sheet

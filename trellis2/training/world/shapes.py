@@ -1,7 +1,7 @@
-"""Shapes as grids of points: boxes, lathes, sweeps, extrusions and sheets, each with texture coordinates in [0, 1].
+"""Parametric shapes: boxes, lathes, sweeps, extrusions and sheets, with texture coordinates in [0, 1].
 
-What has a height stands on z = 0, centred in x and y; balls and rings are centred on the origin. Winding is not
-promised: the surfaces are two-sided. Points along seams and edges repeat; `objects.assemble` joins them.
+Shapes with a height have their base at z = 0 and are centred in x and y; spheres and tori are centred on the origin.
+The winding is arbitrary: surfaces are two-sided. Points along seams are duplicated; `objects.assemble` merges them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+from ....o_voxel.material import Material
 
 Points = np.ndarray | Sequence[Sequence[float]]
 
@@ -26,7 +28,7 @@ def turned(points: np.ndarray, axis: str, degrees: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """points: [P, 3] float64.  faces: [F, 3] int64.  uv: [P, 2] float64, v up."""
+    """A triangle mesh. points: [P, 3] fp64.  faces: [F, 3] int64.  uv: [P, 2] fp64, v up."""
 
     points: np.ndarray
     faces: np.ndarray
@@ -36,11 +38,11 @@ class Shape:
         return join([self, other])
 
     def at(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Shape:
-        """Moved."""
+        """Translated."""
         return replace(self, points=self.points + (x, y, z))
 
     def scaled(self, x: float, y: float | None = None, z: float | None = None) -> Shape:
-        """Stretched from the origin; one number for all axes, or one each."""
+        """Scaled about the origin, uniformly by x or by one factor an axis."""
         return replace(self, points=self.points * (x, x if y is None else y, x if z is None else z))
 
     def turned(self, axis: str, degrees: float) -> Shape:
@@ -48,21 +50,25 @@ class Shape:
         return replace(self, points=turned(self.points, axis, degrees))
 
     def bent(self, bend: Callable[[np.ndarray], np.ndarray]) -> Shape:
-        """Every point moved: bend maps [P, 3] to [P, 3]."""
+        """Deformed: bend maps points [P, 3] to points [P, 3]."""
         return replace(self, points=bend(self.points))
 
     def mirrored(self, axis: str = "x") -> Shape:
-        """This and its mirror image across the plane through the origin."""
+        """The union with the mirror image across the plane normal to `axis` through the origin."""
         sign = {"x": (-1, 1, 1), "y": (1, -1, 1), "z": (1, 1, -1)}[axis]
         return self + self.scaled(*sign)
 
     def around(self, count: int, start: float = 0.0) -> Shape:
-        """`count` copies, evenly about the z axis from `start` degrees."""
+        """`count` copies, evenly spaced about the z axis from `start` degrees."""
         return join([self.turned("z", start + 360 * k / count) for k in range(count)])
 
 
+# What a family returns: shapes, each with its material.
+Parts = list[tuple[Shape, Material]]
+
+
 def join(shapes: Sequence[Shape]) -> Shape:
-    """Several shapes as one."""
+    """The concatenation of several shapes."""
     starts = np.cumsum([0, *(len(shape.points) for shape in shapes)])
     faces = [shape.faces + start for shape, start in zip(shapes, starts, strict=False)]
     return Shape(
@@ -71,7 +77,7 @@ def join(shapes: Sequence[Shape]) -> Shape:
 
 
 def patch(points: np.ndarray, u: np.ndarray | None = None, v: np.ndarray | None = None) -> Shape:
-    """The surface through a grid of points [R, C, 3]. u: [C] and v: [R] in [0, 1]; even steps without."""
+    """The surface through a grid of points [R, C, 3]. u: [C] and v: [R] in [0, 1]; None: even steps."""
     rows, columns = points.shape[:2]
     u = np.linspace(0, 1, columns) if u is None else u
     v = np.linspace(0, 1, rows) if v is None else v
@@ -101,7 +107,7 @@ def curve(points: Points, count: int = 24) -> np.ndarray:
 
 
 def circle(radius: float = 1.0, count: int = 16, depth: float | None = None) -> np.ndarray:
-    """[count, 2] points round a circle, or round an ellipse with half-axes `radius` and `depth`."""
+    """[count, 2] points on a circle, or on an ellipse with half-axes `radius` and `depth`."""
     angle = np.arange(count) * (2 * np.pi / count)
     return np.stack([radius * np.cos(angle), (radius if depth is None else depth) * np.sin(angle)], 1)
 
@@ -113,13 +119,13 @@ def arc(radius: float, start: float, stop: float, count: int = 16) -> np.ndarray
 
 
 def _lengths(points: np.ndarray) -> np.ndarray:
-    """Share [N] of the way along a polyline [N, D], 0 to 1."""
+    """Normalised arc length [N] in [0, 1] along a polyline [N, D]."""
     along = np.concatenate([[0], np.linalg.norm(np.diff(points, axis=0), axis=1).cumsum()])
     return along / max(along[-1], 1e-12)
 
 
 def lathe(profile: Points, segments: int = 48, turn: float = 360.0) -> Shape:
-    """A profile [N, 2] of (radius, z) turned about the z axis; u runs round from -y, v along the profile."""
+    """A profile [N, 2] of (radius, z) revolved about the z axis by `turn` degrees; u around from -y, v along it."""
     profile = np.asarray(profile, float)
     angle = np.radians(np.linspace(-90, -90 + turn, segments + 1))
     r, z = profile[:, :1], profile[:, 1:]
@@ -128,7 +134,7 @@ def lathe(profile: Points, segments: int = 48, turn: float = 360.0) -> Shape:
 
 
 def cylinder(radius: float, height: float, top: float | None = None, bevel: float = 0.0, segments: int = 40) -> Shape:
-    """A closed cylinder, or with another radius at the top a cone; edges rounded by `bevel`."""
+    """A closed cylinder, or a truncated cone with radius `top` above; edges rounded by `bevel`."""
     top = radius if top is None else top
     low = [(radius, 0.0)] if bevel == 0 else arc(bevel, -90, 0, 4) + (radius - bevel, bevel)
     high = [(top, height)] if bevel == 0 else arc(bevel, 0, 90, 4) + (top - bevel, height - bevel)
@@ -142,7 +148,7 @@ def pipe(radius: float, height: float, wall: float, segments: int = 40) -> Shape
 
 
 def sphere(radius: float = 1.0, rings: int = 20) -> Shape:
-    """A ball about the origin."""
+    """A sphere about the origin."""
     return lathe(arc(radius, -90, 90, rings + 1), 2 * rings)
 
 
@@ -152,12 +158,12 @@ def dome(radius: float, rings: int = 10) -> Shape:
 
 
 def torus(radius: float, thickness: float, segments: int = 40, sides: int = 16) -> Shape:
-    """A ring about the z axis; thickness is the radius of its tube."""
+    """A torus about the z axis; thickness: radius of its tube."""
     return lathe(arc(thickness, 0, 360, sides + 1) + (radius, 0), segments)
 
 
 def box(x: float, y: float, z: float, bevel: float = 0.0, steps: int = 2) -> Shape:
-    """A box with sides x, y, z on the ground, edges rounded by `bevel`; each side has the whole of [0, 1]² as uv."""
+    """A box with sides x, y, z, edges rounded by `bevel`; the uv of each side cover [0, 1]²."""
     bevel = min(bevel, x / 2, y / 2, z / 2)
     half = np.array([x, y, z]) / 2
     steps = steps if bevel > 0 else 0
@@ -188,11 +194,11 @@ def sweep(
     up: Sequence[float] | None = None,
     caps: bool = True,
 ) -> Shape:
-    """A closed outline [M, 2] moved along a path [N, 3].
+    """A closed outline [M, 2] swept along a path [N, 3].
 
-    scale: of the outline, one number, or one a point of the path.  twist: degrees from end to end.
-    up: the outline's second axis stays in the plane of this direction and the path; without it the outline does not
-    spin (parallel transport).  caps: close both ends.
+    scale: of the outline, one number, or [N].  twist: degrees from end to end.
+    up: keeps the outline's second axis in the plane of this direction and the path; None: parallel transport.
+    caps: close both ends.
     """
     path, section = np.asarray(path, float), np.asarray(section, float)
     tangent = np.gradient(path, axis=0)
@@ -219,7 +225,7 @@ def sweep(
 
 
 def tube(path: Points, radius: float | Points, sides: int = 12, caps: bool = True) -> Shape:
-    """A round rod along a path [N, 3]; radius: one number, or one a point."""
+    """A round tube along a path [N, 3]; radius: one number, or [N]."""
     return sweep(path, circle(1.0, sides), radius, caps=caps)
 
 
@@ -229,7 +235,7 @@ def rod(start: Sequence[float], end: Sequence[float], radius: float, sides: int 
 
 
 def extrude(outline: Points, height: float, bevel: float = 0.0) -> Shape:
-    """A polygon [N, 2] without crossings, raised from z = 0 to `height`; the rims of both ends are cut by `bevel`."""
+    """A simple polygon [N, 2] extruded from z = 0 to `height`; the edges of both ends are chamfered by `bevel`."""
     outline = np.asarray(outline, float)
     low, span = outline.min(0), np.maximum(np.ptp(outline, axis=0), 1e-9)
     inner = _inset(outline, bevel) if bevel else outline
@@ -242,17 +248,17 @@ def extrude(outline: Points, height: float, bevel: float = 0.0) -> Shape:
 
 
 def plate(outline: Points, thickness: float, bevel: float = 0.0) -> Shape:
-    """A polygon [N, 2] of (x, z) that stands upright, its thickness along y, centred."""
+    """A simple polygon [N, 2] of (x, z) extruded along y, centred in y."""
     return extrude(outline, thickness, bevel).turned("x", 90).at(y=thickness / 2)
 
 
 def beam(outline: Points, width: float, bevel: float = 0.0) -> Shape:
-    """A polygon [N, 2] of (y, z), the side view of something that runs along y, its width along x, centred."""
+    """A simple polygon [N, 2] of (y, z) extruded along x, centred in x."""
     return plate(outline, width, bevel).turned("z", 90)
 
 
 def _inset(outline: np.ndarray, distance: float) -> np.ndarray:
-    """The polygon [N, 2] with every corner moved inwards; narrow dents may cross, but nothing leaves its box."""
+    """The polygon [N, 2] offset inwards with mitred corners, clipped to its box; narrow notches may self-intersect."""
     step = np.roll(outline, -1, 0) - outline
     normal = np.stack([-step[:, 1], step[:, 0]], 1) * np.sign(_area(outline))
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
@@ -268,7 +274,7 @@ def _area(outline: np.ndarray) -> float:
 
 
 def triangulate(outline: np.ndarray) -> np.ndarray:
-    """Faces [N - 2, 3] of a polygon [N, 2] without crossings, by cutting ears."""
+    """Faces [N - 2, 3] int64 of a simple polygon [N, 2], by ear clipping (Meisters 1975)."""
     x, y = (outline * np.array([1.0, np.sign(_area(outline)) or 1.0])).T
     left, faces = list(range(len(outline))), []
 

@@ -1,4 +1,4 @@
-"""Pictures of an object as a photographer may take them: from any height, any lens and light, filling the frame."""
+"""Random cameras and lights, and pictures of an object framed by them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ....o_voxel.render.image import to_bytes
 from .dice import Dice
 from .materials import near
 
-FILLED = 0.94  # of the picture's side, by the longer side of the object
-# Glass walls on a line of sight: outer and inner, front and back. The renderer draws the first of them.
+FILLED = 0.94  # of the picture's side: the longer side of the projected object
+# Glass layers along a ray through a vessel: outer and inner, front and back. The renderer draws the first of them.
 WALLS = 4
-CLEARANCE = 0.05  # world units from the eye to the nearest point, at least
+CLEARANCE = 0.05  # least distance of the camera to the object, world units
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class View:
 
 
 def random_view(dice: Dice) -> View:
-    """From the front, mostly from a little above, with a lens from wide (60 degrees) to long (12 degrees)."""
+    """A camera at yaw 0 with pitch -12 to 57 degrees and field of view 12 to 60 degrees, and a random light."""
     pitch = dice.between(-12, 12) + dice.between(0, 45)
     fov = 60 * 0.2 ** dice.between(0, 1)
     return View(Camera(0.0, pitch, fov_deg=fov), _random_light(dice))
 
 
 def _random_light(dice: Dice) -> StudioLight:
-    """A key from either side, fill and rim of any strength, a room from dark to bright."""
+    """Key, fill and rim light of random side, size and power, and a random ambient level."""
 
     def box(azimuth: float, elevation: tuple[float, float], power: tuple[float, float]) -> SoftBox:
         size = dice.between(0.25, 0.8)
         color = near((0.95, 0.95, 0.95), dice, 0.05)
-        # A small box shines brighter, so that size changes the reflections and not the exposure.
+        # Power is inverse to size, so that size changes reflections but not exposure.
         strength = dice.between(*power) * 0.3 / (size * 0.6)
         return SoftBox(azimuth, dice.between(*elevation), size, size * dice.between(0.6, 1.6), color, strength)
 
@@ -57,10 +57,10 @@ def _random_light(dice: Dice) -> StudioLight:
 
 
 def framed(camera: Camera, scene: Scene) -> Camera:
-    """The camera from the same side, aimed and moved so that the object just fills a square picture.
+    """The camera translated, at the same angles, so that the object exactly fills FILLED of a square picture.
 
-    A point (x, y, d) of the eye's axes, d towards the eye, is in the picture from (ex, ey, e) when |x - ex| and
-    |y - ey| are at most slope (e - d). The largest slope d + x and slope d - x decide ex and the least e; so for y.
+    In camera axes, d towards the camera, (x, y, d) is in the picture of a camera at (ex, ey, e) if |x - ex|
+    and |y - ey| are at most slope (e - d). The maxima of slope d + x and slope d - x give ex and the least e; so for y.
     """
     view, slope = camera.view(scene.bounds, (1, 1)), tan(radians(camera.fov_deg) / 2) * FILLED
     x, y, depth = view.turned(scene.vertices.T)
@@ -77,7 +77,7 @@ def framed(camera: Camera, scene: Scene) -> Camera:
 
 
 def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]:
-    """Pictures [size, size, 4] uint8 on the mesh's device: sRGB, straight alpha, transparent around the object."""
+    """A picture [size, size, 4] uint8 for each view, on the mesh's device: sRGB with straight alpha."""
     scene, style = textured_scene(mesh, ground=False), Style(background=None, ground=False)
     walls = WALLS if bool(scene.paint.clear.any()) else 1
     pictures = []
@@ -89,5 +89,5 @@ def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]
 
 
 def to_image(picture: Tensor) -> Image.Image:
-    """A picture [H, W, 4] uint8 as RGBA, as `image.prepare_image` takes it."""
+    """A PIL RGBA image from a picture [H, W, 4] uint8."""
     return Image.fromarray(picture.cpu().numpy())

@@ -4,15 +4,17 @@ from functools import partial
 
 import pytest
 import torch
-from comfyui_trellis2.trellis2.training.data.dataset import cached, mesh_example, open_source
+from comfyui_trellis2.trellis2.training.data.dataset import Source, cached, mesh_sample, open_cache, open_source
 from comfyui_trellis2.trellis2.training.data.stream import (
     Positions,
     Stream,
     generators,
-    loader,
+    make_loader,
     mixed_seed,
     packed_noise,
 )
+
+TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
 
 
 def taken(positions, count):
@@ -47,7 +49,7 @@ def test_seeds_differ_by_seed_stage_and_position():
 
 def test_the_loader_goes_on_where_a_run_stopped():
     stream, before = Stream(lambda index: index, 7, 0, "x"), torch.get_rng_state()
-    read = [iter(loader(stream, Positions(start, 4, 2), list, workers=0)) for start in (0, 2)]
+    read = [iter(make_loader(stream, Positions(start, 4, 2), list, workers=0)) for start in (0, 2)]
     whole = [next(read[0]) for _ in range(8)]
     assert [next(read[1]) for _ in range(4)] == whole[4:]
     assert torch.equal(before, torch.get_rng_state())
@@ -63,9 +65,11 @@ def test_what_is_cached_is_read_back(source, tmp_path):
     size = {"resolution": 64, "image_size": 32, "views": 2}
     calls = []
 
-    def counted(index, **given):
+    def counted_make(index, **given):
         calls.append(index)
         return source(index, **given)
+
+    counted = Source(counted_make, "counted")
 
     made, again = (cached(counted, tmp_path, 1, **size) for _ in range(2))
     assert calls == [1] and len(list(tmp_path.rglob("*.safetensors"))) == 1 and not list(tmp_path.rglob("*.partial"))
@@ -79,12 +83,42 @@ def test_what_is_cached_is_read_back(source, tmp_path):
     assert bare.images.shape == cached(counted, tmp_path, 1, resolution=64, image_size=32, views=0).images.shape
 
 
+def test_a_cache_of_another_source_or_version_is_not_used(tmp_path, caplog, monkeypatch):
+    meshes, cache = tmp_path / "meshes", tmp_path / "cache"
+    meshes.mkdir()
+    (meshes / "a.obj").write_text(TETRAHEDRON, encoding="utf-8")
+    size = {"resolution": 32, "image_size": 16, "views": 1}
+
+    def look():
+        source = open_source(str(meshes))
+        open_cache(source, cache)
+        return cached(source, cache, 0, **size)
+
+    first = look()
+    assert torch.equal(look().voxels.dual_grid.coords, first.voxels.dual_grid.coords) and not caplog.messages
+    (meshes / "a.obj").write_text(TETRAHEDRON.replace("v 0 0 1", "v 0 0 3"), encoding="utf-8")
+    assert len(look().voxels.dual_grid.coords) < len(first.voxels.dual_grid.coords)
+    assert len(caplog.messages) == 1 and "not used, made from another source" in caplog.text
+    before = open_source("world").fingerprint
+    monkeypatch.setattr("comfyui_trellis2.trellis2.training.world.WORLD_VERSION", -1)
+    assert open_source("world").fingerprint != before
+
+
+def test_textures_and_order_belong_to_a_source(tmp_path):
+    (tmp_path / "a.obj").write_text(TETRAHEDRON, encoding="utf-8")
+    found = [open_source(str(tmp_path)).fingerprint for _ in range(2)]
+    (tmp_path / "a.png").write_bytes(b"a texture")
+    (tmp_path / "notes.txt").write_text("read by nobody", encoding="utf-8")
+    found.append(open_source(str(tmp_path)).fingerprint)
+    (tmp_path / "a.obj").rename(tmp_path / "b.obj")
+    found.append(open_source(str(tmp_path)).fingerprint)
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
 def test_a_folder_of_meshes_is_a_source(tmp_path):
-    (tmp_path / "tetrahedron.obj").write_text(
-        "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n", encoding="utf-8"
-    )
+    (tmp_path / "tetrahedron.obj").write_text(TETRAHEDRON, encoding="utf-8")
     source = open_source(str(tmp_path))
-    assert isinstance(source, partial) and source.func is mesh_example
+    assert isinstance(source.make, partial) and source.make.func is mesh_sample
     first, again = (source(5, resolution=32, image_size=48, views=2) for _ in range(2))
     assert first.images.shape == (2, 48, 48, 3) and first.images.float().std() > 1
     assert torch.equal(first.images, again.images) and not torch.equal(first.images[0], first.images[1])

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from comfyui_trellis2.o_voxel.render import Camera
+from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.trellis2.cli.main import main
+from comfyui_trellis2.trellis2.pipeline import Asset
 from comfyui_trellis2.trellis2.training.evaluation import gallery
 from comfyui_trellis2.trellis2.training.evaluation.evaluate import WorldCase, held_out
 from comfyui_trellis2.trellis2.training.evaluation.gallery import Exhibit, exhibits, write_gallery
+from comfyui_trellis2.trellis2.values import EmptyOutputError
 from PIL import Image
 
 NAME = held_out("instances", 1)[0].name
@@ -29,7 +33,7 @@ def test_the_picture_is_the_one_that_evaluate_shows(tiny, monkeypatch):
 
     def refuse(pipeline, picture, steps, seed):
         shown.append(picture)
-        raise ValueError("empty structure for object 0")
+        raise EmptyOutputError("empty structure for object 0")
 
     monkeypatch.setattr(gallery, "generate", refuse)
     monkeypatch.setattr("comfyui_trellis2.trellis2.training.evaluation.evaluate.RESOLUTION", 32)
@@ -39,9 +43,24 @@ def test_the_picture_is_the_one_that_evaluate_shows(tiny, monkeypatch):
     assert exhibit.problem and len(exhibit.views.flatten(0, 2).unique(dim=0)) == 1
 
 
+def test_an_error_that_is_not_the_models_is_raised(tiny, monkeypatch):
+    def fail(pipeline, picture, steps, seed):
+        raise ValueError("tokens_512: expected 4 dimensions, got 3")
+
+    monkeypatch.setattr(gallery, "generate", fail)
+    with pytest.raises(ValueError, match="tokens_512"):
+        next(exhibits(None, [NAME], tile=8))
+
+
+def test_an_asset_without_faces_is_an_empty_output():
+    nothing = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
+    with pytest.raises(EmptyOutputError, match="empty surface"):
+        gallery.render_sides(Asset(nothing, None), Camera(0, 20), 8)
+
+
 def test_transparent_places_show_paper():
     exhibit = Exhibit("a/1", Image.new("RGBA", (16, 16)), torch.zeros(4, 8, 8, 3))
-    assert exhibit.strip()[:, :8].mul(255).round().unique().tolist() == sorted(gallery.PAPER)
+    assert exhibit.strip()[:, :8].mul(255).round().unique().tolist() == sorted(gallery.BACKGROUND)
 
 
 def test_all_stand_above_each_other_and_a_family_may_come_twice(tmp_path):

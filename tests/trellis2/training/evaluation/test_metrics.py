@@ -51,6 +51,11 @@ def test_f_score_is_the_harmonic_mean_of_both_shares():
     assert f_score(NOTHING, square(), 0.02) == 0
 
 
+def test_a_true_mesh_without_area_is_an_error_of_the_data_and_no_score():
+    with pytest.raises(ValueError, match="expected faces with an area"):
+        f_score(square(), NOTHING, 0.02)
+
+
 def test_only_the_front_is_seen():
     both = Mesh(
         torch.cat([square(0.0).vertices, square(0.3).vertices]), torch.cat([square().faces, square().faces + 4])

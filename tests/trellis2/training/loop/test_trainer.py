@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
+from comfyui_trellis2.trellis2.training.data.dataset import Source
 from comfyui_trellis2.trellis2.training.data.latents import LatentFolder
-from comfyui_trellis2.trellis2.training.loop.state import Average, saved_step
+from comfyui_trellis2.trellis2.training.loop.state import EMA, saved_step
 from comfyui_trellis2.trellis2.training.loop.trainer import TrainingError, learning_rate
 from comfyui_trellis2.trellis2.training.recipe import StageConfig
 from comfyui_trellis2.trellis2.training.runs.initialize import initialize
@@ -54,7 +55,7 @@ def test_a_run_that_was_killed_goes_on_exactly(toy, source, alone, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        Run.open(recipe, tmp_path / "killed", alone, source=source).train(report=killer)
+        Run.open(recipe, tmp_path / "killed", alone, source=source).train(on_progress=killer)
     assert saved_step(tmp_path / "killed/texture_vae/state.safetensors") == 4
     assert len(rows(tmp_path / "killed", "texture_vae")) == 5
     with pytest.raises(ConfigError, match="a run is there already"):
@@ -79,7 +80,7 @@ def test_another_recipe_does_not_go_on(toy, source, alone, tmp_path):
     Run.open(toy(4, ["structure_vae"]), tmp_path, alone, source=source)
     # A stage that has not begun may still change.
     Run.open(toy(2, ["structure_vae"]), tmp_path, alone, resume=True, source=source).train()
-    with pytest.raises(ConfigError, match=r"what differs: \['stages\.structure_vae\.steps'\]"):
+    with pytest.raises(ConfigError, match=r"other values of \['stages\.structure_vae\.steps'\]"):
         Run.open(toy(3, ["structure_vae"]), tmp_path, alone, resume=True, source=source)
     Run.open(toy(2, ["structure_vae"], {"workers": 5}), tmp_path, alone, resume=True, source=source)
 
@@ -109,7 +110,7 @@ def test_the_learning_rate_rises_and_falls():
 
 def test_the_average_follows_its_formula():
     layer = torch.nn.Linear(3, 2)
-    average, decay = Average(layer, 0.9), 0.9
+    average, decay = EMA(layer, 0.9), 0.9
     expected = layer.weight.detach().clone().double()
     for step in range(30):
         with torch.no_grad():
@@ -137,9 +138,11 @@ def test_coarse_pictures_leave_the_encoder_blind_to_detail(toy, source, alone, t
     recipe = toy(3, ["structure_vae", "structure_flow"], {"picture": 128}, resolution=64)
     sizes = []
 
-    def seen(index, **size):
+    def recorded(index, **size):
         sizes.append(size["image_size"])
         return source(index, **size)
+
+    seen = Source(recorded, "toy")
 
     run = Run.open(recipe, tmp_path, alone, source=seen)
     before = run.network("image_encoder").embeddings.patch_embeddings.weight.detach().clone()
@@ -166,7 +169,7 @@ def test_stages_have_objects_and_pictures_of_their_own(toy, source, alone, tmp_p
     recipe = replace(recipe, stages={**recipe.stages, "structure_flow": flow})
     run = Run.open(recipe, tmp_path / "run", alone, source=source)
     run.make_objects(["structure_flow"])
-    assert len(list((tmp_path / "cache/64/512x3").glob("*.safetensors"))) == 5
+    assert len(list((tmp_path / "cache/toy/64/512x3").glob("*.safetensors"))) == 5
     run.make_latents(["structure_flow"])
     folder = tmp_path / "run/latents_64/structure"
     assert len(list(folder.glob("*.safetensors"))) == 5

@@ -39,7 +39,7 @@ def test_a_killed_process_goes_on_to_the_same_losses(recipe, program, tmp_path, 
     output = process.communicate()[0]
     assert (killed / "texture_vae/state.safetensors").exists(), output
     assert main(["train", str(recipe), "-o", str(killed), "--device", "cpu"]) == 1
-    assert "a run is there already; go on with --resume" in capsys.readouterr().err
+    assert "a run is there already; continue it with --resume" in capsys.readouterr().err
     assert main(["train", str(recipe), "-o", str(killed), "--resume", "--device", "cpu"]) == 0
     assert losses(killed) == losses(whole) and len(losses(whole)) == 8
     assert main(["comfyui_trellis2", str(whole), "-o", str(tmp_path / "packed")]) == 0

@@ -6,15 +6,16 @@ import subprocess
 import pytest
 from comfyui_trellis2.trellis2.cli.main import main
 from comfyui_trellis2.trellis2.training.recipe import load_recipe, parse_recipe
-from comfyui_trellis2.trellis2.training.runs.concurrent_stages import jobs_of
+from comfyui_trellis2.trellis2.training.runs.concurrent_stages import plan_jobs
+from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 
 
 def needs(recipe, finished=()):
-    return {job.name: set(job.needs) for job in jobs_of(recipe, finished)}
+    return {job.name: set(job.needs) for job in plan_jobs(recipe, finished)}
 
 
 def test_what_waits_for_what():
-    found = needs(load_recipe("mini"))
+    found = needs(load_recipe("mini", TASKS))
     assert found["structure_vae"] == found["shape_vae"] == found["texture_vae"] == set()
     assert found["latents of structure_flow"] == {"structure_vae", "objects of structure_flow"}
     assert found["structure_flow"] == {"latents of structure_flow"}
@@ -30,7 +31,7 @@ def test_what_waits_for_what():
 
 def test_what_is_finished_is_not_waited_for():
     finished = ["structure_vae", "structure_flow", "shape_vae", "texture_vae"]
-    found = needs(load_recipe("mini"), [*finished, "shape_vae_fine", "texture_vae_fine"])
+    found = needs(load_recipe("mini", TASKS), [*finished, "shape_vae_fine", "texture_vae_fine"])
     assert found["shape_flow"] == {"latents of shape_flow"}
     assert found["latents of shape_flow"] == {"objects of shape_flow"}
     assert "structure_vae" not in found and "objects of structure_flow" not in found
@@ -40,14 +41,14 @@ def test_a_stage_waits_for_those_that_need_what_it_changes(toy_data, toy):
     recipe = toy(1)
     again = {**recipe.to_json(), "networks": toy_data(1)["networks"]}
     again["stages"]["encoder_again"] = {**again["stages"]["structure_flow"], "task": "structure_flow"}
-    found = needs(parse_recipe(again, "toy"))
+    found = needs(parse_recipe(again, TASKS, "toy"))
     assert found["encoder_again"] >= {"structure_flow", "shape_flow", "texture_flow"}
     again["stages"]["vae_again"] = {**again["stages"]["shape_vae"], "task": "shape_vae"}
-    assert needs(parse_recipe(again, "toy"))["vae_again"] >= {"shape_vae", "shape_flow", "texture_flow"}
+    assert needs(parse_recipe(again, TASKS, "toy"))["vae_again"] >= {"shape_vae", "shape_flow", "texture_flow"}
 
 
 def test_objects_are_made_once():
-    found = needs(load_recipe("mini"))
+    found = needs(load_recipe("mini", TASKS))
     # Flows of the same objects share them; one that needs more has more made.
     assert "objects of texture_flow" not in found
     assert found["latents of texture_flow"] >= {"objects of shape_flow"}

@@ -6,14 +6,15 @@ from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.values import VoxelField
 from comfyui_trellis2.trellis2.models.texture_vae import field_features
 from comfyui_trellis2.trellis2.training.recipe import load_recipe
-from comfyui_trellis2.trellis2.training.runs.initialize import initialize, pass_values_on
+from comfyui_trellis2.trellis2.training.runs.initialize import init_identity_vae, initialize
 from comfyui_trellis2.trellis2.training.runs.networks import new_network
+from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 
 SIDE, OBJECTS = 32, 12
 
 
 def untrained(role: str) -> torch.nn.Module:
-    model = new_network(role, load_recipe("mini").network(role), "cpu")
+    model = new_network(role, load_recipe("mini", TASKS).network(role), "cpu")
     initialize(model, torch.Generator().manual_seed(1))
     return model
 
@@ -42,7 +43,7 @@ def test_a_new_texture_vae_gives_mean_colours_back(spheres):
     encoder, decoder = (untrained(role) for role in ("tex_slat_encoder", "tex_slat_decoder"))
     before = agreement(encoder, decoder, spheres).nan_to_num()  # one colour whatever goes in: no correlation
     for model in (encoder, decoder):
-        pass_values_on(model, torch.Generator().manual_seed(3))
+        init_identity_vae(model, torch.Generator().manual_seed(3))
     after = agreement(encoder, decoder, spheres)
     assert float(after.min()) > 0.9
     assert float(before.abs().max()) < 0.7  # started at random it does not
@@ -51,11 +52,11 @@ def test_a_new_texture_vae_gives_mean_colours_back(spheres):
 @pytest.mark.parametrize("width", [8, 16, 24, 64, 112])
 def test_any_width_can_start_so(width, spheres):
     """8: one channel for each child, which holds nothing; 112: pairs for all values."""
-    description = {**load_recipe("mini").network("tex_slat_encoder")}
+    description = {**load_recipe("mini", TASKS).network("tex_slat_encoder")}
     description["args"] = {**description["args"], "model_channels": [width] * 5}
     model = new_network("tex_slat_encoder", description, "cpu")
     initialize(model, torch.Generator().manual_seed(1))
-    pass_values_on(model, torch.Generator().manual_seed(3))
+    init_identity_vae(model, torch.Generator().manual_seed(3))
     with torch.no_grad():
         assert model(spheres[0]).mean.feats.isfinite().all()
 
@@ -63,7 +64,7 @@ def test_any_width_can_start_so(width, spheres):
 def test_it_starts_the_same_each_time():
     def started():
         model = untrained("tex_slat_encoder")
-        pass_values_on(model, torch.Generator().manual_seed(3))
+        init_identity_vae(model, torch.Generator().manual_seed(3))
         return model.state_dict()
 
     first, second = started(), started()

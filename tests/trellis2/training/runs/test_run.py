@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,19 @@ from comfyui_trellis2.o_voxel.render.camera import Camera
 from comfyui_trellis2.trellis2.checkpoint.config import PipelineConfig, parse
 from comfyui_trellis2.trellis2.checkpoint.hub import FileSource
 from comfyui_trellis2.trellis2.checkpoint.layouts import Folder
-from comfyui_trellis2.trellis2.checkpoint.weights import read_tensors
+from comfyui_trellis2.trellis2.checkpoint.weights import read_metadata, read_tensors, save_weights
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded
 from comfyui_trellis2.trellis2.sampling.stages import sample_structure_latent
-from comfyui_trellis2.trellis2.training.data.latents import ENCODERS, LatentFolder, encode_objects
+from comfyui_trellis2.trellis2.training.data.latents import ENCODERS, LatentFolder
 from comfyui_trellis2.trellis2.training.evaluation.evaluate import COLUMNS, Case, evaluate, means, table, write_rows
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe
 from comfyui_trellis2.trellis2.training.runs import export as module
+from comfyui_trellis2.trellis2.training.runs.encoding import EncodingSet, encode_objects
 from comfyui_trellis2.trellis2.training.runs.export import pack
 from comfyui_trellis2.trellis2.training.runs.run import Run
-from comfyui_trellis2.trellis2.values import SparseStructure
+from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
+from comfyui_trellis2.trellis2.values import EmptyOutputError, SparseStructure
 from PIL import Image
 
 NAMES = ("structure_vae", "shape_vae", "texture_vae", "structure_flow", "shape_flow", "texture_flow")
@@ -41,9 +44,9 @@ def trained(tmp_path_factory, module_toy):
     for name, steps in STEPS.items():
         data["stages"][name] |= {"steps": steps, "resolution": 512 if name.endswith("flow") else 64}
     folder = tmp_path_factory.mktemp("run")
-    recipe, seen = parse_recipe(data, "toy"), []
+    recipe, seen = parse_recipe(data, TASKS, "toy"), []
     run = Run.open(recipe, folder, alone, source=source)
-    checkpoint = run.train(report=lambda stage, fraction, metrics: seen.append((stage, fraction)))
+    checkpoint = run.train(on_progress=lambda stage, fraction, metrics: seen.append((stage, fraction)))
     return recipe, folder, checkpoint, seen
 
 
@@ -93,14 +96,14 @@ def test_what_is_finished_is_not_done_again(trained, source, alone):
     recipe, folder, checkpoint, _ = trained
     before, seen = {file: file.read_bytes() for file in checkpoint.rglob("*.safetensors")}, []
     run = Run.open(recipe, folder, alone, resume=True, source=source)
-    assert run.train(report=lambda *told: seen.append(told)) == checkpoint
+    assert run.train(on_progress=lambda *told: seen.append(told)) == checkpoint
     assert seen == []
     assert {file: file.read_bytes() for file in checkpoint.rglob("*.safetensors")} == before
 
 
-def test_latents_of_other_encoders_are_made_again(trained, source, alone, tmp_path):
-    recipe, folder, _, _ = trained
-    run = Run.open(recipe, folder, alone, resume=True, source=source)
+def test_latents_of_other_encoders_or_another_source_are_made_again(toy, source, alone, tmp_path):
+    recipe = toy(1, NAMES)
+    run = Run.open(recipe, tmp_path / "run", alone, source=source)
     encoders = {name: run.network(role) for name, role in ENCODERS.items()}
     made = []
 
@@ -108,22 +111,30 @@ def test_latents_of_other_encoders_are_made_again(trained, source, alone, tmp_pa
         made.append(index)
         return source(index, resolution=64, image_size=32, views=1)
 
-    latents = LatentFolder(tmp_path)
+    latents = LatentFolder(tmp_path / "latents")
+    dataset = EncodingSet(make, 2, "source")
     for _ in range(2):
-        encode_objects(encoders, make, 2, recipe.data, latents, alone)
+        encode_objects(encoders, dataset, recipe.data, latents, alone)
     assert made == [0, 1]
     # A stage that has fewer objects leaves the statistics that another one learned with.
     before = latents.statistics()
-    encode_objects(encoders, make, 1, recipe.data, latents, alone)
+    encode_objects(encoders, replace(dataset, objects=1), recipe.data, latents, alone)
     assert latents.statistics() == before
     with torch.no_grad():
         encoders["shape"].to_latent.bias += 1
     before = latents(0).latents
-    encode_objects(encoders, make, 2, recipe.data, latents, alone)
+    encode_objects(encoders, dataset, recipe.data, latents, alone)
     assert made == [0, 1, 0, 1]
     after = latents(0).latents
     torch.testing.assert_close(after["shape"], before["shape"] + 1)
     assert all(torch.equal(after[name], before[name]) for name in ("texture", "structure", "coords"))
+    # So are those of another source, but not those of runs from before sources had fingerprints.
+    encode_objects(encoders, replace(dataset, fingerprint="another"), recipe.data, latents, alone)
+    assert made == [0, 1] * 3
+    tensors = read_tensors(latents.path(0))
+    save_weights(tensors, latents.path(0), {"encoders": read_metadata(latents.path(0))["encoders"]})
+    encode_objects(encoders, replace(dataset, fingerprint="another"), recipe.data, latents, alone)
+    assert made == [0, 1] * 3
 
 
 def test_what_a_base_on_the_hub_has_is_named_where_it_is(toy_data, tmp_path, monkeypatch, trained):
@@ -131,7 +142,7 @@ def test_what_a_base_on_the_hub_has_is_named_where_it_is(toy_data, tmp_path, mon
     (tmp_path / "pipeline.json").write_text(json.dumps(published))
     monkeypatch.setattr(module, "open_checkpoint", lambda source: Folder(FileSource.open(str(tmp_path), source)))
     data = toy_data(1, ["structure_vae"]) | {"networks": {}, "base": "microsoft/TRELLIS.2-4B"}
-    checkpoint = pack(parse_recipe(data, "toy"), tmp_path / "run", tmp_path / "checkpoint")
+    checkpoint = pack(parse_recipe(data, TASKS, "toy"), tmp_path / "run", tmp_path / "checkpoint")
     packed = json.loads((checkpoint / "pipeline.json").read_text())["args"]
     assert packed["models"]["shape_slat_decoder"] == "microsoft/TRELLIS.2-4B/ckpts/shape_dec_next_dc_f16c32_fp16"
     decoder = "microsoft/TRELLIS-image-large/ckpts/ss_dec_conv3d_16l8_fp16"
@@ -146,7 +157,7 @@ def test_a_checkpoint_is_tuned_further(trained, toy_data, source, alone, tmp_pat
     data = toy_data(1, ["texture_vae", "shape_flow"]) | {"networks": {}, "base": str(checkpoint)}
     data["stages"]["texture_vae"]["learning_rate"] = 1e-9
     data["stages"]["shape_flow"]["resolution"] = 512
-    recipe = parse_recipe(data, "toy")
+    recipe = parse_recipe(data, TASKS, "toy")
     tuned = Run.open(recipe, tmp_path / "run", alone, source=source).train()
     assert sorted(f.name for f in (tmp_path / "run/networks").glob("*.json")) == [
         "shape_slat_flow_model_512.json",
@@ -167,7 +178,7 @@ def test_an_image_encoder_that_is_tuned_keeps_its_description(trained, toy_data,
     _, _, checkpoint, _ = trained
     data = toy_data(1, ["structure_flow"]) | {"networks": {}, "base": str(checkpoint)}
     data["stages"]["structure_flow"]["train_image_encoder"] = True
-    tuned = Run.open(parse_recipe(data, "toy"), tmp_path / "run", alone, source=source).train()
+    tuned = Run.open(parse_recipe(data, TASKS, "toy"), tmp_path / "run", alone, source=source).train()
     assert (tmp_path / "run/networks/image_encoder/model.safetensors").exists()
     before, after = ((folder / "image_encoder/config.json").read_text() for folder in (checkpoint, tuned))
     assert json.loads(before) == json.loads(after)
@@ -198,7 +209,7 @@ def test_what_cannot_be_made_scores_nothing(trained, source, monkeypatch):
     pipeline = Pipeline.load(str(trained[2]), KeepLoaded("cpu"))
 
     def refuse(*args, **kwargs):
-        raise ValueError("empty structure for object 0")
+        raise EmptyOutputError("empty structure for object 0")
 
     monkeypatch.setattr(pipeline, "sample_structure", refuse)
     example = source(0, resolution=512, **SIZE)
@@ -206,6 +217,32 @@ def test_what_cannot_be_made_scores_nothing(trained, source, monkeypatch):
     (row,) = evaluate(pipeline, [lambda: case])
     assert row["structure_iou"] == row["f_score"] == 0 and row["problem"] == "empty structure for object 0"
     assert "of which 1 could not be made" in table([row])
+
+
+def test_an_empty_structure_has_an_error_of_its_own(pipeline, monkeypatch):
+    condition = pipeline.condition([[Image.new("RGB", (64, 64), (200, 0, 0))]], resolution=512)
+
+    def nothing(logits, resolution):
+        return [torch.zeros(0, 3, dtype=torch.int32)] * len(logits)
+
+    monkeypatch.setattr("comfyui_trellis2.trellis2.pipeline.occupied_voxels", nothing)
+    sampler = replace(pipeline.config.sparse_structure_sampler.params, steps=1)
+    sampler = replace(pipeline.config.sparse_structure_sampler, params=sampler)
+    with pytest.raises(EmptyOutputError, match="empty structure for object 0"):
+        pipeline.sample_structure(condition, seed=0, resolution=32, sampler=sampler)
+
+
+def test_an_error_that_is_not_the_models_ends_the_evaluation(pipeline, source, monkeypatch):
+    """Counted as a score of 0 it would falsify the means unnoticed."""
+
+    def fail(*args, **kwargs):
+        raise ValueError("tokens_512: expected 4 dimensions, got 3")
+
+    monkeypatch.setattr(pipeline, "sample_structure", fail)
+    example = source(0, resolution=64, **SIZE)
+    case = Case("ball/0", Image.fromarray(example.images[0].numpy()), example.voxels, Camera())
+    with pytest.raises(ValueError, match="tokens_512"):
+        evaluate(pipeline, [lambda: case])
 
 
 TWO_CARDS = """
@@ -219,13 +256,14 @@ def load(name, file, **places):
     return module
 load("comfyui_trellis2", root / "__init__.py", submodule_search_locations=[str(root)])
 toys = load("toys", root / "tests/trellis2/training/conftest.py")
-from comfyui_trellis2.trellis2.training.loop.distributed import join
+from comfyui_trellis2.trellis2.training.loop.distributed import init_distributed
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe
 from comfyui_trellis2.trellis2.training.runs.run import Run
-recipe = parse_recipe(json.loads((folder / "two.json").read_text()), "two")
-with join("cpu") as team:
-    assert team.cards == 2
-    Run.open(recipe, folder / "two", team, source=toys.toy_object).train()
+from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
+recipe = parse_recipe(json.loads((folder / "two.json").read_text()), TASKS, "two")
+with init_distributed("cpu") as context:
+    assert context.world_size == 2
+    Run.open(recipe, folder / "two", context, source=toys.SOURCE).train()
 """
 
 
@@ -238,7 +276,7 @@ def test_two_cards_give_the_losses_of_one(toy_data, source, alone, tmp_path):
     command = [*launch, "two.py", str(ROOT), str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    Run.open(parse_recipe(data, "one"), tmp_path / "one", alone, source=source).train()
+    Run.open(parse_recipe(data, TASKS, "one"), tmp_path / "one", alone, source=source).train()
     for stage in data["stages"]:
         tables = []
         for name in ("one", "two"):

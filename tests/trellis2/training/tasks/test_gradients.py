@@ -3,10 +3,12 @@
 import pytest
 import torch
 from comfyui_trellis2.trellis2.checkpoint.config import Normalization
+from comfyui_trellis2.trellis2.checkpoint.layouts import IMAGE_ENCODER
 from comfyui_trellis2.trellis2.checkpoint.weights import randomize
-from comfyui_trellis2.trellis2.training.data.latents import LatentExample
-from comfyui_trellis2.trellis2.training.runs.networks import compile_parts, make_trainable, new_network
-from comfyui_trellis2.trellis2.training.tasks.flows import IMAGE_ENCODER, FlowSetting
+from comfyui_trellis2.trellis2.training.data.latents import LatentSample
+from comfyui_trellis2.trellis2.training.loop.compilation import compile_parts
+from comfyui_trellis2.trellis2.training.runs.networks import make_trainable, new_network
+from comfyui_trellis2.trellis2.training.tasks.flows import FlowSettings
 from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 from comfyui_trellis2.trellis2.training.tasks.task import Task
 
@@ -15,13 +17,13 @@ STATISTICS = {name: Normalization(mean=(0.5,) * CHANNELS, std=(2.0,) * CHANNELS)
 LIKENESS = 0.02  # of a difference quotient in fp32 to the gradient
 
 
-def latent_object(tokens: int) -> LatentExample:
+def latent_object(tokens: int) -> LatentSample:
     draw = torch.Generator().manual_seed(tokens)
     coords = torch.cartesian_prod(*[torch.arange(3, dtype=torch.int32)] * 3)[:tokens]
     shape, texture = (torch.randn(tokens, CHANNELS, generator=draw) for _ in range(2))
     image = torch.randint(0, 256, (1, 256, 256, 3), generator=draw, dtype=torch.uint8)
     structure = torch.randn(CHANNELS, 8, 8, 8, generator=draw)
-    return LatentExample({"coords": coords, "shape": shape, "texture": texture, "structure": structure}, image)
+    return LatentSample({"coords": coords, "shape": shape, "texture": texture, "structure": structure}, image)
 
 
 def build(name: str, recipe) -> Task:
@@ -33,11 +35,11 @@ def build(name: str, recipe) -> Task:
     if kind.inputs == "voxels":
         return kind(networks)
     if IMAGE_ENCODER in kind.trained(stage):
-        task = kind(networks, {}, FlowSetting(stage, STATISTICS, 1e-5))
+        task = kind(networks, {}, FlowSettings(stage, STATISTICS, 1e-5))
         randomize(task.patch_head, torch.Generator().manual_seed(99))
         return task
     frozen = {IMAGE_ENCODER: networks.pop(IMAGE_ENCODER)}
-    return kind(networks, frozen, FlowSetting(stage, STATISTICS, 1e-5))
+    return kind(networks, frozen, FlowSettings(stage, STATISTICS, 1e-5))
 
 
 def batch_of(name: str, recipe, source) -> dict:

@@ -1,5 +1,7 @@
 """The procedural world: every family makes valid objects, the same for a seed, and samples are ready for training."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,9 @@ from comfyui_trellis2.trellis2.training.world import (
     HELD_OUT_SEEDS,
     TRAIN_FAMILIES,
     TRAIN_SEEDS,
+    WORLD_VERSION,
     make_object,
-    make_sample,
+    make_rendered_object,
 )
 from comfyui_trellis2.trellis2.training.world.dice import Dice
 from comfyui_trellis2.trellis2.training.world.materials import glass, plain
@@ -25,6 +28,15 @@ from comfyui_trellis2.trellis2.training.world.views import draw_views, framed, r
 from PIL import Image
 
 SEEDS = range(5)
+# Of all families' objects with seed 7, by version of the world.
+DIGESTS = {1: "709f8776649a3595"}
+# (voxels at 64 a side, mean material, mean colour of a picture of 64 pixels) with seed 7, by version of the world.
+RENDERED = {
+    1: {
+        "mug": (22671, (0.543, 0.596, 0.170, 0.0, 0.291, 1.0), (90.7, 99.8, 23.1, 174.5)),
+        "chair": (4641, (0.327, 0.520, 0.727, 0.545, 0.557, 1.0), (4.2, 18.8, 31.4, 51.7)),
+    }
+}
 WHITE = plain((1.0, 1.0, 1.0))
 families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -75,6 +87,23 @@ def test_objects_are_valid_and_differ_by_seed_alone(family: str):
     assert len(seen) == len(SEEDS)
 
 
+def test_another_world_has_another_version():
+    """Caches of objects are keyed by it. If this fails, raise WORLD_VERSION and add the new values above."""
+    digest = hashlib.sha256()
+    for family in sorted(FAMILIES):
+        digest.update(data(make_object(family, 7)))
+    assert digest.hexdigest()[:16] == DIGESTS[WORLD_VERSION]
+
+
+@pytest.mark.parametrize("family", ["mug", "chair"])
+def test_other_voxels_or_pictures_have_another_version(family: str):
+    rendered = make_rendered_object(family, 7, resolution=64, image_size=64)
+    count, material, color = RENDERED[WORLD_VERSION][family]
+    assert len(rendered.voxels.field.coords) == pytest.approx(count, rel=1e-3)
+    assert rendered.voxels.field.attrs.float().mean(0).tolist() == pytest.approx(material, abs=2e-3)
+    assert np.asarray(rendered.images[0]).mean((0, 1)).tolist() == pytest.approx(color, abs=0.2)
+
+
 @families
 def test_objects_voxelise(family: str):
     voxels = voxelize(make_object(family, 0), Grid.cube(32))
@@ -119,8 +148,8 @@ def test_unknown_families_and_seeds_are_refused():
 
 
 def test_a_sample_is_what_training_reads_and_the_same_each_time():
-    sample = make_sample("mug", 3, resolution=64, image_size=96, views=2)
-    again = make_sample("mug", 3, resolution=32, image_size=96, views=1)
+    sample = make_rendered_object("mug", 3, resolution=64, image_size=96, views=2)
+    again = make_rendered_object("mug", 3, resolution=32, image_size=96, views=1)
     assert sample.voxels.dual_grid.grid == Grid.cube(64)
     assert sample.voxels.field.attrs.shape == (len(sample.voxels.dual_grid.coords), 6)
     assert [image.mode for image in sample.images] == ["RGBA"] * 2
@@ -145,7 +174,7 @@ def test_what_a_camera_saw_from_the_side_is_in_front():
 
 
 def test_a_sample_stands_as_its_pictures_see_it():
-    sample = make_sample("chair", 5, resolution=32, image_size=96, views=2)
+    sample = make_rendered_object("chair", 5, resolution=32, image_size=96, views=2)
     assert [view.camera.yaw_deg for view in sample.views] == [0, 0]
     assert sample.views[0].camera.pitch_deg != sample.views[1].camera.pitch_deg
     size = make_object("chair", 5).mesh.vertices.amax(0) * 2
@@ -155,7 +184,7 @@ def test_a_sample_stands_as_its_pictures_see_it():
 @pytest.mark.parametrize("family", ["mug", "goblet", "plane", "lamp"])
 def test_pictures_are_filled_and_cropped_whole(family: str):
     for seed in range(2):
-        picture = make_sample(family, seed, resolution=32, image_size=96).images[0]
+        picture = make_rendered_object(family, seed, resolution=32, image_size=96).images[0]
         seen = np.asarray(picture)[:, :, 3] > 0
         rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         assert 84 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 96

@@ -1,11 +1,11 @@
-"""The families of objects: functions of a Dice that return Parts. Units are free, z is up, the front is -y."""
+"""The families of objects: functions from a Dice to Parts. Any unit of length, z up, front at -y."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from ..dice import Dice
-from ..parts import Parts
+from ..shapes import Parts
 from . import buildings, craft, fancy, furniture, home, music, plants, road, tools, toys, vessels
 
 Family = Callable[[Dice], Parts]
@@ -26,7 +26,7 @@ TRAIN: Mapping[str, Family] = _by_name(
     *(fancy.cake, home.candle, home.clock, fancy.hat, fancy.ice_cream, home.lamp),
     *(music.drum, music.guitar, music.piano),
 )
-# Never trained on: how a model fares with kinds of things that it has not seen.
+# Never trained on: they measure generalisation to unseen kinds of objects.
 HELD_OUT: Mapping[str, Family] = _by_name(
     *(furniture.bench, vessels.basket, vessels.barrel, vessels.goblet, tools.key, tools.paintbrush, tools.wrench),
     *(craft.balloon, craft.rocket, toys.duck, buildings.lighthouse, home.books, fancy.chess_piece),

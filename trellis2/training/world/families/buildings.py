@@ -1,4 +1,4 @@
-"""Houses, castles, lighthouses, windmills, tents, wells: the door is in front."""
+"""Houses, castles, lighthouses, windmills, tents, wells; the door faces -y."""
 
 from __future__ import annotations
 
@@ -21,8 +21,24 @@ from ..materials import (
     stripes,
     vivid,
 )
-from ..parts import Parts
-from ..shapes import Shape, arc, box, curve, cylinder, dome, join, lathe, patch, pipe, plate, rod, sheet, sphere, torus
+from ..shapes import (
+    Parts,
+    Shape,
+    arc,
+    box,
+    curve,
+    cylinder,
+    dome,
+    join,
+    lathe,
+    patch,
+    pipe,
+    plate,
+    rod,
+    sheet,
+    sphere,
+    torus,
+)
 
 PANE = (0.35, 0.52, 0.65)
 STONE = (0.62, 0.60, 0.56)

@@ -1,4 +1,4 @@
-"""Planes, boats, rockets, balloons: they fly and sail towards -y."""
+"""Planes, boats, rockets, balloons, moving towards -y."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 
 from ..dice import Dice
 from ..materials import any_color, any_metal, any_wood, bands, contrast, grey, metal, plain, soft, stripes, vivid
-from ..parts import Parts
-from ..shapes import Shape, arc, box, curve, cylinder, join, lathe, patch, plate, rod, sphere, torus
+from ..shapes import Parts, Shape, arc, box, curve, cylinder, join, lathe, patch, plate, rod, sphere, torus
 from .road import TYRE, WINDOW
 
 

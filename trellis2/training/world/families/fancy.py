@@ -19,8 +19,7 @@ from ..materials import (
     stripes,
     vivid,
 )
-from ..parts import Parts
-from ..shapes import arc, box, curve, cylinder, dome, join, lathe, plate, sheet, sphere, torus
+from ..shapes import Parts, arc, box, curve, cylinder, dome, join, lathe, plate, sheet, sphere, torus
 
 
 def cake(dice: Dice) -> Parts:

@@ -7,8 +7,7 @@ import numpy as np
 from .....o_voxel.material import Material
 from ..dice import Dice
 from ..materials import any_color, any_metal, any_wood, contrast, muted, patterned, plain, soft, vivid
-from ..parts import Parts
-from ..shapes import Shape, beam, box, curve, cylinder, join, plate, rod, sphere, sweep
+from ..shapes import Parts, Shape, beam, box, curve, cylinder, join, plate, rod, sphere, sweep
 
 
 def legs(dice: Dice, x: float, y: float, height: float, thickness: float) -> Shape:

@@ -1,4 +1,4 @@
-"""Lamps, clocks, umbrellas, candles, books: faces and fronts towards -y."""
+"""Lamps, clocks, umbrellas, candles, books, facing -y."""
 
 from __future__ import annotations
 
@@ -19,8 +19,24 @@ from ..materials import (
     stripes,
     vivid,
 )
-from ..parts import Parts
-from ..shapes import Shape, arc, box, curve, cylinder, dome, join, lathe, pipe, plate, rod, sheet, sphere, torus, tube
+from ..shapes import (
+    Parts,
+    Shape,
+    arc,
+    box,
+    curve,
+    cylinder,
+    dome,
+    join,
+    lathe,
+    pipe,
+    plate,
+    rod,
+    sheet,
+    sphere,
+    torus,
+    tube,
+)
 
 WARM = (0.99, 0.92, 0.7)
 

@@ -1,4 +1,4 @@
-"""Guitars, drums, pianos: their player stands in front, at -y."""
+"""Guitars, drums, pianos; the player is at -y."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 
 from ..dice import Dice
 from ..materials import any_color, any_metal, any_wood, contrast, near, patterned, plain, soft, stripes, vivid
-from ..parts import Parts
-from ..shapes import arc, beam, box, curve, cylinder, extrude, join, lathe, pipe, plate, rod, sphere, torus, tube
+from ..shapes import Parts, arc, beam, box, curve, cylinder, extrude, join, lathe, pipe, plate, rod, sphere, torus, tube
 
 IVORY = (0.95, 0.94, 0.9)
 BLACK = (0.07, 0.07, 0.08)

@@ -7,8 +7,7 @@ import numpy as np
 from .....o_voxel.material import Material
 from ..dice import Dice
 from ..materials import GREENS, any_color, dots, gradient, mottled, near, patterned, plain, stripes, vivid
-from ..parts import Parts
-from ..shapes import Shape, curve, cylinder, join, lathe, sheet, sphere, sweep, tube
+from ..shapes import Parts, Shape, curve, cylinder, join, lathe, sheet, sphere, sweep, tube
 from .vessels import walled
 
 BARK = (0.40, 0.28, 0.18)

@@ -1,4 +1,4 @@
-"""Cars, trucks, trains: they drive towards -y."""
+"""Cars, trucks, trains, driving towards -y."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 
 from ..dice import Dice
 from ..materials import any_color, any_metal, any_wood, bands, contrast, glass, grey, metal, plain, vivid
-from ..parts import Parts
-from ..shapes import Shape, beam, box, curve, cylinder, dome, extrude, join, lathe, torus
+from ..shapes import Parts, Shape, beam, box, curve, cylinder, dome, extrude, join, lathe, torus
 
 TYRE = (0.10, 0.10, 0.11)
 WINDOW = (0.20, 0.28, 0.34)

@@ -1,4 +1,4 @@
-"""Hammers, screwdrivers, saws, shovels, wrenches, brushes, swords, keys: upright, their broad side to the front."""
+"""Hammers, screwdrivers, saws, shovels, wrenches, brushes, swords, keys: upright, the broad side facing -y."""
 
 from __future__ import annotations
 
@@ -6,8 +6,23 @@ import numpy as np
 
 from ..dice import Dice
 from ..materials import any_metal, any_wood, contrast, grey, metal, muted, near, plain, stripes, vivid
-from ..parts import Parts
-from ..shapes import Shape, arc, box, circle, curve, cylinder, join, lathe, plate, rod, sphere, sweep, torus, tube
+from ..shapes import (
+    Parts,
+    Shape,
+    arc,
+    box,
+    circle,
+    curve,
+    cylinder,
+    join,
+    lathe,
+    plate,
+    rod,
+    sphere,
+    sweep,
+    torus,
+    tube,
+)
 
 
 def grip(dice: Dice, radius: float, length: float) -> Shape:

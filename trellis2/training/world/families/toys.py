@@ -1,4 +1,4 @@
-"""Blocks, robots, snowmen, dice, stacking rings, teddy bears, ducks: they look towards -y."""
+"""Blocks, robots, snowmen, dice, stacking rings, teddy bears, ducks, looking towards -y."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from ..materials import (
     stripes,
     vivid,
 )
-from ..parts import Parts
-from ..shapes import Shape, arc, beam, box, cylinder, dome, join, lathe, plate, rod, sphere, torus, tube
+from ..shapes import Parts, Shape, arc, beam, box, cylinder, dome, join, lathe, plate, rod, sphere, torus, tube
 
 COAL = (0.08, 0.08, 0.09)
 

@@ -1,4 +1,4 @@
-"""Mugs, bottles, vases, bowls, teapots, buckets, goblets: turned walls, open at the top, with what is in them."""
+"""Mugs, bottles, vases, bowls, teapots, buckets, goblets: lathed walls, open at the top, with contents."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from ..materials import (
     textured,
     vivid,
 )
-from ..parts import Parts
-from ..shapes import Shape, arc, circle, curve, cylinder, join, lathe, sphere, sweep, torus, tube
+from ..shapes import Parts, Shape, arc, circle, curve, cylinder, join, lathe, sphere, sweep, torus, tube
 
 DRINKS = ((0.28, 0.16, 0.09), (0.62, 0.33, 0.12), (0.93, 0.88, 0.78), (0.75, 0.15, 0.12), (0.35, 0.55, 0.25))
 

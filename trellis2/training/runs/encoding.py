@@ -1,0 +1,126 @@
+"""Encoding of the dataset by the trained VAEs: the latents that the flows learn from."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ....o_voxel.values import OVoxel
+from ...models.shape_vae import dual_grid_features
+from ...models.texture_vae import field_features
+from ...sparse import SparseTensor
+from ..data.batches import Batch, Item, occupancy, pack_voxels, to_device, unpack_voxels
+from ..data.dataset import Sample
+from ..data.latents import SLATS, LatentFolder, LatentSample
+from ..data.stream import map_in_order
+from ..loop.distributed import DistributedContext
+from ..recipe import DataConfig
+
+log = logging.getLogger(__name__)
+
+BATCH = {"structure": 64, "shape": 2, "texture": 2}  # objects in one forward pass of an encoder
+
+
+@dataclass(frozen=True, eq=False)
+class EncodingSet:
+    """The objects to encode: make(index) returns a Sample, for indices from 0 to objects - 1.
+
+    fingerprint: of the source that `make` reads; see `examples.Source`.
+    """
+
+    make: Callable[[int], Sample]
+    objects: int
+    fingerprint: str
+
+
+def encode_objects(
+    encoders: Mapping[str, nn.Module],
+    dataset: EncodingSet,
+    data: DataConfig,
+    folder: LatentFolder,
+    context: DistributedContext,
+    on_progress: Callable[[float], None] | None = None,
+) -> None:
+    """Encode the objects that the folder does not hold, divided among the ranks, and write the statistics.
+
+    encoders: by name of their latent (see ENCODERS), on the context's device.  on_progress(fraction of this rank).
+    An interrupted call is continued by the next one. Latents by other encoders or of another source are replaced.
+    Statistics are those of the first stage that used these encoders: flows trained with them depend on them.
+    """
+    made_by = fingerprint(encoders)
+    mine = range(context.rank, dataset.objects, context.world_size)
+    missing = [index for index in mine if not folder.holds(index, made_by, dataset.fingerprint)]
+    stale = sum(folder.path(index).exists() for index in missing)
+    if stale:
+        log.warning("%s: %d objects of other encoders or another source are encoded again", folder.folder, stale)
+    collate = partial(collate_objects, tuple(encoders), data.structure)
+    done = 0
+    for batch in map_in_order(dataset.make, missing, data.workers, collate, min(BATCH[name] for name in encoders)):
+        for sample in encode(encoders, batch, context.device):
+            folder.write(missing[done], sample, made_by, dataset.fingerprint)
+            done += 1
+        if on_progress is not None:
+            on_progress(done / len(missing))
+    context.barrier()
+    if context.is_main and set(SLATS) <= set(encoders) and not folder.has_statistics(made_by):
+        folder.write_statistics(dataset.objects, made_by)
+    context.barrier()
+
+
+def collate_objects(names: Sequence[str], structure_side: int, items: Sequence[Item]) -> Batch:
+    """The inputs of the encoders of the latents `names`, for B objects.
+
+    Returns images [B, V, S, S, 3] uint8; for "structure" occupied [B, 1, R, R, R] bool with R = structure_side; for
+    "shape" and "texture" the tensors of `pack_voxels`.
+    """
+    samples: list[Sample] = [sample for sample, _ in items]
+    batch: Batch = {"images": torch.stack([sample.images for sample in samples])}
+    if "structure" in names:
+        batch["occupied"] = occupancy([sample.voxels.dual_grid for sample in samples], structure_side).bool()
+    if set(names) & set(SLATS):
+        batch |= pack_voxels([sample.voxels for sample in samples])
+    return batch
+
+
+@torch.no_grad()
+def encode(encoders: Mapping[str, nn.Module], batch: Batch, device: torch.device) -> list[LatentSample]:
+    """Encode a batch by `collate_objects` on `device`; the B samples are on the CPU."""
+    images, inputs = batch["images"], to_device(batch, device)
+    found: list[dict[str, Tensor]] = [{} for _ in images]
+    if "structure" in encoders:
+        _assign(found, "structure", encoders["structure"](inputs["occupied"].float())[0])
+    slats = [name for name in SLATS if name in encoders]
+    objects = unpack_voxels(inputs) if slats else []
+    for name in slats:
+        mean = encoders[name](_features(name, objects)).mean
+        _assign(found, name, mean.feats.split(mean.coords.lengths))
+    if slats:  # both structured latents have the same voxels
+        _assign(found, "coords", mean.coords.voxels.split(mean.coords.lengths))
+    return [LatentSample(latents, image) for latents, image in zip(found, images, strict=True)]
+
+
+def fingerprint(encoders: Mapping[str, nn.Module]) -> str:
+    """16 hexadecimal digits of the SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for name in sorted(encoders):
+        for parameter in encoders[name].state_dict().values():
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _features(name: str, objects: Sequence[OVoxel]) -> SparseTensor:
+    """The input of the encoder of a structured latent."""
+    if name == "shape":
+        return dual_grid_features([voxels.dual_grid for voxels in objects])
+    return field_features([voxels.field for voxels in objects])
+
+
+def _assign(objects: list[dict[str, Tensor]], name: str, values: Iterable[Tensor]) -> None:
+    for latents, value in zip(objects, values, strict=True):
+        latents[name] = value.cpu().contiguous()
