@@ -3,39 +3,39 @@
     python install.py            what ComfyUI Manager runs: adds the missing requirements to this Python, never torch
     python3 install.py --demo    a fresh machine: makes .venv, installs, turns a picture into output/demo.glb with the
                                  checkpoint that comes with the pack; --picture FILE for another one
-    python3 install.py --test    a fresh machine: makes .venv, installs, runs the tests
+    python3 install.py --test    a fresh machine: makes .venv, installs, runs the tests; with --fast only the quick ones
 
-Everything may be run again: what is there is left alone. Arguments after --demo go to `trellis2 generate`, those after
---test to pytest. Exit codes are those of the command that failed, else 0.
+Both put a `trellis2` command into .venv. With --cpu both install torch without the CUDA packages. Everything may be run
+again: what is there is left alone. Arguments after --demo go to `trellis2 generate`, those after --test to pytest. Exit
+codes are those of the command that failed, else 0.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import importlib.util
-import operator
 import os
-import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parent
 ALIAS = "comfyui_trellis2"  # the name that `pip install .` gives the same tree
 OLDEST_PYTHON = (3, 10)
 
 TORCH = "torch==2.13.0"
+TRITON_PINNED = "3.7.1"  # by TORCH's own metadata in its CUDA build; its CPU build comes without Triton
 # Triton's interpreter runs the kernels' tests where there is no GPU; it has no wheel beyond Linux.
 TRITON = ("triton",) if sys.platform == "linux" else ()
-TEST_REQUIREMENTS = ("pytest", "hypothesis", "ruff", "setuptools>=77", "zstandard", "DracoPy", *TRITON)
-TORCH_FAMILY = ("torch", "torchvision", "torchaudio", "triton")
+TEST_REQUIREMENTS = ("pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=77", "zstandard", "DracoPy", *TRITON)
 OPTIONAL = frozenset({"numba"})  # no wheel for this Python: the numpy and scipy twins of its kernels serve
 
 TINY_MODEL = "output/tiny"
@@ -48,49 +48,36 @@ DEMO_OPTIONS = ("--resolution", "512", "--preset", "preview")
 
 # `python -m pytest` would put the root on sys.path, where our `nodes` hides ComfyUI's `nodes.py`.
 PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
+PARALLEL = ("-n", "auto", "--dist", "worksteal")  # tests/conftest.py says how many; a later -n goes before
+FAST = ("-m", "not slow and not gpu")
+KERNELS = ("-m", "triton")
 HAS_PIP = "import importlib.util, sys; sys.exit(importlib.util.find_spec('pip') is None)"
 
 NO_VENV = """this Python cannot make a virtual environment (it lacks venv or ensurepip).
   Debian, Ubuntu:  sudo apt install python3-venv
   elsewhere:       install Python from python.org or with uv, conda or pyenv
   or make and activate an environment yourself, then run this command again."""
+NO_CPU_TORCH = f"""no build of {TORCH} without CUDA could be installed.
+  Either install one into this environment yourself, as PyTorch's page "Start Locally" says, and run this command again,
+  or leave out --cpu: the usual build also runs without a GPU, and takes about 6 GB of disk."""
 NO_PIP = "neither pip nor uv was found for this Python; run `python -m ensurepip`, then this command again."
 
-COMPARE = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?P<bounds>[<>=!].*)?")
-BOUND = re.compile(r"(==|!=|>=|<=|>|<)\s*(\d+(?:\.\d+)*)")
-VERSION = re.compile(
-    r"(?:\d+!)?(\d+(?:\.\d+)*)"
-    r"(?:[-_.]?(?:a|b|c|rc|alpha|beta|pre|preview|post|rev|r|dev)[-_.]?\d*){0,3}"
-    r"(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?",
-    re.IGNORECASE,
-)
+
+def load_file(name: str, path: Path) -> ModuleType:
+    """The module or package at `path`, imported as `name`."""
+    folder = [str(path.parent)] if path.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+requirements = load_file(f"{ALIAS}_requirements", ROOT / "wheels" / "requirements.py")
 
 
 class InstallError(Exception):
     """Something the user must do first; the message says what."""
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """One line of requirements.txt: a name and the bounds that its version must keep."""
-
-    name: str
-    bounds: tuple[tuple[str, str], ...] = ()
-
-    def __str__(self) -> str:
-        return self.name + ",".join(sign + version for sign, version in self.bounds)
-
-    def allows(self, version: str) -> bool:
-        """Whether the release part of `version` keeps every bound. Pre-release and local parts are not compared."""
-        return all(COMPARE[sign](release(version), release(bound)) for sign, bound in self.bounds)
 
 
 @dataclass(frozen=True)
@@ -111,79 +98,15 @@ def this_machine() -> Machine:
         root=ROOT,
         python=sys.executable,
         in_venv=sys.prefix != sys.base_prefix,
-        versions=installed_versions,
+        versions=requirements.installed_versions,
         has_module=lambda name: importlib.util.find_spec(name) is not None,
         run=lambda command: subprocess.run(list(command), cwd=ROOT, check=False).returncode,
     )
 
 
-def say(text: str) -> None:
-    """A progress line, before whatever a child process prints next."""
-    print(f"[trellis2] {text}", flush=True)
-
-
-# Requirements
-
-
-def canonical(name: str) -> str:
-    """A distribution's name as package indexes compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version without trailing zeros: "2.13.0+cpu" is (2, 13)."""
-    match = VERSION.fullmatch(version)
-    if match is None:
-        raise ValueError(f"version: expected numbers such as 2.13.0, got {version!r}")
-    numbers = [int(part) for part in match[1].split(".")]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
-
-
-def parse_requirement(line: str) -> Requirement:
-    """`line` ("numpy", "fast-simplification>=0.2.0,<1") as a requirement; ValueError on anything richer."""
-    match = REQUIREMENT.fullmatch(line.strip())
-    bounds = [BOUND.fullmatch(part.strip()) for part in (match["bounds"] or "").split(",") if part] if match else [None]
-    if match is None or None in bounds:
-        raise ValueError(f"requirement: expected NAME or NAME>=VERSION,<VERSION, got {line!r}")
-    return Requirement(canonical(match["name"]), tuple(bound.groups() for bound in bounds if bound))
-
-
-def read_requirements(path: Path) -> list[Requirement]:
-    """The requirements in a file, comments and empty lines left out. ValueError if it names a package of torch's."""
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    wanted = [parse_requirement(line) for line in lines if line]
-    if named := sorted({r.name for r in wanted} & set(TORCH_FAMILY)):
-        raise ValueError(f"{path.name}: expected no package that ComfyUI brings itself, got {', '.join(named)}")
-    return wanted
-
-
-def installed_versions() -> dict[str, str]:
-    """Canonical name to version of every distribution that this interpreter sees, the first on the path winning."""
-    importlib.invalidate_caches()
-    found: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
-        name, version = distribution.metadata["Name"], distribution.metadata["Version"]
-        if name and version and VERSION.fullmatch(version):
-            found.setdefault(canonical(name), version)
-    return found
-
-
-def missing(wanted: Iterable[Requirement], versions: Mapping[str, str]) -> list[Requirement]:
-    """Those requirements that are absent or whose installed version breaks a bound."""
-    return [r for r in wanted if r.name not in versions or not r.allows(versions[r.name])]
-
-
-def constraints(versions: Mapping[str, str], replaced: Iterable[str]) -> str:
-    """A constraints file under which pip only adds: it pins all that is installed but `replaced`, and rules out torch.
-
-    An absent package of torch's that is not asked for is bound below 0, so that no dependency can bring it.
-    """
-    wanted = set(replaced)
-    pins = [f"{name}=={version}" for name, version in sorted(versions.items()) if name not in wanted]
-    barred = [f"{name}<0" for name in TORCH_FAMILY if name not in versions and name not in wanted]
-    return "\n".join(pins + barred) + "\n"
+def say(text: str, file: TextIO | None = None) -> None:
+    """A progress line on `file`, else on stdout, before whatever a child process prints next."""
+    print(f"[trellis2] {text}", flush=True, file=file)
 
 
 # Installing
@@ -200,22 +123,22 @@ def installer(machine: Machine) -> list[str]:
     raise InstallError(NO_PIP)
 
 
-def add_missing(machine: Machine, wanted: Sequence[Requirement]) -> int:
+def add_missing(machine: Machine, wanted: Sequence[requirements.Requirement]) -> int:
     """Installs what of `wanted` is missing and changes nothing else. 0, or the installer's exit code.
 
     If the lot does not install together, each is tried alone, so that one without a wheel costs only itself.
     """
     versions = machine.versions()
-    lacking = missing(wanted, versions)
+    lacking = requirements.missing(wanted, versions)
     if not lacking:
         say(f"requirements: all {len(wanted)} are present")
         return 0
     command = installer(machine)
     with tempfile.TemporaryDirectory() as folder:
         pins = Path(folder, "constraints.txt")
-        pins.write_text(constraints(versions, [r.name for r in lacking]), encoding="utf-8")
+        pins.write_text(requirements.constraints(versions, [r.name for r in lacking]), encoding="utf-8")
 
-        def install(some: Sequence[Requirement]) -> int:
+        def install(some: Sequence[requirements.Requirement]) -> int:
             say("installing " + ", ".join(map(str, some)))
             return machine.run([*command, "-q", "-c", str(pins), *map(str, some)])
 
@@ -226,7 +149,7 @@ def add_missing(machine: Machine, wanted: Sequence[Requirement]) -> int:
     return _report({requirement: code for requirement, code in codes.items() if code})
 
 
-def _report(failed: Mapping[Requirement, int]) -> int:
+def _report(failed: Mapping[requirements.Requirement, int]) -> int:
     """Says what did not install; the exit code of the first that the pack cannot do without."""
     for requirement in failed:
         need = "optional: slower without it" if requirement.name in OPTIONAL else "needed"
@@ -236,20 +159,38 @@ def _report(failed: Mapping[Requirement, int]) -> int:
 
 def install_into_host(machine: Machine) -> int:
     """What ComfyUI Manager runs: the missing pure requirements, into the running interpreter, with torch left alone."""
-    code = add_missing(machine, read_requirements(machine.root / "requirements.txt"))
+    code = add_missing(machine, requirements.read_requirements(machine.root / "requirements.txt"))
     if "torch" not in machine.versions():
         say("torch is not installed in this Python; ComfyUI needs it, and this script does not install it")
     return code
 
 
-def prepare(machine: Machine, extra: Sequence[str] = ()) -> int:
-    """An environment that can run the pack: torch if absent, the requirements, and `extra` ones."""
-    if "torch" not in machine.versions():
+def install_torch(machine: Machine, cpu: bool) -> int:
+    """Installs torch, for `cpu` in its build without CUDA. The exit code.
+
+    On Linux that build is not in pip's default index: pip finds it only if it is set up to, uv knows its place.
+    """
+    if not (cpu and sys.platform == "linux"):
         say(f"installing {TORCH} (a large download; for another build, install torch here first)")
-        if code := machine.run([*installer(machine), TORCH]):
-            return code
-    wanted = read_requirements(machine.root / "requirements.txt")
-    return add_missing(machine, [*wanted, *map(parse_requirement, extra)])
+        return machine.run([*installer(machine), TORCH])
+    say(f"installing {TORCH} without CUDA")
+    if machine.run([*installer(machine), "-q", f"{TORCH}+cpu"]) == 0:
+        return 0
+    say("pip does not reach such a build; trying uv")
+    uv = [shutil.which("uv")] if shutil.which("uv") else [machine.python, "-m", "uv"]
+    steps = [] if shutil.which("uv") else [[*installer(machine), "-q", "uv"]]
+    steps += [[*uv, "pip", "install", "--python", machine.python, "--torch-backend", "cpu", TORCH]]
+    if any(machine.run(step) for step in steps):
+        raise InstallError(NO_CPU_TORCH)
+    return 0
+
+
+def prepare(machine: Machine, extra: Sequence[str] = (), *, cpu: bool = False) -> int:
+    """An environment that can run the pack: torch if absent, the requirements, and `extra` ones. The exit code."""
+    if "torch" not in machine.versions() and (code := install_torch(machine, cpu)):
+        return code
+    wanted = requirements.read_requirements(machine.root / "requirements.txt")
+    return add_missing(machine, [*wanted, *map(requirements.parse_requirement, extra)])
 
 
 # The environment of a fresh machine
@@ -260,8 +201,36 @@ def venv_python(root: Path) -> Path:
     return root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def command_file(root: Path) -> Path:
+    """Where the `trellis2` command of `.venv` is."""
+    return venv_python(root).with_name("trellis2.cmd" if os.name == "nt" else "trellis2")
+
+
+def add_command(root: Path) -> None:
+    """Writes the `trellis2` command of `.venv`, which is this script's --run-cli, unless pip has put one there.
+
+    An editable install would need setuptools, and write into the tree.
+    """
+    file = command_file(root)
+    if file.exists() and "--run-cli" not in file.read_text(encoding="utf-8"):
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if os.name == "nt":
+        file.write_text('@"%~dp0python.exe" "%~dp0..\\..\\install.py" --run-cli %*\n', encoding="utf-8")
+    else:
+        python, script = (shlex.quote(str(path)) for path in (venv_python(root), root / "install.py"))
+        file.write_text(f'#!/bin/sh\nexec {python} {script} --run-cli "$@"\n', encoding="utf-8")
+        file.chmod(0o755)
+
+
 def ensure_venv(machine: Machine) -> Path:
-    """The Python of a working `.venv` in the root, made or mended first if need be."""
+    """The Python of a working `.venv` in the root, made or mended first if need be, with the `trellis2` command."""
+    python = _ensure_venv_python(machine)
+    add_command(machine.root)
+    return python
+
+
+def _ensure_venv_python(machine: Machine) -> Path:
     python = venv_python(machine.root)
     if python.exists() and machine.run([str(python), "-c", HAS_PIP]) == 0:
         return python
@@ -292,7 +261,15 @@ def in_environment(machine: Machine, arguments: Sequence[str], job: Callable[[],
 # Jobs
 
 
-def run_demo(machine: Machine, arguments: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class Options:
+    """What the jobs leave to the user."""
+
+    cpu: bool = False  # torch without CUDA
+    fast: bool = False  # the tests that are neither slow nor need a GPU
+
+
+def run_demo(machine: Machine, arguments: Sequence[str], chosen: Options) -> int:
     """A picture of the repository to output/demo.glb, through every stage, with the built-in checkpoint."""
     parser = argparse.ArgumentParser(prog="install.py --demo", add_help=False, allow_abbrev=False)
     parser.add_argument("--picture", default=DEMO_IMAGE)
@@ -303,7 +280,7 @@ def run_demo(machine: Machine, arguments: Sequence[str]) -> int:
     model = options.model or (TINY_MODEL if random else known.PLACE)
     generate = ["generate", options.picture, "-o", DEMO_OUTPUT, "--model", model, *DEMO_OPTIONS, *rest]
     command = [machine.python, str(machine.root / "install.py"), "--run-cli"]
-    code = prepare(machine)
+    code = prepare(machine, cpu=chosen.cpu)
     if random and code == 0:
         say(NO_MODEL)
     for step in [*([["make-tiny", TINY_MODEL]] if random else []), generate]:
@@ -312,31 +289,59 @@ def run_demo(machine: Machine, arguments: Sequence[str]) -> int:
             code = machine.run([*command, *step])
     if code == 0:
         say(f"done: {DEMO_OUTPUT}")
+        if (command := command_file(machine.root)).exists():
+            say(f"the command line: {command.relative_to(machine.root)} --help")
     return code
 
 
-def run_tests(machine: Machine, arguments: Sequence[str]) -> int:
+def run_tests(machine: Machine, arguments: Sequence[str], chosen: Options) -> int:
     """The tests."""
-    return prepare(machine, TEST_REQUIREMENTS) or machine.run([machine.python, "-c", PYTEST, *arguments])
+    command = [machine.python, "-c", PYTEST, *PARALLEL, *(FAST if chosen.fast else ()), *arguments]
+    return prepare(machine, TEST_REQUIREMENTS, cpu=chosen.cpu) or machine.run(command)
 
 
-def run_linter(machine: Machine, arguments: Sequence[str]) -> int:
+def run_kernel_tests(machine: Machine, arguments: Sequence[str], chosen: Options) -> int:
+    """The tests of the Triton kernels under a second Triton, for this run alone.
+
+    The newest one where the environment has the one that torch pins, else the pinned one.
+    """
+    if code := prepare(machine, TEST_REQUIREMENTS, cpu=chosen.cpu):
+        return code
+    here = machine.versions().get("triton")
+    if here is None:
+        say("Triton has no build for this system: there is no kernel to test")
+        return 0
+    other = "triton" if here == TRITON_PINNED else f"triton=={TRITON_PINNED}"
+    with tempfile.TemporaryDirectory() as folder:
+        say(f"Triton {here} is installed; the kernels' tests run under {other}")
+        if code := machine.run([*installer(machine), "-q", "--no-deps", "--target", folder, other]):
+            return code
+        # By the environment, not by sys.path: the tests' own child processes inherit it.
+        command = [machine.python, "-c", PYTEST, *PARALLEL, *KERNELS, *arguments]
+        return machine.run(["env", f"PYTHONPATH={folder}", *command])
+
+
+def run_linter(machine: Machine, arguments: Sequence[str], chosen: Options) -> int:
     """The linter."""
-    return prepare(machine, TEST_REQUIREMENTS) or machine.run([machine.python, "-m", "ruff", "check", *arguments])
+    ruff = [machine.python, "-m", "ruff", "check", *arguments]
+    return prepare(machine, TEST_REQUIREMENTS, cpu=chosen.cpu) or machine.run(ruff)
 
 
-def load_file(name: str, path: Path) -> ModuleType:
-    """The module or package at `path`, imported as `name`."""
-    folder = [str(path.parent)] if path.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+JOBS = {"--demo": run_demo, "--test": run_tests, "--test-kernels": run_kernel_tests, "--lint": run_linter}
 
 
 def run_cli(machine: Machine, arguments: Sequence[str]) -> int:
-    """The `trellis2` command of this tree, without installing the tree."""
+    """The `trellis2` command of this tree, without installing the tree; in `.venv` if this Python has no torch."""
+    if machine.has_module("torch"):
+        return _run_cli_here(machine, arguments)
+    if not machine.in_venv:
+        say("this Python has no torch: the command runs in .venv", sys.stderr)
+    again = ["--run-cli", *arguments]
+    return in_environment(machine, again, lambda: prepare(machine) or _run_cli_here(machine, arguments))
+
+
+def _run_cli_here(machine: Machine, arguments: Sequence[str]) -> int:
+    importlib.invalidate_caches()
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != machine.root]
     load_file(ALIAS, machine.root / "__init__.py")
     return importlib.import_module(f"{ALIAS}.trellis2.cli.main").main(list(arguments))
@@ -357,9 +362,12 @@ def _parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--demo", action="store_true", help="make a mesh from a picture, in .venv")
     mode.add_argument("--test", action="store_true", help="run the tests, in .venv")
+    mode.add_argument("--test-kernels", action="store_true", help="run the kernels' tests under another Triton")
     mode.add_argument("--lint", action="store_true", help="run ruff, in .venv")
     mode.add_argument("--accelerator", metavar="NAME", help="add an optional accelerator to this Python")
-    mode.add_argument("--run-cli", nargs=argparse.REMAINDER, metavar="...", help="the trellis2 command, by this Python")
+    mode.add_argument("--run-cli", nargs=argparse.REMAINDER, metavar="...", help="the trellis2 command")
+    parser.add_argument("--cpu", action="store_true", help="after --demo or --test: torch without CUDA's packages")
+    parser.add_argument("--fast", action="store_true", help="after --test: leave out what is slow or needs a GPU")
     return parser
 
 
@@ -367,12 +375,13 @@ def main(argv: Sequence[str], machine: Machine) -> int:
     """Runs the mode that `argv` names; its exit code."""
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
-    job = {"--demo": run_demo, "--test": run_tests, "--lint": run_linter}.get(argv[0] if argv else "")
-    if rest and job is None:
-        parser.error(f"unknown argument {rest[0]}")
+    chosen = Options(cpu=options.cpu, fast=options.fast)
+    job = JOBS.get(argv[0] if argv else "")
+    if job is None and (rest or chosen != Options()):
+        parser.error(f"unknown argument {rest[0]}" if rest else "--cpu and --fast come after --demo or --test")
     try:
         if job:
-            return in_environment(machine, argv, lambda: job(machine, rest))
+            return in_environment(machine, argv, lambda: job(machine, rest, chosen))
         if options.run_cli is not None:
             return run_cli(machine, options.run_cli)
         if options.accelerator:

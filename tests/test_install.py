@@ -1,16 +1,21 @@
 """install.py: what it reads, what it would run, and that torch is never in what ComfyUI Manager makes it run."""
 
+import importlib.metadata
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from comfyui_trellis2 import install
-from comfyui_trellis2.install import InstallError, Machine, Requirement, parse_requirement
+from comfyui_trellis2.install import InstallError, Machine, requirements
+
+Requirement, parse_requirement = requirements.Requirement, requirements.parse_requirement
 
 ROOT = Path(install.__file__).parent
-NAMES = [r.name for r in install.read_requirements(ROOT / "requirements.txt")]
+NAMES = [r.name for r in requirements.read_requirements(ROOT / "requirements.txt")]
 COMPLETE = {**dict.fromkeys(NAMES, "9.0"), "torch": "2.13.0+cpu"}
 TESTING = {parse_requirement(line).name: "99.0" for line in install.TEST_REQUIREMENTS}
 
@@ -82,7 +87,7 @@ def test_bounds_compare_numbers(bound: str, version: str, allowed: bool):
 
 def test_a_version_without_numbers_is_refused():
     with pytest.raises(ValueError, match="expected numbers"):
-        install.release("unknown")
+        requirements.release("unknown")
 
 
 def test_requirements_file_names_no_torch(tmp_path: Path):
@@ -90,16 +95,16 @@ def test_requirements_file_names_no_torch(tmp_path: Path):
     file = tmp_path / "requirements.txt"
     file.write_text("# a comment\n\nnumpy # why\nTorch>=2\n")
     with pytest.raises(ValueError, match="ComfyUI brings itself, got torch"):
-        install.read_requirements(file)
+        requirements.read_requirements(file)
 
 
 def test_missing_is_absent_or_out_of_bounds():
     wanted = [parse_requirement(line) for line in ("a", "b>=2", "c>=2")]
-    assert [str(r) for r in install.missing(wanted, {"b": "1.9", "c": "2.0"})] == ["a", "b>=2"]
+    assert [str(r) for r in requirements.missing(wanted, {"b": "1.9", "c": "2.0"})] == ["a", "b>=2"]
 
 
 def test_installed_versions_sees_this_environment():
-    versions = install.installed_versions()
+    versions = requirements.installed_versions()
     assert {"numpy", "torch", "pytest"} <= set(versions)
     assert versions["pytest"] == pytest.__version__
 
@@ -153,7 +158,7 @@ def test_neither_pip_nor_uv_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "ensurepip" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("mode", ["--test", "--demo", "--lint"])
+@pytest.mark.parametrize("mode", ["--test", "--test-kernels", "--demo", "--lint"])
 def test_outside_an_environment_the_script_runs_again_in_one(tmp_path: Path, mode: str):
     run = Commands(lambda command: 5 if "install.py" in command[1] else 0)
     assert install.main([mode, "-k", "grid"], machine(run, root=tmp_path, in_venv=False)) == 5
@@ -225,6 +230,7 @@ def test_demo_makes_a_mesh_with_the_built_in_checkpoint(copies: tuple[Path, Path
     run = Commands()
     assert install.main(["--demo", "--seed", "3"], machine(run, root=copies[1])) == 0
     (generate,) = (command[3:] for command in run.ran)
+    assert run.ran[0][:3] == ["python", str(copies[1] / "install.py"), "--run-cli"]
     assert generate[:4] == ["generate", install.DEMO_IMAGE, "-o", install.DEMO_OUTPUT]
     assert option(generate, "--model") == "assets/mini"
     assert generate[-2:] == ["--seed", "3"]
@@ -258,7 +264,8 @@ def test_demo_stops_at_the_first_failure(copies: tuple[Path, Path]):
 def test_torch_is_installed_only_where_it_is_absent_and_only_in_an_environment():
     run = Commands()
     assert install.main(["--test"], machine(run, without("torch") | TESTING)) == 0
-    assert [command[-1] for command in run.ran] == [install.TORCH, install.PYTEST]
+    torch, tests = run.ran
+    assert torch[-1] == install.TORCH and tests[2] == install.PYTEST
     assert install.main(["--test"], machine(failing := Commands(lambda command: 3), without("torch"))) == 3
     assert len(failing.ran) == 1
 
@@ -266,7 +273,98 @@ def test_torch_is_installed_only_where_it_is_absent_and_only_in_an_environment()
 def test_tests_get_their_arguments_and_their_exit_code_is_passed_on():
     run = Commands(lambda command: 2)
     assert install.main(["--test", "tests/test_x.py", "-k", "a"], machine(run, COMPLETE | TESTING)) == 2
-    assert run.ran == [["python", "-c", install.PYTEST, "tests/test_x.py", "-k", "a"]]
+    assert run.ran == [["python", "-c", install.PYTEST, *install.PARALLEL, "tests/test_x.py", "-k", "a"]]
+
+
+def test_fast_leaves_out_what_is_slow_and_what_needs_a_gpu():
+    run = Commands()
+    assert install.main(["--test", "--fast", "-k", "a"], machine(run, COMPLETE | TESTING)) == 0
+    assert run.ran[0][-4:] == ["-m", "not slow and not gpu", "-k", "a"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "other"), [("3.9.0", f"triton=={install.TRITON_PINNED}"), (install.TRITON_PINNED, "triton")]
+)
+def test_kernels_are_tested_under_the_triton_that_is_not_installed(installed: str, other: str):
+    run = Commands()
+    assert install.main(["--test-kernels", "-x"], machine(run, COMPLETE | TESTING | {"triton": installed})) == 0
+    add, test = run.ran
+    assert add[:3] == ["python", "-m", "pip"] and add[-1] == other and "--no-deps" in add
+    assert test[:2] == ["env", f"PYTHONPATH={option(add, '--target')}"], "before the environment's own, for this run"
+    assert test[2:5] == ["python", "-c", install.PYTEST] and test[-3:] == ["-m", "triton", "-x"]
+    assert not Path(option(add, "--target")).exists()
+
+
+def test_a_second_triton_that_does_not_install_fails_the_kernels_tests():
+    run = Commands(lambda command: 6 if "--target" in command else 0)
+    assert install.main(["--test-kernels"], machine(run, COMPLETE | TESTING | {"triton": "3.9.0"})) == 6
+    assert len(run.ran) == 1
+
+
+def test_without_triton_there_are_no_kernels_to_test(capsys: pytest.CaptureFixture):
+    versions = {name: version for name, version in (COMPLETE | TESTING).items() if name != "triton"}
+    run = Commands()
+    assert install.main(["--test-kernels"], machine(run, versions)) == 0
+    assert not any(install.PYTEST in command for command in run.ran)
+    assert "there is no kernel to test" in capsys.readouterr().out
+
+
+def test_the_pinned_triton_is_what_torch_requires():
+    """Where torch's metadata names it: its build with CUDA for Linux."""
+    if not (wanted := pinned_by_torch(importlib.metadata.requires("torch"))):
+        pytest.skip("this build of torch names no Triton")
+    if importlib.metadata.version("torch").partition("+")[0] != install.TORCH.partition("==")[2]:
+        pytest.skip("another torch than install.py's")
+    assert wanted == [install.TRITON_PINNED]
+
+
+def pinned_by_torch(required: list[str] | None) -> list[str]:
+    lines = [line.partition(";")[0].strip() for line in required or []]
+    return [line.partition("==")[2] for line in lines if line.startswith("triton==")]
+
+
+def test_the_pin_is_read_from_torchs_metadata():
+    lines = ["filelock", 'triton==3.7.1; platform_system == "Linux"', "tritonclient==2"]
+    assert pinned_by_torch(lines) == ["3.7.1"]
+    assert pinned_by_torch(None) == []
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the usual build of torch has no CUDA")
+
+
+@LINUX
+def test_cpu_takes_the_build_that_pip_reaches(copies: tuple[Path, Path]):
+    run = Commands()
+    assert install.main(["--demo", "--cpu"], machine(run, without("torch"), root=copies[1])) == 0
+    assert run.ran[0][-1] == f"{install.TORCH}+cpu"
+    assert "--cpu" not in run.ran[-1]
+
+
+@LINUX
+@pytest.mark.parametrize("found", [None, "/bin/uv"])
+def test_cpu_takes_uvs_build_where_pip_reaches_none(monkeypatch: pytest.MonkeyPatch, found: str | None):
+    monkeypatch.setattr(install.shutil, "which", lambda name: found)
+    run = Commands(lambda command: int(command[-1].endswith("+cpu")))
+    assert install.main(["--test", "--cpu"], machine(run, without("torch") | TESTING)) == 0
+    steps = run.ran[1:-1]
+    assert [step[-1] for step in steps] == ([install.TORCH] if found else ["uv", install.TORCH])
+    assert steps[-1][: 1 if found else 3] == ([found] if found else ["python", "-m", "uv"])
+    assert option(steps[-1], "--python") == "python" and option(steps[-1], "--torch-backend") == "cpu"
+
+
+@LINUX
+def test_no_torch_without_cuda_is_said(capsys: pytest.CaptureFixture):
+    run = Commands(lambda command: 1)
+    assert install.main(["--demo", "--cpu"], machine(run, without("torch"))) == 1
+    assert "leave out --cpu" in capsys.readouterr().out
+    assert not [command for command in run.ran if command[-1] == install.TORCH and "uv" not in command]
+
+
+@pytest.mark.parametrize("arguments", [["--cpu", "--demo"], ["--fast"], ["--cpu"]])
+def test_options_before_the_mode_install_nothing(arguments: Sequence[str]):
+    with pytest.raises(SystemExit):
+        install.main(arguments, machine(run := Commands(), without("tqdm")))
+    assert run.ran == []
 
 
 @pytest.mark.parametrize("arguments", [["--what"], ["x", "--test"], ["--demo", "--test"], ["--accelerator"]])
@@ -285,11 +383,55 @@ def test_run_cli_loads_this_tree_and_passes_the_code(tmp_path: Path, monkeypatch
     monkeypatch.setattr(install, "ALIAS", "install_probe")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     try:
-        assert install.main(["--run-cli", "generate", "--test", "x"], machine(Commands(), root=tmp_path)) == 3
+        here = machine(run := Commands(), root=tmp_path, modules=("torch",))
+        assert install.main(["--run-cli", "generate", "--test", "x"], here) == 3
+        assert run.ran == []
         assert str(tmp_path) not in sys.path
     finally:
         for name in [name for name in sys.modules if name.startswith("install_probe")]:
             del sys.modules[name]
+
+
+def test_run_cli_without_torch_runs_in_the_environment_that_the_demo_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    python, run = existing_venv(tmp_path), Commands(lambda command: 3 if "--run-cli" in command else 0)
+    assert install.main(["--run-cli", "doctor", "--x"], machine(run, root=tmp_path, in_venv=False)) == 3
+    assert run.ran[-1] == [python, str(tmp_path / "install.py"), "--run-cli", "doctor", "--x"]
+    assert "in .venv" in capsys.readouterr().err
+
+
+def test_run_cli_without_torch_makes_an_environment(tmp_path: Path):
+    run = Commands()
+    assert install.main(["--run-cli", "doctor"], machine(run, root=tmp_path, in_venv=False)) == 0
+    assert run.ran[0][:3] == ["python", "-m", "venv"]
+    assert run.ran[1][0] == str(install.venv_python(tmp_path)) and run.ran[1][-2:] == ["--run-cli", "doctor"]
+
+
+def test_run_cli_in_an_environment_without_torch_installs_it_first(copies: tuple[Path, Path]):
+    run = Commands(lambda command: 8)
+    here = machine(run, without("torch"), root=copies[1])
+    assert install.main(["--run-cli", "doctor"], here) == 8
+    assert run.ran[0][-1] == install.TORCH
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the command is a shell script")
+def test_the_environments_command_runs_the_tree_with_its_arguments(tmp_path: Path):
+    root = tmp_path / "a folder's"
+    existing_venv(root)
+    install.venv_python(root).write_text('#!/bin/sh\nprintf "<%s>" "$@"\nexit 9\n')
+    install.venv_python(root).chmod(0o755)
+    install.ensure_venv(machine(Commands(), root=root))
+    done = subprocess.run([install.command_file(root), "a b", "*"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (9, f"<{root / 'install.py'}><--run-cli><a b><*>")
+
+
+def test_a_command_that_pip_put_there_stays(tmp_path: Path):
+    existing_venv(tmp_path)
+    file = install.command_file(tmp_path)
+    file.write_text("pip's")
+    install.ensure_venv(machine(Commands(), root=tmp_path))
+    assert file.read_text() == "pip's"
 
 
 def test_an_interrupt_is_130():

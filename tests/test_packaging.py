@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 from comfyui_trellis2 import install
+from comfyui_trellis2.install import requirements as reading
 
 tomllib = pytest.importorskip("tomllib", reason="tomllib is part of Python since 3.11")
 
@@ -78,8 +79,8 @@ def test_the_wheel_imports_and_its_command_loads(site: Path, tmp_path: Path):
 
 
 def test_dependencies_are_requirements_and_torch(project: dict):
-    dependencies = [install.parse_requirement(line) for line in project["project"]["dependencies"]]
-    requirements = install.read_requirements(ROOT / "requirements.txt")
+    dependencies = [reading.parse_requirement(line) for line in project["project"]["dependencies"]]
+    requirements = reading.read_requirements(ROOT / "requirements.txt")
     assert dependencies[0].name == "torch"
     assert dependencies[0].allows(install.TORCH.partition("==")[2])
     assert dependencies[1:] == requirements

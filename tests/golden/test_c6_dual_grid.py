@@ -13,16 +13,15 @@ WEIGHTS = QefWeights(face=1.0, boundary=0.2, regularization=0.01)
 # few across a whole constraint.
 ATOL_VOXELS = 2e-3
 FLIP_VOXELS = 0.25
+ON_CUDA = [pytest.param(f"{name}-cuda", marks=pytest.mark.gpu) for name in ("reference", "triton")]
 
 grids = pytest.mark.parametrize("mesh, resolution", [(mesh, r) for mesh in MESHES for r in (32, 64)])
 
 
-@pytest.fixture(scope="module", params=["reference-cpu", "numba-cpu", "reference-cuda", "triton-cuda"])
+@pytest.fixture(scope="module", params=["reference-cpu", "numba-cpu", *ON_CUDA])
 def backend(request):
     """(name, device) of a backend; skipped where it does not work."""
     name, device = request.param.split("-")
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
     reason = {choice.name: choice.probe for choice in BACKENDS}[name](torch.device(device), torch.float32)
     if reason:
         pytest.skip(reason)

@@ -8,7 +8,7 @@ import torch
 from comfyui_trellis2.o_voxel.ops.raster import Raster, rasterize
 from comfyui_trellis2.o_voxel.ops.raster.reference import edge_functions
 
-BACKENDS = ["reference", "numba"] + (["triton"] if torch.cuda.is_available() else [])
+BACKENDS = ["reference", "numba", pytest.param("triton", marks=pytest.mark.gpu)]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 

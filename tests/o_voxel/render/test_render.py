@@ -471,7 +471,7 @@ def test_wrong_input_raises():
             Style(**wrong)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_gpu_draws_the_same_picture():
     mesh = sphere(rings=32)
     colors = torch.rand(len(mesh.vertices), 3, generator=torch.Generator().manual_seed(0))

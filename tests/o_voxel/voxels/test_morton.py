@@ -63,7 +63,7 @@ def test_axes_name_the_columns_from_the_highest_bit(axes: tuple[int, int, int]):
     assert torch.equal(decode_hilbert(encode_hilbert(coords, 21, axes), 21, axes), coords)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same_codes():
     coords = random_coords(1000)
     on_gpu = coords.cuda()

@@ -139,7 +139,7 @@ def test_malformed(changed, message):
         attention(**given)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("keys", "width"), [(63, 128), (1, 128), (2, 16), (63, 20)])
 @pytest.mark.parametrize("backend", [choice.name for choice in BACKENDS])
@@ -164,7 +164,7 @@ def test_gradients(backend, queries, keys):
     assert torch.autograd.gradcheck(lambda *x: attention(*x, queries, keys, backend=backend), given)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @lengths
 def test_items_of_any_length_learn_at_once_on_a_gpu(queries, keys):
     """Where gradients are wanted: in one launch, and as good as the reference on the same bfloat16 numbers."""

@@ -135,7 +135,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPSILON = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 # Half the distance of two neighbouring numbers, in relation to them, and a little for fp32's own sums.
 ROUNDOFF = {torch.float32: 2.0**-22, torch.float16: 2.0**-11 + 2.0**-20, torch.bfloat16: 2.0**-8 + 2.0**-20}
-HALVES = [torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
+HALVES = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
 
 
 def branched(n, channels, dtype):

@@ -161,7 +161,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # On the CPU Triton's interpreter cuts to bfloat16 instead of rounding.
-HALVES = [torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
+HALVES = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
 
 
 @pytest.mark.parametrize(("n", "heads", "width"), [(0, 3, 20), (1, 3, 20), (63, 2, 24), (63, 12, 128), (1000, 2, 24)])

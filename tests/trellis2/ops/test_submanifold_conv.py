@@ -361,7 +361,7 @@ def test_neighbor_map_by_blocks(poisoned, kernel, monkeypatch, n, shift):
     assert torch.equal(blocks.neighbors_by_blocks(coords.to(DEVICE)).cpu(), brute_force_map(coords, 1))
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="collisions of many voxels need a GPU")
+@pytest.mark.gpu  # collisions of many voxels
 @pytest.mark.parametrize("share", [1.0, 0.1])
 def test_neighbor_map_by_blocks_of_many(maps, share):
     blocks = import_module("comfyui_trellis2.trellis2.ops.submanifold_conv.kernel_blocks")
@@ -422,9 +422,7 @@ def test_tiles_gather_rows_of_one_pattern(kernel):
     assert float(tiles.counts.sum()) < 1.25 * (8 * 9 + 3 + 1 + 4 * 9) < 27 * len(tiles.counts)
 
 
-ON_GPU_ONLY = pytest.mark.skipif(
-    DEVICE == "cpu", reason="too much for Triton's interpreter, which also takes bfloat16 for integers"
-)
+ON_GPU_ONLY = pytest.mark.gpu  # too much for Triton's interpreter, which also takes bfloat16 for integers
 DTYPES = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=ON_GPU_ONLY)], ids=str
 )

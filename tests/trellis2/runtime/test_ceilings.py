@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "bench_pipeline.py"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="ceilings are of a CUDA device")
+@pytest.mark.gpu  # ceilings are of a CUDA device
+@pytest.mark.slow
 def test_an_image_becomes_a_mesh_within_the_ceilings():
     cases = ["1024_cascade:auto:8", "1024_cascade:low:5"]
     command = [sys.executable, str(BENCH), "--runs", "1", "--cases", *cases]

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DEVICE = CUDA if torch.cuda.is_available() else CPU
-gpu = pytest.mark.skipif(DEVICE == CPU, reason="only a CUDA device records")
+gpu = pytest.mark.gpu  # only a CUDA device records
 
 
 class Rerun:

@@ -200,9 +200,8 @@ def test_host_memory_grows_and_is_released():
     assert len(host.get(1, torch.device(DEVICE))) == 1
 
 
+@pytest.mark.gpu  # nothing is uploaded without a CUDA device
 def test_an_upload_moves_every_number(monkeypatch):
-    if DEVICE != "cuda":
-        pytest.skip("nothing is uploaded without a CUDA device")
     monkeypatch.setattr("comfyui_trellis2.trellis2.runtime.pinned.PIECE_BYTES", 2**20 + 256)
     model = nn.ModuleList([nn.Linear(1000, 1500), nn.Linear(7, 3)]).requires_grad_(False)
     model.register_buffer("phases", torch.randn(2**18, dtype=torch.complex64))

@@ -13,7 +13,7 @@ from comfyui_trellis2.o_voxel.values import Mesh
 
 from ...shapes import box, fan, mesh, moebius, sheet, sphere
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 @pytest.fixture(scope="session")
