@@ -1,7 +1,7 @@
-"""Images before the encoder: matte, crop and premultiply as the reference does, and the ComfyUI tensors on either side.
+"""Image preparation: matte, crop and premultiply as the reference does; conversion from and to ComfyUI's tensors.
 
-Alpha is 255 (PIL) or 1 (tensors) on the object and 0 outside. ComfyUI's LoadImage gives the opposite as MASK,
-1 - alpha; its background removal nodes give alpha itself. Here the word is always alpha, and the caller inverts.
+Alpha is 255 (PIL) or 1 (tensors) on the object and 0 outside. ComfyUI's LoadImage outputs 1 - alpha as MASK, its
+background removal nodes output alpha. Functions here take alpha; the caller inverts.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..o_voxel.core.checks import FLOATS, check_tensor
 
-MAX_SIDE = 1024  # pixels; larger images are reduced before the crop
-OBJECT_ALPHA = 204  # of 255; pixels above it span the crop
+MAX_SIDE = 1024  # pixels; larger images are downscaled before the crop
+OBJECT_ALPHA = 204  # of 255; the crop is the box of pixels above it
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -25,45 +25,44 @@ _PLACEHOLDER_SIDE = 64  # ComfyUI's LoadImage gives a 64x64 MASK for a file that
 
 
 def prepare_image(image: Image.Image, mask: Image.Image | None = None) -> Image.Image:
-    """The object alone: a square crop around it, multiplied by its alpha, on black.
+    """A square crop around the object, multiplied by its alpha, on black.
 
-    image: any 8-bit mode, W x H.  mask: "L" or "1", W x H, 255 on the object; it replaces the image's own alpha.
-    Returns RGB, N x N with N even: the longer side of the box of pixels with alpha above OBJECT_ALPHA, after a
-    reduction to at most MAX_SIDE pixels a side. N is not a model resolution; `to_pixels` resizes.
+    image: any 8-bit mode, W x H pixels.  mask: "L" or "1", W x H, 255 on the object; it replaces the image's alpha.
+    Returns RGB, N x N pixels with N even: the longer side of the box of pixels with alpha above OBJECT_ALPHA, in the
+    image downscaled to at most MAX_SIDE pixels a side. N is no input size of the encoder; `to_pixels` resizes.
 
     Raises ValueError: no transparency and no mask, nothing opaque, an object under 3 pixels, a mask of another size,
     a mode with more than 8 bits. Same bytes as the reference's preprocess_image on an image with alpha
     (microsoft/TRELLIS.2, trellis2_image_to_3d.py) for one version of Pillow; another may round its resize differently.
     """
-    rgba = _downscale(_matted(image, mask))
+    rgba = _downscale(_with_alpha(image, mask))
     return _premultiplied(rgba.crop(_object_box(np.asarray(rgba)[:, :, 3])))
 
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:
-    """The encoder's input, [3, size, size] float32: Lanczos resize of an RGB image, then ImageNet mean and deviation.
+    """The encoder's input [3, size, size] float32: a Lanczos resize, normalised by ImageNet's mean and deviation.
 
-    Raises ValueError unless `image` is RGB, as `prepare_image` returns it, and `size` is positive.
+    size: pixels a side.  Raises ValueError unless `image` is RGB, as `prepare_image` returns it, and `size` positive.
     """
     _check_rgb(image, "image")
     return normalize_pixels(torch.from_numpy(np.array(_resized(image, size)))).permute(2, 0, 1)
 
 
 def normalize_pixels(image: Tensor) -> Tensor:
-    """RGB bytes [..., 3] uint8 to float32 of ImageNet's mean and deviation, on the same device."""
+    """RGB bytes [..., 3] uint8 to float32, normalised by ImageNet's mean and deviation, on the same device."""
     check_tensor(image, "image", (None,) * (image.ndim - 1) + (3,), torch.uint8)
     mean, std = (torch.tensor(values, device=image.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (image.float() / 255 - mean) / std
 
 
 def from_comfy(images: Tensor, alpha: Tensor | None = None) -> list[Image.Image]:
-    """A ComfyUI IMAGE batch as RGBA images: 255 * value rounded to the nearest, so a loaded file's bytes come back.
+    """A ComfyUI IMAGE batch as RGBA images; bytes are 255 * value rounded, so those of a loaded file return.
 
     images: [B, H, W, 3 or 4] float, 0 to 1 (clamped), straight (not premultiplied) colour.
-    alpha: [B, H, W], [1, H, W] (for every image) or [H, W] float, 1 on the object; for the MASK of LoadImage, which is
-    1 on the transparent part, pass 1 - mask. It replaces a fourth channel. With neither, alpha is 255 everywhere, and
-    `prepare_image` then asks for a mask.
+    alpha: [B, H, W], [1, H, W] (for every image) or [H, W] float, 1 on the object; it replaces a fourth channel. For
+    the MASK of LoadImage pass 1 - mask. With neither, alpha is 255 everywhere, which `prepare_image` refuses.
 
-    Raises ValueError on other shapes or dtypes and on NaN. An empty batch gives an empty list.
+    Raises ValueError for other shapes or dtypes and for NaN. An empty batch gives an empty list.
     """
     check_tensor(images, "images", (None, None, None, None), FLOATS)
     batch, height, width, channels = images.shape
@@ -83,11 +82,11 @@ def from_comfy(images: Tensor, alpha: Tensor | None = None) -> list[Image.Image]
 def to_comfy(images: Sequence[Image.Image], size: int | None = None) -> Tensor:
     """RGB images as a ComfyUI IMAGE batch, [B, H, W, 3] float32, 0 to 1.
 
-    size: pixels; resizes every image to size x size (Lanczos). A batch has one shape and prepared images have their
-    objects' own, so give a size for a batch. Resized images are for looking at: condition on the originals, since
-    `to_pixels` would resample these a second time. Without it, `from_comfy` gives the same bytes back.
+    size: pixels a side to resize every image to (Lanczos), needed for a batch of images of different sizes. Resized
+    images are a preview: condition on the originals, since `to_pixels` would resample these a second time. Without
+    `size`, `from_comfy` restores the same bytes.
 
-    Raises ValueError on an empty list, on a mode other than RGB, and on unequal sizes without `size`.
+    Raises ValueError for an empty list, a mode other than RGB, and different sizes without `size`.
     """
     if not images:
         raise ValueError("images: expected at least one image, got none")
@@ -102,7 +101,7 @@ def to_comfy(images: Sequence[Image.Image], size: int | None = None) -> Tensor:
     return torch.from_numpy(np.stack([_unit_array(image) for image in images]))
 
 
-def _matted(image: Image.Image, mask: Image.Image | None) -> Image.Image:
+def _with_alpha(image: Image.Image, mask: Image.Image | None) -> Image.Image:
     if image.mode not in _EIGHT_BIT_MODES:
         raise ValueError(f"image: expected one of the modes {', '.join(_EIGHT_BIT_MODES)}, got {image.mode}")
     rgba = image.convert("RGBA")
@@ -122,7 +121,7 @@ def _matted(image: Image.Image, mask: Image.Image | None) -> Image.Image:
 
 
 def _downscale(rgba: Image.Image) -> Image.Image:
-    """At most MAX_SIDE pixels a side. Pillow resizes RGBA premultiplied, so hidden colours do not bleed in."""
+    """At most MAX_SIDE pixels a side. Pillow resizes RGBA premultiplied, so transparent colours do not bleed in."""
     scale = min(1, MAX_SIDE / max(rgba.size))
     if scale == 1:
         return rgba
@@ -133,7 +132,7 @@ def _downscale(rgba: Image.Image) -> Image.Image:
 
 
 def _object_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, upper, right, lower of a square around the object, pixels; it may leave the image."""
+    """(left, upper, right, lower) in pixels of a square around the object, which may extend beyond the image."""
     inside = alpha > OBJECT_ALPHA
     columns, rows = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
     if columns.size == 0:
@@ -148,7 +147,7 @@ def _object_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
             f"image: the object is {right - left + 1}x{lower - upper + 1} pixels, expected 3 or more; check the mask"
         )
     x, y = (left + right) / 2, (upper + lower) / 2
-    # round() takes halves to the even side at both ends, so the box stays square.
+    # round() rounds halves to even at both ends, so the box stays square.
     return round(x - half), round(y - half), round(x + half), round(y + half)
 
 

@@ -1,18 +1,20 @@
-"""What flows between the stages. Frozen; a stage returns new values and never writes to its input."""
+"""Values that flow between the stages. Frozen: a stage returns new ones and never writes to its inputs.
+
+Letters: B objects, V views of each, L image tokens of a view, N voxels, T latent voxels of all objects, C channels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..o_voxel.core.checks import check_tensor
-from .sparse import Ragged, SparseTensor
+from ..o_voxel.values import Mesh, VoxelField
+from .sampling.noise import NoiseHistory
+from .sparse import PackedSequences, SparseTensor
 
 VIEW_MODES = ("average", "cycle")
-# Shapes of the noise that an item's earlier stages drew; see `draw_noise`.
-Drawn = tuple[tuple[int, ...], ...]
 
 
 class EmptyOutputError(ValueError):
@@ -23,8 +25,10 @@ class EmptyOutputError(ValueError):
 class ImageCondition:
     """Image tokens of B objects seen in V views each.
 
-    tokens_512, tokens_1024: [B, V, L, C] fp32, from the image at 512 and at 1024 pixels; the second is None where only
-    the 512 models will run.  view_mode: how several views guide the sampling, "average" or "cycle".
+    tokens_512, tokens_1024: [B, V, L, C] fp32, of the images resized to 512 and to 1024 pixels a side. tokens_1024 is
+    None where only the 512 models will run.  view_mode: how several views guide the sampling, "average" or "cycle".
+
+    Raises ValueError for other shapes, no image, or an unknown view_mode.
     """
 
     tokens_512: Tensor
@@ -42,18 +46,23 @@ class ImageCondition:
 
     @property
     def batch_size(self) -> int:
+        """B, the number of objects."""
         return len(self.tokens_512)
 
-    def views(self, resolution: int) -> list[Ragged]:
-        """The condition of each view, B items each, for the models of `resolution` (512, or 1024 and more)."""
-        return [Ragged.from_items(view) for view in self._tokens(resolution).unbind(1)]
+    def views(self, image_size: int) -> list[PackedSequences]:
+        """The condition of each of V views, B sequences [B L, C] fp32: tokens of images of image_size pixels a side.
 
-    def tokens(self, resolution: int) -> int:
-        """How many there are for the models of `resolution`, of all objects and views."""
-        return self._tokens(resolution).shape[:3].numel()
+        image_size: 512, any other means 1024. Raises ValueError for 1024 where `tokens_1024` is None.
+        """
+        return [PackedSequences.from_items(view) for view in self._tokens(image_size).unbind(1)]
 
-    def _tokens(self, resolution: int) -> Tensor:
-        tokens = self.tokens_512 if resolution == 512 else self.tokens_1024
+    def num_tokens(self, image_size: int) -> int:
+        """B V L, the number of image tokens at image_size pixels a side. Raises as `views`."""
+        return self._tokens(image_size).shape[:3].numel()
+
+    def _tokens(self, image_size: int) -> Tensor:
+        """[B, V, L, C] fp32."""
+        tokens = self.tokens_512 if image_size == 512 else self.tokens_1024
         if tokens is None:
             raise ValueError("condition: the 1024 models need image tokens at 1024; condition with resolution 1024")
         return tokens
@@ -61,38 +70,46 @@ class ImageCondition:
 
 @dataclass(frozen=True, eq=False)
 class SparseStructure:
-    """Occupied voxels. items: [N_i, 3] int32 for each object, on a grid of `resolution` a side (32 or 64)."""
+    """Occupied voxels of each object, on a grid of `resolution` voxels a side (32 or 64).
+
+    items: B tensors [N_i, 3] int32 (x, y, z).  noise_history: of each object, see `noise`.
+    """
 
     items: tuple[Tensor, ...]
     resolution: int
-    drawn: tuple[Drawn, ...]
+    noise_history: tuple[NoiseHistory, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """A structured latent, de-normalised.
+    """A structured latent in the decoders' space, not normalised.
 
-    slat: [T, C] fp32 on B objects' latent voxels.  resolutions: of the surface that each object decodes to, 16 times
-    its latent grid; a cascade may reach different ones.
+    slat: [T, C] fp32 on the latent voxels of B objects.  resolutions: of each object's decoded surface in voxels a
+    side, 16 times its latent grid; a cascade may reach a different one for each.  noise_history: of each object.
     """
 
     slat: SparseTensor
     resolutions: tuple[int, ...]
-    drawn: tuple[Drawn, ...]
+    noise_history: tuple[NoiseHistory, ...]
 
     @property
     def batch_size(self) -> int:
+        """B, the number of objects."""
         return self.slat.coords.batch_size
 
 
 class ShapeLatent(Latent):
-    """A latent of the shape."""
+    """A latent of the shape. A type of its own, so that a node's socket does not take a texture for it."""
 
 
 class TextureLatent(Latent):
-    """A latent of the material, on the voxels of the shape latent it was sampled for."""
+    """A latent of the materials, on the voxels of the shape latent that it was sampled for."""
 
 
-def extend(drawn: Sequence[Drawn], shapes: Sequence[tuple[int, ...]]) -> tuple[Drawn, ...]:
-    """Each item's draws with one more after them."""
-    return tuple((*earlier, shape) for earlier, shape in zip(drawn, shapes, strict=True))
+@dataclass(frozen=True, eq=False)
+class Asset:
+    """A decoded object. mesh: its raw surface.  field: its PBR materials on the surface's voxels, None without a
+    texture."""
+
+    mesh: Mesh
+    field: VoxelField | None

@@ -10,7 +10,7 @@ from comfyui_trellis2.trellis2.models import Backends, build_model
 from comfyui_trellis2.trellis2.models.quantized import quantize_model
 from comfyui_trellis2.trellis2.models.transformer import PreparedCondition
 from comfyui_trellis2.trellis2.runtime.cuda_graphs import Layout
-from comfyui_trellis2.trellis2.sparse import CoordSet, Ragged, SparseTensor
+from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, SparseTensor
 
 # name: (role, tokens, image tokens, the reference's milliseconds). The negative condition is one token.
 CASES = {
@@ -55,7 +55,7 @@ def run_case(table, published, case, quantization, options) -> None:
         torch.cuda.synchronize()
         note = f"quantised in {time.perf_counter() - begun:.2f} s"
     with torch.no_grad():
-        image = flow.prepare(Ragged(torch.randn(image_tokens, 1024, device=DEVICE), (image_tokens,)))
+        image = flow.prepare(PackedSequences(torch.randn(image_tokens, 1024, device=DEVICE), (image_tokens,)))
         forward, x = forward_of(flow, tokens, image.lengths)
         t = torch.full((1,), 500.0, device=DEVICE)
         for launch in options.launch:

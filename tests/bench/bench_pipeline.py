@@ -81,7 +81,7 @@ class Case:
             names = ("sparse_structure_sampler", "shape_slat_sampler", "tex_slat_sampler")
             samplers = {name: getattr(pipeline.config, name) for name in names}
             cached = {n: replace(s, params=replace(s.params, step_cache=True)) for n, s in samplers.items()}
-            pipeline.config = replace(pipeline.config, **cached)
+            pipeline.networks.config = replace(pipeline.config, **cached)
         return pipeline
 
 
@@ -229,7 +229,7 @@ def one_run(pipeline, kind):
 
 def other_picture(pipeline):
     """Forget what depends on the voxels of the last run."""
-    for role, model in pipeline._models.items():
+    for role, model in pipeline.networks.loaded.items():
         if "slat_flow" in role:
             forget(model)
 

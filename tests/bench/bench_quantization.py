@@ -10,12 +10,12 @@ from dataclasses import replace
 import torch
 from bench import DEVICE, ROOT
 from comfyui_trellis2.trellis2.checkpoint.config import parse_pipeline
-from comfyui_trellis2.trellis2.checkpoint.hadamard import rotate
+from comfyui_trellis2.trellis2.checkpoint.int8_file import hadamard_transform
 from comfyui_trellis2.trellis2.models import build_model
 from comfyui_trellis2.trellis2.models.quantized import QuantizedLinear, quantizable, quantize_model
 from comfyui_trellis2.trellis2.ops.quantized_linear import FORMATS, quantize_rows
-from comfyui_trellis2.trellis2.sampling.stages import sample_structure_latent
-from comfyui_trellis2.trellis2.sparse import Ragged
+from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_structure_latent
+from comfyui_trellis2.trellis2.sparse import PackedSequences
 from comfyui_trellis2.trellis2.values import ImageCondition
 
 ROLE = "sparse_structure_flow_model"
@@ -33,7 +33,7 @@ def main() -> None:
     wanted = None
     for variant in VARIANTS:
         flow = variant_of(published["models"][ROLE], state, variant)
-        tokens = Ragged.from_items(list(condition.tokens_512[0]))
+        tokens = PackedSequences.from_items(list(condition.tokens_512[0]))
         got = [flow(noise, torch.full((1,), 500.0, device=DEVICE), tokens)]
         for changes in ({"guidance_strength": 1.0}, {}, {"guidance_strength": 1.0, "step_cache": True}):
             changed = replace(sampler, params=replace(sampler.params, **changes))
@@ -64,7 +64,7 @@ def variant_of(description, state, variant):
     if variant == "rotated":
         for path in quantizable(flow):
             layer = flow.get_submodule(path)
-            weight = quantize_rows(rotate(layer.weight.float(), 256), FORMATS["int8"])
+            weight = quantize_rows(hadamard_transform(layer.weight.float(), 256), FORMATS["int8"])
             flow.set_submodule(path, QuantizedLinear(weight, layer.bias, FORMATS["int8"], rotation=256))
         return flow
     return quantize_model(flow, variant, DEVICE) if variant in FORMATS else flow

@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfyui_trellis2.trellis2.models import Backends
 from comfyui_trellis2.trellis2.models.quantized import quantize_model
-from comfyui_trellis2.trellis2.sparse import Ragged
+from comfyui_trellis2.trellis2.sparse import PackedSequences
 
 ATOL = 5e-5
 TORSO = 0.015  # relative, of a bf16 torso
@@ -14,7 +14,7 @@ names = pytest.mark.parametrize("name", NAMES)
 
 
 def run(model, data, times):
-    return model(data["x"], data[f"t_{times}"], Ragged.from_items(data["cond"]))
+    return model(data["x"], data[f"t_{times}"], PackedSequences.from_items(data["cond"]))
 
 
 @names

@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfyui_trellis2.trellis2.models import Backends
 from comfyui_trellis2.trellis2.models.quantized import quantize_model
-from comfyui_trellis2.trellis2.sparse import CoordSet, Ragged, SparseTensor
+from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, SparseTensor
 
 ATOL = 5e-5
 TORSO = 0.015  # relative, of a bf16 torso
@@ -13,10 +13,15 @@ NAMES = ("c2_slat_flow_shape", "c2_slat_flow_tex", "c2_slat_flow_ape")
 names = pytest.mark.parametrize("name", NAMES)
 
 
+def coord_set(rows):
+    """The reference's coordinates [N, 4] (batch, x, y, z) as ours."""
+    return CoordSet(rows.int(), torch.bincount(rows[:, 0].long()).tolist())
+
+
 def run(model, data, times, condition=None):
-    coords = CoordSet.from_rows(data["coords"])
+    coords = coord_set(data["coords"])
     concat = SparseTensor(data["concat_cond"], coords) if "concat_cond" in data else None
-    condition = Ragged.from_items(data["cond"]) if condition is None else condition
+    condition = PackedSequences.from_items(data["cond"]) if condition is None else condition
     out = model(SparseTensor(data["x"], coords), data[f"t_{times}"], condition, concat)
     assert out.coords is coords
     return out.feats
@@ -34,7 +39,7 @@ def test_velocity(network, arrays, close, name, times):
 @names
 def test_velocity_with_conditions_of_different_lengths(network, arrays, close, name):
     data = arrays(f"{name}.data.npz")
-    condition = Ragged.from_items([data["cond"][0, :11], data["cond"][1, :23]])
+    condition = PackedSequences.from_items([data["cond"][0, :11], data["cond"][1, :23]])
     expected = data["out_b_varlen_cond_11_23"]
     close(run(network(name), data, "b", condition), expected, ATOL)
     assert (expected - data["out_b"]).abs().max() > 100 * ATOL
@@ -61,7 +66,7 @@ def test_velocity_with_the_reference_attention(network, arrays, close, name):
 @names
 def test_lengths(arrays, name):
     data = arrays(f"{name}.data.npz")
-    assert list(CoordSet.from_rows(data["coords"]).lengths) == data["seqlens"].tolist()
+    assert list(coord_set(data["coords"]).lengths) == data["seqlens"].tolist()
 
 
 @names
@@ -70,7 +75,7 @@ def test_hidden_states(network, arrays, close, watch, name):
     model = network(name)
     seen = watch(**{f"h_block{k}_b": block for k, block in enumerate(model.blocks)})
     run(model, data, "b")
-    item = CoordSet.from_rows(data["coords"]).item
+    item = coord_set(data["coords"]).item
     for key, stream in seen.items():
         close(stream.total(item), data[key], ATOL)
 

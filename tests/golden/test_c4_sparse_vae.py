@@ -14,18 +14,23 @@ from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from comfyui_trellis2.trellis2.models.shape_vae import dual_grid_features
 from comfyui_trellis2.trellis2.models.texture_vae import field_features
 from comfyui_trellis2.trellis2.ops.submanifold_conv import submanifold_conv
-from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor, channel_to_spatial, spatial_to_channel
+from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor, spatial_to_channel
 
 ATOL = 1e-4
 VERTEX_ATOL = 1e-5  # world units: a vertex moves by half a voxel for a logit of 1
 FLIPPED_QUADS = 4  # on the cached path, whose nearest tie of split weights is within rounding
 
 
+def coord_set(rows):
+    """The reference's coordinates [N, 4] (batch, x, y, z) as ours."""
+    return CoordSet(rows.int(), torch.bincount(rows[:, 0].long()).tolist())
+
+
 @pytest.fixture(scope="module")
 def encoded(arrays):
     """c4_shape_encoder and its input as the voxels of the batch."""
     data = arrays("c4_shape_encoder.data.npz")
-    return data | {"set": CoordSet.from_rows(data["coords"])}
+    return data | {"set": coord_set(data["coords"])}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +56,12 @@ def children(encoded):
 
 
 def latent(data):
-    return SparseTensor(data["z"], CoordSet.from_rows(data["z_coords"]))
+    return SparseTensor(data["z"], coord_set(data["z_coords"]))
 
 
 def guide_from(decoded):
     """The subdivisions that the golden logits select, each starting at the voxels of the one before."""
-    coords, found = CoordSet.from_rows(decoded["z_coords"]), []
+    coords, found = coord_set(decoded["z_coords"]), []
     for level in range(4):
         assert torch.equal(coords.rows, decoded[f"sub{level}_coords"].int())
         found.append(coords.subdivide(decoded[f"sub{level}_logits"] > 0))
@@ -227,31 +232,32 @@ def test_texture_decoder_needs_a_fitting_guide(network, arrays, decoded, childre
     with pytest.raises(ValueError, match="expected 4 subdivisions, got 3"):
         model(latent(data), guide_from(decoded)[:3])
     with pytest.raises(ValueError, match="not those of the latent"):
-        model(SparseTensor(data["z"][1:], CoordSet.from_rows(data["z_coords"][1:])), guide_from(decoded))
+        model(SparseTensor(data["z"][1:], coord_set(data["z_coords"][1:])), guide_from(decoded))
     with pytest.raises(ValueError, match="levels"):
         network("c4_shape_decoder").upsample(latent(decoded), 5)
 
 
 def test_spatial_to_channel(arrays):
     probe = arrays("c4_s2c_c2s_probe.npz")
-    fine = CoordSet.from_rows(probe["s2c_in_coords"])
+    fine = coord_set(probe["s2c_in_coords"])
     out = spatial_to_channel(SparseTensor(probe["s2c_in"], fine), fine.coarsen())
     assert torch.equal(out.feats, probe["s2c_out"])
 
 
 def test_channel_to_spatial(arrays):
     probe = arrays("c4_s2c_c2s_probe.npz")
-    coarse = CoordSet.from_rows(probe["s2c_in_coords"]).coarsen().coarse
+    coarse = coord_set(probe["s2c_in_coords"]).coarsen().coarse
     every_child = coarse.subdivide(torch.ones(1, 8, dtype=torch.bool))
-    out = channel_to_spatial(SparseTensor(probe["c2s_in"], coarse), every_child)
-    assert torch.equal(out.coords.rows, probe["c2s_out_coords"])
-    assert torch.equal(out.feats, probe["c2s_out"])
+    assert torch.equal(every_child.fine.rows, probe["c2s_out_coords"])
+    # Without a missing child, what the reference deals out to the children is stacked back to what it came from.
+    back = spatial_to_channel(SparseTensor(probe["c2s_out"], every_child.fine), every_child)
+    assert torch.equal(back.feats, probe["c2s_in"])
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_submanifold_conv(arrays, close, dilation):
     probe = arrays("c4_sparse_conv_probe.npz")
-    neighbors = CoordSet.from_rows(probe["coords"]).neighbors(dilation)
+    neighbors = coord_set(probe["coords"]).neighbors(dilation)
     expected = probe[f"out_dil{dilation}"]
     close(submanifold_conv(probe["x"], neighbors, probe["weight"], probe["bias"]), expected, ATOL)
     mirrored = submanifold_conv(probe["x"], neighbors, probe["weight"].transpose(1, 3).contiguous(), probe["bias"])

@@ -12,7 +12,6 @@ from comfyui_trellis2.trellis2.sampling.flow_matching import (
     model_time,
     schedule,
     sparse_deviation,
-    to_noise,
     to_sample,
     to_velocity,
 )
@@ -44,6 +43,11 @@ def data(arrays):
 @pytest.fixture(scope="module")
 def described(golden):
     return json.loads(golden("c5_samplers.json").read_text())
+
+
+def to_noise(x, velocity, t):
+    """The noise that the velocity at x points away from."""
+    return (1 - t) * velocity + x
 
 
 def toy(data, layout, condition):

@@ -18,15 +18,9 @@ from comfyui_trellis2.trellis2.models.sparse_vae import Decoded
 from comfyui_trellis2.trellis2.models.structure_vae import occupied_voxels
 from comfyui_trellis2.trellis2.pipeline import MAX_TOKENS, PIPELINE_TYPES, Pipeline
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded
-from comfyui_trellis2.trellis2.sampling.flow_matching import draw_noise
-from comfyui_trellis2.trellis2.sampling.stages import (
-    cascade_voxels,
-    denormalize,
-    noise_on,
-    normalize,
-    sample_sparse_latent,
-    sample_structure_latent,
-)
+from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_sparse_latent, sample_structure_latent
+from comfyui_trellis2.trellis2.sampling.noise import draw_noise
+from comfyui_trellis2.trellis2.sampling.stages import cascade_voxels, denormalize, noise_on, normalize
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
 from comfyui_trellis2.trellis2.values import ImageCondition, SparseStructure
 from torch import Tensor
@@ -127,7 +121,7 @@ def generate(kind, data, logits, config, condition, models, max_tokens):
     def sample_shape(size, at, noise):
         flow = models[f"shape_slat_flow_model_{size}"]
         start = noise_on([at], [noise], CPU)
-        sampled = sample_sparse_latent(flow, start, condition, config.shape_slat_sampler, resolution=size)
+        sampled = sample_sparse_latent(flow, start, condition, config.shape_slat_sampler, image_size=size)
         return denormalize(sampled, config.shape_slat_normalization)
 
     coarse = fine = None
@@ -146,7 +140,7 @@ def generate(kind, data, logits, config, condition, models, max_tokens):
         known.replace(data["noise_tex"]),
         condition,
         config.tex_slat_sampler,
-        resolution=size,
+        image_size=size,
         concat=known,
     )
     texture = denormalize(sampled, config.tex_slat_normalization)
@@ -244,11 +238,11 @@ def test_cascade_reduces_its_resolution(runs, described):
 def test_noise_is_one_stream(described, shared, arrays, kind):
     """The reference's noise is what our stages draw from its seed."""
     data, report = arrays(f"c7_pipeline_{kind}.npz"), described["runs"][kind]
-    drawn = []
+    history = []
     for name, shape in zip(report["noise_order"], report["noise_shapes"], strict=True):
-        (noise,) = draw_noise([described["seed"]], [tuple(shape)], [drawn])
+        (noise,) = draw_noise([described["seed"]], [tuple(shape)], [history])
         assert torch.equal(noise, shared["noise_ss"] if name == "ss" else data[f"noise_{name}"])
-        drawn.append(tuple(shape))
+        history.append(tuple(shape))
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +256,7 @@ def test_pipeline_object_structure(pipeline, runs, described, shared, condition)
     ours, _ = runs("512")
     structure = pipeline.sample_structure(condition, seed=described["seed"], resolution=32)
     assert [item.tolist() for item in structure.items] == [ours.voxels.tolist()]
-    assert structure.drawn == ((tuple(shared["noise_ss"].shape[1:]),),)
+    assert structure.noise_history == ((tuple(shared["noise_ss"].shape[1:]),),)
 
 
 @types
@@ -296,5 +290,5 @@ def test_tolerance_sees_one_percent(runs, config, condition, models, stage):
         concat = normalize(ours.shape, config.shape_slat_normalization)
     louder = ImageCondition(condition.tokens_512 * 1.01, None)
     start = noise_on([ours.voxels], [noise], CPU)
-    sampled = sample_sparse_latent(flow, start, louder, sampler, resolution=512, concat=concat)
+    sampled = sample_sparse_latent(flow, start, louder, sampler, image_size=512, concat=concat)
     assert (denormalize(sampled, stats).feats - reference[expected]).abs().max() > ATOL

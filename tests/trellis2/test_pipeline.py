@@ -138,8 +138,8 @@ def item(value, i: int):
         return replace(value, tokens_512=value.tokens_512[alone], tokens_1024=value.tokens_1024[alone])
     if hasattr(value, "slat"):
         slat = SparseTensor.from_items([value.slat.items()[i]])
-        return replace(value, slat=slat, resolutions=value.resolutions[alone], drawn=value.drawn[alone])
-    return replace(value, items=value.items[alone], drawn=value.drawn[alone])
+        return replace(value, slat=slat, resolutions=value.resolutions[alone], noise_history=value.noise_history[alone])
+    return replace(value, items=value.items[alone], noise_history=value.noise_history[alone])
 
 
 def leaves(value) -> list:
@@ -167,7 +167,7 @@ def assert_same_latent(batch, single, i: int) -> None:
     (voxels, feats), ((single_voxels, single_feats),) = batch.slat.items()[i], single.slat.items()
     assert torch.equal(voxels, single_voxels)
     torch.testing.assert_close(feats, single_feats, atol=1e-4, rtol=0)
-    assert single.resolutions == (batch.resolutions[i],) and single.drawn == (batch.drawn[i],)
+    assert single.resolutions == (batch.resolutions[i],) and single.noise_history == (batch.noise_history[i],)
 
 
 def test_the_digest_sees_every_part(shape, condition):
@@ -192,7 +192,7 @@ def test_a_batch_of_conditions_is_single_runs(stages, objects, condition, i):
 def test_a_batch_of_structures_is_single_runs(stages, condition, structure, i):
     single = stages.structure(item(condition, i), seed=SEED + i)
     assert torch.equal(single.items[0], structure.items[i])
-    assert single.resolution == structure.resolution == 32 and single.drawn == (structure.drawn[i],)
+    assert single.resolution == structure.resolution == 32 and single.noise_history == (structure.noise_history[i],)
 
 
 def test_a_finer_structure_holds_the_same_voxels(tiny, condition):

@@ -1,6 +1,6 @@
 """Configurations as frozen dataclasses, parsed once from pipeline.json and the models' .json files.
 
-Names are the files' own. An unknown key raises: a checkpoint that says something we do not read is not one we run.
+Field names are the files' own. Unknown keys raise: an option that is not read could change what the network computes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ C = TypeVar("C")
 
 
 class ConfigError(ValueError):
-    """A configuration file that does not describe something we can run."""
+    """A configuration file with missing or unknown keys, or values that are not supported."""
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -57,20 +57,23 @@ class FlowConfig:
 
     @property
     def heads(self) -> int:
+        """The number of attention heads."""
         return self.num_heads or self.model_channels // self.num_head_channels
 
     @property
     def head_channels(self) -> int:
+        """The channels of one attention head."""
         return self.model_channels // self.heads
 
     @property
     def torso_dtype(self) -> torch.dtype:
+        """The dtype of the linear layers inside the blocks."""
         return _dtype(self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VaeConfig:
-    """What every VAE half has. dtype, when given, overrides use_fp16 for the torso."""
+    """Fields of every encoder and decoder. dtype, when given, overrides use_fp16 for the torso."""
 
     latent_channels: int
     use_fp16: bool = False
@@ -78,11 +81,14 @@ class VaeConfig:
 
     @property
     def torso_dtype(self) -> torch.dtype:
+        """The dtype of the convolutions and linear layers inside the blocks."""
         return _dtype(self.dtype or ("float16" if self.use_fp16 else "float32"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StructureVaeConfig(VaeConfig):
+    """Fields of both halves of the dense VAE of the sparse structure."""
+
     channels: tuple[int, ...]  # a level each, in the order they run
     num_res_blocks: int
     num_res_blocks_middle: int = 2
@@ -95,16 +101,22 @@ class StructureVaeConfig(VaeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StructureEncoderConfig(StructureVaeConfig):
+    """SparseStructureEncoder."""
+
     in_channels: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class StructureDecoderConfig(StructureVaeConfig):
+    """SparseStructureDecoder."""
+
     out_channels: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseVaeConfig(VaeConfig):
+    """Fields of both halves of the sparse VAEs of shape and texture."""
+
     model_channels: tuple[int, ...]  # a level each, in the order they run
     num_blocks: tuple[int, ...]  # ConvNeXt blocks a level
     block_type: tuple[str, ...]
@@ -122,6 +134,8 @@ class SparseVaeConfig(VaeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SparseEncoderConfig(SparseVaeConfig):
+    """SparseUnetVaeEncoder."""
+
     down_block_type: tuple[str, ...]
     in_channels: int
 
@@ -134,6 +148,8 @@ class SparseEncoderConfig(SparseVaeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SparseDecoderConfig(SparseVaeConfig):
+    """SparseUnetVaeDecoder."""
+
     up_block_type: tuple[str, ...]
     out_channels: int
     pred_subdiv: bool = True
@@ -147,11 +163,15 @@ class SparseDecoderConfig(SparseVaeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeEncoderConfig(SparseEncoderConfig):
+    """FlexiDualGridVaeEncoder."""
+
     in_channels: int = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeDecoderConfig(SparseDecoderConfig):
+    """FlexiDualGridVaeDecoder."""
+
     resolution: int  # of training; decoding takes its own
     out_channels: int = 7
     voxel_margin: float = 0.5
@@ -159,8 +179,11 @@ class ShapeDecoderConfig(SparseDecoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerParams:
-    """guidance_interval: times in [0, 1] between which guidance applies, both included.
-    step_cache: forecast every second velocity instead of computing it; see `forecast`."""
+    """Settings of a sampling run.
+
+    guidance_strength, guidance_rescale, guidance_interval: see `Guidance`.  rescale_t: see `schedule`.
+    step_cache: extrapolate every second velocity instead of computing it, see `with_step_cache`.
+    """
 
     steps: int
     guidance_strength: float
@@ -176,11 +199,15 @@ class SamplerParams:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerArgs:
+    """sigma_min: standard deviation of the noise at time 0, see `sampling`."""
+
     sigma_min: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
+    """A sampler of pipeline.json. Its published name is the only one accepted."""
+
     name: str
     args: SamplerArgs
     params: SamplerParams
@@ -192,7 +219,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Normalization:
-    """Of a latent, by channel: model space = (latent - mean) / std."""
+    """Statistics of a latent by channel: model space = (latent - mean) / std."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -204,13 +231,15 @@ class Normalization:
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalModelArgs:
+    """model_name: path or hub repository.  image_size: pixels a side."""
+
     model_name: str
     image_size: int = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalModel:
-    """A model from elsewhere: the image encoder, the background remover."""
+    """A model of another project: the image encoder, the background remover."""
 
     name: str
     args: ExternalModelArgs
@@ -218,7 +247,7 @@ class ExternalModel:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """pipeline.json. models: role to path, inside the checkpoint's folder or `owner/repository/path`."""
+    """The contents of pipeline.json. models: role to path, in the checkpoint's folder or `owner/repository/path`."""
 
     models: Mapping[str, str]
     sparse_structure_sampler: SamplerConfig
@@ -243,7 +272,7 @@ NESTED = {
 
 
 def parse(kind: type[C], data: object, where: str) -> C:
-    """A `kind` from parsed JSON. Raises ConfigError naming `where` and the first unknown or missing keys."""
+    """A `kind` from parsed JSON. Raises ConfigError naming `where` and the first five unknown or missing keys."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: expected an object, got {type(data).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -267,7 +296,7 @@ def _value(declared: str, value: object, where: str) -> object:
 
 
 def parse_pipeline(data: object, where: str) -> PipelineConfig:
-    """A PipelineConfig from the contents of pipeline.json."""
+    """A PipelineConfig from the parsed contents of pipeline.json. Raises ConfigError naming `where`."""
     if not isinstance(data, Mapping) or set(data) != {"name", "args"}:
         raise ConfigError(f"{where}: expected the keys 'name' and 'args'")
     if data["name"] != "Trellis2ImageTo3DPipeline":

@@ -1,9 +1,13 @@
-"""Linear layers that a file holds in 8 bits, in ComfyUI's layout.
+"""Linear layers that a file stores in 8 bits, in ComfyUI's layout, and the Hadamard rotation of their channels.
 
-A layer `name` has name.weight [N, K] int8, name.weight_scale ([N, 1], [N] or one number) float32, and name.comfy_quant,
-the bytes of a JSON object: {"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 256}. With "convrot"
-the weight was rotated (`rotation`) before it was quantised, and its input is to be rotated likewise (facts: ComfyUI's
-comfy/ops.py and comfy-kitchen's tensor/int8.py, read 2026-11).
+A layer `name` is stored as name.weight [N, K] int8, name.weight_scale [N, 1], [N] or scalar float32, and
+name.comfy_quant, the bytes of a JSON object: {"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 256}.
+With "convrot" the weight's channels were rotated before it was quantised, and the layer's input has to be rotated
+likewise (facts: ComfyUI's comfy/ops.py and comfy-kitchen's tensor/int8.py, read 2026-11).
+
+The rotation mixes groups of channels by a regular Hadamard matrix H. As H is orthogonal and symmetric, (x H)(w H)^T
+equals x w^T, and outliers of single channels are spread over their group, which 8 bits represent better (ConvRot,
+arXiv 2512.03673).
 """
 
 from __future__ import annotations
@@ -11,67 +15,98 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..ops.quantized_linear import Quantized
-from .hadamard import rotate
 
 MARK, SCALE, WEIGHT = ".comfy_quant", ".weight_scale", ".weight"
 FORMAT = "int8_tensorwise"
 DEFAULT_GROUP = 256
-# Keys that say nothing about how to compute; any other unknown one might.
-REMARKS = {"per_row", "orig_dtype", "orig_shape", "params"}
+# Keys that do not affect the computation; any other unknown one might, and is refused.
+IGNORED_KEYS = {"per_row", "orig_dtype", "orig_shape", "params"}
+# Hadamard matrix of order 4 with one -1 in every row: no row is constant, so a group's mean is spread as well.
+HADAMARD_4 = ((1, 1, 1, -1), (1, 1, -1, 1), (1, -1, 1, 1), (-1, 1, 1, 1))
+
+
+@cache
+def hadamard_matrix(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[size, size], orthogonal and symmetric, exact in any float dtype: the Kronecker power of HADAMARD_4 / 2.
+
+    Raises ValueError unless size is a power of 4.
+    """
+    if size < 4 or size & (size - 1) or size.bit_length() % 2 == 0:
+        raise ValueError(f"rotation: expected a group of 4, 16, 64, 256 … channels, got {size}")
+    factor = torch.tensor(HADAMARD_4, dtype=torch.float32, device=device) / 2
+    matrix = factor
+    while len(matrix) < size:
+        matrix = torch.kron(matrix, factor)
+    return matrix.to(dtype)
+
+
+def hadamard_transform(x: Tensor, group: int) -> Tensor:
+    """x [..., K] with every `group` consecutive channels multiplied by a Hadamard matrix, in x's dtype. Self-inverse.
+
+    Raises ValueError unless K is a multiple of group and group a power of 4.
+    """
+    if x.shape[-1] % group:
+        raise ValueError(f"rotation: expected a multiple of {group} channels, got {x.shape[-1]}")
+    mixed = x.unflatten(-1, (-1, group)) @ hadamard_matrix(group, x.device, x.dtype)
+    return mixed.flatten(-2)
 
 
 @dataclass(frozen=True, eq=False)
-class PackedLinear:
-    """weight: [N, K] int8 with a scale a row.  rotation: channels of a mixed group, 0 for none.
-    exact: the file asks for products of dequantised weights."""
+class Int8FileLinear:
+    """A linear layer as the file stores it.
+
+    weight: [N, K] int8 with scale [N] fp32.  hadamard_group: channels of a rotated group, 0 without rotation.
+    dequantize_first: the file asks for products of dequantised weights, "full_precision_matrix_mult".
+    """
 
     weight: Quantized
-    rotation: int
-    exact: bool
+    hadamard_group: int
+    dequantize_first: bool
 
     def dequantize(self) -> Tensor:
-        """[N, K] float32, as it was before."""
+        """[N, K] float32, the weight before rotation and quantisation, up to the latter's rounding."""
         weight = self.weight.dequantize()
-        return rotate(weight, self.rotation) if self.rotation else weight
+        return hadamard_transform(weight, self.hadamard_group) if self.hadamard_group else weight
 
 
-def unpack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, PackedLinear]]:
-    """(the other tensors, packed layers by name). Raises ValueError naming a layer that is packed otherwise."""
+def split_int8_layers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Int8FileLinear]]:
+    """(tensors of no 8-bit layer, 8-bit layers by name). Raises ValueError naming a layer in another format."""
     names = [key.removesuffix(MARK) for key in tensors if key.endswith(MARK)]
-    packed = {name: _packed(name, tensors) for name in names}
+    layers = {name: _read_layer(name, tensors) for name in names}
     used = {name + suffix for name in names for suffix in (MARK, SCALE, WEIGHT)}
-    return {key: value for key, value in tensors.items() if key not in used}, packed
+    return {key: value for key, value in tensors.items() if key not in used}, layers
 
 
-def _packed(name: str, tensors: Mapping[str, Tensor]) -> PackedLinear:
-    said = _said(name, tensors[name + MARK])
+def _read_layer(name: str, tensors: Mapping[str, Tensor]) -> Int8FileLinear:
+    options = _read_options(name, tensors[name + MARK])
     weight, scale = tensors.get(name + WEIGHT), tensors.get(name + SCALE)
     if weight is None or weight.dtype != torch.int8 or weight.ndim != 2 or scale is None:
         raise ValueError(f"{name}: expected an int8 matrix and its weight_scale beside {MARK[1:]}")
     if scale.numel() not in (1, len(weight)):
         raise ValueError(f"{name}: expected 1 or {len(weight)} numbers in weight_scale, got {list(scale.shape)}")
-    rotation = int(said.get("convrot_groupsize", DEFAULT_GROUP)) if said.get("convrot") else 0
-    if rotation and weight.shape[1] % rotation:
-        raise ValueError(f"{name}: expected a multiple of {rotation} input channels, got {weight.shape[1]}")
+    group = int(options.get("convrot_groupsize", DEFAULT_GROUP)) if options.get("convrot") else 0
+    if group and weight.shape[1] % group:
+        raise ValueError(f"{name}: expected a multiple of {group} input channels, got {weight.shape[1]}")
     scale = scale.float().flatten().expand(len(weight)).contiguous()
-    return PackedLinear(Quantized(weight, scale), rotation, bool(said.get("full_precision_matrix_mult")))
+    return Int8FileLinear(Quantized(weight, scale), group, bool(options.get("full_precision_matrix_mult")))
 
 
-def _said(name: str, mark: Tensor) -> dict[str, Any]:
-    """What the mark says, flat: some writers put the parameters one level down."""
+def _read_options(name: str, mark: Tensor) -> dict[str, Any]:
+    """The JSON object of a layer's mark, flattened: some writers nest the options under "params"."""
     try:
-        said = json.loads(bytes(mark.tolist()))
-        nested = said.get("params")
-        said = (nested if isinstance(nested, dict) else {}) | said
+        options = json.loads(bytes(mark.tolist()))
+        nested = options.get("params")
+        options = (nested if isinstance(nested, dict) else {}) | options
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{name}{MARK}: expected the bytes of a JSON object ({error})") from error
-    unknown = set(said) - {"format", "convrot", "convrot_groupsize", "full_precision_matrix_mult"} - REMARKS
-    if said.get("format") != FORMAT or unknown:
-        raise ValueError(f"{name}: expected weights quantised as {FORMAT!r}, got {said}; use the bf16 file")
-    return said
+    unknown = set(options) - {"format", "convrot", "convrot_groupsize", "full_precision_matrix_mult"} - IGNORED_KEYS
+    if options.get("format") != FORMAT or unknown:
+        raise ValueError(f"{name}: expected weights quantised as {FORMAT!r}, got {options}; use the bf16 file")
+    return options

@@ -1,8 +1,10 @@
-"""Published checkpoints: where each network's weights and configuration are, in either published layout.
+"""Published checkpoints: the files of each network's weights and configuration, in either published layout.
 
-Microsoft: pipeline.json and, for every role, <path>.json + <path>.safetensors; a path may leave the repository.
-Comfy-Org: single files without configurations, all of a kind in one, told apart by prefix (facts: the key names in
+Microsoft: pipeline.json and, for every role, <path>.json + <path>.safetensors; a path may name another repository.
+Comfy-Org: files of several networks each, distinguished by key prefix, without configurations (facts: the key names in
 ComfyUI 0.33, checked against the published tables); the published configurations come with this package.
+
+A role is a key of `models` in pipeline.json, or IMAGE_ENCODER.
 """
 
 from __future__ import annotations
@@ -31,23 +33,23 @@ MICROSOFT = "microsoft/TRELLIS.2-4B"
 COMFY_ORG = "Comfy-Org/TRELLIS.2"
 IMAGE_ENCODER = "image_encoder"
 
-# The same DINOv3 weights, ungated, in the order they are tried when the named repository cannot be read.
+# Ungated copies of the DINOv3 weights, tried in this order where the named repository cannot be read.
 UNGATED_ENCODERS = (
     (COMFY_ORG, "clip_vision/dino_v3_vit_l.safetensors"),
     ("timm/vit_large_patch16_dinov3.lvd1689m", "model.safetensors"),
 )
 
 # Comfy-Org's layout: role -> (file, prefix of its keys). The texture flow at 512 is not published there.
-_FLOWS = "diffusion_models/trellis_2_bf16.safetensors"
+_BF16_FLOWS = "diffusion_models/trellis_2_bf16.safetensors"
 # The same networks in 8 bits, half the size.
-_PACKED_FLOWS = "diffusion_models/trellis_2_int8_convrot.safetensors"
+_INT8_FLOWS = "diffusion_models/trellis_2_int8_convrot.safetensors"
 _SHAPE_VAE = "vae/trellis_2_shape_vae_bf16.safetensors"
 _TEXTURE_VAE = "vae/trellis_2_texture_vae_bf16.safetensors"
 COMFY_ROLES: Mapping[str, tuple[str, str]] = {
-    "sparse_structure_flow_model": (_FLOWS, "model.structure_model."),
-    "shape_slat_flow_model_512": (_FLOWS, "model.img2shape_512."),
-    "shape_slat_flow_model_1024": (_FLOWS, "model.img2shape."),
-    "tex_slat_flow_model_1024": (_FLOWS, "model.shape2txt."),
+    "sparse_structure_flow_model": (_BF16_FLOWS, "model.structure_model."),
+    "shape_slat_flow_model_512": (_BF16_FLOWS, "model.img2shape_512."),
+    "shape_slat_flow_model_1024": (_BF16_FLOWS, "model.img2shape."),
+    "tex_slat_flow_model_1024": (_BF16_FLOWS, "model.shape2txt."),
     "sparse_structure_decoder": (_SHAPE_VAE, "struct_dec."),
     "shape_slat_decoder": (_SHAPE_VAE, "shape_dec."),
     "tex_slat_decoder": (_TEXTURE_VAE, "txt_dec."),
@@ -56,20 +58,20 @@ COMFY_ENCODER = "clip_vision/dino_v3_vit_l.safetensors"
 
 
 class Layout(Protocol):
-    """One way that a checkpoint's files are arranged."""
+    """An arrangement of a checkpoint's files."""
 
     config: PipelineConfig
 
     def files(self, role: str) -> list[Path]:
-        """A role's files, downloaded if need be. Raises MissingFileError."""
+        """The files of a role's network, downloaded if need be. Raises MissingFileError."""
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
-        """The network of a role, on the CPU, in eval mode."""
+        """The network of a role, on the CPU, in eval mode. dtype: of its torso, None as published."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An open checkpoint: its configuration, and its networks one by one."""
+    """An open checkpoint. layout: finds and reads its files.  quantization: "none", "int8" or "fp8", see `open`."""
 
     layout: Layout
     quantization: str = "none"
@@ -83,30 +85,31 @@ class Checkpoint:
         *,
         quantization: str = "none",
     ) -> Checkpoint:
-        """From a folder, or a hub repository "owner/name" whose files are kept in `folder` (None: the hub's cache), or
-        "mini": the one that comes with the pack.
+        """A checkpoint in a folder, in a hub repository "owner/name", or "mini", the one that comes with the pack.
 
-        quantization: number format of the flow networks' large products, "none", "int8" or "fp8". "int8" takes
-        Comfy-Org's int8 files where there are any, and computes with them as they are; otherwise weights are quantised
-        as they are loaded. int8 files are read without it too, and are then 16-bit networks again.
+        folder: where a repository's files are kept, None for the hub's cache.
+        quantization: number format of the flow networks' large products, "none", "int8" or "fp8". "int8" prefers
+        Comfy-Org's int8 files where they exist, and computes with their weights unchanged; other weights are quantised
+        while they are loaded. Without "int8", the weights of int8 files are dequantised.
 
-        Raises MissingFileError or ConfigError. Only pipeline.json is read now; weights are when they are used.
+        Raises MissingFileError or ConfigError. Only pipeline.json is read here; weights are read when first used.
         """
         if source == NAME and not Path(source).is_dir():
             source = str(built_in())
         single_files = source == COMFY_ORG or any(
-            (Path(source).expanduser() / name).exists() for name in (_FLOWS, _PACKED_FLOWS, _SHAPE_VAE, _TEXTURE_VAE)
+            (Path(source).expanduser() / name).exists() for name in (_BF16_FLOWS, _INT8_FLOWS, _SHAPE_VAE, _TEXTURE_VAE)
         )
         files = FileSource.open(source, COMFY_ORG if single_files else MICROSOFT, folder, download)
-        packed = quantization == "int8"
-        return cls(SingleFiles(files, packed) if single_files else Folder(files), quantization)
+        layout = SingleFiles(files, int8=quantization == "int8") if single_files else Folder(files)
+        return cls(layout, quantization)
 
     @property
     def config(self) -> PipelineConfig:
+        """The contents of pipeline.json."""
         return self.layout.config
 
     def require(self, roles: list[str]) -> None:
-        """Make sure that the files of these roles are here. Raises MissingFileError for the first that is not."""
+        """Download the files of these roles if need be. Raises MissingFileError for the first that cannot be had."""
         for role in roles:
             self.layout.files(role)
 
@@ -118,44 +121,48 @@ class Checkpoint:
         backends: Backends | None = None,
         device: torch.device | str = "cpu",
     ) -> nn.Module:
-        """The network of a role of pipeline.json, or of "image_encoder". dtype: of its torso; None as published.
-        device: where weights are quantised, if they are to be; the network is on the CPU all the same.
+        """The network of a role, on the CPU, in eval mode. `Networks` has accessors with precise types.
 
-        Raises MissingFileError, ConfigError, CheckpointError when a key is missing, extra or misshapen, or ValueError
-        for a quantization that the device cannot do.
+        dtype: of its torso, None as published.  device: on which weights are quantised, if they are.
+
+        Raises MissingFileError; ConfigError; CheckpointError for a missing, unexpected or misshapen key; ValueError for
+        a quantization that the device cannot compute with.
         """
         model = self.layout.load(role, dtype, backends)
         return model if self.quantization == "none" else quantize_model(model, self.quantization, torch.device(device))
 
 
 class Folder:
-    """Microsoft's layout."""
+    """Microsoft's layout: pipeline.json, and two files a network."""
 
     def __init__(self, files: FileSource) -> None:
+        """Reads pipeline.json. Raises MissingFileError or ConfigError."""
         self._files = files
         path = files.get("pipeline.json")
         self.config = parse_pipeline(_read_json(path), str(path))
 
     def files(self, role: str) -> list[Path]:
+        """The description and the weights of a role, downloaded if need be. Raises MissingFileError."""
         if role == IMAGE_ENCODER:
             return [path for path in self._encoder_files() if path is not None]
         if role not in self.config.models:
             raise MissingFileError(
-                f"{role}: pipeline.json has no such model, only {list(self.config.models)}; what it is for is "
-                f"{self.config.default_pipeline_type!r}"
+                f"{role}: pipeline.json has no such model, only {list(self.config.models)}; this checkpoint is made "
+                f"for the pipeline type {self.config.default_pipeline_type!r}"
             )
         return self.network_files(self.config.models[role])
 
     def network_files(self, path: str) -> list[Path]:
-        """The description and the weights at a path, as pipeline.json names them."""
+        """[description, weights] at a path of pipeline.json, downloaded if need be. Raises MissingFileError."""
         source, name = self._files, path
-        # Three parts or more may name another repository; files of ours win.
+        # A path of three parts or more may name another repository; files of this one take precedence.
         ours = all(source.find(f"{path}.{suffix}") for suffix in ("json", "safetensors"))
         if path.count("/") >= 2 and not ours:
             source, name = source.elsewhere(path)
         return [source.get(f"{name}.json"), source.get(f"{name}.safetensors")]
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
+        """See `Layout.load`. Raises as `Checkpoint.load_model`."""
         if role == IMAGE_ENCODER:
             config, weights = self._encoder_files()
             return load_encoder(weights, read_encoder_config(config) if config else VIT_L16)
@@ -164,7 +171,7 @@ class Folder:
         return load_weights(model, read_tensors(weights), str(weights))
 
     def _encoder_files(self) -> tuple[Path | None, Path]:
-        """(config.json, weights) of the image encoder; an ungated copy of the published one has no config."""
+        """(config.json, weights) of the image encoder; None for the config of an ungated copy, which has none."""
         name = self.config.image_cond_model.args.model_name
         if self._files.find(name) is not None:
             return self._files.get(f"{name}/config.json"), self._files.get(f"{name}/model.safetensors")
@@ -184,38 +191,46 @@ class Folder:
 
 
 class SingleFiles:
-    """Comfy-Org's layout. packed: take the flow networks in 8 bits if there is a choice, and leave them so."""
+    """Comfy-Org's layout: several networks a file."""
 
-    def __init__(self, files: FileSource, packed: bool = False) -> None:
-        self._files, self._packed = files, packed
+    def __init__(self, files: FileSource, int8: bool = False) -> None:
+        """int8: prefer the file of 8-bit flow networks, and keep its weights in 8 bits."""
+        self._files, self._int8 = files, int8
         self._published = _read_json(Path(__file__).with_name("published.json"))
         self.config = parse_pipeline(self._published["pipeline"], "published.json")
 
     def files(self, role: str) -> list[Path]:
+        """The file that holds a role's network, downloaded if need be. Raises MissingFileError."""
         if role == IMAGE_ENCODER:
             return [self._files.get(COMFY_ENCODER)]
         if role not in COMFY_ROLES:
             raise MissingFileError(f"{role} is not part of {COMFY_ORG}: use {MICROSOFT}, or another resolution")
         name = COMFY_ROLES[role][0]
-        if name != _FLOWS:
+        if name != _BF16_FLOWS:
             return [self._files.get(name)]
-        first, second = (_PACKED_FLOWS, _FLOWS) if self._packed else (_FLOWS, _PACKED_FLOWS)
+        first, second = (_INT8_FLOWS, _BF16_FLOWS) if self._int8 else (_BF16_FLOWS, _INT8_FLOWS)
         return [self._files.find(first) or self._files.find(second) or self._files.get(first)]
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
+        """See `Layout.load`. Raises as `Checkpoint.load_model`."""
         (weights,) = self.files(role)
         if role == IMAGE_ENCODER:
             return load_encoder(weights, VIT_L16)
         prefix = COMFY_ROLES[role][1]
         tensors = read_tensors(weights, prefix)
         if not tensors:
-            raise MissingFileError(f"{weights} holds no {role} (no keys {prefix}*): it is not the file of {COMFY_ORG}")
+            raise MissingFileError(
+                f"{weights}: expected the keys {prefix}* of the {role}, got none; download the file of {COMFY_ORG}"
+            )
         model = build_model(self._published["models"][role], role, dtype=dtype, backends=backends)
-        return load_weights(model, tensors, f"{weights} ({prefix}*)", keep_packed=self._packed)
+        return load_weights(model, tensors, f"{weights} ({prefix}*)", keep_int8=self._int8)
 
 
 def load_encoder(weights: Path, config: DinoConfig) -> DinoVisionTransformer:
-    """The image encoder, from a file in the transformers, timm or ComfyUI key layout."""
+    """The image encoder, fp32 on the CPU, from a file in the transformers, timm or ComfyUI key layout.
+
+    Raises CheckpointError for another layout, or keys and shapes that do not fit `config`.
+    """
     model = DinoVisionTransformer(config, device="meta", dtype=torch.float32)
     try:
         tensors = to_transformers_keys(read_tensors(weights))

@@ -1,6 +1,6 @@
-"""A tiny checkpoint with random weights in the published layout: every file, seconds to make, a few megabytes.
+"""A tiny checkpoint with random weights in the published layout: all of its files, a few megabytes, made in seconds.
 
-What it generates looks like nothing. It exercises every stage, file and node exactly as the published weights do.
+It exercises every stage, file and node exactly as the published weights do; the surfaces it generates are noise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..models.dino import DinoConfig, DinoVisionTransformer
 from ..models.structure_vae import StructureDecoder
 from .weights import randomize, save_weights
 
-# Shares of the random decoders' outputs that count as occupied: about a hundred latent voxels, half of each's children.
+# Share of the random structure decoder's grid that is occupied: about a hundred voxels of 64^3.
 OCCUPIED_SHARE = 4e-4
 ENCODER = {
     "model_type": "dinov3_vit",
@@ -39,7 +39,7 @@ ENCODER = {
 
 
 def make_tiny(folder: Path, seed: int = 0) -> Path:
-    """Write the checkpoint into `folder` and return it. The same seed writes the same bytes."""
+    """Write the checkpoint into `folder` and return `folder`. Deterministic: a seed determines all bytes."""
     published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     pipeline, models = published["pipeline"], published["models"]
     generator = torch.Generator().manual_seed(seed)
@@ -52,7 +52,7 @@ def make_tiny(folder: Path, seed: int = 0) -> Path:
 def _write_networks(folder: Path, pipeline: dict[str, Any], models: dict[str, Any], generator: torch.Generator) -> None:
     for role, path in pipeline["args"]["models"].items():
         description = _shrunk(models[role])
-        # Fine-tuned from one another when published, so they carry the same configuration but for the resolution.
+        # The fine-tuned networks have the configuration of those they came from, but for the resolution.
         model = build_model(description, role, dtype="float32", device="cpu")
         randomize(model, generator)
         if isinstance(model, StructureDecoder):
@@ -80,7 +80,7 @@ def _shrunk(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_few(decoder: nn.Module, generator: torch.Generator) -> None:
-    """Lower the output's bias until only a small share of the grid is occupied."""
+    """Lower the output's bias until OCCUPIED_SHARE of the grid is occupied."""
     latent = torch.randn(1, decoder.config.latent_channels, 16, 16, 16, generator=generator)
     logits = decoder(latent).flatten()
     decoder.out_layer[-1].bias -= logits.kthvalue(int(len(logits) * (1 - OCCUPIED_SHARE))).values

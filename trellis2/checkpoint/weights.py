@@ -1,4 +1,4 @@
-"""Strict reading of safetensors into a network: every key used, none missing, every shape right."""
+"""Strict loading of safetensors into a network: no key unused or missing, every shape as expected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..models.quantized import QuantizedLinear, quantizable
 from ..ops.quantized_linear import FORMATS
-from .int8_file import SCALE, WEIGHT, unpack
+from .int8_file import SCALE, WEIGHT, split_int8_layers
 
 Rename = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
@@ -21,9 +21,9 @@ class CheckpointError(ValueError):
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a safetensors file under `prefix`, which is taken off. They map the file: nothing is copied.
+    """The tensors of a safetensors file whose keys start with `prefix`, by their keys without it.
 
-    Raises CheckpointError when the file is not whole.
+    They are memory-mapped: nothing is copied. Raises CheckpointError for a damaged or truncated file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -35,18 +35,16 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); download it again") from error
 
 
-def load_weights(
-    model: nn.Module, tensors: Mapping[str, Tensor], where: str, *, keep_packed: bool = False
-) -> nn.Module:
-    """`model`, built on the meta device, with its weights set, each in the dtype the model declares.
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str, *, keep_int8: bool = False) -> nn.Module:
+    """Set the weights of `model`, built on the meta device, each in the dtype that the model declares. Returns `model`.
 
-    Tables that follow from the configuration (`derived_buffers` of the model) may be absent. Tensors already of the
-    right dtype are taken as they are, without a second copy. Layers that the file holds in 8 bits (`packed`) become
-    the model's own format again or, with keep_packed, compute in 8 bits where the model may.
+    Buffers that the configuration determines (the model's `derived_buffers`) may be absent. Tensors of the right dtype
+    are used without a copy. Layers that the file stores in 8 bits (see `packed`) are dequantised or, with keep_int8,
+    compute in 8 bits where the model allows it.
 
-    Raises CheckpointError naming the first five keys.
+    Raises CheckpointError naming `where` and the first five keys that are missing, unexpected or of another shape.
     """
-    tensors = _unpacked(model, tensors, where, keep_packed)
+    tensors = _with_int8_layers(model, tensors, where, keep_int8)
     expected = model.state_dict()
     derived = getattr(model, "derived_buffers", dict)()
     _refuse(where, "missing", [k for k in expected if k not in tensors and k not in derived])
@@ -59,7 +57,7 @@ def load_weights(
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all, also where several processes write the same one."""
+    """Write a safetensors file atomically, also where several processes write the same one."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +67,7 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What was given to `save_weights` as metadata. Raises CheckpointError when the file is not whole."""
+    """The metadata given to `save_weights`. Raises CheckpointError for a damaged or truncated file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -80,7 +78,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def randomize(model: nn.Module, generator: torch.Generator) -> None:
-    """Random weights that keep activations near unit size, for tests of form: gaussian, norms near one."""
+    """Fill `model` with Gaussian weights that keep activations near unit variance, and gains near one. For tests."""
     for name, parameter in model.named_parameters():
         flat = parameter.numel() // max(len(parameter), 1)
         noise = torch.randn(parameter.shape, generator=generator)
@@ -89,20 +87,22 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
         parameter.data = (noise * spread + float(is_gain)).to(parameter.dtype)
 
 
-def _unpacked(model: nn.Module, tensors: Mapping[str, Tensor], where: str, keep_packed: bool) -> Mapping[str, Tensor]:
-    """The tensors as `model` takes them, whose layers are replaced where they are to compute in 8 bits."""
+def _with_int8_layers(
+    model: nn.Module, tensors: Mapping[str, Tensor], where: str, keep_int8: bool
+) -> Mapping[str, Tensor]:
+    """The tensors by the keys of `model`, in which layers that are to compute in 8 bits are replaced."""
     try:
-        plain, packed = unpack(tensors)
+        plain, layers = split_int8_layers(tensors)
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from error
-    if not packed:
+    if not layers:
         return tensors
-    eligible = set(quantizable(model)) if keep_packed else set()
-    for name, layer in packed.items():
-        if name in eligible and not layer.exact:
+    eligible = set(quantizable(model)) if keep_int8 else set()
+    for name, layer in layers.items():
+        if name in eligible and not layer.dequantize_first:
             bias = model.get_submodule(name).bias
             model.set_submodule(
-                name, QuantizedLinear(layer.weight, bias, FORMATS["int8"], layer.rotation, model.backends.linear)
+                name, QuantizedLinear(layer.weight, bias, FORMATS["int8"], layer.hadamard_group, model.backends.linear)
             )
             plain |= {name + WEIGHT: layer.weight.values, name + SCALE: layer.weight.scale}
         else:

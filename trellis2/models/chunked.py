@@ -1,7 +1,7 @@
-"""Row by row: what acts on each voxel alone is computed for some rows at a time, so that no wide temporary is whole.
+"""Chunked evaluation of row-wise functions, which bounds the memory of their wide temporaries.
 
-The sizes are constants and do not follow the memory that is free: a matrix product may round otherwise when it has
-another number of rows, and a result should not depend on what else the card holds.
+Chunk sizes are constants, independent of free memory: a matrix product may round differently with another number of
+rows, and results must not depend on what else is on the card.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Bytes of the widest temporary. A larger one gains no speed: its products fill a large card.
+# Bytes of the widest temporary. Larger ones gain no speed: products of this size fill a large card.
 TEMPORARY_BYTES = 256 * 2**20
-# Fewer rows than this would not fill a card at the widest levels.
-FEWEST_ROWS = 16_384
+# Fewer rows would not fill a card at the widest levels.
+MIN_ROWS = 16_384
 
 
-def rows_of(n: int, width_bytes: int) -> int:
-    """How many of n rows to compute at a time when each needs `width_bytes` of temporary memory: equal shares."""
-    most = max(FEWEST_ROWS, TEMPORARY_BYTES // max(1, width_bytes))
+def chunk_size(n: int, width_bytes: int) -> int:
+    """Rows of a chunk, of n rows that need `width_bytes` of temporary memory each; chunks are about equal."""
+    most = max(MIN_ROWS, TEMPORARY_BYTES // max(1, width_bytes))
     return -(-n // max(1, -(-n // most)))
 
 
-def by_rows(work: Callable[..., Tensor], out: Tensor | None, *inputs: Tensor, rows: int) -> Tensor:
-    """work(*inputs, out=None), for `rows` rows of the inputs at a time. work: acts on every row alone and returns as
-    many, in `out` where it is given one.
+def chunked(work: Callable[..., Tensor], out: Tensor | None, *inputs: Tensor, rows: int) -> Tensor:
+    """work(*inputs, out=None), computed for `rows` rows of the inputs at a time. Returns its result, [N, ...].
 
-    out: [N, ...], where the result may be written: memory that nobody else reads, or None for new memory. It may be
-    one of the inputs. Where gradients are wanted, or N is at most `rows`, it is left as it is. Returns the result.
+    work: acts on each row alone and returns one row for each, written to `out` if that is given.
+    out: [N, ...], memory for the result, which may be one of the inputs; None allocates it. It is not written to if the
+    result needs gradients or N is at most `rows`; the work is then done whole.
     """
     n = len(inputs[0])
     if n <= rows:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...o_voxel.core.checks import check_tensor
 from ..checkpoint.config import FlowConfig
 from ..ops.rope import rotary_angles
-from ..sparse.tensor import Ragged, SparseTensor
+from ..sparse.tensor import PackedSequences, SparseTensor
 from .layers import Backends, sinusoidal_positions
 from .transformer import FlowTransformer, PreparedCondition, TokenLayout
 
@@ -20,7 +20,11 @@ class LatentFlow(FlowTransformer):
         super().__init__(config, backends or Backends())
 
     def forward(
-        self, x: SparseTensor, t: Tensor, condition: Ragged | PreparedCondition, concat: SparseTensor | None = None
+        self,
+        x: SparseTensor,
+        t: Tensor,
+        condition: PackedSequences | PreparedCondition,
+        concat: SparseTensor | None = None,
     ) -> SparseTensor:
         """x: [T, in] fp32 on B items' voxels.  t: [B] fp32, 1000 * time.  concat: more input channels on the same
         voxels, after those of x (the texture model takes the shape latent so).  Returns [T, out] fp32."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...o_voxel.core.backend import explain, resolve_backend
 from ..checkpoint.config import FlowConfig
-from ..checkpoint.hadamard import rotate
+from ..checkpoint.int8_file import hadamard_transform
 from ..ops.quantized_linear import BACKENDS, FORMATS, Format, Quantized, quantize_rows, quantized_linear
 
 # What is quantised: the products that a block's time goes into. Norms, embedders, modulation and the ends never are.
@@ -40,7 +40,7 @@ class QuantizedLinear(nn.Module):
         """x: [T, K], of which act(x) is taken; or already quantised, by a norm that knows `input_form`."""
         if not isinstance(x, Quantized):
             if self.rotation:
-                x, activation = rotate(_activated(x, activation), self.rotation), None
+                x, activation = hadamard_transform(_activated(x, activation), self.rotation), None
             x = quantize_rows(x, self.form, activation)
         return quantized_linear(
             x, Quantized(self.weight, self.weight_scale), self.bias, self.bias.dtype, backend=self.backend

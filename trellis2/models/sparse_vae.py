@@ -3,27 +3,26 @@
 Going down, the eight children of a voxel are stacked into its channels; going up they are unstacked, and the decoder
 predicts which children exist.
 
-Memory: wide temporaries are made for some rows at a time (`rows.by_rows`), and of the decoder's finest level nothing is
+Memory: wide temporaries are made for some rows at a time (`rows.chunked`), and of the decoder's finest level nothing is
 whole but its voxels and the output, where a budget asks for it (`SparseDecoder.forward`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...o_voxel.core.progress import Progress
 from ..checkpoint.config import SparseDecoderConfig, SparseEncoderConfig
 from ..ops.submanifold_conv import child_conv, submanifold_conv, tile_neighbors
 from ..runtime.memory import device_memory
-from ..sparse import CoordSet, SparseTensor, Subdivision, SubmanifoldConv3d, cut, spatial_to_channel
-from .chunked import by_rows, rows_of
+from ..sparse import CoordSet, SparseTensor, Subdivision, SubmanifoldConv3d, spatial_to_channel, with_halo
+from .chunked import chunk_size, chunked
 from .layers import Backends, LayerNorm32, cast_layers
-
-Progress = Callable[[float], None]
 
 # Parts of the finest level are multiples of this many voxels, which the output layer takes at a time.
 PART_ROWS = 2**18
@@ -45,7 +44,7 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         h = self.conv(x).feats
         hidden = self.mlp[0].out_features * h.element_size()
-        return x.replace(by_rows(self._mix, h, h, x.feats, rows=rows_of(len(h), hidden)))
+        return x.replace(chunked(self._mix, h, h, x.feats, rows=chunk_size(len(h), hidden)))
 
     def _mix(self, h: Tensor, skip: Tensor, out: Tensor | None) -> Tensor:
         first, _, last = self.mlp
@@ -70,7 +69,7 @@ class _Resample(nn.Module):
             feats = norm(feats, silu=True)
             return feats if out is None else out.copy_(feats)
 
-        return by_rows(normed, out, feats, rows=rows_of(len(feats), 2 * 4 * feats.shape[1]))
+        return chunked(normed, out, feats, rows=chunk_size(len(feats), 2 * 4 * feats.shape[1]))
 
 
 class DownBlock(_Resample):
@@ -112,7 +111,7 @@ class UpBlock(_Resample):
     def part(self, x: SparseTensor, active: Tensor, subdivision: Subdivision, start: int, stop: int) -> Tensor:
         """[stop - start, O]: rows `start` to `stop` of what `forward` gives, of which no other row is made but those
         that the second convolution reaches.  active: `self.active(self.norm1, x.feats, None)`."""
-        piece, total = cut(subdivision.fine, start, stop), len(subdivision.fine)
+        piece, total = with_halo(subdivision.fine, start, stop), len(subdivision.fine)
         parent, child = piece.extend(subdivision.parent), piece.extend(subdivision.child)
         h = self._children(active, x.coords, parent, child, total)
         out = submanifold_conv(
@@ -147,8 +146,8 @@ class UpBlock(_Resample):
         def add(h: Tensor, parent: Tensor, child: Tensor, out: Tensor | None) -> Tensor:
             return torch.add(h, children[parent, child].repeat_interleave(self.repeat, dim=1), out=out)
 
-        rows = rows_of(len(out), 2 * out.shape[1] * out.element_size())
-        return by_rows(add, out, out, parent, child, rows=rows)
+        rows = chunk_size(len(out), 2 * out.shape[1] * out.element_size())
+        return chunked(add, out, out, parent, child, rows=rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +292,7 @@ class SparseDecoder(nn.Module):
             feats = self.output_layer(F.layer_norm(feats, feats.shape[-1:], eps=1e-5))
             return feats if out is None else out.copy_(feats)
 
-        return by_rows(last, None, feats, rows=PART_ROWS)
+        return chunked(last, None, feats, rows=PART_ROWS)
 
     def upsample(self, z: SparseTensor, levels: int, progress: Progress | None = None) -> CoordSet:
         """The predicted voxels after `levels` doublings; the last level's features are never computed."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...o_voxel.core.checks import check_tensor
 from ..checkpoint.config import FlowConfig
 from ..ops.rope import rotary_angles
-from ..sparse.tensor import Ragged
+from ..sparse.tensor import PackedSequences
 from .layers import Backends, sinusoidal_positions
 from .transformer import FlowTransformer, PreparedCondition, TokenLayout
 
@@ -30,7 +30,7 @@ class StructureFlow(FlowTransformer):
         with torch.device("cpu"):
             return position_table(self.config)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Ragged | PreparedCondition) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: PackedSequences | PreparedCondition) -> Tensor:
         """x: [B, in, R, R, R] fp32 (axes x, y, z).  t: [B] fp32, 1000 * time.  Returns [B, out, R, R, R] fp32."""
         c, r = self.config.in_channels, self.config.resolution
         items = check_tensor(x, "x", (None, c, r, r, r), torch.float32).shape[0]

@@ -19,7 +19,7 @@ from ..ops.norm_modulate import Branch, add_branch, add_norm_affine, add_norm_mo
 from ..ops.quantized_linear import Quantized
 from ..ops.rope import qk_norm_rope, rms_norm_rope
 from ..runtime.cuda_graphs import Recordings
-from ..sparse.tensor import Ragged
+from ..sparse.tensor import PackedSequences
 from .layers import Backends, FeedForward, LayerNorm32, MultiHeadRMSNorm, TimestepEmbedder, cast_layers
 from .quantized import input_form
 
@@ -184,7 +184,7 @@ class FlowTransformer(nn.Module):
         self.torso_dtype = config.torso_dtype
         cast_layers(self.blocks, (nn.Linear,), self.torso_dtype)
 
-    def prepare(self, condition: Ragged) -> PreparedCondition:
+    def prepare(self, condition: PackedSequences) -> PreparedCondition:
         """What the blocks need of an image, computed once for all steps: 2 C numbers a token and block."""
         feats = condition.feats.to(self.torso_dtype)
         return PreparedCondition(tuple(block.cross_attn.prepare(feats) for block in self.blocks), condition.lengths)
@@ -193,7 +193,7 @@ class FlowTransformer(nn.Module):
         self,
         x: Tensor,  # [T, in_channels] fp32
         t: Tensor,  # [B] fp32, 1000 * time
-        condition: Ragged | PreparedCondition,
+        condition: PackedSequences | PreparedCondition,
         layout: TokenLayout,
         position_embedding: Tensor | None,  # [T, C] fp32, with pe_mode "ape"
     ) -> Tensor:  # [T, out_channels] fp32

@@ -1,166 +1,216 @@
-"""The stages as functions: networks, conditions and noise in, latents out. `pipeline.py` tells the story over them."""
+"""The six stages, each a function from values to values: its networks, its noise and its normalisation.
+
+Every stage takes and returns batches; item i draws the noise of seed + i, so a batch equals that many single runs.
+progress(fraction) is called as a stage advances, from above 0 up to 1, and may raise to cancel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ...o_voxel.core.progress import Progress, scaled
+from ...o_voxel.values import DualGrid, Mesh
+from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from ..checkpoint.config import Normalization, SamplerConfig
-from ..models.latent_flow import LatentFlow
-from ..models.structure_flow import StructureFlow
-from ..models.transformer import FlowTransformer, PreparedCondition
-from ..runtime.cuda_graphs import Layout
-from ..sparse import CoordSet, Ragged, SparseTensor
-from ..values import ImageCondition
-from .flow_matching import (
-    Deviation,
-    Guidance,
-    Progress,
-    Velocity,
-    average_views,
-    cycle_views,
-    dense_deviation,
-    euler,
-    guided,
-    model_time,
-    schedule,
-    sparse_deviation,
-)
-from .step_cache import forecast
+from ..image import to_pixels
+from ..models.structure_vae import occupied_voxels
+from ..networks import Networks
+from ..runtime.memory import device_memory
+from ..sparse import CoordSet, SparseTensor
+from ..values import Asset, EmptyOutputError, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
+from .flow_sampling import sample_sparse_latent, sample_structure_latent
+from .noise import NoiseHistory, next_noise
 
 # Latent voxels a side are 1/16 of the surface's.
 LATENT_STRIDE = 16
-# Below this the cascade does not reduce its resolution, and each reduction takes this much off.
-CASCADE_FLOOR, CASCADE_STEP = 1024, 128
-
-# forward(x, time [B], condition, *beside): a velocity like x.
-Forward = Callable[..., Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """A flow network on the tokens of one noise.
-
-    forward: calls `flow`.  deviation: see `guided`.  coords: where the tokens are, None for a whole grid.
-    beside: what `forward` takes besides the image. It may close over nothing else that a later stage has other numbers
-    of: a recording would go on with those of its first stage.
-    """
-
-    flow: FlowTransformer
-    forward: Forward
-    deviation: Deviation
-    coords: CoordSet | None = None
-    beside: tuple[Tensor, ...] = ()
+# The structure flow's tokens for each object: its latent grid is 16 a side.
+STRUCTURE_TOKENS = 16**3
+# The cascade lowers its resolution by this much at a time, and never below the floor.
+CASCADE_STEP, CASCADE_FLOOR = 128, 1024
+# Memory that meshing takes for each voxel of a whole dual grid; thickness in voxels of the slabs where there is less.
+MESH_VOXEL_BYTES, MESH_SLAB = 256, 128
 
 
-def sample_flow(
-    work: Work,
-    noise: Tensor,
-    condition: ImageCondition,
-    resolution: int,
-    sampler: SamplerConfig,
-    progress: Progress | None,
-) -> Tensor:
-    """Follow a flow network from noise under image guidance.
-
-    resolution: says which of the condition's tokens the network takes; see `sampling` for the rest.
-    The negative condition is zeros. All its tokens are alike, so attention to one is attention to all.
-    """
-    flow, params, sigma_min = work.flow, sampler.params, sampler.args.sigma_min
-    times = schedule(params.steps, params.rescale_t)
-    views = [view.replace(view.feats.to(noise.device)) for view in condition.views(resolution)]
-    items, tokens = condition.batch_size, noise.numel() // flow.config.out_channels
-    layout = Layout(flow.backends.launch, tokens, (flow.backends, views[0].lengths), work.coords)
-    flow.recordings.begin(flow, layout, noise.device)
-
-    def toward(branch: str, views: Sequence[Ragged]) -> list[Velocity]:
-        """The velocity toward each of the views, which share one recording."""
-        lengths, count = views[0].lengths, len(work.beside)
-
-        def forward(x: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
-            return work.forward(x, t, PreparedCondition.of(inputs[count:], lengths), *inputs[:count])
-
-        given = [(*work.beside, *flow.prepare(view).tensors()) for view in views]
-        step = flow.recordings.step(branch, forward, noise, given[0])
-        step.load(given[0])
-        # A single view's keys and values are copied where a step is recorded: nothing may hold on to them.
-        several = given if len(given) > 1 else [None]
-
-        def velocity(x: Tensor, t: float, own: Sequence[Tensor] | None) -> Tensor:
-            if own is not None:
-                step.load(own)
-            return step(x, model_time(t, items, x.device))
-
-        velocities = [partial(velocity, own=own) for own in several]
-        return [forecast(v, times) for v in velocities] if params.step_cache else velocities
-
-    velocities = toward("positive", views)
-    by_cycle = condition.view_mode == "cycle"
-    positive = cycle_views(velocities, times) if by_cycle else average_views(velocities)
-    guidance = Guidance(params.guidance_strength, params.guidance_rescale, params.guidance_interval)
-    negative = positive  # where guidance never applies, which does not ask for it
-    if any(guidance.applies(t) for t in times[:-1]):
-        zeros = Ragged(views[0].feats.new_zeros(items, views[0].feats.shape[1]), (1,) * items)
-        (negative,) = toward("negative", [zeros])
-    return euler(guided(positive, negative, guidance, work.deviation, sigma_min), noise, times, progress)
-
-
-def sample_structure_latent(
-    flow: StructureFlow,
-    noise: Tensor,
-    condition: ImageCondition,
-    sampler: SamplerConfig,
+@torch.no_grad()
+def encode_images(
+    networks: Networks,
+    objects: Sequence[Sequence[Image.Image]],
+    *,
+    image_sizes: Sequence[int],
+    view_mode: str,
     progress: Progress | None = None,
-) -> Tensor:
-    """[B, C, R, R, R] noise to the latent of the sparse structure, which is not normalised."""
-    return sample_flow(Work(flow, flow, dense_deviation), noise, condition, 512, sampler, progress)
+) -> ImageCondition:
+    """Image tokens of prepared RGB images: one sequence of views for each object, all equally long.
+
+    image_sizes: pixels a side that each image is encoded at, (512,) or (512, 1024).  Raises ValueError for unequal or
+    no views, and for an image that is not RGB.
+    """
+    counts = {len(views) for views in objects}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"objects: expected the same number of views for each, got {sorted(counts)}")
+    images = [image for views in objects for image in views]
+    tokens: dict[int, list[Tensor]] = {size: [] for size in image_sizes}
+    with networks.image_encoder() as encoder:
+        for i, image in enumerate(images):
+            for size in image_sizes:
+                tokens[size].append(encoder(to_pixels(image, size).to(networks.device)[None])[0])
+            if progress is not None:
+                progress((i + 1) / len(images))
+    by_view = (len(objects), -1)
+    stacked = {size: torch.stack(rows).unflatten(0, by_view) for size, rows in tokens.items()}
+    return ImageCondition(stacked[512], stacked.get(1024), view_mode)
 
 
-def sample_sparse_latent(
-    flow: LatentFlow,
-    noise: SparseTensor,
+@torch.no_grad()
+def sample_structure(
+    networks: Networks,
     condition: ImageCondition,
     sampler: SamplerConfig,
     *,
+    seed: int,
     resolution: int,
-    concat: SparseTensor | None = None,
     progress: Progress | None = None,
-) -> SparseTensor:
-    """Noise on voxels to a latent in the model's (normalised) space; concat as in `LatentFlow`."""
+) -> SparseStructure:
+    """The occupied voxels of each object on a grid of `resolution` a side, 32 or 64.
 
-    coords = noise.coords
+    Raises EmptyOutputError where an object has none, ValueError for another resolution.
+    """
+    objects = condition.batch_size
+    with networks.structure_flow(objects * STRUCTURE_TOKENS, condition.num_tokens(512)) as flow:
+        shape = (flow.config.in_channels, *(flow.config.resolution,) * 3)
+        noises, history = next_noise(seed, [shape] * objects, [()] * objects)
+        noise = torch.stack(noises).to(networks.device)
+        latent = sample_structure_latent(flow, noise, condition, sampler, progress)
+    with networks.structure_decoder() as decoder:
+        voxels = occupied_voxels(decoder(latent), resolution)
+    for i, item in enumerate(voxels):
+        if len(item) == 0:
+            raise EmptyOutputError(f"empty structure for object {i}: try another seed, or check its image and mask")
+    return SparseStructure(tuple(voxels), resolution, history)
 
-    def forward(x: Tensor, t: Tensor, image: PreparedCondition, *more: Tensor) -> Tensor:
-        others = SparseTensor(*more, coords) if more else None
-        return flow(SparseTensor(x, coords), t, image, others).feats
 
-    beside = () if concat is None else (concat.feats,)
-    work = Work(flow, forward, sparse_deviation(coords.lengths), coords, beside)
-    return noise.replace(sample_flow(work, noise.feats, condition, resolution, sampler, progress))
+@torch.no_grad()
+def sample_shape(
+    networks: Networks,
+    condition: ImageCondition,
+    structure: SparseStructure,
+    sampler: SamplerConfig,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> ShapeLatent:
+    """The shape latent on the structure's voxels: of a 512 surface on a grid of 32, of a 1024 surface on one of 64."""
+    resolutions = (structure.resolution * LATENT_STRIDE,) * len(structure.items)
+    targets = list(zip(structure.items, resolutions, strict=True))
+    return _sample_shape_on(networks, condition, targets, structure.noise_history, sampler, seed, progress)
+
+
+@torch.no_grad()
+def cascade_shape(
+    networks: Networks,
+    condition: ImageCondition,
+    shape: ShapeLatent,
+    sampler: SamplerConfig,
+    *,
+    seed: int,
+    resolution: int,
+    max_tokens: int,
+    progress: Progress | None = None,
+) -> ShapeLatent:
+    """The shape latent again, on the finer voxels that the coarse shape's decoder predicts.
+
+    resolution: of the surface, lowered for each object until its latent has fewer than max_tokens voxels, see
+    `cascade_voxels`.
+    """
+    with networks.shape_decoder(len(shape.slat.coords)) as decoder:
+        fine = decoder.upsample(shape.slat.to(networks.device), levels=4, progress=scaled(progress, 0, 0.2))
+    targets = [
+        cascade_voxels(voxels, source, resolution, max_tokens)
+        for voxels, source in zip(fine.voxels.split(fine.lengths), shape.resolutions, strict=True)
+    ]
+    progress = scaled(progress, 0.2, 0.8)
+    return _sample_shape_on(networks, condition, targets, shape.noise_history, sampler, seed, progress)
+
+
+@torch.no_grad()
+def sample_texture(
+    networks: Networks,
+    condition: ImageCondition,
+    shape: ShapeLatent,
+    sampler: SamplerConfig,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> TextureLatent:
+    """The material latent on the voxels of a shape latent, which the flow takes as further input channels."""
+    _check_batch(condition, shape.batch_size)
+    image_size, coords = _image_size(shape.resolutions), shape.slat.coords
+    with networks.texture_flow(image_size, len(coords), condition.num_tokens(image_size)) as flow:
+        known = normalize(shape.slat.to(networks.device), networks.config.shape_slat_normalization)
+        channels = flow.config.in_channels - known.feats.shape[1]
+        noises, history = next_noise(seed, [(length, channels) for length in coords.lengths], shape.noise_history)
+        noise = known.replace(torch.cat(noises).to(networks.device))
+        latent = sample_sparse_latent(
+            flow, noise, condition, sampler, image_size=image_size, concat=known, progress=progress
+        )
+    slat = denormalize(latent, networks.config.tex_slat_normalization)
+    return TextureLatent(slat, shape.resolutions, history)
+
+
+@torch.no_grad()
+def decode(
+    networks: Networks,
+    shape: ShapeLatent,
+    texture: TextureLatent | None = None,
+    *,
+    progress: Progress | None = None,
+    memory_budget: int | None = None,
+) -> list[Asset]:
+    """The surface of each object and, given a texture latent, its materials on the same voxels.
+
+    memory_budget: bytes, see `SparseDecoder.forward`.  Raises ValueError where the texture has other voxels.
+    """
+    num_tokens, share = len(shape.slat.coords), 1.0 if texture is None else 0.5
+    with networks.shape_decoder(num_tokens) as decoder:
+        decoded = decoder(shape.slat.to(networks.device), None, scaled(progress, 0, share), memory_budget)
+        grids = decoder.dual_grids(decoded.output, shape.resolutions)
+    subdivisions = decoded.subdivisions
+    # Free the raw decoder output: it is as large as the dual grids made from it.
+    del decoded
+    meshes = []
+    while grids:  # each grid is freed before the next one is meshed
+        meshes.append(_surface(grids.pop(0)))
+    if texture is None:
+        return [Asset(mesh, None) for mesh in meshes]
+    progress = scaled(progress, share, 1 - share)
+    with networks.texture_decoder(num_tokens) as decoder:
+        colored = decoder(texture.slat.to(networks.device), subdivisions, progress, memory_budget)
+        fields = decoder.fields(colored.output, shape.resolutions)
+    return [Asset(mesh, field) for mesh, field in zip(meshes, fields, strict=True)]
 
 
 def normalize(latent: SparseTensor, stats: Normalization) -> SparseTensor:
-    """To the model's space: (x - mean) / std by channel."""
+    """[T, C] into the model's space, by channel: (x - mean) / std."""
     mean, std = (latent.feats.new_tensor(values) for values in (stats.mean, stats.std))
     return latent.replace((latent.feats - mean) / std)
 
 
 def denormalize(latent: SparseTensor, stats: Normalization) -> SparseTensor:
-    """From the model's space: the inverse of `normalize`."""
+    """[T, C] out of the model's space, by channel: x * std + mean, the inverse of `normalize`."""
     mean, std = (latent.feats.new_tensor(values) for values in (stats.mean, stats.std))
     return latent.replace(latent.feats * std + mean)
 
 
 def cascade_voxels(fine: Tensor, source_resolution: int, target_resolution: int, max_tokens: int) -> tuple[Tensor, int]:
-    """The latent voxels of the next cascade stage, for one object: ([N, 3] int32 sorted, the resolution reached).
+    """One object's latent voxels for the next cascade stage: ([N, 3] int32 sorted, resolution of their surface).
 
-    fine: [M, 3] int32, the predicted surface voxels on a grid of source_resolution a side. The target is reduced in
-    steps of 128, to 1024 at the least, until fewer than max_tokens voxels remain. (Scattered voxels may need more
-    tokens at a lower resolution; the search is the reference's all the same.)
+    fine: [M, 3] int32, predicted surface voxels on a grid of source_resolution a side. The target is lowered in steps
+    of 128, to 1024 at the least, until fewer than max_tokens voxels remain. (Scattered voxels may need more tokens at
+    a lower resolution; the search is the reference's all the same.)
     """
     resolution = target_resolution
     while True:
@@ -172,5 +222,43 @@ def cascade_voxels(fine: Tensor, source_resolution: int, target_resolution: int,
 
 
 def noise_on(items: Sequence[Tensor], noises: Sequence[Tensor], device: torch.device) -> SparseTensor:
-    """Noise [N_i, C] of each object on its voxels [N_i, 3]."""
+    """Noise [N_i, C] fp32 of each object on its voxels [N_i, 3] int32, as one batch on `device`."""
     return SparseTensor(torch.cat(list(noises)).to(device), CoordSet.from_items([v.to(device) for v in items]))
+
+
+def _sample_shape_on(
+    networks: Networks,
+    condition: ImageCondition,
+    targets: Sequence[tuple[Tensor, int]],  # each object's latent voxels [N_i, 3] int32 and its surface's resolution
+    histories: Sequence[NoiseHistory],
+    sampler: SamplerConfig,
+    seed: int,
+    progress: Progress | None,
+) -> ShapeLatent:
+    """The shape latent on given latent voxels."""
+    _check_batch(condition, len(targets))
+    voxels, resolutions = zip(*targets, strict=True)
+    image_size = _image_size(resolutions)
+    with networks.shape_flow(image_size, sum(map(len, voxels)), condition.num_tokens(image_size)) as flow:
+        noises, history = next_noise(seed, [(len(item), flow.config.in_channels) for item in voxels], histories)
+        noise = noise_on(voxels, noises, networks.device)
+        latent = sample_sparse_latent(flow, noise, condition, sampler, image_size=image_size, progress=progress)
+    return ShapeLatent(denormalize(latent, networks.config.shape_slat_normalization), resolutions, history)
+
+
+def _image_size(resolutions: Sequence[int]) -> int:
+    """Pixels a side of the images whose tokens guide surfaces of these resolutions."""
+    return 512 if max(resolutions) == 512 else 1024
+
+
+def _surface(grid: DualGrid) -> Mesh:
+    """The mesh of a dual grid; in slabs where memory is short, with the same result."""
+    whole = len(grid.coords) * MESH_VOXEL_BYTES
+    return dual_grid_to_mesh(grid, None if whole < device_memory(grid.coords.device).free else MESH_SLAB)
+
+
+def _check_batch(condition: ImageCondition, objects: int) -> None:
+    if condition.batch_size != objects:
+        raise ValueError(
+            f"condition: expected {objects} objects, as many as there are shapes, got {condition.batch_size}"
+        )

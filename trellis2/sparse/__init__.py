@@ -1,18 +1,17 @@
-"""Sparse tensors: features on voxels, and the voxels with everything derived from them."""
+"""Sparse tensors: features on voxels, and voxel sets that cache what is derived from their coordinates."""
 
 from .coords import CoordSet, Subdivision
-from .layers import SubmanifoldConv3d, channel_to_spatial, spatial_to_channel
-from .tensor import Ragged, SparseTensor
-from .tiles import Part, cut
+from .layers import SubmanifoldConv3d, spatial_to_channel
+from .tensor import PackedSequences, SparseTensor
+from .tiles import Tile, with_halo
 
 __all__ = [
     "CoordSet",
-    "Part",
-    "Ragged",
+    "PackedSequences",
     "SparseTensor",
     "Subdivision",
     "SubmanifoldConv3d",
-    "channel_to_spatial",
-    "cut",
+    "Tile",
     "spatial_to_channel",
+    "with_halo",
 ]

@@ -1,5 +1,8 @@
-"""The voxels of one batch layout. What is derived from them is computed once and held here, by identity:
-two tensors share a neighbour map exactly when they share a CoordSet."""
+"""Voxel coordinates of a batch, with a cache of what is derived from them: hash grid, neighbour map, coarser voxels.
+
+The cache belongs to the object, not to equal coordinates: two tensors share a neighbour map if and only if they share a
+CoordSet. Letters: B batch items, N voxels of all of them.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,11 @@ T = TypeVar("T")
 class CoordSet:
     """Voxel coordinates of a batch; immutable.
 
-    rows: [N, 4] int32 (batch, x, y, z), unique, from 0 up, the voxels of one item contiguous, items in order.
-    lengths: voxels of each item, on the host, so that no kernel has to be waited for.
-    origin: the coarser voxels that these subdivide, if they do; their neighbours then follow from the parents'.
+    rows: [N, 4] int32 (batch, x, y, z), unique, not negative, the voxels of an item contiguous, items in order.
+    lengths: number of voxels of each item, on the host, so that reading it never synchronises with the device.
+    origin: the coarser voxels that these subdivide, from which their neighbour map is then derived without a search.
+
+    Raises ValueError for another shape or dtype, or lengths that do not sum to N.
     """
 
     def __init__(self, rows: Tensor, lengths: Sequence[int], origin: Origin | None = None) -> None:
@@ -36,7 +41,7 @@ class CoordSet:
 
     @classmethod
     def from_items(cls, items: Sequence[Tensor]) -> CoordSet:
-        """One item for each [N_i, 3] int tensor of voxels (x, y, z), coordinates from 0 up."""
+        """One batch item for each [N_i, 3] integer tensor of voxels (x, y, z). Raises ValueError if none is given."""
         if not items:
             raise ValueError("items: expected at least one")
         rows = [
@@ -47,32 +52,17 @@ class CoordSet:
         ]
         return cls(torch.cat(rows), [len(item) for item in items])
 
-    @classmethod
-    def from_rows(cls, rows: Tensor, batch_size: int | None = None) -> CoordSet:
-        """Rows [N, 4] int (batch, x, y, z); without `batch_size`, the items are those up to the last one named.
-
-        Raises ValueError when the rows of an item are not contiguous and in order.
-        """
-        rows = check_tensor(rows, "rows", (None, 4), INTEGERS).to(torch.int32)
-        item = rows[:, 0].long()
-        if bool((rows < 0).any()):
-            raise ValueError("rows: expected items and coordinates from 0 up, got negative ones")
-        if bool((item.diff() < 0).any()):
-            raise ValueError("rows: expected the voxels of one item after the other, got items out of order")
-        lengths = torch.bincount(item, minlength=batch_size or 1).tolist()
-        if batch_size is not None and len(lengths) > batch_size:
-            raise ValueError(f"rows: expected items below {batch_size}, got {len(lengths) - 1}")
-        return cls(rows, lengths)
-
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def batch_size(self) -> int:
+        """B, the number of batch items."""
         return len(self.lengths)
 
     @property
     def device(self) -> torch.device:
+        """The device of `rows`."""
         return self.rows.device
 
     @property
@@ -82,27 +72,27 @@ class CoordSet:
 
     @property
     def item(self) -> Tensor | None:
-        """[N] int64, the batch item of each voxel; None when there is only one."""
+        """[N] int64, the batch item of each voxel; None if B is 1."""
         return None if self.batch_size == 1 else self.derive("item", lambda: self.rows[:, 0].long())
 
     def derive(self, key: Hashable, build: Callable[[], T]) -> T:
-        """What `build` returns, computed at the first call with this key and held from then on."""
+        """The cached result of `build()` under `key`, computed at the first call with this key."""
         if key not in self._derived:
             self._derived[key] = build()
         return self._derived[key]
 
     def index(self) -> HashGrid:
-        """The hash grid over the rows."""
+        """The hash grid that finds a row by its coordinates, cached."""
         return self.derive("index", lambda: hash_grid(self.rows))
 
     def neighbors(self, dilation: int = 1) -> Tensor:
-        """[N, 27] int32, see `neighbor_map`."""
+        """[N, 27] int32, the row of each neighbour or -1, cached; see `neighbor_map`."""
         if dilation == 1 and self._origin is not None:
             return self.derive(("neighbors", 1), self._inherited_neighbors)
         return self.derive(("neighbors", dilation), lambda: neighbor_map(self.rows, dilation))
 
     def some_neighbors(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of `neighbors()`; of voxels that subdivide coarser ones the whole map is not made."""
+        """[stop - start, 27] int32: these rows of `neighbors()`, without the whole map where voxels have an origin."""
         origin = self._origin
         if origin is None or ("neighbors", 1) in self._derived:
             return self.neighbors()[start:stop]
@@ -111,11 +101,11 @@ class CoordSet:
         return child_neighbors(origin.coarse.neighbors(), origin.parent[part], origin.child[part], rows=rows)
 
     def coarsen(self) -> Subdivision:
-        """The voxels of half the resolution, in lexicographic order, and which of ours are their children."""
+        """The voxels of half the resolution, in lexicographic order, as parents of these ones. Cached."""
         return self.derive("coarsen", self._coarsen)
 
     def subdivide(self, mask: Tensor) -> Subdivision:
-        """The children that `mask` [N, 8] bool selects, in the order of their parents, child index ascending."""
+        """The children that `mask` [N, 8] bool selects, ordered by parent, then by child index."""
         check_tensor(mask, "mask", (len(self), 8), torch.bool)
         parent, child = mask.nonzero(as_tuple=True)
         offset = torch.stack([child & 1, child >> 1 & 1, child >> 2 & 1], dim=1)
@@ -126,17 +116,17 @@ class CoordSet:
         return Subdivision(self, CoordSet(fine, counts, Origin(self, parent, child)), parent, child)
 
     def to(self, device: torch.device | str) -> CoordSet:
-        """The same voxels on `device`; nothing derived travels along."""
+        """The same voxels on `device`, without the cache; this object if it is there already."""
         rows = self.rows.to(device)
         return self if rows is self.rows else CoordSet(rows, self.lengths)
 
     def same_voxels(self, other: CoordSet) -> bool:
-        """Whether both hold equal rows in equal order."""
+        """True if both hold equal rows in equal order. Synchronises with the device unless they are one object."""
         return self is other or (self.lengths == other.lengths and torch.equal(self.rows, other.rows.to(self.device)))
 
     def _inherited_neighbors(self) -> Tensor:
-        """The neighbour map from the parents' one, without any search: a neighbour's parent is the parent itself or
-        one of its neighbours."""
+        """The neighbour map from the parents' one, without a search: a neighbour's parent is the voxel's own parent or
+        one of the parent's neighbours."""
         origin = self._origin
         return child_neighbors(origin.coarse.neighbors(), origin.parent, origin.child)
 
@@ -153,7 +143,7 @@ class CoordSet:
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """Where fine voxels come from: parent and child as in `Subdivision`."""
+    """The coarse voxels that fine ones subdivide. parent, child: [M] int64 as in `Subdivision`."""
 
     coarse: CoordSet
     parent: Tensor
@@ -162,7 +152,7 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Subdivision:
-    """How coarse voxels split into fine ones, M of them.
+    """The parents of M fine voxels.
 
     parent: [M] int64, row of the coarse voxel.  child: [M] int64 in 0..7, x%2 + 2 (y%2) + 4 (z%2).
     """
@@ -173,7 +163,7 @@ class Subdivision:
     child: Tensor
 
     def mask(self) -> Tensor:
-        """[N, 8] bool: which children each coarse voxel has."""
+        """[N, 8] bool, True where the coarse voxel has that child."""
         out = torch.zeros(len(self.coarse), 8, dtype=torch.bool, device=self.parent.device)
         out[self.parent, self.child] = True
         return out

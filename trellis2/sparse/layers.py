@@ -1,4 +1,4 @@
-"""Layers on sparse tensors. Linear layers and norms act on the features alone and need no twin here."""
+"""Layers on sparse tensors that depend on coordinates. Linear layers and norms take the features alone."""
 
 from __future__ import annotations
 
@@ -35,17 +35,11 @@ class SubmanifoldConv3d(nn.Module):
 
 
 def spatial_to_channel(x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
-    """[M, C] on the fine voxels to [N, 8 C] on the coarse ones; child s fills channels s C to (s + 1) C.
+    """[M, C] on fine voxels to [N, 8 C] on their parents; child s fills channels s C to (s + 1) C.
 
-    Missing children are zero. `subdivision.fine` must be the voxels of `x`.
+    x: on `subdivision.fine`. Channels of missing children are zero.
     """
     channels = x.feats.shape[1]
     packed = x.feats.new_zeros(len(subdivision.coarse), 8, channels)
     packed[subdivision.parent, subdivision.child] = x.feats
     return SparseTensor(packed.flatten(1), subdivision.coarse)
-
-
-def channel_to_spatial(x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
-    """[N, 8 C] on the coarse voxels to [M, C] on the fine ones: the inverse of `spatial_to_channel`."""
-    children = x.feats.unflatten(1, (8, -1))
-    return SparseTensor(children[subdivision.parent, subdivision.child], subdivision.fine)

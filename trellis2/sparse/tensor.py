@@ -1,4 +1,4 @@
-"""Features on voxels, and token sequences of different lengths. Both immutable."""
+"""Features on voxels, and packed token sequences. Both immutable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .coords import CoordSet
 
 @dataclass(frozen=True, eq=False)
 class SparseTensor:
-    """feats: [N, C], row i belongs to voxel i of `coords`."""
+    """Features of voxels. feats: [N, C], row i of voxel i of `coords`. Raises ValueError for another length."""
 
     feats: Tensor
     coords: CoordSet
@@ -23,10 +23,11 @@ class SparseTensor:
         check_tensor(self.feats, "SparseTensor.feats", (len(self.coords), None))
 
     def replace(self, feats: Tensor) -> SparseTensor:
-        """Other features on the same voxels."""
+        """Other features [N, D] on the same voxels."""
         return SparseTensor(feats, self.coords)
 
     def to(self, device: torch.device | str) -> SparseTensor:
+        """The same features and voxels on `device`; see `CoordSet.to`."""
         return SparseTensor(self.feats.to(device), self.coords.to(device))
 
     def items(self) -> list[tuple[Tensor, Tensor]]:
@@ -36,25 +37,29 @@ class SparseTensor:
 
     @classmethod
     def from_items(cls, items: Sequence[tuple[Tensor, Tensor]]) -> SparseTensor:
-        """The batch of (voxels, features) pairs: the inverse of `items`."""
+        """The batch of pairs (voxels [N_i, 3] integer, features [N_i, C]): the inverse of `items`."""
         voxels, feats = zip(*items, strict=True)
         return cls(torch.cat(feats), CoordSet.from_items(voxels))
 
 
 @dataclass(frozen=True, eq=False)
-class Ragged:
-    """Sequences packed one after the other. feats: [T, C].  lengths: tokens of each item, summing to T."""
+class PackedSequences:
+    """Token sequences of different lengths, packed without padding.
+
+    feats: [T, C], one sequence after the other.  lengths: tokens of each, summing to T, else ValueError.
+    """
 
     feats: Tensor
     lengths: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        check_tensor(self.feats, "Ragged.feats", (sum(self.lengths), None))
+        check_tensor(self.feats, "PackedSequences.feats", (sum(self.lengths), None))
 
     @classmethod
-    def from_items(cls, items: Sequence[Tensor]) -> Ragged:
-        """One sequence for each [L_i, C] tensor; a [B, L, C] tensor is B of them."""
+    def from_items(cls, items: Sequence[Tensor]) -> PackedSequences:
+        """One sequence for each [L_i, C] tensor; a [B, L, C] tensor gives B of them."""
         return cls(torch.cat(list(items)), tuple(len(item) for item in items))
 
-    def replace(self, feats: Tensor) -> Ragged:
-        return Ragged(feats, self.lengths)
+    def replace(self, feats: Tensor) -> PackedSequences:
+        """Other features [T, D] in sequences of the same lengths."""
+        return PackedSequences(feats, self.lengths)

@@ -1,4 +1,4 @@
-"""A part of a voxel set, with the halo that a convolution on it reaches into."""
+"""Tiles of a voxel set with the halo of neighbours that a 3x3x3 convolution on them reads."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .coords import CoordSet
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Rows start to stop of a voxel set: n of them, and H others that neighbour them.
+class Tile:
+    """Rows start to stop of a voxel set, n of them, and the H other rows that neighbour them.
 
     halo: [H] int64, rows of the set, ascending.  neighbors: [n, 27] int32, the neighbour map of the n rows into the
-    n + H: the part's own rows, then the halo's.
+    tile's n + H rows, its own before the halo, -1 where there is no voxel.
     """
 
     start: int
@@ -24,18 +24,20 @@ class Part:
     neighbors: Tensor
 
     def extend(self, values: Tensor) -> Tensor:
-        """[M, ...] of all rows to [n + H, ...]."""
+        """The tile's rows of `values`: [M, ...] of the whole set to [n + H, ...]."""
         own = values[self.start : self.stop]
         return torch.cat([own, values[self.halo]]) if len(self.halo) else own
 
 
-def cut(coords: CoordSet, start: int, stop: int) -> Part:
-    """The part from row `start` to `stop`. Rows that follow each other should lie together, as those of
-    `CoordSet.subdivide` and of sorted voxels do: then the halo is thin."""
+def with_halo(coords: CoordSet, start: int, stop: int) -> Tile:
+    """The tile of rows `start` to `stop`, with its halo.
+
+    Consecutive rows should be near each other, as those of `CoordSet.subdivide` and of sorted voxels are; the halo is
+    then thin.
+    """
     near = coords.some_neighbors(start, stop)
     outside = ((near < start) | (near >= stop)) & (near >= 0)
-    halo, place = torch.unique(near[outside], return_inverse=True)
-    # What stays below 0 is absent.
-    local = torch.where(near < 0, near, near - start)
-    local[outside] = (place + (stop - start)).to(torch.int32)
-    return Part(start, stop, halo.long(), local)
+    halo, position = torch.unique(near[outside], return_inverse=True)
+    local = torch.where(near < 0, near, near - start)  # -1 stays
+    local[outside] = (position + (stop - start)).to(torch.int32)
+    return Tile(start, stop, halo.long(), local)

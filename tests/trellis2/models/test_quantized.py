@@ -4,9 +4,8 @@ import json
 
 import pytest
 import torch
-from comfyui_trellis2.trellis2.checkpoint.hadamard import hadamard, rotate
 from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
-from comfyui_trellis2.trellis2.checkpoint.int8_file import unpack
+from comfyui_trellis2.trellis2.checkpoint.int8_file import hadamard_matrix, hadamard_transform, split_int8_layers
 from comfyui_trellis2.trellis2.checkpoint.layouts import Checkpoint
 from comfyui_trellis2.trellis2.checkpoint.weights import CheckpointError, load_weights, read_tensors, save_weights
 from comfyui_trellis2.trellis2.models.quantized import (
@@ -19,7 +18,7 @@ from comfyui_trellis2.trellis2.models.quantized import (
 from comfyui_trellis2.trellis2.ops.quantized_linear import FORMATS, quantize_rows
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded
-from comfyui_trellis2.trellis2.sparse import CoordSet, Ragged, SparseTensor
+from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, SparseTensor
 
 CPU = torch.device("cpu")
 GROUP = 16
@@ -39,7 +38,7 @@ def mark(**said) -> torch.Tensor:
 
 def packed(name, weight, group=GROUP):
     """A layer as ComfyUI stores it."""
-    rows = quantize_rows(rotate(weight.float(), group), FORMATS["int8"])
+    rows = quantize_rows(hadamard_transform(weight.float(), group), FORMATS["int8"])
     said = mark(format="int8_tensorwise", convrot=True, convrot_groupsize=group)
     return {f"{name}.weight": rows.values, f"{name}.weight_scale": rows.scale[:, None], f"{name}.comfy_quant": said}
 
@@ -50,21 +49,21 @@ def relative(out, wanted):
 
 @pytest.mark.parametrize("size", [4, 16, 64, 256])
 def test_rotation_is_its_own_inverse(size):
-    matrix = hadamard(size, CPU, torch.float32)
+    matrix = hadamard_matrix(size, CPU, torch.float32)
     torch.testing.assert_close(matrix @ matrix, torch.eye(size))
     assert torch.equal(matrix, matrix.T)
     assert torch.equal(matrix.abs(), torch.full((size, size), size**-0.5))
     assert matrix[0].sign().tolist()[:4] == [1, 1, 1, -1]
     x = draw(5, 2 * size)
-    torch.testing.assert_close(rotate(rotate(x, size), size), x)
+    torch.testing.assert_close(hadamard_transform(hadamard_transform(x, size), size), x)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 8, 32, 48, 128])
 def test_other_groups_have_no_rotation(size):
     with pytest.raises(ValueError, match="expected a group of 4, 16, 64, 256"):
-        hadamard(size, CPU, torch.float32)
+        hadamard_matrix(size, CPU, torch.float32)
     with pytest.raises(ValueError, match="expected a multiple of 16 channels, got 24"):
-        rotate(torch.zeros(2, 24), 16)
+        hadamard_transform(torch.zeros(2, 24), 16)
 
 
 def test_rotation_tames_an_outlier():
@@ -74,7 +73,9 @@ def test_rotation_tames_an_outlier():
     wanted = x @ weight.T
     bias = torch.zeros(30)
     plain = QuantizedLinear(quantize_rows(weight, FORMATS["int8"]), bias, FORMATS["int8"])
-    turned = QuantizedLinear(quantize_rows(rotate(weight, 64), FORMATS["int8"]), bias, FORMATS["int8"], rotation=64)
+    turned = QuantizedLinear(
+        quantize_rows(hadamard_transform(weight, 64), FORMATS["int8"]), bias, FORMATS["int8"], rotation=64
+    )
     quiet = torch.arange(64) != 5
     loud = x[:, 5:6] * weight[:, 5]
     error = [(layer(x) - wanted).norm() / (x[:, quiet] @ weight[:, quiet].T).norm() for layer in (plain, turned)]
@@ -87,7 +88,7 @@ def test_rotation_tames_an_outlier():
 @pytest.mark.parametrize("activation", [None, "gelu"])
 def test_layer(name, rotation, activation):
     x, weight, bias = draw(70, 64), draw(48, 64, seed=1), draw(48, seed=2)
-    turned = rotate(weight, rotation) if rotation else weight
+    turned = hadamard_transform(weight, rotation) if rotation else weight
     layer = QuantizedLinear(quantize_rows(turned, FORMATS[name]), bias, FORMATS[name], rotation)
     active = torch.nn.functional.gelu(x, approximate="tanh") if activation else x
     out = layer(x, activation)
@@ -111,7 +112,7 @@ def run(model):
     axis = torch.arange(4)
     coords = CoordSet.from_items([torch.cartesian_prod(axis, axis, axis), torch.cartesian_prod(axis[:2], axis, axis)])
     x = SparseTensor(draw(96, model.config.in_channels), coords)
-    condition = Ragged(draw(12, model.config.cond_channels, seed=1), (5, 7))
+    condition = PackedSequences(draw(12, model.config.cond_channels, seed=1), (5, 7))
     with torch.no_grad():
         return model(x, torch.tensor([700.0, 300.0]), condition).feats
 
@@ -212,12 +213,12 @@ def test_marks_of_other_writers():
     tensors = packed("0", weight) | {"0.bias": torch.zeros(8)}
     tensors["0.comfy_quant"] = mark(format="int8_tensorwise", params={"convrot": True, "convrot_groupsize": GROUP})
     tensors["0.weight_scale"] = tensors["0.weight_scale"].flatten()
-    plain, layers = unpack(tensors)
+    plain, layers = split_int8_layers(tensors)
     assert list(plain) == ["0.bias"]
     assert relative(layers["0"].dequantize(), weight) < 0.01
     tensors["0.comfy_quant"] = mark(format="int8_tensorwise", per_row=False, orig_shape=[8, 32])
     tensors["0.weight_scale"] = torch.tensor(0.5)
-    assert torch.equal(unpack(tensors)[1]["0"].dequantize(), tensors["0.weight"] * 0.5)
+    assert torch.equal(split_int8_layers(tensors)[1]["0"].dequantize(), tensors["0.weight"] * 0.5)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from comfyui_trellis2.trellis2.checkpoint import config
 from comfyui_trellis2.trellis2.checkpoint.weights import randomize
 from comfyui_trellis2.trellis2.models import build_model, chunked, sparse_vae
-from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor, cut
+from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor, with_halo
 
 PUBLISHED = json.loads(Path(config.__file__).with_name("published.json").read_text())
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -95,7 +95,7 @@ def test_a_budget_sets_the_rows_of_a_part(decoders):
 @pytest.mark.parametrize("start, stop", [(0, 1), (0, 700), (13, 600), (699, 700), (5, 5)])
 def test_a_part_holds_its_neighbours(start, stop):
     coords = CoordSet.from_items([voxels(700, top=10)])
-    part, whole = cut(coords, start, stop), coords.neighbors()[start:stop]
+    part, whole = with_halo(coords, start, stop), coords.neighbors()[start:stop]
     rows = part.extend(torch.arange(700))
     assert rows[: stop - start].tolist() == list(range(start, stop))
     assert len(rows.unique()) == len(rows)
@@ -107,7 +107,7 @@ def test_a_part_holds_its_neighbours(start, stop):
 
 
 @pytest.mark.parametrize("n", [0, 1, 10, 11, 39, 40])
-def test_by_rows_is_the_whole(n):
+def test_chunked_is_the_whole(n):
     x, y = torch.randn(n, 3), torch.randn(n, 2)
     kept, calls = x.clone(), []
 
@@ -115,19 +115,19 @@ def test_by_rows_is_the_whole(n):
         calls.append(len(x))
         return torch.cat([x * 2, y], 1, out=out)
 
-    assert torch.equal(chunked.by_rows(work, None, x, y, rows=10), torch.cat([kept * 2, y], 1))
+    assert torch.equal(chunked.chunked(work, None, x, y, rows=10), torch.cat([kept * 2, y], 1))
     assert max(calls) <= 10 and sum(calls) == n and torch.equal(x, kept)
-    assert torch.equal(chunked.by_rows(torch.neg, x, x, rows=10), -kept)
+    assert torch.equal(chunked.chunked(torch.neg, x, x, rows=10), -kept)
 
 
-def test_by_rows_leaves_gradients_whole():
+def test_chunked_leaves_gradients_whole():
     x, weight = torch.randn(35, 3), torch.ones(3, requires_grad=True)
     kept = x.clone()
-    chunked.by_rows(lambda x, out: torch.mul(x, weight, out=out), x, x, rows=10).sum().backward()
+    chunked.chunked(lambda x, out: torch.mul(x, weight, out=out), x, x, rows=10).sum().backward()
     torch.testing.assert_close(weight.grad, kept.sum(0))
     assert torch.equal(x, kept)
 
 
 def test_rows_are_equal_shares_of_what_the_width_allows():
-    assert [chunked.rows_of(10**6, width) for width in (1, 1024, 1025, 2**40)] == [10**6, 250_000, 250_000, 16_130]
-    assert [chunked.rows_of(n, 2**40) for n in (0, 1, 16_384, 16_385, 2**15 + 2)] == [0, 1, 16_384, 8193, 10_924]
+    assert [chunked.chunk_size(10**6, width) for width in (1, 1024, 1025, 2**40)] == [10**6, 250_000, 250_000, 16_130]
+    assert [chunked.chunk_size(n, 2**40) for n in (0, 1, 16_384, 16_385, 2**15 + 2)] == [0, 1, 16_384, 8193, 10_924]

@@ -59,6 +59,10 @@ def voxels(n, seed=0):
     return cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))[:n].sort().values]
 
 
+def item_lengths(coords):
+    return torch.bincount(coords[:, 0].long(), minlength=SHAPE[0]).tolist()
+
+
 def numbers(*shape, seed=1, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
@@ -167,7 +171,7 @@ def test_inputs_are_left_alone_and_the_output_repeats():
 def test_layer():
     layer = SubmanifoldConv3d(CIN, COUT, dilation=2).double().requires_grad_(False)
     coords, feats = voxels(63), numbers(63, CIN)
-    x = SparseTensor(feats, CoordSet.from_rows(coords))
+    x = SparseTensor(feats, CoordSet(coords, item_lengths(coords)))
     out = layer(x)
     assert out.coords is x.coords
     torch.testing.assert_close(out.feats, dense(coords, feats, layer.weight, layer.bias, 2), atol=1e-10, rtol=0)
@@ -277,7 +281,8 @@ def test_only_the_gradients_that_are_asked_for(wanted):
 
 def family(n, seed=6):
     """n parents and some of their children: (parents' CoordSet, its subdivision)."""
-    coarse = CoordSet.from_rows(voxels(n), SHAPE[0])
+    rows = voxels(n)
+    coarse = CoordSet(rows, item_lengths(rows))
     return coarse, coarse.subdivide(torch.rand(n, 8, generator=torch.Generator().manual_seed(seed)) < 0.5)
 
 

@@ -19,7 +19,7 @@ from comfyui_trellis2.trellis2.models.quantized import quantize_model
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 from comfyui_trellis2.trellis2.runtime.cuda_graphs import MAX_TOKENS, CudaGraph, Layout, Recordings
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime, place, tensors_of
-from comfyui_trellis2.trellis2.sampling.stages import sample_sparse_latent, sample_structure_latent
+from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_sparse_latent, sample_structure_latent
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
 from comfyui_trellis2.trellis2.values import ImageCondition
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -112,7 +112,7 @@ def stage(flow, coords=None, seed=0, condition=None, settings=None, concat=False
     noise = SparseTensor(draw(len(coords), 4, seed=100 + seed), coords)
     known = SparseTensor(draw(len(coords), 3, seed=200 + seed), coords) if concat else None
     settings = settings or sampler()
-    options = {"resolution": 512, "concat": known, "progress": progress}
+    options = {"image_size": 512, "concat": known, "progress": progress}
     return sample_sparse_latent(flow, noise, condition, settings, **options).feats
 
 

@@ -13,7 +13,7 @@ from comfyui_trellis2.trellis2.runtime import memory, streaming
 from comfyui_trellis2.trellis2.runtime.pinned import HostMemory, upload
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime, tensors_of, weights_kept
 from comfyui_trellis2.trellis2.runtime.streaming import Streamed, choose_blocks, choose_residency, weights_at_once
-from comfyui_trellis2.trellis2.sparse import CoordSet, Ragged, SparseTensor
+from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, SparseTensor
 from torch import nn
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,7 +54,7 @@ def inputs() -> tuple:
     voxels = torch.randint(0, 8, (30, 3), generator=generator).unique(dim=0).int().to(DEVICE)
     coords = CoordSet.from_items([voxels])
     x = SparseTensor(torch.randn(len(coords), 4, generator=generator).to(DEVICE), coords)
-    image = Ragged(torch.randn(9, 32, generator=generator).to(DEVICE), (9,))
+    image = PackedSequences(torch.randn(9, 32, generator=generator).to(DEVICE), (9,))
     return x, torch.full((1,), 500.0, device=DEVICE), image
 
 

@@ -17,19 +17,18 @@ from comfyui_trellis2.trellis2.sampling.flow_matching import (
     average_views,
     cycle_views,
     dense_deviation,
-    draw_noise,
     euler,
     guided,
     model_time,
     schedule,
     sparse_deviation,
-    to_noise,
     to_sample,
     to_velocity,
 )
-from comfyui_trellis2.trellis2.sampling.stages import Work, sample_flow
-from comfyui_trellis2.trellis2.sparse import Ragged
-from comfyui_trellis2.trellis2.values import ImageCondition, extend
+from comfyui_trellis2.trellis2.sampling.flow_sampling import FlowCall, sample_flow
+from comfyui_trellis2.trellis2.sampling.noise import draw_noise, extend_histories
+from comfyui_trellis2.trellis2.sparse import PackedSequences
+from comfyui_trellis2.trellis2.values import ImageCondition
 
 PUBLISHED = json.loads(Path(config.__file__).with_name("published.json").read_text())
 # By stage: the sampler, and the forward passes of its published settings. A cascade repeats the shape's.
@@ -93,9 +92,9 @@ class Flow:
 
 def sample(forward, noise, given, settings, progress=None, deviation=dense_deviation):
     def of_view(x, t, image):
-        return forward(x, t, Ragged(image.blocks[0][0], image.lengths))
+        return forward(x, t, PackedSequences(image.blocks[0][0], image.lengths))
 
-    return sample_flow(Work(Flow(), of_view, deviation), noise, given, 512, settings, progress)
+    return sample_flow(FlowCall(Flow(), of_view, deviation), noise, given, 512, settings, progress)
 
 
 @pytest.mark.parametrize("rescale", [1.0, 3.0, 5.0])
@@ -174,7 +173,7 @@ def test_conversions_undo_each_other():
     x, v = draw(2, 4, 3).double(), draw(2, 4, 3, seed=1).double()
     clean = to_sample(x, v, 0.37, SIGMA_MIN)
     torch.testing.assert_close(to_velocity(x, clean, 0.37, SIGMA_MIN), v)
-    noise = to_noise(x, v, 0.37)
+    noise = (1 - 0.37) * v + x
     torch.testing.assert_close((1 - 0.37) * clean + (SIGMA_MIN + (1 - SIGMA_MIN) * 0.37) * noise, x)
 
 
@@ -314,12 +313,12 @@ STAGES = ((8, 16, 16, 16), (1, 8), (3, 5), (63, 32))
 def test_stages_continue_one_stream():
     """Each stage alone draws what it would after the stages before it, as the reference does from one seed."""
     stream = torch.Generator().manual_seed(42)
-    drawn = ((),)
+    histories = ((),)
     for shape in STAGES:
-        (noise,) = draw_noise([42], [shape], drawn)
+        (noise,) = draw_noise([42], [shape], histories)
         assert torch.equal(noise, torch.randn(shape, generator=stream))
-        drawn = extend(drawn, [shape])
-    assert drawn == (STAGES,)
+        histories = extend_histories(histories, [shape])
+    assert histories == (STAGES,)
 
 
 def test_stages_do_not_draw_the_same_noise():

@@ -8,8 +8,9 @@ import torch
 from comfyui_trellis2.trellis2.checkpoint.layouts import Checkpoint
 from comfyui_trellis2.trellis2.checkpoint.tiny import make_tiny
 from comfyui_trellis2.trellis2.sampling.flow_matching import Guidance, dense_deviation, euler, guided, schedule
-from comfyui_trellis2.trellis2.sampling.stages import noise_on, sample_sparse_latent
-from comfyui_trellis2.trellis2.sampling.step_cache import HISTORY, forecast, forecast_weights
+from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_sparse_latent
+from comfyui_trellis2.trellis2.sampling.stages import noise_on
+from comfyui_trellis2.trellis2.sampling.step_cache import HISTORY, extrapolation_weights, with_step_cache
 from comfyui_trellis2.trellis2.values import ImageCondition
 
 TIMES = schedule(12, 3.0)
@@ -41,7 +42,7 @@ def counted(velocity):
 @pytest.mark.parametrize("rates", [(0.9,), (1.0,), (0.95, 0.6), (1.0, 0.8), (0.9 * np.exp(0.3j), 0.9 * np.exp(-0.3j))])
 def test_damped_exponentials_are_forecast_exactly(rates):
     velocity = exponentials(*rates)
-    ahead = forecast(velocity, TIMES)
+    ahead = with_step_cache(velocity, TIMES)
     for step, t in enumerate(TIMES[:-1]):
         wanted, out = velocity(None, t), ahead(None, t)
         if step >= 2 * HISTORY - 2:
@@ -50,7 +51,7 @@ def test_damped_exponentials_are_forecast_exactly(rates):
 
 def test_better_than_repeating_the_last_one():
     velocity = exponentials(0.99, 0.85, 0.4)
-    ahead = forecast(velocity, TIMES)
+    ahead = with_step_cache(velocity, TIMES)
     for step, t in enumerate(TIMES[:-1]):
         out, wanted = ahead(None, t), velocity(None, t)
         if step % 2 and 5 <= step < LAST:
@@ -60,7 +61,7 @@ def test_better_than_repeating_the_last_one():
 
 def test_which_steps_are_computed():
     velocity, steps = counted(exponentials(0.9))
-    ahead = forecast(velocity, TIMES)
+    ahead = with_step_cache(velocity, TIMES)
     for t in TIMES[:-1]:
         ahead(None, t)
     assert steps == [0, 2, 4, 6, 8, 10, 11]
@@ -69,7 +70,7 @@ def test_which_steps_are_computed():
 def test_a_run_that_begins_or_ends_part_way():
     """As the negative's does, with the guidance interval: it starts with computed steps, whatever their number."""
     velocity, steps = counted(exponentials(0.9))
-    ahead = forecast(velocity, TIMES)
+    ahead = with_step_cache(velocity, TIMES)
     for t in TIMES[3:9]:
         ahead(None, t)
     assert steps == [3, 4, 6, 8]
@@ -77,27 +78,27 @@ def test_a_run_that_begins_or_ends_part_way():
 
 def test_histories_are_separate():
     first, second = exponentials(0.9, seed=1), exponentials(0.5, seed=2)
-    alone = [forecast(first, TIMES)(None, t) for t in TIMES[:1]]
-    one, other = forecast(first, TIMES), forecast(second, TIMES)
+    alone = [with_step_cache(first, TIMES)(None, t) for t in TIMES[:1]]
+    one, other = with_step_cache(first, TIMES), with_step_cache(second, TIMES)
     together = []
     for t in TIMES[:-1]:
         together.append(one(None, t))
         other(None, t)
-    single = forecast(first, TIMES)
+    single = with_step_cache(first, TIMES)
     assert torch.equal(together[0], alone[0])
     assert all(torch.equal(v, single(None, t)) for v, t in zip(together, TIMES[:-1], strict=True))
 
 
 def test_weights_of_degenerate_histories():
-    assert forecast_weights(np.ones((1, 1)), 0.5).tolist() == [1]
+    assert extrapolation_weights(np.ones((1, 1)), 0.5).tolist() == [1]
     for empty in (0, np.nan, np.inf):
-        assert forecast_weights(np.full((3, 3), empty, dtype=float), 0.5).tolist() == [0, 0, 1]
-    same = forecast_weights(np.ones((3, 3)), 0.5)
+        assert extrapolation_weights(np.full((3, 3), empty, dtype=float), 0.5).tolist() == [0, 0, 1]
+    same = extrapolation_weights(np.ones((3, 3)), 0.5)
     assert same.sum() == pytest.approx(1)
     # A vector that changes its sign has no half step; nor may one that grows run away.
-    assert np.abs(forecast_weights(np.outer([1, -1, 1], [1, -1, 1]).astype(float), 0.5)).max() < 1e-6
+    assert np.abs(extrapolation_weights(np.outer([1, -1, 1], [1, -1, 1]).astype(float), 0.5)).max() < 1e-6
     growing = np.outer([1, 10, 100], [1, 10, 100]).astype(float)
-    assert forecast_weights(growing, 0.5) @ [1, 10, 100] == pytest.approx(100, rel=1e-6)
+    assert extrapolation_weights(growing, 0.5) @ [1, 10, 100] == pytest.approx(100, rel=1e-6)
 
 
 def mixture(centers, spread):
@@ -123,7 +124,7 @@ def test_error_under_guidance_is_a_fraction_of_that_of_fewer_steps(rescale_t):
     def run(steps, cached):
         times = schedule(steps, rescale_t)
         pair = (mixture(centers[:6], 0.35), mixture(centers, 0.35))
-        positive, negative = (forecast(v, times) for v in pair) if cached else pair
+        positive, negative = (with_step_cache(v, times) for v in pair) if cached else pair
         return euler(guided(positive, negative, guidance, dense_deviation, 1e-5), noise, times)
 
     full = run(12, False)
@@ -146,7 +147,7 @@ def sample(tmp_path_factory):
     @torch.no_grad()
     def run(**changes):
         changed = replace(sampler, params=replace(sampler.params, **changes))
-        return sample_sparse_latent(flow, noise, condition, changed, resolution=512).feats
+        return sample_sparse_latent(flow, noise, condition, changed, image_size=512).feats
 
     return run
 

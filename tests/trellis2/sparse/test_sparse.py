@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from comfyui_trellis2.trellis2.sparse import CoordSet, Ragged, SparseTensor, channel_to_spatial, spatial_to_channel
+from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, SparseTensor, spatial_to_channel
 
 SIZES = (0, 1, 63, 1000)
 
@@ -41,35 +41,6 @@ def test_from_items(n):
     assert CoordSet.from_items([voxels(n)]).item is None
 
 
-@sizes
-def test_from_rows(n):
-    coords = batch(n)
-    again = CoordSet.from_rows(coords.rows.long(), batch_size=3)
-    assert again.lengths == coords.lengths
-    assert torch.equal(again.rows, coords.rows)
-    longer = CoordSet.from_rows(coords.rows, batch_size=5)
-    assert longer.lengths == (*coords.lengths, 0, 0)
-
-
-def test_from_rows_without_a_batch_size():
-    assert CoordSet.from_rows(torch.tensor([[0, 1, 2, 3], [2, 1, 2, 3]])).lengths == (1, 0, 1)
-    assert CoordSet.from_rows(torch.empty(0, 4, dtype=torch.int32)).lengths == (0,)
-
-
-@pytest.mark.parametrize(
-    "rows, batch_size, message",
-    [
-        (torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0]]), None, "items out of order"),
-        (torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]), 2, "items out of order"),
-        (torch.tensor([[0, 0, 0, 0], [3, 0, 0, 0]]), 3, "rows: expected items below 3, got 3"),
-        (torch.zeros(5, 3, dtype=torch.int32), None, r"rows: expected shape \[\*, 4\], got \[5, 3\]"),
-    ],
-)
-def test_malformed_rows(rows, batch_size, message):
-    with pytest.raises(ValueError, match=message):
-        CoordSet.from_rows(rows, batch_size)
-
-
 def test_malformed():
     rows = batch(63).rows
     with pytest.raises(ValueError, match=r"CoordSet\.lengths: expected a sum of 95, got \[63, 31\]"):
@@ -86,8 +57,8 @@ def test_malformed():
         batch(63).subdivide(torch.zeros(95, 8))
     with pytest.raises(ValueError, match=r"SparseTensor\.feats: expected shape \[95, \*\], got \[94, 5\]"):
         SparseTensor(torch.zeros(94, 5), batch(63))
-    with pytest.raises(ValueError, match=r"Ragged\.feats: expected shape \[7, \*\], got \[8, 5\]"):
-        Ragged(torch.zeros(8, 5), (3, 4))
+    with pytest.raises(ValueError, match=r"PackedSequences\.feats: expected shape \[7, \*\], got \[8, 5\]"):
+        PackedSequences(torch.zeros(8, 5), (3, 4))
 
 
 def test_what_is_derived_is_made_once_and_by_identity():
@@ -164,7 +135,7 @@ def test_no_children():
 
 
 @sizes
-def test_spatial_to_channel_and_back(n):
+def test_spatial_to_channel(n):
     coords = batch(n)
     split = coords.coarsen()
     x = SparseTensor(features(coords), coords)
@@ -175,9 +146,6 @@ def test_spatial_to_channel_and_back(n):
     for row, parent, child in zip(x.feats, split.parent.tolist(), split.child.tolist(), strict=True):
         wanted[parent, child * 5 : child * 5 + 5] = row
     assert torch.equal(packed.feats, wanted)
-    back = channel_to_spatial(packed, split)
-    assert back.coords is coords
-    assert torch.equal(back.feats, x.feats)
     assert torch.equal(x.feats, before)
 
 
@@ -217,8 +185,8 @@ def test_items_and_from_items():
 
 def test_sparse_tensors_are_immutable():
     x = SparseTensor(features(batch(63)), batch(63))
-    ragged = Ragged(torch.zeros(7, 5), (3, 4))
-    for value, name in ((x, "feats"), (x, "coords"), (ragged, "feats"), (ragged, "lengths"), (x, "other")):
+    sequences = PackedSequences(torch.zeros(7, 5), (3, 4))
+    for value, name in ((x, "feats"), (x, "coords"), (sequences, "feats"), (sequences, "lengths"), (x, "other")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, None)
     before = x.feats
@@ -231,12 +199,12 @@ def test_sparse_tensors_are_immutable():
             setattr(split, name, None)
 
 
-def test_ragged():
+def test_sequences():
     items = [torch.full((n, 2), float(n)) for n in (3, 0, 2)]
-    ragged = Ragged.from_items(items)
-    assert ragged.lengths == (3, 0, 2)
-    assert torch.equal(ragged.feats, torch.cat(items))
+    sequences = PackedSequences.from_items(items)
+    assert sequences.lengths == (3, 0, 2)
+    assert torch.equal(sequences.feats, torch.cat(items))
     stacked = torch.randn(4, 7, 2, generator=torch.Generator().manual_seed(0))
-    assert Ragged.from_items(stacked).lengths == (7,) * 4
-    assert torch.equal(Ragged.from_items(stacked).feats, stacked.reshape(28, 2))
-    assert ragged.replace(ragged.feats + 1).lengths == ragged.lengths
+    assert PackedSequences.from_items(stacked).lengths == (7,) * 4
+    assert torch.equal(PackedSequences.from_items(stacked).feats, stacked.reshape(28, 2))
+    assert sequences.replace(sequences.feats + 1).lengths == sequences.lengths

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ....o_voxel.core.progress import Progress
 from ....o_voxel.ops.grid_sample import grid_sample
 from ....o_voxel.ops.hash_grid import hash_grid
 from ....o_voxel.render.camera import Camera
@@ -19,8 +20,9 @@ from ....o_voxel.values import OVoxel, VoxelField, to_device
 from ....o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from ...checkpoint.config import SamplerConfig
 from ...image import prepare_image
+from ...networks import SHAPE_ENCODER
 from ...pipeline import Asset, Pipeline
-from ...reconstruct import SHAPE_ENCODER, reconstruct
+from ...reconstruct import reconstruct
 from ...values import EmptyOutputError
 from .metrics import delta_e, f_score, structure_iou, visible_points
 
@@ -86,7 +88,7 @@ def evaluate(
     *,
     steps: int | None = None,
     seed: int = 0,
-    on_progress: Callable[[float], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> list[Row]:
     """Generate each case and measure it; a row of COLUMNS each.
 

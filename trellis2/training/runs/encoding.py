@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ....o_voxel.core.progress import Progress
 from ....o_voxel.values import OVoxel
 from ...models.shape_vae import dual_grid_features
 from ...models.texture_vae import field_features
@@ -45,7 +46,7 @@ def encode_objects(
     data: DataConfig,
     folder: LatentFolder,
     context: DistributedContext,
-    on_progress: Callable[[float], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> None:
     """Encode the objects that the folder does not hold, divided among the ranks, and write the statistics.
 

@@ -19,7 +19,7 @@ from ...checkpoint.layouts import IMAGE_ENCODER
 from ...image import normalize_pixels
 from ...models.dino import DinoVisionTransformer
 from ...sampling.stages import normalize
-from ...sparse import CoordSet, Ragged, SparseTensor
+from ...sparse import CoordSet, PackedSequences, SparseTensor
 from ..data.batches import Batch, Item
 from ..data.latents import LatentSample
 from ..data.stream import generators
@@ -110,7 +110,7 @@ class FlowTask(Task):
     def flow(self) -> nn.Module:
         return self.networks[self.flow_role.format(self.setting.stage.image_size)]
 
-    def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
+    def velocity(self, batch: Batch, t: Tensor, condition: PackedSequences) -> Tensor:
         """Scalar mean squared error of the predicted velocity. t: [B] fp32 in (0, 1); condition: image tokens, [L, C]
         of each object."""
         raise NotImplementedError
@@ -121,7 +121,7 @@ class FlowTask(Task):
         t = logit_normal_time(batch["time"], stage.time_mean, stage.time_std)
         pixels = repeated(normalize_pixels(batch["images"]).movedim(-1, 1), self.setting.repeat)
         tokens = self._tokens(pixels)
-        condition = Ragged.from_items(tokens * shown[:, None, None])
+        condition = PackedSequences.from_items(tokens * shown[:, None, None])
         terms = {"velocity": self.velocity(batch, t, condition)}
         if stage.train_image_encoder:
             terms["patches"] = self._patches(tokens, pixels)
@@ -180,7 +180,7 @@ class StructureFlowTask(FlowTask):
     def batched(parts: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(parts))
 
-    def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
+    def velocity(self, batch: Batch, t: Tensor, condition: PackedSequences) -> Tensor:
         x, wanted = self._step(batch["structure"], batch["noise"], t[:, None, None, None, None])
         return F.mse_loss(self.flow(x, 1000 * t, condition).float(), wanted)
 
@@ -203,7 +203,7 @@ class LatentFlowTask(FlowTask):
         return normalize(SparseTensor(batch[name], coords), self.setting.statistics[name])
 
     def _error(
-        self, clean: SparseTensor, noise: Tensor, t: Tensor, condition: Ragged, concat: SparseTensor | None
+        self, clean: SparseTensor, noise: Tensor, t: Tensor, condition: PackedSequences, concat: SparseTensor | None
     ) -> Tensor:
         per_token = t if clean.coords.item is None else t[clean.coords.item]
         x, wanted = self._step(clean.feats, noise, per_token[:, None])
@@ -216,7 +216,7 @@ class ShapeFlowTask(LatentFlowTask):
 
     flow_role, predicts = "shape_slat_flow_model_{}", "shape"
 
-    def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
+    def velocity(self, batch: Batch, t: Tensor, condition: PackedSequences) -> Tensor:
         return self._error(self._latent(batch, "shape"), batch["noise"], t, condition, None)
 
 
@@ -225,7 +225,7 @@ class TextureFlowTask(LatentFlowTask):
 
     flow_role, predicts = "tex_slat_flow_model_{}", "texture"
 
-    def velocity(self, batch: Batch, t: Tensor, condition: Ragged) -> Tensor:
+    def velocity(self, batch: Batch, t: Tensor, condition: PackedSequences) -> Tensor:
         clean = self._latent(batch, "texture")
         shape = SparseTensor(self._latent(batch, "shape").feats, clean.coords)
         return self._error(clean, batch["noise"], t, condition, shape)

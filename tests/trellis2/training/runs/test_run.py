@@ -16,7 +16,7 @@ from comfyui_trellis2.trellis2.checkpoint.layouts import Folder
 from comfyui_trellis2.trellis2.checkpoint.weights import read_metadata, read_tensors, save_weights
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded
-from comfyui_trellis2.trellis2.sampling.stages import sample_structure_latent
+from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_structure_latent
 from comfyui_trellis2.trellis2.training.data.latents import ENCODERS, LatentFolder
 from comfyui_trellis2.trellis2.training.evaluation.evaluate import COLUMNS, Case, evaluate, means, table, write_rows
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe

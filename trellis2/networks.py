@@ -1,0 +1,119 @@
+"""The networks of a checkpoint, each loaded when first used and lent out on the compute device under its own type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from .checkpoint.config import ConfigError, PipelineConfig
+from .checkpoint.layouts import IMAGE_ENCODER, Checkpoint
+from .models import Backends
+from .models.dino import DinoVisionTransformer
+from .models.latent_flow import LatentFlow
+from .models.shape_vae import ShapeDecoder, ShapeEncoder
+from .models.structure_flow import StructureFlow
+from .models.structure_vae import StructureDecoder
+from .models.texture_vae import TextureDecoder, TextureEncoder
+from .runtime.cuda_graphs import forget
+from .runtime.memory import workspace
+from .runtime.residency import Residency
+
+N = TypeVar("N", bound=nn.Module)
+
+SHAPE_ENCODER, TEXTURE_ENCODER = "shape_slat_encoder", "tex_slat_encoder"
+
+
+class Networks:
+    """A checkpoint's networks, and the residency that decides which of them are on the device.
+
+    Each accessor is a context manager: inside it the network is on `device`, loaded from the checkpoint if this is its
+    first use. num_tokens: flow tokens or latent voxels of all objects together.  num_image_tokens: of all objects and
+    views. The residency keeps memory free for that much work, see `workspace`.
+
+    Accessors raise as `Checkpoint.load_model`, and ConfigError where the checkpoint has a network of another type
+    under the role.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, residency: Residency, dtype: str | None = None, backends: Backends | None = None
+    ) -> None:
+        """dtype: of the networks' torsos, None as published."""
+        self.residency = residency
+        self.config: PipelineConfig = checkpoint.config
+        self.loaded: dict[str, nn.Module] = {}
+        self._checkpoint, self._dtype, self._backends = checkpoint, dtype, backends
+
+    @property
+    def device(self) -> torch.device:
+        """The device that networks compute on."""
+        return self.residency.device
+
+    def image_encoder(self) -> AbstractContextManager[DinoVisionTransformer]:
+        """The vision transformer that turns images into tokens."""
+        return self._lend(IMAGE_ENCODER, DinoVisionTransformer)
+
+    def structure_flow(self, num_tokens: int, num_image_tokens: int) -> AbstractContextManager[StructureFlow]:
+        """The flow model of the sparse structure."""
+        return self._lend("sparse_structure_flow_model", StructureFlow, num_tokens, num_image_tokens)
+
+    def structure_decoder(self) -> AbstractContextManager[StructureDecoder]:
+        """The decoder from a structure latent to occupancy."""
+        return self._lend("sparse_structure_decoder", StructureDecoder)
+
+    def shape_flow(self, image_size: int, num_tokens: int, num_image_tokens: int) -> AbstractContextManager[LatentFlow]:
+        """The flow model of the shape latent, for image tokens of `image_size` pixels (512 or 1024)."""
+        return self._lend(f"shape_slat_flow_model_{image_size}", LatentFlow, num_tokens, num_image_tokens)
+
+    def texture_flow(
+        self, image_size: int, num_tokens: int, num_image_tokens: int
+    ) -> AbstractContextManager[LatentFlow]:
+        """The flow model of the texture latent, for image tokens of `image_size` pixels (512 or 1024)."""
+        return self._lend(f"tex_slat_flow_model_{image_size}", LatentFlow, num_tokens, num_image_tokens)
+
+    def shape_decoder(self, num_tokens: int) -> AbstractContextManager[ShapeDecoder]:
+        """The decoder from a shape latent to dual grids."""
+        return self._lend("shape_slat_decoder", ShapeDecoder, num_tokens)
+
+    def texture_decoder(self, num_tokens: int) -> AbstractContextManager[TextureDecoder]:
+        """The decoder from a texture latent to PBR fields."""
+        return self._lend("tex_slat_decoder", TextureDecoder, num_tokens)
+
+    def shape_encoder(self) -> AbstractContextManager[ShapeEncoder]:
+        """The encoder of dual grids. The published checkpoint has none."""
+        return self._lend(SHAPE_ENCODER, ShapeEncoder)
+
+    def texture_encoder(self) -> AbstractContextManager[TextureEncoder]:
+        """The encoder of PBR fields. The published checkpoint has none."""
+        return self._lend(TEXTURE_ENCODER, TextureEncoder)
+
+    @contextmanager
+    def model(self, role: str, num_tokens: int = 0, num_image_tokens: int = 0) -> Iterator[nn.Module]:
+        """The network of any role of pipeline.json, or of "image_encoder"."""
+        if role not in self.loaded:
+            self.loaded[role] = self._checkpoint.load_model(
+                role, dtype=self._dtype, backends=self._backends, device=self.device
+            )
+        network = self.loaded[role]
+        with self.residency.use(network, workspace(network, num_tokens, num_image_tokens)) as placed:
+            yield placed
+
+    def unload(self) -> None:
+        """Drop all loaded networks and their CUDA graphs; the next use loads them again."""
+        for network in self.loaded.values():
+            forget(network)
+        self.loaded.clear()
+        self.residency.release()
+
+    @contextmanager
+    def _lend(self, role: str, kind: type[N], num_tokens: int = 0, num_image_tokens: int = 0) -> Iterator[N]:
+        with self.model(role, num_tokens, num_image_tokens) as network:
+            if not isinstance(network, kind):
+                raise ConfigError(
+                    f"{role}: expected a {kind.__name__}, got a {type(network).__name__}; correct the 'name' in the "
+                    "network's .json file"
+                )
+            yield network

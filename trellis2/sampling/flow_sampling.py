@@ -1,0 +1,152 @@
+"""Sampling from a flow network: schedule, guidance, views, step cache and CUDA graphs put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from ...o_voxel.core.progress import Progress
+from ..checkpoint.config import SamplerConfig
+from ..models.latent_flow import LatentFlow
+from ..models.structure_flow import StructureFlow
+from ..models.transformer import FlowTransformer, PreparedCondition
+from ..runtime.cuda_graphs import Layout
+from ..sparse import CoordSet, PackedSequences, SparseTensor
+from ..values import ImageCondition
+from .flow_matching import (
+    Deviation,
+    Guidance,
+    Velocity,
+    average_views,
+    cycle_views,
+    dense_deviation,
+    euler,
+    guided,
+    model_time,
+    schedule,
+    sparse_deviation,
+)
+from .step_cache import with_step_cache
+
+# forward(x, time [B], condition, *extra_inputs) is a velocity of x's shape.
+Forward = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class FlowCall:
+    """How to call a flow network on the tokens of one noise.
+
+    forward: calls `flow`.  deviation: of the sample, see `guided`.  coords: the tokens' voxels, None for a whole grid.
+    extra_inputs: tensors that `forward` takes besides the image. It must not capture tensors that change between
+    stages: a recorded CUDA graph keeps reading the first stage's.
+    """
+
+    flow: FlowTransformer
+    forward: Forward
+    deviation: Deviation
+    coords: CoordSet | None = None
+    extra_inputs: tuple[Tensor, ...] = ()
+
+
+def sample_flow(
+    call: FlowCall,
+    noise: Tensor,
+    condition: ImageCondition,
+    image_size: int,
+    sampler: SamplerConfig,
+    progress: Progress | None,
+) -> Tensor:
+    """Integrate a flow network from `noise` to a sample of the same shape, under classifier-free guidance.
+
+    noise: [B, ...] on a grid or [T, C] on voxels, fp32, on the network's device.  image_size: pixels, 512 or 1024, of
+    the images whose tokens the network takes.  progress(fraction) is called after every step and may raise to cancel.
+
+    The negative condition is one zero token an object: the reference's zeros are all alike, so attending to one of
+    them equals attending to all.
+    """
+    params, device = sampler.params, noise.device
+    times = schedule(params.steps, params.rescale_t)
+    views = [view.replace(view.feats.to(device)) for view in condition.views(image_size)]
+    _begin_stage(call, noise, views)
+
+    def velocities(branch: str, conditions: Sequence[PackedSequences]) -> list[Velocity]:
+        found = _velocities(call, branch, noise, conditions)
+        return [with_step_cache(velocity, times) for velocity in found] if params.step_cache else found
+
+    positives = velocities("positive", views)
+    positive = cycle_views(positives, times) if condition.view_mode == "cycle" else average_views(positives)
+    guidance = Guidance(params.guidance_strength, params.guidance_rescale, params.guidance_interval)
+    negative = positive  # never called unless guidance applies
+    if any(guidance.applies(t) for t in times[:-1]):
+        zeros = views[0].feats.new_zeros(condition.batch_size, views[0].feats.shape[1])
+        (negative,) = velocities("negative", [PackedSequences(zeros, (1,) * condition.batch_size)])
+    velocity = guided(positive, negative, guidance, call.deviation, sampler.args.sigma_min)
+    return euler(velocity, noise, times, progress)
+
+
+def sample_structure_latent(
+    flow: StructureFlow,
+    noise: Tensor,
+    condition: ImageCondition,
+    sampler: SamplerConfig,
+    progress: Progress | None = None,
+) -> Tensor:
+    """[B, C, R, R, R] fp32 noise to the latent of the sparse structure, of the same shape; it has no normalisation."""
+    return sample_flow(FlowCall(flow, flow, dense_deviation), noise, condition, 512, sampler, progress)
+
+
+def sample_sparse_latent(
+    flow: LatentFlow,
+    noise: SparseTensor,
+    condition: ImageCondition,
+    sampler: SamplerConfig,
+    *,
+    image_size: int,
+    concat: SparseTensor | None = None,
+    progress: Progress | None = None,
+) -> SparseTensor:
+    """[T, C] fp32 noise on voxels to a latent in the model's normalised space, [T, C] fp32 on the same voxels.
+
+    image_size: as in `sample_flow`.  concat: [T, D] more input channels on the same voxels, see `LatentFlow`.
+    """
+    coords = noise.coords
+
+    def forward(x: Tensor, t: Tensor, image: PreparedCondition, *extra_inputs: Tensor) -> Tensor:
+        more = SparseTensor(*extra_inputs, coords) if extra_inputs else None
+        return flow(SparseTensor(x, coords), t, image, more).feats
+
+    extra_inputs = () if concat is None else (concat.feats,)
+    call = FlowCall(flow, forward, sparse_deviation(coords.lengths), coords, extra_inputs)
+    return noise.replace(sample_flow(call, noise.feats, condition, image_size, sampler, progress))
+
+
+def _begin_stage(call: FlowCall, noise: Tensor, views: Sequence[PackedSequences]) -> None:
+    """Keep the network's CUDA graphs if this stage can replay them, else free them before it needs their memory."""
+    flow = call.flow
+    num_tokens = noise.numel() // flow.config.out_channels
+    layout = Layout(flow.backends.launch, num_tokens, (flow.backends, views[0].lengths), call.coords)
+    flow.recordings.begin(flow, layout, noise.device)
+
+
+def _velocities(call: FlowCall, branch: str, noise: Tensor, conditions: Sequence[PackedSequences]) -> list[Velocity]:
+    """The network's velocity under each condition, equally long ones, which share the CUDA graph of `branch`."""
+    lengths, num_extra = conditions[0].lengths, len(call.extra_inputs)
+
+    def forward(x: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
+        return call.forward(x, t, PreparedCondition.of(inputs[num_extra:], lengths), *inputs[:num_extra])
+
+    inputs = [(*call.extra_inputs, *call.flow.prepare(condition).tensors()) for condition in conditions]
+    step = call.flow.recordings.step(branch, forward, noise, inputs[0])
+    step.load(inputs[0])
+    # A recorded step copied its inputs: with a single view no closure may keep the originals alive.
+    to_load = inputs if len(inputs) > 1 else [None]
+
+    def velocity(x: Tensor, t: float, own_inputs: Sequence[Tensor] | None) -> Tensor:
+        if own_inputs is not None:
+            step.load(own_inputs)
+        return step(x, model_time(t, len(lengths), x.device))
+
+    return [partial(velocity, own_inputs=own) for own in to_load]
