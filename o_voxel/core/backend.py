@@ -62,6 +62,19 @@ def explain(choices: Sequence[Backend], device: torch.device, dtype: torch.dtype
     return states
 
 
+def is_hopper(device: torch.device, *, or_newer: bool = False) -> bool:
+    """Whether a device is an NVIDIA card of compute capability 9 or 10: Hopper, or Blackwell for data centres, which
+    has the same shared memory.
+
+    or_newer: capabilities above 10 count too, such as 12 of consumer Blackwell: they have the tensor memory
+    accelerator, and less than half of the shared memory. False for AMD cards, whose numbers mean other things.
+    """
+    if device.type != "cuda" or torch.version.hip:
+        return False
+    major = torch.cuda.get_device_capability(device)[0]
+    return major >= 9 if or_newer else major in (9, 10)
+
+
 def numba_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     """The probe of a numba implementation."""
     if device.type != "cpu":

@@ -18,6 +18,8 @@ from ...o_voxel.ops.hash_grid import HashGrid, hash_grid, pack_keys
 from ..ops.submanifold_conv import child_neighbors, child_rows, neighbor_map
 
 T = TypeVar("T")
+# The keys of more would not be ordered as the items are.
+MAX_ITEMS = 1 << 15
 
 
 class CoordSet:
@@ -34,6 +36,8 @@ class CoordSet:
         check_tensor(rows, "CoordSet.rows", (None, 4), torch.int32)
         if sum(lengths) != len(rows):
             raise ValueError(f"CoordSet.lengths: expected a sum of {len(rows)}, got {list(lengths)}")
+        if len(lengths) > MAX_ITEMS:
+            raise ValueError(f"CoordSet.lengths: expected at most {MAX_ITEMS} items, got {len(lengths)}")
         self.rows = rows
         self.lengths = tuple(int(n) for n in lengths)
         self._origin = origin

@@ -84,7 +84,7 @@ def _look_up(depth, axes, center, radius, points, normals, flat, share, n, reach
             where = tl.where(inside, py, 0.0).to(tl.int32) * side + tl.where(inside, px, 0.0).to(tl.int32)
             found = tl.load(picture + where, inside, float("-inf"))
             rise = found - (height + along * right_slope + down * down_slope)
-            blocked = (rise > _BIAS_PIXELS * pixel) & (rise < reach)
+            blocked = (rise > pixel * _BIAS_PIXELS) & (rise < reach)
             seen += tl.where(blocked, 0.0, (1 - tl.abs(along)) * (1 - tl.abs(down)))
         weight = tl.where(faces_it, cosine, 0.0)
         light += weight * seen

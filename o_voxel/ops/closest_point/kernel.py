@@ -189,7 +189,7 @@ def _walk(
     )
     step = tl.load(frame + 3)
     x, y, z = (px - tl.load(frame)) / step, (py - tl.load(frame + 1)) / step, (pz - tl.load(frame + 2)) / step
-    to_steps = (1 + _SLACK) / (step * step)
+    to_steps = tl.full([], 1 + _SLACK, tl.float32) / (step * step)
     px, py, pz = px.to(tl.float64), py.to(tl.float64), pz.to(tl.float64)
     node = tl.load(nodes + lane, live, 0)
     pending = tl.load(pendings + lane, live, 0)
@@ -208,13 +208,13 @@ def _walk(
         while _any(walking):
             first, second = _child_distances(boxes, tl.where(back, node >> 1, node), x, y, z, walking)
             stays = back & (tl.where((node & 1) == 1, second, first) <= bound)
-            goes = (~back) & (tl.minimum(first, second) <= bound)
+            goes = (back == 0) & (tl.minimum(first, second) <= bound)
             down = 2 * node + (second < first).to(tl.int32)
             siblings = pending << 1 | (tl.maximum(first, second) <= bound).to(tl.int32)
             up, rest = _pop(node, pending)
-            node = tl.where(walking & (~stays), tl.where(goes, down, up), node)
-            pending = tl.where(walking & (~stays), tl.where(goes, siblings, rest), pending)
-            back = tl.where(walking, (~stays) & (~goes), back)
+            node = tl.where(walking & (stays == 0), tl.where(goes, down, up), node)
+            pending = tl.where(walking & (stays == 0), tl.where(goes, siblings, rest), pending)
+            back = tl.where(walking, (stays == 0) & (goes == 0), back)
             walking = (node > 0) & (back | (node < first_leaf))
             steps += 1
         key = _search_leaf(corners, faces, px, py, pz, node - first_leaf, key, node > 0, count, depth)

@@ -43,7 +43,7 @@ def _hook(parent_ptr, first_ptr, second_ptr, n, BLOCK: tl.constexpr):
         high, low = tl.maximum(a, b), tl.minimum(a, b)
         found = tl.atomic_min(parent_ptr + high, low, mask=roots, sem="relaxed")
         a, b = tl.where(roots, found, above_a), tl.where(roots, low, above_b)
-        active = active & (a != b) & ~(roots & (found == high))
+        active = active & (a != b) & ((roots & (found == high)) == 0)
 
 
 @triton.jit(do_not_specialize=["count"])

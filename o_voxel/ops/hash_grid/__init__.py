@@ -39,8 +39,7 @@ class HashGrid:
 
 
 def hash_grid(coords: Tensor, *, backend: str = "auto") -> HashGrid:
-    """Index the voxels `coords` [N, 3] (x, y, z) or [N, 4] (batch, x, y, z), int, each coordinate in [0, 65000)
-    and each batch index below 32768.
+    """Index the voxels `coords` [N, 3] (x, y, z) or [N, 4] (batch, x, y, z), int, each number in [0, 65000).
 
     Of equal rows the first is found. Deterministic. backend: "triton" (a hash table, at most 24 bytes a voxel) or
     "reference" (sorted keys, 16 bytes a voxel and a binary search).

@@ -5,13 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# 16 bits an axis and 15 for the batch index fill a non-negative int64 at any grid up to 65,000 voxels a side.
+# 16 bits each for the batch index and three axes fill an int64. The limit keeps -1, all bits set, free for rows outside
+# the range; keys of batch indices from 2**15 up are negative.
 AXIS_BITS = 16
 AXIS_LIMIT = 65_000
 
 
 def pack_keys(coords: Tensor) -> Tensor:
-    """Keys [...] int64 of coordinates [..., 3 or 4] int, ordered as the coordinates are; -1 outside the range."""
+    """Keys [...] int64 of coordinates [..., 3 or 4] int, -1 where one is outside [0, 65000).
+
+    They are ordered as the coordinates are, except that batch indices from 32768 up come first.
+    """
     wide = coords.to(torch.int64)
     key = torch.zeros(wide.shape[:-1], dtype=torch.int64, device=wide.device)
     for column in wide.unbind(-1):
@@ -31,5 +35,5 @@ def search_keys(keys: Tensor, rows: Tensor, query: Tensor) -> Tensor:
     if len(keys) == 0:
         return torch.full_like(wanted, -1)
     place = torch.searchsorted(keys, wanted).clamp_max_(len(keys) - 1)
-    found = (keys[place] == wanted) & (wanted >= 0)
+    found = (keys[place] == wanted) & (wanted != -1)
     return torch.where(found, rows[place], -1)

@@ -98,7 +98,7 @@ def _newton_step(position_ptr, ends_ptr, shape_ptr, first, count, most, x, y, ta
         loose = (bend + 2 * dy * dy) / soft - 2 * fall * my * sy + steep * sy * sy
         hyy += area * tl.where(tangled, loose, bend * weight - 2 * pull * ny * dy + stiff * dy * dy)
     lowest = (hxx + hyy - tl.sqrt((hxx - hyy) * (hxx - hyy) + 4 * hxy * hxy)) / 2
-    lift = tl.maximum(_CONVEXITY * tl.abs(hxx + hyy) - lowest, 0.0)
+    lift = tl.maximum(tl.abs(hxx + hyy) * _CONVEXITY - lowest, 0.0)
     hxx += lift
     hyy += lift
     determinant = hxx * hyy - hxy * hxy
@@ -128,11 +128,11 @@ def _move(position_ptr, ends_ptr, shape_ptr, start_ptr, batch_ptr, n, BLOCK: tl.
     best_x, best_y = x, y
     searching = used
     trial = 0
-    while (trial < _TRIALS) & (tl.sum(searching.to(tl.int32), 0) > 0):
+    while (tl.sum(searching.to(tl.int32), 0) > 0) & (trial < _TRIALS):
         there = _energy(position_ptr, ends_ptr, shape_ptr, first, count, most, x + sx, y + sy, tangled)
         better = searching & (there < before)
         best_x, best_y = tl.where(better, x + sx, best_x), tl.where(better, y + sy, best_y)
-        searching = searching & ~(there < before)
+        searching = searching & (better == 0)
         sx, sy = sx / 2, sy / 2
         trial += 1
     tl.store(position_ptr + 2 * v, best_x, mask=used)

@@ -87,7 +87,7 @@ def _edges(x0, y0, w0, x1, y1, w1, x2, y2, w2):
     a2, b2, c2 = y0 * w1 - y1 * w0, x1 * w0 - x0 * w1, x0 * y1 - x1 * y0
     t0, t1, t2 = x0 * a0, y0 * b0, w0 * c0
     det = (t0 + t1) + t2
-    rounding = _NEGLIGIBLE * ((tl.abs(t0) + tl.abs(t1)) + tl.abs(t2))
+    rounding = ((tl.abs(t0) + tl.abs(t1)) + tl.abs(t2)) * _NEGLIGIBLE
     s = tl.where(det < 0, -1.0, 1.0)
     det = tl.where(tl.abs(det) > rounding, tl.abs(det), 0.0)
     return a0 * s, b0 * s, c0 * s, a1 * s, b1 * s, c1 * s, a2 * s, b2 * s, c2 * s, det
@@ -137,14 +137,14 @@ def _draw_small(
     x0, y0, z0, w0, x1, y1, z1, w1, x2, y2, z2, w2 = _load_face(clip, faces, face, mask)
     a0, b0, c0, a1, b1, c1, a2, b2, c2, det = _edges(x0, y0, w0, x1, y1, w1, x2, y2, w2)
     unseen = _beyond(x0, x1, x2, w0, w1, w2) | _beyond(y0, y1, y2, w0, w1, w2) | _beyond(z0, z1, z2, w0, w1, w2)
-    seen = mask & (det > 0) & ~unseen & ((w0 > 0) | (w1 > 0) | (w2 > 0))
+    seen = mask & (det > 0) & (unseen == 0) & ((w0 > 0) | (w1 > 0) | (w2 > 0))
     front = (w0 > 0) & (w1 > 0) & (w2 > 0)
     u0, u1, u2 = tl.where(front, w0, 1.0), tl.where(front, w1, 1.0), tl.where(front, w2, 1.0)
     left, right = _span(x0, x1, x2, u0, u1, u2, 1.0, width)
     top, bottom = _span(y0, y1, y2, u0, u1, u2, -1.0, height)
     pixels = tl.maximum(right - left, 0) * tl.maximum(bottom - top, 0)
     small = seen & front & (pixels <= LIMIT)
-    tl.store(large + face, seen & ~small, mask)
+    tl.store(large + face, seen & (small == 0), mask)
     pixels = tl.where(small, pixels, 0)
     x, y = left, top
     for step in range(tl.max(pixels, 0)):

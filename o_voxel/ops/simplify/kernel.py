@@ -111,7 +111,7 @@ def _times(xx, xy, xz, yy, yz, zz, a, b, c):
 @triton.jit
 def _least(xx, xy, xz, yy, yz, zz, vx, vy, vz, mx, my, mz):
     """The point with the least value, pulled to the middle m, as reference._least."""
-    pull = _PULL * (xx + yy + zz) + 1e-12
+    pull = (xx + yy + zz) * _PULL + 1e-12
     rx, ry, rz = pull * mx - vx, pull * my - vy, pull * mz - vz
     xx, yy, zz = xx + pull, yy + pull, zz + pull
     l10, l20 = xy / xx, xz / xx
@@ -152,7 +152,7 @@ def _merge(positions, quadrics, start, end, first, second, live):
     hx, hy, hz = wx / 2, wy / 2, wz / 2
     x, y, z = _least(xx, xy, xz, yy, yz, zz, vx, vy, vz, hx, hy, hz)
     square = wx * wx + wy * wy + wz * wz
-    off = (x - hx) * (x - hx) + (y - hy) * (y - hy) + (z - hz) * (z - hz) > (_REACH * _REACH) * square
+    off = (x - hx) * (x - hx) + (y - hy) * (y - hy) + (z - hz) * (z - hz) > square * (_REACH * _REACH)
     x, y, z = tl.where(off, hx, x), tl.where(off, hy, y), tl.where(off, hz, z)
     x = tl.where(first > second, 0.0, tl.where(second > first, wx, x))
     y = tl.where(first > second, 0.0, tl.where(second > first, wy, y))
@@ -201,9 +201,9 @@ def _cost_kernel(
     mx, my, mz = _times(xx, xy, xz, yy, yz, zz, x, y, z)
     error = tl.maximum((mx + 2 * vx) * x + (my + 2 * vy) * y + (mz + 2 * vz) * z + constant, 0.0)
     across = (tl.load(counts + at, live, 0) == 2) & (first_degree > 0) & (second_degree > 0)
-    allowed = (tl.load(ready + at, live, 0) <= turn) & (~across) & ~((first_degree > 2) & (second_degree > 2))
+    allowed = (tl.load(ready + at, live, 0) <= turn) & (across == 0) & ((first_degree <= 2) | (second_degree <= 2))
     allowed = allowed & (error <= (xx + yy + zz) * square_error)
-    cost = error + _LENGTH_WEIGHT * square
+    cost = error + square * _LENGTH_WEIGHT
     # NaN compares as false.
     tl.store(costs + at, tl.where(allowed & (cost < float("inf")), cost, float("inf")), live)
 
@@ -251,10 +251,9 @@ def _take_kernel(ends, keys, around, chosen, taken, n, BLOCK: tl.constexpr):
     key = tl.load(keys + at, live, _NO_KEY)
     live = live & (key != _NO_KEY)
     here = live & (tl.load(around + start, live, 0) == key) & (tl.load(around + end, live, 0) == key)
-    yes = tl.full(key.shape, 1, tl.int1)
-    tl.store(chosen + at, yes, here)
-    tl.store(taken + start, yes, here)
-    tl.store(taken + end, yes, here)
+    tl.store(chosen + at, here, here)
+    tl.store(taken + start, here, here)
+    tl.store(taken + end, here, here)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -263,9 +262,9 @@ def _near_kernel(ends, taken, near, n, BLOCK: tl.constexpr):
     at, live = _lanes(n, BLOCK)
     start, end = _load_ends(ends, at, live)
     close = tl.load(taken + start, live, 0).to(tl.int32) | tl.load(taken + end, live, 0).to(tl.int32)
-    yes = tl.full(close.shape, 1, tl.int1)
-    tl.store(near + start, yes, live & (close != 0))
-    tl.store(near + end, yes, live & (close != 0))
+    here = live & (close != 0)
+    tl.store(near + start, here, here)
+    tl.store(near + end, here, here)
 
 
 @triton.jit
@@ -303,7 +302,7 @@ def _check_kernel(positions, faces, facings, labels, targets, spoils, star, n, B
     _, _, _, old_area, old_sides = _normal(ax, ay, az, bx, by, bz, cx, cy, cz)
     nx, ny, nz, area, sides = _normal(dx, dy, dz, ex, ey, ez, fx, fy, fz)
     x, y, z = _load3(facings, at, alone)
-    turned = nx * x + ny * y + nz * z < _LEAST_COSINE * area * (x * x + y * y + z * z)
+    turned = nx * x + ny * y + nz * z < area * _LEAST_COSINE * (x * x + y * y + z * z)
     shape = area / sides
-    spoiled = turned | (shape < _LEAST_SHAPE) & (shape < old_area / old_sides)
-    tl.store(spoils + edge, tl.full(edge.shape, 1, tl.int1), alone & spoiled)
+    spoiled = alone & (turned | (shape < _LEAST_SHAPE) & (shape < old_area / old_sides))
+    tl.store(spoils + edge, spoiled, spoiled)

@@ -89,6 +89,25 @@ def test_items_of_a_batch_are_apart():
     assert index.find(torch.tensor([[2, 1, 2, 3], [-1, 1, 2, 3]])).tolist() == [-1, -1]
 
 
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_the_ends_of_the_batch(backend):
+    """From 2**15 on the keys are negative. Under Triton the table of the kernel, also without a GPU."""
+    batches = torch.tensor([0, 1, 32_767, 32_768, 40_000, TOP])
+    coords = torch.cartesian_prod(batches, *[torch.tensor([0, TOP])] * 3).int()
+    absent = torch.tensor([[-1, 0, 0, 0], [TOP + 1, 0, 0, 0], [65_535] * 4, [32_769, 0, 0, 0]], dtype=torch.int32)
+    if backend == "triton":
+        from comfyui_trellis2.o_voxel.ops.hash_grid.kernel import build_table, find
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        table = build_table(coords.to(device))
+        rows, none = (find(*table, query.to(device)).cpu() for query in (coords, absent))
+    else:
+        index = hash_grid(coords, backend=backend)
+        rows, none = index.find(coords), index.find(absent)
+    assert torch.equal(rows, torch.arange(len(coords)))
+    assert none.tolist() == [-1] * 4
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64], ids=str)
 def test_integer_types(dtype):
     coords = voxels(63, 3)

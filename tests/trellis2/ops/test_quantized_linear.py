@@ -145,3 +145,23 @@ def test_malformed_rows():
         quantize_rows(torch.ones(5), FORMATS["int8"])
     with pytest.raises(ValueError, match=r"activation: expected one of .*, got 'silu'"):
         quantize_rows(torch.ones(5, 8), FORMATS["int8"], "silu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "tiles", "descriptor"),
+    [
+        ((8, 9), None, "ELSEWHERE", False),
+        ((9, 0), None, "HOPPER", True),
+        ((10, 0), None, "HOPPER", True),
+        ((12, 0), None, "ELSEWHERE", True),
+        ((9, 4), "6.2", "ELSEWHERE", False),
+        ((11, 0), "6.2", "ELSEWHERE", False),
+    ],
+)
+def test_only_nvidia_cards_have_a_tensor_memory_accelerator(kernel, monkeypatch, capability, hip, tiles, descriptor):
+    """An AMD card's capability 9.4 is none of Hopper's."""
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    card = torch.device("cuda", 0)
+    assert kernel.choose_config(card) is getattr(kernel, tiles)
+    assert kernel.uses_descriptor(card) == (descriptor and kernel.TensorDescriptor is not None)

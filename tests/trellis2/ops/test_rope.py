@@ -180,6 +180,14 @@ def test_kernel(kernel, n, heads, width, dtype):
         assert n == 0 or (ours - exact).abs().max() <= 2 * (plain - exact).abs().max() + 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_reference_rounds_once(dtype):
+    x, gamma, rotation = prepared(63, 24)
+    x = x.to(dtype)
+    exact = reference.norm_rotate(x.float(), gamma, rotation, 24**0.5)
+    assert torch.equal(reference.norm_rotate(x, gamma, rotation, 24**0.5), exact.to(dtype))
+
+
 @pytest.mark.parametrize(("n", "heads", "width"), [(0, 3, 20), (63, 3, 20), (63, 12, 128)])
 def test_queries_and_keys_together_are_each_alone(kernel, n, heads, width):
     qkv = draw(n, 3, heads, width)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ....o_voxel.core.backend import is_hopper
+
 OTHERS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
@@ -73,7 +75,7 @@ def cudnn_probe(device: torch.device, dtype: torch.dtype) -> str | None:
 
 @cache
 def _launch_cudnn(device: torch.device, dtype: torch.dtype) -> str | None:
-    if torch.cuda.get_device_capability(device) < (9, 0):
+    if not is_hopper(device, or_newer=True):
         return "is no faster than torch's choice before Hopper"
     x = torch.zeros(1, 64, 1, 128, device=device, dtype=dtype)
     try:

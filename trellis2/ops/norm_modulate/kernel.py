@@ -15,8 +15,9 @@ from .branch import Branch
 PROGRAM_VALUES = 2048
 
 
-# A decoder's norms of one width, with weights and without, with SiLU and without, are one kernel to compile.
-@triton.jit(do_not_specialize=["T"])
+# A decoder's norms of one width, with weights and without, with SiLU and without, are one kernel to compile: `scaled`
+# and `silu` are integer arguments. Triton 3.7 interprets no bool ones.
+@triton.jit(do_not_specialize=["T", "scaled", "silu"])
 def _norm_kernel(
     x_ptr,
     branch_ptr,
@@ -67,10 +68,11 @@ def _norm_kernel(
         x = total.to(tl.float32)
     centered = tl.where(wide, x - tl.sum(x, axis=1)[:, None] / C, 0.0)
     out = centered * tl.rsqrt(tl.sum(centered * centered, axis=1)[:, None] / C + eps)
-    scale = tl.load(scale_ptr + item * scale_stride + channel, mask=known & scaled, other=1 - OFFSET).to(tl.float32)
-    shift = tl.load(shift_ptr + item * shift_stride + channel, mask=known & scaled, other=0.0).to(tl.float32)
+    known = known & (scaled != 0)
+    scale = tl.load(scale_ptr + item * scale_stride + channel, mask=known, other=1 - OFFSET).to(tl.float32)
+    shift = tl.load(shift_ptr + item * shift_stride + channel, mask=known, other=0.0).to(tl.float32)
     out = out * (OFFSET + scale) + shift
-    if silu:
+    if silu != 0:
         out *= tl.sigmoid(out)
     if LIMIT > 0:
         unit = tl.maximum(tl.max(tl.abs(out), axis=1)[:, None], 1e-12) / LIMIT
@@ -154,8 +156,8 @@ def _launch(
             scale.stride(0),
             shift.stride(0),
             eps,
-            affine is not None,
-            silu,
+            int(affine is not None),
+            int(silu),
             OFFSET=offset,
             BRANCH=branch is not None,
             GATED=has_gate,

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ....o_voxel.core.backend import is_hopper
 from .formats import Format, Quantized
 
 try:
@@ -141,8 +142,12 @@ GROUP = 8
 
 def choose_config(device: torch.device) -> Config:
     """The tile for a card, by measurement on an H200 and by what must fit elsewhere."""
-    hopper = device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device)[0] in (9, 10)
-    return HOPPER if hopper else ELSEWHERE
+    return HOPPER if is_hopper(device) else ELSEWHERE
+
+
+def uses_descriptor(device: torch.device) -> bool:
+    """Whether tiles are loaded by the tensor memory accelerator of NVIDIA cards; the CPU's interpreter has one too."""
+    return TensorDescriptor is not None and (device.type == "cpu" or is_hopper(device, or_newer=True))
 
 
 def linear(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -152,8 +157,7 @@ def linear(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dt
     out = torch.empty(t, n, dtype=dtype, device=x.values.device)
     values, kernel = x.values.contiguous(), weight.values.contiguous()
     aligned = k % 16 == 0 and values.data_ptr() % 16 == 0 and kernel.data_ptr() % 16 == 0
-    hopper = values.device.type == "cuda" and torch.cuda.get_device_capability(values.device)[0] >= 9
-    descriptor = TensorDescriptor is not None and aligned and (hopper or values.device.type == "cpu")
+    descriptor = aligned and uses_descriptor(values.device)
     if descriptor:
         values = TensorDescriptor.from_tensor(values, [config.block_t, config.block_k])
         kernel = TensorDescriptor.from_tensor(kernel, [config.block_n, config.block_k])

@@ -8,12 +8,14 @@ from torch.nn import functional as F
 
 
 def norm_rotate(x: Tensor, gamma: Tensor | None, rotation: tuple[Tensor, Tensor] | None, scale: float) -> Tensor:
-    """See `rms_norm_rope`."""
-    if gamma is not None:
-        x = (F.normalize(x.float(), dim=-1) * gamma * scale).to(x.dtype)
-    if rotation is None:
+    """See `rms_norm_rope`: in float32, rounded to x's dtype once, at the end, as the kernel rounds."""
+    if gamma is None and rotation is None:
         return x
-    cos, sin = (part[:, None] for part in rotation)
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    wide = x.float()
+    if gamma is not None:
+        wide = F.normalize(wide, dim=-1) * gamma * scale
+    if rotation is not None:
+        cos, sin = (part[:, None] for part in rotation)
+        even, odd = wide.unflatten(-1, (-1, 2)).unbind(-1)
+        wide = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    return wide.to(x.dtype)

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ....o_voxel.core.backend import is_hopper
 from .kernel_maps import TAPS, TILE, TiledMap
 
 try:
@@ -131,7 +132,7 @@ def choose_config(device: torch.device, dtype: torch.dtype, channels: int) -> Co
         return FULL
     if torch.version.hip:
         return AMD
-    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] not in (9, 10):
+    if device.type == "cuda" and not is_hopper(device):
         return NVIDIA
     return HOPPER_WIDE if channels >= 512 else HOPPER
 
