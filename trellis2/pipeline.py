@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from PIL import Image
 from torch import nn
@@ -224,6 +225,7 @@ class Pipeline:
         """All six stages. steps: of every sampler, None for the checkpoint's own.  step_cache: see `with_step_cache`.
         progress(stage, fraction)."""
         kind = self.pipeline_type(pipeline_type)
+        report = partial(staged, progress)
 
         def adjusted(sampler: SamplerConfig) -> SamplerConfig:
             params = replace(sampler.params, step_cache=step_cache)
@@ -233,18 +235,16 @@ class Pipeline:
         shape_sampler = adjusted(self.config.shape_slat_sampler)
         texture_sampler = adjusted(self.config.tex_slat_sampler)
         condition = self.condition(
-            objects, resolution=kind.resolution, view_mode=view_mode, progress=staged(progress, "condition")
+            objects, resolution=kind.resolution, view_mode=view_mode, progress=report("condition")
         )
         structure = self.sample_structure(
             condition,
             seed=seed,
             resolution=kind.structure,
             sampler=structure_sampler,
-            progress=staged(progress, "structure"),
+            progress=report("structure"),
         )
-        shape = self.sample_shape(
-            condition, structure, seed=seed, sampler=shape_sampler, progress=staged(progress, "shape")
-        )
+        shape = self.sample_shape(condition, structure, seed=seed, sampler=shape_sampler, progress=report("shape"))
         if kind.cascade is not None:
             shape = self.cascade_shape(
                 condition,
@@ -253,12 +253,10 @@ class Pipeline:
                 resolution=kind.cascade,
                 max_tokens=max_tokens,
                 sampler=shape_sampler,
-                progress=staged(progress, "cascade"),
+                progress=report("cascade"),
             )
-        texture = self.sample_texture(
-            condition, shape, seed=seed, sampler=texture_sampler, progress=staged(progress, "texture")
-        )
-        return self.decode(shape, texture, progress=staged(progress, "decode"))
+        texture = self.sample_texture(condition, shape, seed=seed, sampler=texture_sampler, progress=report("texture"))
+        return self.decode(shape, texture, progress=report("decode"))
 
     def pipeline_type(self, name: str | None) -> PipelineType:
         """The type of that name, or the checkpoint's default. Raises ValueError for an unknown one."""
