@@ -18,7 +18,7 @@ from .models.shape_vae import ShapeDecoder, ShapeEncoder
 from .models.structure_flow import StructureFlow
 from .models.structure_vae import StructureDecoder
 from .models.texture_vae import TextureDecoder, TextureEncoder
-from .runtime.cuda_graphs import forget
+from .runtime.cuda_graphs import clear_graphs
 from .runtime.memory import workspace
 from .runtime.residency import Residency
 
@@ -104,7 +104,7 @@ class Networks:
     def unload(self) -> None:
         """Drop all loaded networks and their CUDA graphs; the next use loads them again."""
         for network in self.loaded.values():
-            forget(network)
+            clear_graphs(network)
         self.loaded.clear()
         self.residency.release()
 

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .backend import device_guard
+
 
 @triton.jit
 def _add_one_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
@@ -13,6 +15,7 @@ def _add_one_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
     tl.store(out_ptr + at, tl.load(x_ptr + at, mask=at < n) + 1, mask=at < n)
 
 
+@device_guard
 def probe(device: torch.device) -> None:
     """Compile and launch; raises whatever goes wrong, RuntimeError for a wrong result."""
     x = torch.arange(100, dtype=torch.int64, device=device)

@@ -9,7 +9,6 @@ from bench import DEVICE, ROOT, Table, peak_mib, show_profile
 from comfyui_trellis2.trellis2.models import Backends, build_model
 from comfyui_trellis2.trellis2.models.quantized import quantize_model
 from comfyui_trellis2.trellis2.models.transformer import PreparedCondition
-from comfyui_trellis2.trellis2.runtime.cuda_graphs import Layout
 from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, SparseTensor
 
 # name: (role, tokens, image tokens, the reference's milliseconds). The negative condition is one token.
@@ -59,9 +58,8 @@ def run_case(table, published, case, quantization, options) -> None:
         forward, x = forward_of(flow, tokens, image.lengths)
         t = torch.full((1,), 500.0, device=DEVICE)
         for launch in options.launch:
-            flow.recordings.begin(flow, Layout(launch, tokens), x.device)
-            step = flow.recordings.step("positive", forward, x, image.tensors())
-            step.load(image.tensors())
+            flow.graphs.begin(flow, x.device, launch=launch, tokens=tokens)
+            step = flow.graphs.step("positive", forward, x, image.tensors())
             begun = time.perf_counter()
             step(x, t)
             torch.cuda.synchronize()

@@ -34,7 +34,7 @@ from comfyui_trellis2.trellis2.models import Backends, build_model
 from comfyui_trellis2.trellis2.models.dino import VIT_L16, DinoVisionTransformer
 from comfyui_trellis2.trellis2.models.sparse_vae import UpBlock
 from comfyui_trellis2.trellis2.pipeline import MAX_TOKENS, PIPELINE_TYPES, Pipeline
-from comfyui_trellis2.trellis2.runtime.cuda_graphs import forget
+from comfyui_trellis2.trellis2.runtime.cuda_graphs import clear_graphs
 from comfyui_trellis2.trellis2.sampling.stages import cascade_voxels
 from comfyui_trellis2.trellis2.sparse import CoordSet
 from PIL import Image
@@ -231,7 +231,7 @@ def other_picture(pipeline):
     """Forget what depends on the voxels of the last run."""
     for role, model in pipeline.networks.loaded.items():
         if "slat_flow" in role:
-            forget(model)
+            clear_graphs(model)
 
 
 def run_case(layout, case, runs):

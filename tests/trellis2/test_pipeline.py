@@ -623,9 +623,11 @@ def test_the_default_device_works():
 
 def test_the_default_types_are_the_devices(monkeypatch):
     assert default_dtype(torch.device("cpu")) == "float32"
-    for supported, expected in ((True, None), (False, "float16")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, s=supported: s)
-        assert default_dtype(torch.device("cuda")) == expected
+    cards = {0: (7, 5), 1: (8, 0), None: (9, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: cards[device.index])
+    for index, expected in ((0, "float16"), (1, None)):
+        assert default_dtype(torch.device("cuda", index)) == expected
+    assert default_dtype(torch.device("cuda")) is None
     assert default_dtype(torch.device("mps")) is None
 
 

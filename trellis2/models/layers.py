@@ -16,7 +16,7 @@ from ..ops.quantized_linear import Quantized
 
 @dataclass(frozen=True)
 class Backends:
-    """Which implementation each op of a network uses; see `resolve_backend`. launch: see `Layout`."""
+    """Which implementation each op of a network uses; see `resolve_backend`. launch: see `GraphCache.begin`."""
 
     attention: str = "auto"
     conv: str = "auto"
@@ -69,10 +69,18 @@ class FeedForward(nn.Module):
         first, _, last = self.mlp
         if not isinstance(last, nn.Linear):
             return last(first(x), activation="gelu")
-        if x.is_cuda and not x.requires_grad and x.dtype != torch.float32:
+        if isinstance(first, nn.Linear) and _fuses_gelu(x, first):
             # cuBLAS applies this very activation while it writes the product: one pass over the widest tensor saved.
             return last(torch._addmm_activation(first.bias, x, first.weight.t(), use_gelu=True))
         return self.mlp(x)
+
+
+def _fuses_gelu(x: Tensor, layer: nn.Linear) -> bool:
+    """Whether `torch._addmm_activation` takes these: private to torch, without a gradient, and in one dtype only."""
+    if not x.is_cuda or x.dtype == torch.float32 or x.dtype != layer.weight.dtype:
+        return False
+    learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, layer.weight, layer.bias))
+    return not learning and hasattr(torch, "_addmm_activation")
 
 
 def sinusoidal_positions(positions: Tensor, channels: int) -> Tensor:

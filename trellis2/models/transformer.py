@@ -18,7 +18,7 @@ from ..ops.attention import attention
 from ..ops.norm_modulate import Branch, add_branch, add_norm_affine, add_norm_modulate
 from ..ops.quantized_linear import Quantized
 from ..ops.rope import qk_norm_rope, rms_norm_rope
-from ..runtime.cuda_graphs import Recordings
+from ..runtime.cuda_graphs import GraphCache
 from ..sparse.tensor import PackedSequences
 from .layers import Backends, FeedForward, LayerNorm32, MultiHeadRMSNorm, TimestepEmbedder, cast_layers
 from .quantized import input_form
@@ -173,7 +173,7 @@ class FlowTransformer(nn.Module):
 
     def __init__(self, config: FlowConfig, backends: Backends) -> None:
         super().__init__()
-        self.config, self.backends, self.recordings = config, backends, Recordings()
+        self.config, self.backends, self.graphs = config, backends, GraphCache()
         channels = config.model_channels
         self.t_embedder = TimestepEmbedder(channels)
         if config.share_mod:
@@ -215,8 +215,8 @@ class FlowTransformer(nn.Module):
         return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=1e-5))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowTransformer:
-        """What `.to()` and its like go through: recordings read the weights where they were."""
-        self.recordings.forget()
+        """What `.to()` and its like go through: CUDA graphs read the weights where they were."""
+        self.graphs.clear()
         return super()._apply(fn, recurse)
 
     def _modulations(self, t: Tensor) -> Sequence[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from ..checkpoint.config import FlowConfig, SparseDecoderConfig
 
 GIB = 2**30
+MEMINFO = Path("/proc/meminfo")
 # What is taken for granted where a device does not say.
 UNKNOWN = 8 * GIB
 
@@ -39,6 +41,19 @@ def device_memory(device: torch.device) -> DeviceMemory:
     return DeviceMemory(allowed, max(0, min(free + backend.memory_reserved(device) - used, allowed - used)))
 
 
+def host_memory() -> DeviceMemory | None:
+    """The host's memory now; free: without swapping, pages that only cache files included. None where the system does
+    not report it in /proc, as Linux does."""
+    try:
+        lines = MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.split()}
+    if not {"MemTotal", "MemAvailable"} <= kib.keys():
+        return None
+    return DeviceMemory(1024 * kib["MemTotal"], 1024 * kib["MemAvailable"])
+
+
 def workspace(model: nn.Module, tokens: int, image_tokens: int = 0) -> int:
     """Bytes that a network's work is likely to take besides its weights.
 
@@ -61,7 +76,7 @@ def flow_workspace(config: FlowConfig, tokens: int, image_tokens: int) -> int:
     kept = 2 * config.num_blocks * image_tokens * channels
     # x, its norm, the residual branch, query, key and value before and after rotation; the MLP's hidden layer.
     moving = tokens * channels * (10 + config.mlp_ratio)
-    # Twice: a recording has memory of its own.
+    # Twice: a CUDA graph has memory of its own.
     return int(1.25 * size * (kept + 2 * moving)) + GIB // 4
 
 

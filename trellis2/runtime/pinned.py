@@ -6,6 +6,7 @@ import logging
 import weakref
 from itertools import count
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,15 +17,17 @@ log = logging.getLogger(__name__)
 
 # A piece is copied into page-locked memory while the piece before it crosses the bus.
 PIECE_BYTES, PIECES = 64 * 2**20, 2
+# What memory is locked by, and the flag that locks it for all cards (facts: CUDA's cudaHostRegister).
+PAGE, PORTABLE = 4096, 1
 
 
-def upload(model: nn.Module, device: torch.device, host: HostMemory) -> nn.Module:
+def upload(model: nn.Module, device: torch.device, host: PinnedBuffer) -> nn.Module:
     """`model.to(device)`, on CUDA several times as fast for weights that ordinary memory or a file holds."""
     if device.type != "cuda":
         return model.to(device)
     pieces = host.get(PIECES * PIECE_BYTES, device).view(PIECES, PIECE_BYTES)
     free = [torch.cuda.Event() for _ in range(PIECES)]
-    turns = count()
+    turns, stream = count(), torch.cuda.current_stream(device)
     for module, name, tensor in tensors_of(model):
         if tensor.device.type == "cpu" and tensor.nbytes >= 2**20 and _plain(tensor):
             there = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
@@ -35,9 +38,9 @@ def upload(model: nn.Module, device: torch.device, host: HostMemory) -> nn.Modul
                 piece = pieces[slot, : len(source)]
                 piece.copy_(source)
                 target.copy_(piece, non_blocking=True)
-                free[slot].record()
+                free[slot].record(stream)
             place(module, name, there)
-    torch.cuda.current_stream(device).synchronize()
+    stream.synchronize()
     return model.to(device)
 
 
@@ -46,34 +49,41 @@ def _plain(tensor: Tensor) -> bool:
     return tensor.is_contiguous() and not tensor.is_complex()
 
 
-class HostMemory:
+class PinnedBuffer:
     """Page-locked host memory, from which copies to the device run beside its work. It grows, and is kept until it is
     released: locking it takes as long as some forwards."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
-        self._unlock: weakref.finalize | None = None
 
     def get(self, size: int, device: torch.device) -> Tensor:
-        """[size] uint8. Where the system refuses to lock so much, ordinary memory: slower, otherwise the same."""
+        """[size] uint8, see `pinned_bytes`. The next call may return the same memory."""
         if len(self._bytes) < size:
             self.release()
-            self._bytes = torch.empty(size, dtype=torch.uint8)
-            if device.type == "cuda":
-                self._lock(self._bytes)
+            self._bytes = pinned_bytes(size, device)
         return self._bytes[:size]
 
     def release(self) -> None:
-        if self._unlock is not None:
-            self._unlock()
-        self._bytes, self._unlock = torch.empty(0, dtype=torch.uint8), None
+        """Free the memory once no tensor uses it."""
+        self._bytes = torch.empty(0, dtype=torch.uint8)
 
-    def _lock(self, memory: Tensor) -> None:
-        """In place: torch's own page-locked memory comes in powers of two, nearly twice of what is needed here."""
-        runtime = torch.cuda.cudart()
-        error = int(runtime.cudaHostRegister(memory.data_ptr(), len(memory), 0))
+
+def pinned_bytes(size: int, device: torch.device) -> Tensor:
+    """[size] uint8, page-locked for copies to `device` as long as any tensor uses its storage, which has `size` bytes.
+    Where the system refuses to lock so much, ordinary memory: slower, otherwise the same.
+
+    torch's own page-locked memory comes in powers of two, nearly twice of what is needed here.
+    """
+    length = -(-size // PAGE) * PAGE
+    memory = np.empty(length + PAGE, np.uint8)
+    start = -memory.ctypes.data % PAGE  # locks must not share a page
+    if device.type == "cuda" and size:
+        runtime, address = torch.cuda.cudart(), memory.ctypes.data + start
+        with torch.cuda.device(device):
+            error = int(runtime.cudaHostRegister(address, length, PORTABLE))
         if error:
-            log.warning("streaming: could not lock %.1f GiB of memory (CUDA error %d)", len(memory) / GIB, error)
-            return
-        self._unlock = weakref.finalize(self, runtime.cudaHostUnregister, memory.data_ptr())
-        self._unlock.atexit = False
+            log.warning("streaming: could not lock %.1f GiB of memory (CUDA error %d)", size / GIB, error)
+        else:
+            # The storage refers to the array, which unlocks its memory before it frees it.
+            weakref.finalize(memory, runtime.cudaHostUnregister, address).atexit = False
+    return torch.from_numpy(memory[start : start + size])

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from .cuda_graphs import forget, weights_of
+from .cuda_graphs import clear_graphs, weights_of
 
 
 class Residency(Protocol):
@@ -28,15 +28,15 @@ class Residency(Protocol):
 
 
 class KeepLoaded:
-    """Networks stay on the device once used, and their recordings with them (see `capture`): fastest, and every network
-    used adds up."""
+    """Networks stay on the device once used, and their CUDA graphs with them (see `capture`): fastest, and the memory
+    of all networks adds up."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
 
     @contextmanager
     def use(self, model: nn.Module, workspace: int = 0) -> Iterator[nn.Module]:
-        # Moving a network, even to where it is, costs it its recordings.
+        # Moving a network, even to where it is, frees its CUDA graphs.
         yield model if _is_on(model, self.device) else model.to(self.device)
 
     def release(self) -> None:
@@ -61,7 +61,7 @@ class OneAtATime:
 @contextmanager
 def weights_kept(model: nn.Module) -> Iterator[None]:
     """Afterwards the network's tensors are on the CPU: the very ones that were there before, which cost no copy back.
-    Its recordings are forgotten. Inside, weights may be moved or replaced but not written to: what is written on
+    Its CUDA graphs are freed. Inside, weights may be moved or replaced but not written to: what is written on
     another device is lost."""
     before = {
         (id(module), name): (module._parameters.get(name), tensor)
@@ -71,7 +71,7 @@ def weights_kept(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        forget(model)
+        clear_graphs(model)
         for module, name, tensor in list(tensors_of(model)):
             parameter, kept = before.get((id(module), name), (None, None))
             same = kept is not None and module._parameters.get(name) is parameter
@@ -113,6 +113,6 @@ def default_dtype(device: torch.device) -> str | None:
     """The torsos' number format where none is asked for: None (as published), unless the device is bad at it."""
     if device.type == "cpu":
         return "float32"
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) < (8, 0):
         return "float16"
     return None

@@ -2,6 +2,12 @@
 
 While one block computes from a buffer, a second stream copies the next one's weights into the other, from page-locked
 memory. The numbers are those of a network that is loaded whole, to the bit.
+
+A network's first streamed use moves the blocks that stream into page-locked memory, which from then on holds the
+network's CPU weights: nothing exists twice, later uses copy nothing, and it is freed with the network or as soon as its
+weights are moved or replaced. Weights that mapped a file, whose pages the system could drop, then take memory: 2.6 GB
+for a published flow network. Where that would leave less than a quarter of the host's memory free, the blocks are
+copied at every use into one buffer for all networks instead.
 """
 
 from __future__ import annotations
@@ -15,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.transformer import FlowTransformer
-from .memory import GIB, device_memory
-from .pinned import HostMemory, upload
+from .memory import GIB, device_memory, host_memory
+from .pinned import PinnedBuffer, pinned_bytes, upload
 from .residency import KeepLoaded, OneAtATime, Residency, place, tensors_of, weights_kept
 
 log = logging.getLogger(__name__)
@@ -33,6 +39,8 @@ ALWAYS_PRESENT = "cross_attn.to_kv"
 SMALLEST = 2**16
 BUFFERS = 2
 ALIGNMENT = 256
+# Of the host's memory, what page-locked weights leave free.
+HOST_RESERVE = 1 / 4
 
 
 def choose_residency(vram: str, device: torch.device | str) -> Residency:
@@ -59,7 +67,7 @@ class Streamed:
 
     def __init__(self, device: torch.device | str, weights: int | None = None) -> None:
         self.device, self.weights = torch.device(device), weights
-        self._host = HostMemory()
+        self._buffer = PinnedBuffer()
 
     @contextmanager
     def use(self, model: nn.Module, workspace: int = 0) -> Iterator[nn.Module]:
@@ -67,21 +75,48 @@ class Streamed:
         streamed = choose_blocks(model, room if self.weights is None else min(room, self.weights))
         if not streamed:
             with weights_kept(model):
-                upload(model, self.device, self._host)
+                upload(model, self.device, self._buffer)
                 yield model
             return
         log.info("streaming %d blocks of %s: %.1f GiB free", len(streamed), type(model).__name__, room / GIB)
         launch = model.backends
+        packed = self._packed(streamed)
         with weights_kept(model), ExitStack() as stack:
             stack.callback(setattr, model, "backends", launch)
-            # A recorded graph would hold on to addresses that no longer hold the weights' turn.
+            # CUDA graphs bake in weight addresses; streamed weights change theirs.
             model.backends = replace(launch, launch="eager")
-            stack.enter_context(_streaming(streamed, self.device, self._host))
+            if packed is None:
+                packed = self._copied(streamed)
+            stack.enter_context(_streaming(streamed, packed, self.device))
             yield model.to(self.device)
 
     def release(self) -> None:
-        """Let go of the page-locked memory; networks belong to their pipeline."""
-        self._host.release()
+        """Free the page-locked memory that belongs to no network; networks belong to their pipeline."""
+        self._buffer.release()
+
+    def _packed(self, blocks: Sequence[nn.Module]) -> list[Tensor] | None:
+        """What streams of each block [bytes] uint8, in page-locked memory that holds the network's weights from now
+        on; None where the host has too little memory."""
+        needed = sum(_size(block) for block in blocks if _find_packed(block) is None)
+        host = host_memory()
+        if needed and host is not None and host.free - needed < HOST_RESERVE * host.total:
+            return None
+        packed = []
+        for block in blocks:
+            bytes_ = _find_packed(block)
+            if bytes_ is None:
+                bytes_ = pinned_bytes(_size(block), self.device)
+                _pack(block, bytes_)
+            packed.append(bytes_)
+        return packed
+
+    def _copied(self, blocks: Sequence[nn.Module]) -> list[Tensor]:
+        """The same in the buffer of all networks, for this use."""
+        sizes = [_size(block) for block in blocks]
+        packed = list(self._buffer.get(sum(sizes), self.device).split(sizes))
+        for block, bytes_ in zip(blocks, packed, strict=True):
+            _pack(block, bytes_)
+        return packed
 
 
 def weights_at_once(model: nn.Module, room: int) -> int:
@@ -106,21 +141,13 @@ def choose_blocks(model: nn.Module, room: int) -> list[nn.Module]:
 
 
 @contextmanager
-def _streaming(blocks: Sequence[nn.Module], device: torch.device, host: HostMemory) -> Iterator[None]:
-    """Inside, the weights of `blocks` arrive on the device as each block's turn comes."""
-    size = max(_size(block) for block in blocks)
-    packed = host.get(len(blocks) * size, device).view(len(blocks), size)
+def _streaming(blocks: Sequence[nn.Module], packed: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Inside, the weights of `blocks`, `packed`, arrive on the device as each block's turn comes."""
+    size = max(len(bytes_) for bytes_ in packed)
     buffers = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(BUFFERS)]
     for turn, block in enumerate(blocks):
-        at = 0
-        for module, name, tensor in list(_streamed(block)):
-            source, target = (
-                bytes_[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-                for bytes_ in (packed[turn], buffers[turn % BUFFERS])
-            )
-            source.copy_(tensor)
+        for (module, name, _), target in _places(block, buffers[turn % BUFFERS]):
             place(module, name, target)
-            at += _padded(tensor)
     copies = (_CudaCopies if device.type == "cuda" else _Copies)(packed, buffers)
     hooks = [
         hook
@@ -141,7 +168,7 @@ def _streaming(blocks: Sequence[nn.Module], device: torch.device, host: HostMemo
 class _Copies:
     """Brings packed[turn] into buffers[turn % 2] by the time its turn comes."""
 
-    def __init__(self, packed: Tensor, buffers: Sequence[Tensor]) -> None:
+    def __init__(self, packed: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
         self.packed, self.buffers = packed, buffers
         self.held: list[int | None] = [None] * len(buffers)
 
@@ -158,16 +185,19 @@ class _Copies:
     def finish(self) -> None:
         """Wait for what is under way."""
 
+    def _target(self, turn: int) -> Tensor:
+        return self.buffers[turn % len(self.buffers)][: len(self.packed[turn])]
+
     def _copy(self, turn: int) -> None:
         slot = turn % len(self.buffers)
-        self.buffers[slot].copy_(self.packed[turn])
+        self._target(turn).copy_(self.packed[turn])
         self.held[slot] = turn
 
 
 class _CudaCopies(_Copies):
     """The same on a stream of its own: a copy waits for what computes from its buffer, a block for its copy."""
 
-    def __init__(self, packed: Tensor, buffers: Sequence[Tensor]) -> None:
+    def __init__(self, packed: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
         super().__init__(packed, buffers)
         self.stream = torch.cuda.Stream(buffers[0].device)
         self.arrived = [torch.cuda.Event() for _ in buffers]
@@ -183,7 +213,7 @@ class _CudaCopies(_Copies):
         slot = turn % len(self.buffers)
         self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
         with torch.cuda.stream(self.stream):
-            self.buffers[slot].copy_(self.packed[turn], non_blocking=True)
+            self._target(turn).copy_(self.packed[turn], non_blocking=True)
             self.arrived[slot].record(self.stream)
         self.held[slot] = turn
 
@@ -194,6 +224,36 @@ def _streamed(block: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     for module, name, tensor in tensors_of(block):
         if id(module) not in present and tensor.nbytes >= SMALLEST and tensor.is_contiguous():
             yield module, name, tensor
+
+
+def _places(block: nn.Module, bytes_: Tensor) -> Iterator[tuple[tuple[nn.Module, str, Tensor], Tensor]]:
+    """What streams of a block, each with its place in packed `bytes_`."""
+    at = 0
+    for entry in list(_streamed(block)):
+        tensor = entry[2]
+        yield entry, bytes_[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        at += _padded(tensor)
+
+
+def _pack(block: nn.Module, bytes_: Tensor) -> None:
+    """Move what streams of a block into `bytes_`."""
+    for (module, name, tensor), target in _places(block, bytes_):
+        target.copy_(tensor)
+        place(module, name, target)
+
+
+def _find_packed(block: nn.Module) -> Tensor | None:
+    """The [bytes] uint8 that `_pack` moved a block's weights to; None where they are elsewhere, as after a move or a
+    replacement. Packed weights fill a storage of their own, which those of a file or of a layer do not."""
+    tensors = [tensor for _, _, tensor in _streamed(block)]
+    if not tensors:
+        return torch.empty(0, dtype=torch.uint8)
+    storage, at = tensors[0].untyped_storage(), 0
+    for tensor in tensors:
+        if tensor.device.type != "cpu" or tensor.data_ptr() != storage.data_ptr() + at:
+            return None
+        at += _padded(tensor)
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (at,)) if storage.nbytes() == at else None
 
 
 def _bytes(model: nn.Module) -> int:

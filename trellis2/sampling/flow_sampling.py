@@ -13,7 +13,6 @@ from ..checkpoint.config import SamplerConfig
 from ..models.latent_flow import LatentFlow
 from ..models.structure_flow import StructureFlow
 from ..models.transformer import FlowTransformer, PreparedCondition
-from ..runtime.cuda_graphs import Layout
 from ..sparse import CoordSet, PackedSequences, SparseTensor
 from ..values import ImageCondition
 from .flow_matching import (
@@ -127,8 +126,8 @@ def _begin_stage(call: FlowCall, noise: Tensor, views: Sequence[PackedSequences]
     """Keep the network's CUDA graphs if this stage can replay them, else free them before it needs their memory."""
     flow = call.flow
     num_tokens = noise.numel() // flow.config.out_channels
-    layout = Layout(flow.backends.launch, num_tokens, (flow.backends, views[0].lengths), call.coords)
-    flow.recordings.begin(flow, layout, noise.device)
+    key = flow.backends, views[0].lengths
+    flow.graphs.begin(flow, noise.device, launch=flow.backends.launch, tokens=num_tokens, key=key, coords=call.coords)
 
 
 def _velocities(call: FlowCall, branch: str, noise: Tensor, conditions: Sequence[PackedSequences]) -> list[Velocity]:
@@ -139,14 +138,11 @@ def _velocities(call: FlowCall, branch: str, noise: Tensor, conditions: Sequence
         return call.forward(x, t, PreparedCondition.of(inputs[num_extra:], lengths), *inputs[:num_extra])
 
     inputs = [(*call.extra_inputs, *call.flow.prepare(condition).tensors()) for condition in conditions]
-    step = call.flow.recordings.step(branch, forward, noise, inputs[0])
-    step.load(inputs[0])
+    step = call.flow.graphs.step(branch, forward, noise, inputs[0])
     # A recorded step copied its inputs: with a single view no closure may keep the originals alive.
     to_load = inputs if len(inputs) > 1 else [None]
 
     def velocity(x: Tensor, t: float, own_inputs: Sequence[Tensor] | None) -> Tensor:
-        if own_inputs is not None:
-            step.load(own_inputs)
-        return step(x, model_time(t, len(lengths), x.device))
+        return step(x, model_time(t, len(lengths), x.device), own_inputs)
 
     return [partial(velocity, own_inputs=own) for own in to_load]

@@ -89,16 +89,16 @@ class CoordSet:
         """The hash grid that finds a row by its coordinates, cached."""
         return self.derive("index", lambda: hash_grid(self.rows))
 
-    def neighbors(self, dilation: int = 1) -> Tensor:
-        """[N, 27] int32, the row of each neighbour or -1, cached; see `neighbor_map`."""
-        if dilation == 1 and self._origin is not None:
-            return self.derive(("neighbors", 1), self._inherited_neighbors)
-        return self.derive(("neighbors", dilation), lambda: neighbor_map(self.rows, dilation))
+    def neighbors(self) -> Tensor:
+        """[N, 27] int32, see `neighbor_map`."""
+        if self._origin is not None:
+            return self.derive("neighbors", self._inherited_neighbors)
+        return self.derive("neighbors", lambda: neighbor_map(self.rows))
 
     def some_neighbors(self, start: int, stop: int) -> Tensor:
         """[stop - start, 27] int32: these rows of `neighbors()`, without the whole map where voxels have an origin."""
         origin = self._origin
-        if origin is None or ("neighbors", 1) in self._derived:
+        if origin is None or "neighbors" in self._derived:
             return self.neighbors()[start:stop]
         rows = self.derive("rows", lambda: child_rows(len(origin.coarse), origin.parent, origin.child))
         part = slice(start, stop)

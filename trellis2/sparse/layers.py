@@ -13,9 +13,8 @@ from .tensor import SparseTensor
 class SubmanifoldConv3d(nn.Module):
     """3x3x3 submanifold convolution. weight: [out, 3, 3, 3, in], first kernel axis x."""
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, backend: str = "auto") -> None:
+    def __init__(self, in_channels: int, out_channels: int, backend: str = "auto") -> None:
         super().__init__()
-        self.dilation = dilation
         self.backend = backend
         self.weight = nn.Parameter(torch.empty(out_channels, 3, 3, 3, in_channels))
         self.bias = nn.Parameter(torch.empty(out_channels))
@@ -24,10 +23,10 @@ class SubmanifoldConv3d(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        neighbors = x.coords.neighbors(self.dilation)
+        neighbors = x.coords.neighbors()
 
         def tiles() -> object:
-            return x.coords.derive(("tiles", self.dilation), lambda: tile_neighbors(neighbors))
+            return x.coords.derive("tiles", lambda: tile_neighbors(neighbors))
 
         return x.replace(
             submanifold_conv(x.feats, neighbors, self.weight, self.bias, tiles=tiles, backend=self.backend)

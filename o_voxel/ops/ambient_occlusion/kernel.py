@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from .reference import BIAS_PIXELS, MIN_COSINE
 
 BLOCK = 128
@@ -18,6 +19,7 @@ _BIAS_PIXELS = tl.constexpr(BIAS_PIXELS)
 _MIN_COSINE = tl.constexpr(MIN_COSINE)
 
 
+@device_guard
 def ambient_occlusion_gpu(
     depth: Tensor,
     axes: Tensor,

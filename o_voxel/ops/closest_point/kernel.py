@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from .reference import first_key
 from .tree import BITS, SLACK, Tree
 
@@ -24,6 +25,7 @@ _MASK = tl.constexpr(2**BITS - 1)
 _SLACK = tl.constexpr(SLACK)
 
 
+@device_guard
 def closest_gpu(
     tree: Tree, points: Tensor, leaf: Tensor, order: Tensor, furthest: float
 ) -> tuple[Tensor, Tensor, Tensor]:

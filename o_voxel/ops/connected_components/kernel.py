@@ -11,9 +11,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
+
 BLOCK = 128
 
 
+@device_guard
 def connected_gpu(count: int, first: Tensor, second: Tensor) -> Tensor:
     """As `connected`, checked there."""
     parent = torch.arange(count, device=first.device)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from ..hash_grid.kernel import find_rows, pack_key
 
 BLOCK = 256
@@ -34,6 +35,7 @@ def _corner_kernel(coords_ptr, keys_ptr, rows_ptr, edges_ptr, out_ptr, n, capaci
         tl.store(out_ptr + at * 4 + corner, row, mask=inside)
 
 
+@device_guard
 def find_corners(coords: Tensor, keys: Tensor, rows: Tensor, edges: Tensor) -> Tensor:
     """Rows [E, 4] int32 of the voxels around each edge, -1 where absent, from the hash table over `coords`."""
     out = torch.empty(len(edges), 4, dtype=torch.int32, device=coords.device)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from .reference import HIGH, LOW
 
 BLOCK = 256
@@ -52,6 +53,7 @@ def _sweep_kernel(free_ptr, reached_ptr, changed_ptr, count, X, Y, Z, BLOCK: tl.
         tl.store(changed_ptr + at * 0, 1, mask=grown)
 
 
+@device_guard
 def flood(free: Tensor, reached: Tensor) -> Tensor:
     """`reached` [X, Y, Z] int64, contiguous, grown in place within `free` until it is whole."""
     changed = torch.ones(1, dtype=torch.int32, device=free.device)

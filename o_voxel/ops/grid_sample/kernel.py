@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from ..hash_grid import HashGrid
 from ..hash_grid.kernel import find_rows, pack_key
 from ..hash_grid.reference import AXIS_LIMIT
@@ -19,6 +20,7 @@ QUERIES_A_LAUNCH = 1 << 22
 _LIMIT = tl.constexpr(AXIS_LIMIT)
 
 
+@device_guard
 def trilinear_gpu(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, Tensor]:
     """As reference.trilinear. index: a hash table, as `hash_grid` makes where Triton works."""
     feats, points = feats.contiguous(), points.contiguous()

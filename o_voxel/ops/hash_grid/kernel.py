@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from .reference import AXIS_BITS, AXIS_LIMIT, pack_keys
 
 OUTSIDE = tl.constexpr(-1)
@@ -83,6 +84,7 @@ def _find_kernel(query_ptr, keys_ptr, rows_ptr, out_ptr, n, capacity_mask, DIMS:
     tl.store(out_ptr + at, row.to(tl.int64), mask=at < n)
 
 
+@device_guard
 def build_table(coords: Tensor) -> tuple[Tensor, Tensor]:
     """(keys, rows) over `coords` [N, 3 or 4] int32: keys [N] int64; rows [capacity] int32, a power of two, at most half
     of them taken."""
@@ -95,6 +97,7 @@ def build_table(coords: Tensor) -> tuple[Tensor, Tensor]:
     return keys, rows
 
 
+@device_guard
 def find(keys: Tensor, rows: Tensor, query: Tensor) -> Tensor:
     """Rows [...] int64 of the `query` coordinates [..., D] int32, -1 where absent."""
     flat = query.reshape(-1, query.shape[-1]).contiguous()

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from . import formulas
 from .kernel_dual_vertex import solve_in_box
 from .kernel_shared import VARIABLE, count_bits, formula, launch, rotate, rotate_back, row_of, write_coords
@@ -320,13 +321,9 @@ def _add_lines(
                       low, high, ny, nz, stride_x, stride_y, plane <= last)  # fmt: skip
 
 
+@device_guard
 def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
     """The slab's voxels, dual vertices and flags."""
-    with torch.cuda.device_of(soup.corners):
-        return _voxelize_slab(soup, slab, weights)
-
-
-def _voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
     nx, ny, nz = soup.shape
     row_words = -(-nz // 32)
     n_words = (slab.high - slab.low) * ny * row_words

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import triton
 import triton.language as tl
 
+from ...core.backend import device_guard
+
 BLOCK = 128
 # Integer arguments that would each double the kernels to compile, for their being 1 or multiples of 16.
 VARIABLE = ("n_rows", "n_words", "n_edges", "low", "high", "nx", "ny", "nz", "stride_x", "stride_y")
@@ -84,6 +86,7 @@ def write_coords(bits, last_ranks, coords, n_words, low, stride_x, stride_y, blo
         row += 1
 
 
+@device_guard
 def launch(kernel: Callable, lanes: int, *arguments: object) -> None:
     """Runs a kernel, whose last parameter is its block size, on that many lanes."""
     if lanes:

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from .reference import NOWHERE
 
 BLOCK = 128
@@ -15,6 +16,7 @@ TEXELS_A_LAUNCH = 1 << 21
 _NOWHERE = tl.constexpr(NOWHERE)
 
 
+@device_guard
 def nearest_columns_gpu(rows: Tensor) -> Tensor:
     """Texel numbers [H, W] int32 from reference.nearest_rows [H, W]."""
     rows = rows.contiguous()

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from .reference import CONVEXITY, FLAT, HALVINGS, SOFTNESS, corner_table
 
 BLOCK = 32
@@ -14,6 +15,7 @@ _FLAT, _SOFTNESS, _CONVEXITY = tl.constexpr(FLAT), tl.constexpr(SOFTNESS), tl.co
 _TRIALS = tl.constexpr(HALVINGS + 1)
 
 
+@device_guard
 def relax_gpu(position: Tensor, corner: Tensor, rest: Tensor, color: Tensor, sweeps: int) -> Tensor:
     """As `relax`, checked there."""
     moved = position.contiguous().clone()

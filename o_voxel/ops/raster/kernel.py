@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from .reference import DEPTH_STEPS, EMPTY, MARGIN_PIXELS, NEGLIGIBLE, face_boxes, pixel_centers
 
 SMALL_PIXELS = 96
@@ -23,6 +24,7 @@ _NEGLIGIBLE = tl.constexpr(NEGLIGIBLE)
 _MARGIN_PIXELS = tl.constexpr(MARGIN_PIXELS)
 
 
+@device_guard
 def rasterize_gpu(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Face [H, W] int32, barycentrics [H, W, 3] and depth [H, W] float32; arguments as `rasterize`, checked there."""
     height, width = size
@@ -46,6 +48,7 @@ def rasterize_gpu(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> tuple[T
     return face, bary, depth
 
 
+@device_guard
 def _draw_large_faces(clip: Tensor, faces: Tensor, large: Tensor, size: tuple[int, int], keys: Tensor) -> None:
     """Draw the faces `large` [N] int64 into `keys`, every tile of their rectangles."""
     if not len(large):

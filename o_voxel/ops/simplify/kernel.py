@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...core.backend import device_guard
 from .graph import LOCK, Graph
 from .reference import CLASS_BITS, CLASSES, LEAST_COSINE, LEAST_SHAPE, LENGTH_WEIGHT, NO_KEY, PASSES, PULL, REACH
 
@@ -23,6 +24,7 @@ _LENGTH_WEIGHT, _PULL, _REACH = tl.constexpr(LENGTH_WEIGHT), tl.constexpr(PULL),
 _NO_KEY = tl.constexpr(NO_KEY)
 
 
+@device_guard
 def edge_costs(graph: Graph, turn: int, max_error: float) -> Tensor:
     """As reference.edge_costs, up to rounding."""
     count = len(graph.ends)
@@ -34,6 +36,7 @@ def edge_costs(graph: Graph, turn: int, max_error: float) -> Tensor:
     return cost
 
 
+@device_guard
 def choose_edges(graph: Graph, cost: Tensor, limit: Tensor, turn: int) -> Tensor:
     """As reference.choose_edges, exactly."""
     count, vertices, device = len(graph.ends), len(graph.position), cost.device
@@ -55,6 +58,7 @@ def choose_edges(graph: Graph, cost: Tensor, limit: Tensor, turn: int) -> Tensor
     return chosen.nonzero().flatten()
 
 
+@device_guard
 def merge_edges(graph: Graph, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """As reference.merge_edges, up to rounding."""
     target, quadric = graph.position.new_empty(len(chosen), 3), graph.quadric.new_empty(len(chosen), 10)
@@ -66,6 +70,7 @@ def merge_edges(graph: Graph, chosen: Tensor) -> tuple[Tensor, Tensor]:
     return target, quadric
 
 
+@device_guard
 def check_faces(graph: Graph, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """As reference.check_faces, up to rounding."""
     spoils = torch.zeros(len(target), dtype=torch.bool, device=target.device)

@@ -71,57 +71,50 @@ def weights(dtype=torch.float64):
     return numbers(COUT, 3, 3, 3, CIN, seed=2, dtype=dtype), numbers(COUT, seed=3, dtype=dtype)
 
 
-def dense(coords, feats, weight, bias, dilation=1):
+def dense(coords, feats, weight, bias):
     """The same through conv3d on the whole volume, in float64."""
     volume = torch.zeros(*SHAPE, CIN, dtype=torch.float64)
     volume[tuple(coords.long().T)] = feats.double()
     kernel = weight.double().permute(0, 4, 1, 2, 3)
     bias = None if bias is None else bias.double()
-    out = F.conv3d(volume.permute(0, 4, 1, 2, 3), kernel, bias, padding=dilation, dilation=dilation)
+    out = F.conv3d(volume.permute(0, 4, 1, 2, 3), kernel, bias, padding=1)
     return out.permute(0, 2, 3, 4, 1)[tuple(coords.long().T)]
 
 
-def brute_force_map(coords, dilation):
+def brute_force_map(coords):
     row = {tuple(voxel): i for i, voxel in enumerate(coords.tolist())}
-    steps = torch.cartesian_prod(*[torch.arange(-1, 2)] * 3) * dilation
+    steps = torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)
     found = [
         [row.get((b, x + dx, y + dy, z + dz), -1) for dx, dy, dz in steps.tolist()] for b, x, y, z in coords.tolist()
     ]
     return torch.tensor(found, dtype=torch.int32).reshape(-1, 27)
 
 
-def neighbors(coords, dilation=1):
-    return neighbor_map(coords, dilation)
+def neighbors(coords):
+    return neighbor_map(coords)
 
 
 @sizes
-@pytest.mark.parametrize("dilation", [1, 2, 5])
-def test_neighbor_map(n, dilation):
+def test_neighbor_map(n):
     coords = voxels(n)
-    assert torch.equal(neighbors(coords, dilation), brute_force_map(coords, dilation))
+    assert torch.equal(neighbors(coords), brute_force_map(coords))
 
 
 def test_neighbor_map_in_any_order_and_far_out():
     coords = voxels(63)[torch.randperm(63, generator=torch.Generator().manual_seed(4))]
-    expected = brute_force_map(coords, 1)
+    expected = brute_force_map(coords)
     assert torch.equal(neighbors(coords), expected)
     far = coords + torch.tensor([0, 60_000, 40_000, 64_900], dtype=torch.int32)
     assert torch.equal(neighbors(far), expected)
 
 
-def test_neighbor_map_dilation():
-    with pytest.raises(ValueError, match="dilation: expected at least 1, got 0"):
-        neighbors(voxels(1), 0)
-
-
 @sizes
-@pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("biased", [True, False])
-def test_against_the_dense_convolution(n, dilation, biased):
+def test_against_the_dense_convolution(n, biased):
     coords, feats, (weight, bias) = voxels(n), numbers(n, CIN), weights()
     bias = bias if biased else None
-    out = submanifold_conv(feats, neighbors(coords, dilation), weight, bias)
-    expected = dense(coords, feats, weight, bias, dilation)
+    out = submanifold_conv(feats, neighbors(coords), weight, bias)
+    expected = dense(coords, feats, weight, bias)
     assert out.shape == (n, COUT)
     torch.testing.assert_close(out, expected, atol=1e-10, rtol=0)
 
@@ -169,12 +162,12 @@ def test_inputs_are_left_alone_and_the_output_repeats():
 
 
 def test_layer():
-    layer = SubmanifoldConv3d(CIN, COUT, dilation=2).double().requires_grad_(False)
+    layer = SubmanifoldConv3d(CIN, COUT).double().requires_grad_(False)
     coords, feats = voxels(63), numbers(63, CIN)
     x = SparseTensor(feats, CoordSet(coords, item_lengths(coords)))
     out = layer(x)
     assert out.coords is x.coords
-    torch.testing.assert_close(out.feats, dense(coords, feats, layer.weight, layer.bias, 2), atol=1e-10, rtol=0)
+    torch.testing.assert_close(out.feats, dense(coords, feats, layer.weight, layer.bias), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +289,7 @@ def child_case(n, dtype=torch.float64, c=CIN, d=COUT):
 def test_child_neighbors(n):
     coarse, split = family(n)
     found = child_neighbors(neighbors(coarse.rows), split.parent, split.child)
-    assert torch.equal(found, brute_force_map(split.fine.rows, 1))
+    assert torch.equal(found, brute_force_map(split.fine.rows))
 
 
 @sizes
@@ -345,16 +338,6 @@ def on_device(*tensors):
 
 
 @sizes
-@pytest.mark.parametrize("dilation", [1, 3])
-def test_neighbor_map_kernel(maps, poisoned, monkeypatch, n, dilation):
-    monkeypatch.setattr(maps, "LOOKUPS", 4096)  # a program of the interpreter takes as long for more
-    coords = voxels(n)
-    table = import_module("comfyui_trellis2.o_voxel.ops.hash_grid.kernel").build_table(coords.to(DEVICE))
-    found = maps.find_neighbors(coords.to(DEVICE), *table, dilation)
-    assert torch.equal(found.cpu(), brute_force_map(coords, dilation))
-
-
-@sizes
 @pytest.mark.parametrize("shift", [0, 60_001])
 def test_neighbor_map_by_blocks(poisoned, kernel, monkeypatch, n, shift):
     blocks = import_module("comfyui_trellis2.trellis2.ops.submanifold_conv.kernel_blocks")
@@ -363,20 +346,19 @@ def test_neighbor_map_by_blocks(poisoned, kernel, monkeypatch, n, shift):
         monkeypatch.setattr(blocks, "ENTRIES", 4096)
     coords = voxels(n)[torch.randperm(n, generator=torch.Generator().manual_seed(4))]
     coords[:, 1:] += shift
-    assert torch.equal(blocks.neighbors_by_blocks(coords.to(DEVICE)).cpu(), brute_force_map(coords, 1))
+    assert torch.equal(blocks.neighbors_by_blocks(coords.to(DEVICE)).cpu(), brute_force_map(coords))
 
 
 @pytest.mark.gpu  # collisions of many voxels
 @pytest.mark.parametrize("share", [1.0, 0.1])
-def test_neighbor_map_by_blocks_of_many(maps, share):
+def test_neighbor_map_by_blocks_of_many(share):
     blocks = import_module("comfyui_trellis2.trellis2.ops.submanifold_conv.kernel_blocks")
     axis = torch.arange(100, dtype=torch.int32, device=DEVICE)
     coords = torch.cartesian_prod(torch.arange(2, dtype=torch.int32, device=DEVICE), axis, axis, axis)
     generator = torch.Generator().manual_seed(0)
     coords = coords[torch.randperm(len(coords), generator=generator).to(DEVICE)[: int(share * len(coords))]]
-    table = import_module("comfyui_trellis2.o_voxel.ops.hash_grid.kernel").build_table(coords)
     found = blocks.neighbors_by_blocks(coords)
-    assert torch.equal(found, maps.find_neighbors(coords, *table, 1))
+    assert torch.equal(found, neighbor_map(coords, backend="reference"))
     assert torch.equal(found, blocks.neighbors_by_blocks(coords))
 
 
@@ -385,7 +367,7 @@ def test_child_neighbors_kernel(maps, poisoned, n):
     coarse, split = family(n)
     rows = child_rows(len(coarse), split.parent, split.child)
     found = maps.child_neighbors(*on_device(neighbors(coarse.rows), split.parent, split.child, rows))
-    assert torch.equal(found.cpu(), brute_force_map(split.fine.rows, 1))
+    assert torch.equal(found.cpu(), brute_force_map(split.fine.rows))
 
 
 @sizes

@@ -6,7 +6,9 @@ Without a GPU a stand-in records: it does the work anew, on the recording's own 
 import copy
 import gc
 import weakref
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +19,7 @@ from comfyui_trellis2.trellis2.checkpoint.weights import randomize
 from comfyui_trellis2.trellis2.models import Backends, build_model
 from comfyui_trellis2.trellis2.models.quantized import quantize_model
 from comfyui_trellis2.trellis2.pipeline import Pipeline
-from comfyui_trellis2.trellis2.runtime.cuda_graphs import MAX_TOKENS, CudaGraph, Layout, Recordings
+from comfyui_trellis2.trellis2.runtime.cuda_graphs import MAX_TOKENS, CudaGraph, GraphCache
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime, place, tensors_of
 from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_sparse_latent, sample_structure_latent
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
@@ -29,26 +31,26 @@ DEVICE = CUDA if torch.cuda.is_available() else CPU
 gpu = pytest.mark.gpu  # only a CUDA device records
 
 
-class Rerun:
+class Rerun(CudaGraph):
     """A stand-in for a graph; as with one, there are no numbers before the first replay."""
 
-    recorder = "cpu"
+    device_type = "cpu"
 
-    def record(self, work):
+    def _record(self, work, device):
         self.work, self.out = work, work().fill_(torch.nan)
         return self.out
 
-    def replay(self):
+    def _replay(self):
         self.out.copy_(self.work())
 
 
 class Once(Rerun):
     """Does nothing again, and so holds on to nothing."""
 
-    def record(self, work):
+    def _record(self, work, device):
         return work()
 
-    def replay(self):
+    def _replay(self):
         pass
 
 
@@ -59,9 +61,9 @@ def recorder():
     class Counted(Rerun if DEVICE == CPU else CudaGraph):
         made = 0
 
-        def record(self, work):
+        def _record(self, work, device):
             type(self).made += 1
-            return super().record(work)
+            return super()._record(work, device)
 
     return Counted
 
@@ -78,7 +80,7 @@ def network(name="SLatFlowModel", seed=0, **changes):
 def pair(recorder, *args, **changes):
     """Two equal networks: one that records, one that does not."""
     ours, plain = network(*args, **changes), network(*args, **changes)
-    ours.recordings, plain.backends = Recordings(recorder), Backends(launch="eager")
+    ours.graphs, plain.backends = GraphCache(recorder), Backends(launch="eager")
     return ours, plain
 
 
@@ -122,26 +124,27 @@ def assert_as_plain(ours, plain, *args, **options):
     if DEVICE == CPU:
         assert torch.equal(got, wanted)
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
-    assert len(plain.recordings) == 0
+    assert len(plain.graphs) == 0
 
 
 # What is recorded
 
 
 def test_what_is_recorded():
+    graphs = GraphCache()
     for launch, tokens, device in (("auto", 1, CPU), ("eager", 1, CUDA), ("auto", MAX_TOKENS + 1, CUDA)):
-        assert not Layout(launch, tokens).recorded_on(device, "cuda")
-    assert Layout("auto", MAX_TOKENS).recorded_on(CUDA, "cuda")
-    assert Layout("graph", MAX_TOKENS + 1).recorded_on(CUDA, "cuda")
-    assert Recordings()._new_graph is CudaGraph
+        assert not graphs._pays(launch, tokens, device)
+    assert graphs._pays("auto", MAX_TOKENS, CUDA)
+    assert graphs._pays("graph", MAX_TOKENS + 1, CUDA)
+    assert graphs._new_graph is CudaGraph
 
 
 def test_what_cannot_be_recorded_is_refused():
     flow = network().to(CPU)
     with pytest.raises(ValueError, match="launch: expected 'auto', 'graph' or 'eager', got 'jit'"):
-        flow.recordings.begin(flow, Layout("jit", 1), CPU)
+        flow.graphs.begin(flow, CPU, launch="jit", tokens=1)
     with pytest.raises(ValueError, match="'graph' needs a CUDA device, got cpu"):
-        flow.recordings.begin(flow, Layout("graph", 1), CPU)
+        flow.graphs.begin(flow, CPU, launch="graph", tokens=1)
 
 
 # The same numbers
@@ -151,7 +154,7 @@ def test_a_later_stage_replays_from_its_first_step(recorder):
     ours, plain = pair(recorder)
     for seed in range(3):
         assert_as_plain(ours, plain, voxels(30), seed=seed)
-        assert recorder.made == len(ours.recordings) == 2
+        assert recorder.made == len(ours.graphs) == 2
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,7 @@ def test_settings(recorder, options):
     for seed in range(3):
         assert_as_plain(ours, plain, seed=seed, **options)
     guided = options.get("settings", sampler()).params.guidance_strength != 1
-    assert recorder.made == len(ours.recordings) == 1 + guided
+    assert recorder.made == len(ours.graphs) == 1 + guided
 
 
 def test_input_channels_beside_the_noise_are_not_those_of_the_first_stage(recorder):
@@ -218,7 +221,7 @@ def test_another_layout_takes_the_place_of_the_last(recorder):
     for k, layout in enumerate(layouts):
         for seed in range(2):
             assert_as_plain(ours, plain, seed=seed, **layout)
-        assert recorder.made == 2 * (k + 1) and len(ours.recordings) == 2
+        assert recorder.made == 2 * (k + 1) and len(ours.graphs) == 2
 
 
 def test_other_backends_are_recorded_anew(recorder):
@@ -235,14 +238,14 @@ def test_a_layout_that_does_not_pay_leaves_nothing_behind(recorder, monkeypatch)
     stage(ours)
     monkeypatch.setattr("comfyui_trellis2.trellis2.runtime.cuda_graphs.MAX_TOKENS", 29)
     assert_as_plain(ours, plain)
-    assert recorder.made == 2 and len(ours.recordings) == 0
+    assert recorder.made == 2 and len(ours.graphs) == 0
 
 
 def test_a_stage_without_guidance_leaves_no_negative_of_another_layout(recorder):
     ours, _ = pair(recorder)
     stage(ours)
     stage(ours, voxels(31), settings=sampler(guidance_strength=1.0))
-    assert len(ours.recordings) == 1
+    assert len(ours.graphs) == 1
 
 
 # Weights that move or are replaced
@@ -255,10 +258,10 @@ def test_recordings_are_of_the_weights_that_are_there(recorder, change):
     for model in (ours, plain):
         if change == "to":
             model.to(CPU)
-            assert len(model.recordings) == 0
+            assert len(model.graphs) == 0
             model.to(DEVICE)
         elif change == "float":
-            assert len(model.float().recordings) == 0
+            assert len(model.float().graphs) == 0
         elif change == "data":
             for module, name, tensor in list(tensors_of(model)):
                 place(module, name, 0.5 * tensor)
@@ -276,12 +279,12 @@ def test_residencies(recorder):
     for _ in range(2):
         with KeepLoaded(DEVICE).use(ours) as used:
             assert_as_plain(used, plain)
-    assert recorder.made == 2 == len(ours.recordings)
+    assert recorder.made == 2 == len(ours.graphs)
     ours.to(CPU)
     for k in range(2):
         with OneAtATime(DEVICE).use(ours) as used:
             assert_as_plain(used, plain)
-        assert recorder.made == 2 * (k + 2) and len(ours.recordings) == 0
+        assert recorder.made == 2 * (k + 2) and len(ours.graphs) == 0
 
 
 def test_networks_that_comfyui_takes_off_the_card_take_their_recordings_along(recorder, monkeypatch):
@@ -295,9 +298,9 @@ def test_networks_that_comfyui_takes_off_the_card_take_their_recordings_along(re
     for seed in range(2):
         with residency.use(ours) as used:
             assert_as_plain(used, plain, seed=seed)
-    assert recorder.made == 2 == len(ours.recordings)
+    assert recorder.made == 2 == len(ours.graphs)
     ours.to(CPU)
-    assert len(ours.recordings) == 0
+    assert len(ours.graphs) == 0
 
 
 def test_unloading_forgets_recordings_that_others_hold_the_network_of(tiny, recorder):
@@ -305,12 +308,12 @@ def test_unloading_forgets_recordings_that_others_hold_the_network_of(tiny, reco
     condition = seen()
     role = "sparse_structure_flow_model"
     with pipeline.model(role) as flow:
-        flow.recordings = Recordings(recorder)
+        flow.graphs = GraphCache(recorder)
     for seed in range(2):
         pipeline.sample_structure(condition, seed=seed)
-    assert len(flow.recordings) == 2 == recorder.made
+    assert len(flow.graphs) == 2 == recorder.made
     pipeline.unload()
-    assert len(flow.recordings) == 0
+    assert len(flow.graphs) == 0
 
 
 # What recordings hold
@@ -322,7 +325,7 @@ def test_copies_of_a_network_have_no_recordings(recorder):
     stage(ours)
     other = copy.deepcopy(ours)
     assert list(ours.state_dict()) == keys == list(other.state_dict())
-    assert len(other.recordings) == 0 and len(ours.recordings) == 2
+    assert len(other.graphs) == 0 and len(ours.graphs) == 2
     assert_as_plain(other, plain, seed=1)
     assert_as_plain(ours, plain, seed=2)
     assert recorder.made == 4
@@ -330,9 +333,9 @@ def test_copies_of_a_network_have_no_recordings(recorder):
 
 def test_a_network_is_freed_at_once(recorder):
     flow = network()
-    flow.recordings = Recordings(Once if DEVICE == CPU else recorder)
+    flow.graphs = GraphCache(Once if DEVICE == CPU else recorder)
     stage(flow)
-    assert len(flow.recordings) == 2
+    assert len(flow.graphs) == 2
     gone, enabled = weakref.ref(flow), gc.isenabled()
     gc.disable()
     try:
@@ -368,7 +371,7 @@ def test_the_coordinates_that_a_graph_reads_stay(recorder):
     del coords
     gc.collect()
     assert kept() is not None
-    ours.recordings.forget()
+    ours.graphs.clear()
     gc.collect()
     assert kept() is None
 
@@ -428,15 +431,15 @@ def test_memory_goes_with_the_recordings_and_recording_again_works():
     held = 2 * 4 * 4101 * 192 * 4
     condition = seen(tokens=4101)
     stage(flow, condition=condition)  # libraries keep working memory of their own from the first time on
-    flow.recordings.forget()
+    flow.graphs.clear()
     for _ in range(3):
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         first = stage(flow, condition=condition)
-        assert len(flow.recordings) == 2 and torch.cuda.memory_allocated() - before > held
+        assert len(flow.graphs) == 2 and torch.cuda.memory_allocated() - before > held
         torch.testing.assert_close(stage(flow, condition=condition), first, atol=1e-4, rtol=0)
         del first
-        flow.recordings.forget()
+        flow.graphs.clear()
         assert torch.cuda.memory_allocated() - before < held / 2
 
 
@@ -447,7 +450,87 @@ def test_networks_that_share_memory_do_not_disturb_each_other(recorder):
         for ours, plain in pairs:
             assert_as_plain(ours, plain, seed=seed)
     assert recorder.made == 6
-    pairs[0][0].recordings.forget()
+    pairs[0][0].graphs.clear()
     for ours, plain in pairs:
         assert_as_plain(ours, plain, seed=4)
     assert recorder.made == 8
+
+
+# Several cards
+
+
+class Cards:
+    """Stands in for torch.cuda with several cards: what is recorded and replayed, and on which."""
+
+    def __init__(self, monkeypatch):
+        self.current, self.streams, self.recorded, self.replayed, cards = 0, 0, [], [], self
+
+        class Graph:
+            def pool(self):
+                return self.handle
+
+            def replay(self):
+                cards.replayed.append(cards.current)
+
+        class Stream:
+            def __init__(self, device=None):
+                cards.streams += 1
+                self.device = torch.device("cuda", cards.current) if device is None else device
+
+        @contextmanager
+        def graph(graph, pool=None, stream=None):
+            graph.handle = pool or object()
+            cards.recorded.append((cards.current, stream.device.index, graph.handle))
+            yield
+
+        @contextmanager
+        def device(chosen):
+            before, cards.current = cards.current, chosen.index
+            yield
+            cards.current = before
+
+        for name, fake in {"CUDAGraph": Graph, "Stream": Stream, "graph": graph, "device": device}.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr("comfyui_trellis2.trellis2.runtime.cuda_graphs._recording_stream", cache(Stream))
+        monkeypatch.setattr(CudaGraph, "_living", weakref.WeakSet())
+
+
+def test_a_graph_is_recorded_and_replayed_on_the_device_of_its_tensors(monkeypatch):
+    cards = Cards(monkeypatch)
+    graphs = [CudaGraph([]) for _ in range(3)]
+    for graph, index in zip(graphs, (1, 0, 1), strict=True):
+        graph._record(lambda: torch.zeros(1), torch.device("cuda", index))
+        graph._replay()
+    assert cards.replayed == [1, 0, 1]
+    assert [place[:2] for place in cards.recorded] == [(1, 1), (0, 0), (1, 1)] and cards.streams == 2
+    first, second, third = (place[2] for place in cards.recorded)
+    assert first is third is not second
+
+
+def test_a_pool_is_not_used_after_its_last_graph(monkeypatch):
+    cards = Cards(monkeypatch)
+    for _ in range(2):
+        graph = CudaGraph([])
+        graph._record(lambda: torch.zeros(1), torch.device("cuda:1"))
+        del graph
+    assert cards.recorded[0][2] is not cards.recorded[1][2]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("launch", ["graph", "eager"])
+def test_every_card_computes_the_same_bytes(launch):
+    assert torch.cuda.current_device() == 0
+    found = {}
+    for device in ("cuda:1", "cuda:0", "cuda:1"):
+        flow = network().to(device)
+        flow.backends = Backends(launch=launch)
+        coords = voxels(30).to(device)
+        with torch.no_grad():
+            for _ in range(2):
+                noise = SparseTensor(draw(30, 4, seed=1).to(device), coords)
+                out = sample_sparse_latent(flow, noise, seen(), sampler(), resolution=512).feats
+                assert out.device == torch.device(device)
+                found.setdefault(device, []).append(out.cpu())
+        assert len(flow.graphs) == (2 if launch == "graph" else 0)
+    for outs in found.values():
+        assert all(torch.equal(out, found["cuda:0"][0]) for out in outs)

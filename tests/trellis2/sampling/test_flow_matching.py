@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfyui_trellis2.trellis2.checkpoint import config
 from comfyui_trellis2.trellis2.models.transformer import PreparedCondition
-from comfyui_trellis2.trellis2.runtime.cuda_graphs import Recordings
+from comfyui_trellis2.trellis2.runtime.cuda_graphs import GraphCache
 from comfyui_trellis2.trellis2.sampling.flow_matching import (
     Guidance,
     average_views,
@@ -84,7 +84,7 @@ class Flow:
     backends = SimpleNamespace(launch="eager")
 
     def __init__(self):
-        self.recordings = Recordings()
+        self.graphs = GraphCache()
 
     def prepare(self, view):
         return PreparedCondition(((view.feats, view.feats),), view.lengths)

@@ -63,11 +63,9 @@ def test_malformed():
 
 def test_what_is_derived_is_made_once_and_by_identity():
     coords, equal = batch(63), batch(63)
-    for derive in (CoordSet.index, CoordSet.neighbors, CoordSet.coarsen, lambda c: c.neighbors(2), lambda c: c.item):
+    for derive in (CoordSet.index, CoordSet.neighbors, CoordSet.coarsen, lambda c: c.item):
         assert derive(coords) is derive(coords)
         assert derive(coords) is not derive(equal)
-    assert coords.neighbors() is coords.neighbors(1)
-    assert not torch.equal(coords.neighbors(1), coords.neighbors(2))
     calls = []
     for _ in range(3):
         assert coords.derive("mine", lambda: calls.append(1) or "made") == "made"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ....o_voxel.core.backend import is_hopper
+from ....o_voxel.core.backend import cached_per_device, is_hopper
 
 OTHERS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
@@ -58,7 +58,7 @@ def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)
 
 
-@cache
+@cached_per_device
 def _launch_packed(device: torch.device, dtype: torch.dtype) -> str | None:
     x = torch.zeros(3, 1, 16, device=device, dtype=dtype)
     try:
@@ -73,7 +73,7 @@ def cudnn_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     return _unfit(device, dtype) or _launch_cudnn(device, dtype)
 
 
-@cache
+@cached_per_device
 def _launch_cudnn(device: torch.device, dtype: torch.dtype) -> str | None:
     if not is_hopper(device, or_newer=True):
         return "is no faster than torch's choice before Hopper"

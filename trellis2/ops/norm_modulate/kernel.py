@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ....o_voxel.core.backend import device_guard
 from ..quantized_linear.formats import Format, Quantized
 from .branch import Branch
 
@@ -114,6 +115,7 @@ def affine(
     return _launch(x, branch, affine, item, eps, form, offset=0, silu=silu)
 
 
+@device_guard
 def _launch(
     x: Tensor,
     branch: Branch | None,

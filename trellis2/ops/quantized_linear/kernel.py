@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....o_voxel.core.backend import is_hopper
+from ....o_voxel.core.backend import device_guard, is_hopper
 from .formats import Format, Quantized
 
 try:
@@ -48,6 +48,7 @@ def _quantize_kernel(
     tl.store(out_ptr + row * K + channel, x.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+@device_guard
 def quantize_rows(x: Tensor, form: Format, activation: str | None) -> Quantized:
     """See the package's. x may be a strided view whose channels are adjacent."""
     if x.stride(-1) != 1:
@@ -150,6 +151,7 @@ def uses_descriptor(device: torch.device) -> bool:
     return TensorDescriptor is not None and (device.type == "cpu" or is_hopper(device, or_newer=True))
 
 
+@device_guard
 def linear(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """See `quantized_linear`."""
     (t, k), n = x.shape, len(weight.values)

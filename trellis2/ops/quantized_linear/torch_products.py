@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
+from ....o_voxel.core.backend import cached_per_device
 from .formats import FORMATS, Quantized
 
 # cuBLAS takes int8 from this many rows, and both formats in multiples of this many channels.
@@ -53,7 +52,7 @@ def int_mm_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     return _launch(device, "int8")
 
 
-@cache
+@cached_per_device
 def _launch(device: torch.device, name: str) -> str | None:
     form = FORMATS[name]
     ones = Quantized(torch.ones(32, 32, device=device).to(form.dtype), torch.ones(32, device=device))

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ....o_voxel.core.backend import device_guard
+
 
 @triton.jit
 def _norm_rotate_kernel(
@@ -47,6 +49,7 @@ def _norm_rotate_kernel(
     tl.store(out_ptr + (token * H + head) * D + channel, x.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+@device_guard
 def norm_rotate(
     x: Tensor,
     gammas: tuple[Tensor, Tensor] | Tensor | None,

@@ -38,32 +38,26 @@ def _triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
 BACKENDS = (Backend("triton", _triton_probe), Backend("reference", always))
 
 
-def neighbor_map(coords: Tensor, dilation: int = 1, *, backend: str = "auto") -> Tensor:
+def neighbor_map(coords: Tensor, *, backend: str = "auto") -> Tensor:
     """Row of every voxel's 27 neighbours: [N, 27] int32, -1 where absent.
 
     coords: [N, 4] int32 (batch, x, y, z), unique, in the range of `hash_grid`. Tap k = (kx, ky, kz) row-major looks at
-    (x, y, z) + dilation * ((kx, ky, kz) - 1).
+    (x, y, z) + (kx, ky, kz) - 1.
     """
     check_tensor(coords, "coords", (None, 4), torch.int32)
-    if dilation < 1:
-        raise ValueError(f"dilation: expected at least 1, got {dilation}")
     chosen = resolve_backend(backend, BACKENDS, coords.device)
-    if chosen == "triton" and dilation == 1:
+    if chosen == "triton":
         from .kernel_blocks import neighbors_by_blocks
 
         return neighbors_by_blocks(coords)
     index = hash_grid(coords, backend=chosen)
-    if chosen == "triton":
-        from .kernel_maps import find_neighbors
-
-        return find_neighbors(coords, index.keys, index.rows, dilation)
     rows = torch.arange(len(coords), dtype=torch.int32, device=coords.device)
     out = torch.full((len(coords), TAPS), -1, dtype=torch.int32, device=coords.device)
     out[:, TAPS // 2] = rows
     # i sees j through tap k exactly when j sees i through tap 26 - k: half the look-ups give the whole map.
     for tap in range(TAPS // 2):
         step = (tap // 9 - 1, tap // 3 % 3 - 1, tap % 3 - 1)
-        offset = torch.tensor((0, *step), dtype=torch.int32, device=coords.device) * dilation
+        offset = torch.tensor((0, *step), dtype=torch.int32, device=coords.device)
         found = index.find(coords + offset)
         out[:, tap] = found.to(torch.int32)
         here = found >= 0

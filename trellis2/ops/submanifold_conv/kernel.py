@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....o_voxel.core.backend import is_hopper
+from ....o_voxel.core.backend import device_guard, is_hopper
 from .kernel_maps import TAPS, TILE, TiledMap
 
 try:
@@ -137,6 +137,7 @@ def choose_config(device: torch.device, dtype: torch.dtype, channels: int) -> Co
     return HOPPER_WIDE if channels >= 512 else HOPPER
 
 
+@device_guard
 def convolve(feats: Tensor, tiles: TiledMap, weight: Tensor, bias: Tensor | None) -> Tensor:
     """See `submanifold_conv` and `child_conv`. float32 is multiplied in full precision, not TF32."""
     (n, c), d = feats.shape, len(weight) // tiles.children
@@ -215,6 +216,7 @@ def _weight_gradient_kernel(
     tl.store(target, acc, mask=(column < D)[:, None] & (channel < C)[None, :])
 
 
+@device_guard
 def weight_gradient(grad: Tensor, feats: Tensor, neighbors: Tensor) -> Tensor:
     """See the reference's. The rows are dealt out in equal shares, and the shares' sums added in order."""
     (n, c), d = feats.shape, grad.shape[1]

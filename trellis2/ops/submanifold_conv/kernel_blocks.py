@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ....o_voxel.core.backend import device_guard
 from ....o_voxel.ops.hash_grid.kernel import EMPTY, OUTSIDE, find_rows, first_slot, pack_key
 
 TAPS = 27
@@ -96,6 +97,7 @@ def _map_kernel(coords_ptr, leaders_ptr, children_ptr, out_ptr, n, BLOCK: tl.con
     tl.store(out_ptr + entry, row, mask=inside)
 
 
+@device_guard
 def neighbors_by_blocks(coords: Tensor) -> Tensor:
     """The neighbour map [N, 27] int32 of the voxels `coords` [N, 4] int32, which are unique."""
     n, device, coords = len(coords), coords.device, coords.contiguous()

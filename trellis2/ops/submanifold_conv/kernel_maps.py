@@ -1,4 +1,4 @@
-"""Neighbour maps by hash look-up or from the parents, and their arrangement into tiles of rows with like neighbours.
+"""Neighbour maps from the parents, and their arrangement into tiles of rows with like neighbours.
 
 Floor: reading or writing the map, 108 bytes a voxel; arranging it sorts a key of 4 bytes a voxel in between.
 """
@@ -12,12 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....o_voxel.ops.hash_grid.kernel import find_rows, pack_key
+from ....o_voxel.core.backend import device_guard
 
 TAPS = 27
 TILE = 128
-# Look-ups of a program, which has one warp: it waits for its longest probe.
-LOOKUPS = 64
 # Rows are sorted by pattern inside blocks of this many, so that a tile's gathers stay close in memory.
 SORT_ROWS = 131072
 # Below this many rows the taps are split into three groups, each with tiles of its own, whose float32 results are
@@ -59,32 +57,6 @@ def _entries(BLOCK: tl.constexpr):
 
 # Row counts are another with every picture: a kernel is compiled once, not anew where a count divides by 16 or is 1.
 @triton.jit(do_not_specialize=["n"])
-def _neighbor_kernel(
-    coords_ptr, keys_ptr, rows_ptr, out_ptr, n, capacity_mask, DILATION: tl.constexpr, BLOCK: tl.constexpr
-):
-    entry, voxel, tap = _entries(BLOCK)
-    inside = voxel < n
-    base = coords_ptr + voxel * 4
-    batch = tl.load(base, mask=inside, other=0)
-    x = tl.load(base + 1, mask=inside, other=-1) + (tap // 9 - 1) * DILATION
-    y = tl.load(base + 2, mask=inside, other=-1) + (tap // 3 % 3 - 1) * DILATION
-    z = tl.load(base + 3, mask=inside, other=-1) + (tap % 3 - 1) * DILATION
-    row = find_rows(keys_ptr, rows_ptr, pack_key(batch, x, y, z), inside, capacity_mask)
-    tl.store(out_ptr + entry, row, mask=inside)
-
-
-def find_neighbors(coords: Tensor, keys: Tensor, rows: Tensor, dilation: int) -> Tensor:
-    """The neighbour map [N, 27] int32 of `coords` [N, 4] int32, from the hash table over them."""
-    n = len(coords)
-    out = torch.empty(n, TAPS, dtype=torch.int32, device=coords.device)
-    if n:
-        _neighbor_kernel[(triton.cdiv(n * TAPS, LOOKUPS),)](
-            coords.contiguous(), keys, rows, out, n, len(rows) - 1, DILATION=dilation, BLOCK=LOOKUPS, num_warps=1
-        )
-    return out
-
-
-@triton.jit(do_not_specialize=["n"])
 def _child_neighbor_kernel(coarse_ptr, rows_ptr, parent_ptr, child_ptr, out_ptr, n, BLOCK: tl.constexpr):
     entry, voxel, tap = _entries(BLOCK)
     inside = voxel < n
@@ -100,6 +72,7 @@ def _child_neighbor_kernel(coarse_ptr, rows_ptr, parent_ptr, child_ptr, out_ptr,
     tl.store(out_ptr + entry, row, mask=inside)
 
 
+@device_guard
 def child_neighbors(coarse: Tensor, parent: Tensor, child: Tensor, rows: Tensor) -> Tensor:
     """See the public function."""
     n = len(parent)
@@ -193,6 +166,7 @@ def _tile_kernel(
     tl.store(places_ptr + tile.to(tl.int64) * TILE + lane, place.to(tl.int32))
 
 
+@device_guard
 def tile_neighbors(
     neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None, total: int | None = None
 ) -> TiledMap:
