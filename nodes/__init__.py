@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from .bake import BakeTextures, GameReadyAsset, Unwrap
-from .condition import ConditionOnImage, PrepareImage
-from .convert import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
-from .decode import DecodeMesh
-from .example import ExampleImage
-from .export import SaveGLB, SaveMesh
-from .generate import ImageTo3D
-from .load import LoadModel, Sampler
+from .asset import BakeTextures, GameReadyAsset, Unwrap
+from .files import LoadMesh, SaveGLB, SaveMesh
+from .image import ConditionOnImage, ExampleImage, PrepareImage
+from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
+from .model import LoadModel, SamplerSettings
 from .preview import RenderPreview
-from .shape import CascadeShape, SampleShape
-from .structure import SampleStructure
-from .texture import SampleTexture
-from .voxel import LoadMesh, LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
+from .stages import CascadeShape, DecodeMesh, ImageTo3D, SampleShape, SampleStructure, SampleTexture
+from .voxels import LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
 
 # id -> (class, name on the canvas)
 _NODES: dict[str, tuple[type, str]] = {
@@ -23,7 +18,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2LoadModel": (LoadModel, "TRELLIS.2 Load Model"),
     "T2PrepareImage": (PrepareImage, "TRELLIS.2 Prepare Image"),
     "T2ImageCondition": (ConditionOnImage, "TRELLIS.2 Image Condition"),
-    "T2Sampler": (Sampler, "TRELLIS.2 Sampler Settings"),
+    "T2Sampler": (SamplerSettings, "TRELLIS.2 Sampler Settings"),
     "T2SampleStructure": (SampleStructure, "TRELLIS.2 Sample Structure"),
     "T2SampleShape": (SampleShape, "TRELLIS.2 Sample Shape"),
     "T2ShapeCascade": (CascadeShape, "TRELLIS.2 Shape Cascade"),

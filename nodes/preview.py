@@ -54,4 +54,4 @@ class RenderPreview:
             (size, size),
             progress=lambda done, total: report(done / total),
         )
-        return (images.cpu(),)
+        return (host.at_rest(images),)

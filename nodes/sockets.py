@@ -23,12 +23,13 @@ class PreparedImages:
 
 
 @dataclass(frozen=True)
-class SamplerSettings:
-    """What a stage's widgets leave to the checkpoint. See `SamplerParams`."""
+class SamplerOverrides:
+    """What replaces a checkpoint's own sampling settings in one stage; None: its own. See `SamplerParams`."""
 
-    guidance_rescale: float
-    guidance_interval: tuple[float, float]
-    rescale_t: float
+    guidance_rescale: float | None = None
+    interval_start: float | None = None
+    interval_end: float | None = None
+    rescale_t: float | None = None
     step_cache: bool = False
 
 
@@ -51,7 +52,7 @@ VALUES: dict[str, type] = {
     PIPELINE: Pipeline,
     IMAGES: PreparedImages,
     CONDITION: ImageCondition,
-    SAMPLER: SamplerSettings,
+    SAMPLER: SamplerOverrides,
     STRUCTURE: SparseStructure,
     SHAPE: ShapeLatent,
     TEXTURE: TextureLatent,

@@ -7,10 +7,10 @@ from typing import Any
 
 from ..trellis2.checkpoint.config import SamplerConfig
 from ..trellis2.pipeline import MAX_TOKENS
-from .sockets import SAMPLER, SamplerSettings
+from .sockets import SAMPLER, SamplerOverrides
 
 CATEGORY = "TRELLIS.2"
-OWN = -1.0  # guidance, and all below 0: the checkpoint's own
+OWN = -1.0  # a number of the sampler, and all below 0: the checkpoint's own
 OWN_TYPE = "the model's own"
 
 SEED = (
@@ -77,17 +77,33 @@ def settings() -> tuple[str, dict[str, Any]]:
 
 
 def configured(
-    base: SamplerConfig, steps: int, guidance: float, sampler: SamplerSettings | None = None
+    base: SamplerConfig, steps: int, guidance: float, sampler: SamplerOverrides | None = None
 ) -> SamplerConfig:
-    """The checkpoint's sampler with a node's widgets, and its settings socket if connected, in place."""
-    strength = guidance if guidance >= 0 else base.params.guidance_strength
-    params = replace(base.params, steps=steps, guidance_strength=strength)
-    if sampler is not None:
-        params = replace(
-            params,
-            guidance_rescale=sampler.guidance_rescale,
-            guidance_interval=sampler.guidance_interval,
-            rescale_t=sampler.rescale_t,
-            step_cache=sampler.step_cache,
-        )
+    """The checkpoint's sampler with a node's widgets, and its settings socket if connected, in place.
+
+    Raises ValueError where an interval that is half the checkpoint's own ends before it starts.
+    """
+    params = replace(base.params, steps=steps, guidance_strength=_either(own(guidance), base.params.guidance_strength))
+    if sampler is None:
+        return replace(base, params=params)
+    start = _either(sampler.interval_start, params.guidance_interval[0])
+    end = _either(sampler.interval_end, params.guidance_interval[1])
+    if start > end:
+        raise ValueError(f"guidance interval: expected start <= end, got {start} and {end}; -1 is the model's own")
+    params = replace(
+        params,
+        guidance_rescale=_either(sampler.guidance_rescale, params.guidance_rescale),
+        guidance_interval=(start, end),
+        rescale_t=_either(sampler.rescale_t, params.rescale_t),
+        step_cache=sampler.step_cache,
+    )
     return replace(base, params=params)
+
+
+def own(value: float) -> float | None:
+    """A widget's number, None where it is below 0 and the checkpoint's own holds."""
+    return None if value < 0 else value
+
+
+def _either(value: float | None, default: float) -> float:
+    return default if value is None else value

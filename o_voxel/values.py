@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from .core.checks import FLOATS, check_tensor
+from .core.device import Movable
 from .core.grid import Grid
 
 # The six PBR channels of a voxel, in the decoder's order. Base colour is sRGB; all are in [0, 1].
 PBR_CHANNELS = {"base_color": slice(0, 3), "metallic": slice(3, 4), "roughness": slice(4, 5), "alpha": slice(5, 6)}
 
+# What has no place on a device.
+HOST_TYPES = (bool, int, float, str, type(None))
 
 T = TypeVar("T")
 
@@ -87,30 +90,40 @@ class OVoxel:
 
 
 def to_device(value: T, device: torch.device | str) -> T:
-    """`value` with every tensor in it on `device`: a tensor, a tuple, or a dataclass of such; itself where all are."""
-    if isinstance(value, Tensor):
+    """`value` with every tensor in it on `device`; itself where all are there.
+
+    value: a tensor or another `Movable`, such as a CoordSet, which leaves behind what it has derived; a tuple or a
+    dataclass of such; numbers, strings, bools and None stay. Raises TypeError for anything else, also inside.
+    """
+    if isinstance(value, HOST_TYPES):
+        return value
+    if isinstance(value, Movable):
         return value.to(device)
     if isinstance(value, tuple):
         moved = tuple(to_device(part, device) for part in value)
         return value if all(a is b for a, b in zip(moved, value, strict=True)) else moved
-    if not is_dataclass(value):
-        return value
+    if not is_dataclass(value) or isinstance(value, type):
+        kind = type(value)
+        raise TypeError(
+            "to_device: expected a tensor, a value with device, nbytes and to(), a number or string, or a tuple or "
+            f"dataclass of such, got {kind.__module__}.{kind.__qualname__}"
+        )
     parts = {item.name: getattr(value, item.name) for item in fields(value) if item.init}
     changed = {name: moved for name, part in parts.items() if (moved := to_device(part, device)) is not part}
     return replace(value, **changed) if changed else value
 
 
 def tensor_bytes(value: Any) -> int:
-    """Bytes of the tensors in a value that `to_device` moves."""
-    return sum(tensor.nbytes for tensor in _tensors(value))
+    """Bytes that `to_device` moves of a value."""
+    return sum(part.nbytes for part in _movable(value))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
+def _movable(value: Any) -> Iterator[Movable]:
+    if isinstance(value, Movable):
         yield value
     elif isinstance(value, tuple):
         for part in value:
-            yield from _tensors(part)
+            yield from _movable(part)
     elif is_dataclass(value):
         for item in fields(value):
-            yield from _tensors(getattr(value, item.name))
+            yield from _movable(getattr(value, item.name))

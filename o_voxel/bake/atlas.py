@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.color import to_bytes
 from ..core.vectors import unit
 from ..material import AlphaMode, Material, Texture
 from ..ops.nearest_texel import nearest_texel
@@ -74,13 +75,13 @@ class Atlas:
     def write(self, samples: Samples, channels: Channels) -> None:
         """Put the means of what `samples` found into their texels."""
         means, valid = samples.means(*channels.field)
-        self.field.write(samples.texels, unit_bytes(means), valid)
+        self.field.write(samples.texels, to_bytes(means), valid)
         if self.normal is not None:
             means, valid = samples.means(*channels.normal)
             self.normal.write(samples.texels, normal_bytes(unit(means)), valid)
         if self.occlusion is not None:
             means, valid = samples.means(*channels.occlusion)
-            self.occlusion.write(samples.texels, unit_bytes(means), valid)
+            self.occlusion.write(samples.texels, to_bytes(means), valid)
         self.covered[samples.texels] |= samples.covered()
 
     def material(self, options: BakeOptions, backend: str) -> Material:
@@ -109,11 +110,6 @@ class Atlas:
             normal_texture=normal,
             occlusion_texture=occlusion,
         )
-
-
-def unit_bytes(values: Tensor) -> Tensor:
-    """uint8 of `values` in [0, 1], any shape, rounded to nearest."""
-    return (values * 255 + 0.5).clamp(0, 255).to(torch.uint8)
 
 
 def _texture(image: Tensor) -> Texture:

@@ -1,7 +1,7 @@
 """Where voxels are: resolution, bounds, and the voxel, grid and world frames, each stated once.
 
 Voxel (i, j, k) covers [i, i+1) x [j, j+1) x [k, k+1) in grid units and its centre is at +0.5.
-world = origin + grid * voxel_size. The model's frame is z-up; a file's frame is the exporter's business.
+world = origin + grid * voxel_size. The model's frame is z-up, glTF's and other programs' is often y-up.
 """
 
 from __future__ import annotations
@@ -58,3 +58,15 @@ class Grid:
     def centers(self, coords: Tensor) -> Tensor:
         """World positions [N, 3] float32 of the centres of voxels `coords` [N, 3] int."""
         return self.to_world(coords.to(torch.float32) + 0.5)
+
+
+def to_y_up(vectors: Tensor) -> Tensor:
+    """Positions or directions [N, 3], any dtype, from the z-up frame to glTF's y-up one: (x, y, z) to (x, z, -y)."""
+    x, y, z = vectors.unbind(1)
+    return torch.stack([x, z, -y], dim=1)
+
+
+def to_z_up(vectors: Tensor) -> Tensor:
+    """Positions or directions [N, 3], any dtype, from glTF's y-up frame to the z-up one: (x, y, z) to (x, -z, y)."""
+    x, y, z = vectors.unbind(1)
+    return torch.stack([x, -z, y], dim=1)

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..core import color
+
 
 def to_bytes(image: Tensor) -> Tensor:
     """Float in [0, 1], any shape, to uint8, rounded to nearest; NaN gives 0. A uint8 image passes."""
@@ -14,7 +16,7 @@ def to_bytes(image: Tensor) -> Tensor:
         return image
     if not image.is_floating_point():
         raise ValueError(f"image: expected a float or uint8 image, got {image.dtype}")
-    return (image.nan_to_num(0.0).clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    return color.to_bytes(image)
 
 
 def save_png(path: str | Path, image: Tensor) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core import color
 from ..core.checks import check_tensor
 from ..core.grid import Grid
 from ..core.progress import Progress, scaled, silent
@@ -89,7 +90,7 @@ def voxel_materials(
 
 def to_bytes(values: Tensor) -> Tensor:
     """uint8 of float `values` in [0, 1], any shape, as the original has them: 255 x, cut to 0..255, truncated."""
-    return (values * 255).clamp(0, 255).to(torch.uint8)
+    return color.to_bytes(values, "down")
 
 
 def _plan(scene: Scene, keys: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | slice, Tensor]:

@@ -13,6 +13,7 @@ from comfyui_trellis2.trellis2.checkpoint.tiny import make_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
+SAVED = Path(__file__).parent / "saved"
 
 
 class PreviewImage:
@@ -59,7 +60,7 @@ class GraphRunner:
         self.executed, results, signatures = [], {}, {}
         for node_id in self._order(prompt):
             node = prompt[node_id]
-            self._validate(node_id, node, prompt)
+            self.validate(node_id, prompt)
             signature = json.dumps(
                 [node["class_type"], {k: self._trace(v, signatures) for k, v in sorted(node["inputs"].items())}]
             )
@@ -104,7 +105,11 @@ class GraphRunner:
             visit(node_id)
         return ordered
 
-    def _validate(self, node_id: str, node: Mapping[str, Any], prompt: Mapping[str, Any]) -> None:
+    def validate(self, node_id: str, prompt: Mapping[str, Any]) -> None:
+        """Raises GraphError unless the node's inputs are what its class declares."""
+        node = prompt[node_id]
+        if node["class_type"] not in self.classes:
+            raise GraphError(f"node {node_id}: there is no {node['class_type']}")
         declared = self.classes[node["class_type"]].INPUT_TYPES()
         required, optional = declared.get("required", {}), declared.get("optional", {})
         missing = [name for name in required if name not in node["inputs"]]
@@ -142,8 +147,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def comfy(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stand-ins of the host, with that models folder and an empty output folder, which is returned."""
-    monkeypatch.setattr(host, "models_folder", lambda: models)
-    monkeypatch.setattr(host, "output_folder", lambda: tmp_path / "output")
+    monkeypatch.setattr(host.folders, "models_folder", lambda: models)
+    monkeypatch.setattr(host.folders, "output_folder", lambda: tmp_path / "output")
     return tmp_path / "output"
 
 
@@ -154,10 +159,11 @@ def runner() -> GraphRunner:
 
 @pytest.fixture
 def workflow() -> Any:
-    """workflow(name, **{"node.input": value}): the API form of a shipped workflow on the tiny checkpoint, two steps."""
+    """workflow(name, **{"node.input": value}): the API form of a shipped workflow on the tiny checkpoint, two steps.
+    folder: where it is; SAVED has those that were shipped first."""
 
-    def load(name: str, **changes: Any) -> dict[str, Any]:
-        prompt = json.loads((WORKFLOWS / f"{name}.api.json").read_text(encoding="utf-8"))
+    def load(name: str, folder: Path = WORKFLOWS, **changes: Any) -> dict[str, Any]:
+        prompt = json.loads((folder / f"{name}.api.json").read_text(encoding="utf-8"))
         for node in prompt.values():
             if node["class_type"] == "T2LoadModel":
                 node["inputs"]["model"] = "tiny"

@@ -1,12 +1,13 @@
 """Values that other nodes pass around: there and back."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import trimesh
-from comfyui_trellis2.nodes.convert import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
+from comfyui_trellis2.nodes.interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh
 
@@ -65,6 +66,40 @@ def test_comfy_mesh_is_in_the_gltf_frame_and_comes_back(square):
     assert (found.metallic_factor, found.roughness_factor, found.double_sided) == (0.75, 1.0, True)
 
 
+def test_every_factor_comes_back_from_a_comfy_mesh(square):
+    """Those of a MESH are linear light, ours sRGB; emission may be above 1."""
+    factors = {
+        "base_color_factor": (0.9, 0.5, 0.0),
+        "metallic_factor": 0.25,
+        "roughness_factor": 0.75,
+        "normal_scale": -0.5,
+        "emissive_factor": (0.0, 0.5, 3.0),
+        "double_sided": False,
+    }
+    material = Material(**factors, emissive_texture=image(3, 6), normal_texture=image(3, 7))
+    (mesh,) = ToComfyMesh().convert(replace(square, materials=(material,)))
+    assert mesh.material["base_color_factor"] == pytest.approx([0.787412, 0.214041, 0.0, 1.0], abs=1e-6)
+    (back,), _ = FromComfyMesh().convert(mesh)
+    for name, value in factors.items():
+        assert getattr(back.materials[0], name) == pytest.approx(value, abs=1e-7), name
+
+
+def test_a_comfy_mesh_without_factors(square):
+    """A MESH may have no dictionary, or numbers below 0, for none."""
+    (mesh,) = ToComfyMesh().convert(square)
+    mesh.emissive = torch.rand(1, 8, 8, 3)
+    for factors in (None, {"metallic_factor": -1.0, "base_color_factor": [-1.0] * 4, "emissive_factor": None}):
+        mesh.material = factors
+        (back,), _ = FromComfyMesh().convert(mesh)
+        found = back.materials[0]
+        assert found.base_color_factor == found.emissive_factor == (1.0, 1.0, 1.0)
+        assert found.metallic_factor == found.roughness_factor == found.normal_scale == 1.0
+    mesh.emissive = mesh.metallic_roughness = None
+    (back,), _ = FromComfyMesh().convert(mesh)
+    assert back.materials[0].emissive_factor == (0.0, 0.0, 0.0)
+    assert back.materials[0].metallic_factor == 0.0
+
+
 def test_a_padded_batch_of_comfy_meshes(square):
     vertices, faces = torch.rand(2, 6, 3), torch.randint(0, 3, (2, 4, 3))
     batch = SimpleNamespace(
@@ -92,10 +127,10 @@ def test_trimesh_there_and_back(square):
 
 
 def test_vertex_colors_to_trimesh():
-    colors = torch.tensor([[1.0, 0.5, 0.25, 1.0]]).expand(3, 4)
+    colors = torch.tensor([[1.0, 0.5, 0.25, 0.5]]).expand(3, 4)
     mesh = TexturedMesh(Mesh(torch.rand(3, 3), torch.tensor([[0, 1, 2]])), vertex_colors=colors)
     (found,) = ToTrimesh().convert(mesh)
-    assert np.abs(found.visual.vertex_colors[0].astype(int) - (255, 128, 64, 255)).max() <= 1
+    assert np.abs(found.visual.vertex_colors[0].astype(int) - (255, 128, 64, 128)).max() <= 1
 
 
 def test_what_is_refused(square):

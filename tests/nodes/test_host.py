@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfyui_trellis2.nodes import host
+from comfyui_trellis2.trellis2.runtime.residency import default_device
 from comfyui_trellis2.trellis2.runtime.streaming import LOW_WEIGHTS, Streamed, choose_residency
 from torch import nn
 
@@ -44,7 +45,7 @@ def comfy(monkeypatch):
         management = Management(device, total)
         patcher = SimpleNamespace(ModelPatcher=lambda model, **devices: SimpleNamespace(model=model, **devices))
         known = {"comfy.model_management": management, "comfy.model_patcher": patcher}
-        monkeypatch.setattr(host, "_comfy", known.get)
+        monkeypatch.setattr(host.comfyui, "module", known.get)
         return management
 
     return enter
@@ -89,12 +90,12 @@ def test_streaming_asks_comfyui_to_make_room(comfy):
 
 
 def test_an_unknown_mode_is_refused(comfy, monkeypatch):
-    for enter in (lambda: comfy("cpu"), lambda: monkeypatch.setattr(host, "_comfy", lambda name: None)):
+    for enter in (lambda: comfy("cpu"), lambda: monkeypatch.setattr(host.comfyui, "module", lambda name: None)):
         enter()
         with pytest.raises(ValueError, match="vram: expected one of"):
             host.residency("medium")
 
 
 def test_outside_comfyui(monkeypatch):
-    monkeypatch.setattr(host, "_comfy", lambda name: None)
-    assert type(host.residency("high")) is type(choose_residency("high", host.default_device()))
+    monkeypatch.setattr(host.comfyui, "module", lambda name: None)
+    assert type(host.residency("high")) is type(choose_residency("high", default_device()))

@@ -4,10 +4,10 @@ import pytest
 import torch
 import trimesh
 from comfyui_trellis2.nodes import host
-from comfyui_trellis2.nodes.bake import FROM_PRESET, BakeTextures, GameReadyAsset, Unwrap
-from comfyui_trellis2.nodes.export import SaveMesh
+from comfyui_trellis2.nodes.asset import FROM_PRESET, BakeTextures, GameReadyAsset, Unwrap
+from comfyui_trellis2.nodes.files import LoadMesh, SaveMesh
 from comfyui_trellis2.nodes.mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
-from comfyui_trellis2.nodes.voxel import LoadMesh, MeshToVoxels, VoxelsToMesh
+from comfyui_trellis2.nodes.voxels import MeshToVoxels, VoxelsToMesh
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 
 

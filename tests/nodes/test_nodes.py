@@ -1,14 +1,14 @@
 """Every node by itself: what it declares, and what it says to bad input."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host, sockets
-from comfyui_trellis2.nodes.condition import BACKGROUND, OBJECT, PrepareImage
-from comfyui_trellis2.nodes.decode import DecodeMesh
-from comfyui_trellis2.nodes.example import ExampleImage
-from comfyui_trellis2.nodes.export import SaveGLB
-from comfyui_trellis2.nodes.load import LoadModel, Sampler
-from comfyui_trellis2.nodes.structure import SampleStructure
+from comfyui_trellis2.nodes.files import SaveGLB
+from comfyui_trellis2.nodes.image import BACKGROUND, OBJECT, ExampleImage, PrepareImage
+from comfyui_trellis2.nodes.model import LoadModel, SamplerSettings
+from comfyui_trellis2.nodes.stages import DecodeMesh, SampleStructure
 from comfyui_trellis2.nodes.widgets import configured
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.trellis2.checkpoint import builtin
@@ -50,12 +50,31 @@ def test_stage_defaults_are_the_published_ones(comfy):
 
 def test_sampler_settings_reach_the_sampler(comfy):
     (pipeline,) = LoadModel().load("tiny", "auto", "auto")
-    (chosen,) = Sampler().settings(0.1, 0.2, 0.3, 4.0)
+    (chosen,) = SamplerSettings().settings(0.1, 0.2, 0.3, 4.0)
     params = configured(pipeline.config.shape_slat_sampler, 5, 2.0, chosen).params
     assert (params.steps, params.guidance_strength, params.guidance_rescale) == (5, 2.0, 0.1)
     assert (params.guidance_interval, params.rescale_t) == ((0.2, 0.3), 4.0)
     with pytest.raises(ValueError, match="start <= end"):
-        Sampler().settings(0.1, 0.9, 0.3, 4.0)
+        SamplerSettings().settings(0.1, 0.9, 0.3, 4.0)
+    with pytest.raises(ValueError, match=r"rescale_t: expected at least 0\.1"):
+        SamplerSettings().settings(0.1, 0.2, 0.3, 0.0)
+
+
+def test_sampler_settings_left_alone_are_the_checkpoints_own(comfy):
+    """Connected to any stage for its step cache only, the node changes nothing else there."""
+    (pipeline,) = LoadModel().load("tiny", "auto", "auto")
+    widgets = SamplerSettings.INPUT_TYPES()["required"]
+    defaults = {name: options["default"] for name, (_, options) in widgets.items()}
+    assert all(widgets[name][1]["min"] <= value for name, value in defaults.items())
+    config = pipeline.config
+    for base in (config.sparse_structure_sampler, config.shape_slat_sampler, config.tex_slat_sampler):
+        (cached,) = SamplerSettings().settings(**defaults, step_cache=True)
+        found = configured(base, base.params.steps, -1.0, cached)
+        assert found == replace(base, params=replace(base.params, step_cache=True))
+    (half,) = SamplerSettings().settings(**{**defaults, "interval_start": 0.95})
+    assert configured(config.shape_slat_sampler, 4, -1.0, half).params.guidance_interval == (0.95, 1.0)
+    with pytest.raises(ValueError, match=r"start <= end, got 0\.95 and 0\.9"):
+        configured(config.tex_slat_sampler, 4, -1.0, half)
 
 
 def test_mask_conventions_agree():
@@ -98,7 +117,7 @@ def test_wrong_socket_objects_are_named(comfy):
 
 def test_missing_checkpoint_files_are_named(comfy, tmp_path, monkeypatch):
     (tmp_path / "trellis2" / "half").mkdir(parents=True)
-    monkeypatch.setattr(host, "models_folder", lambda: tmp_path)
+    monkeypatch.setattr(host.folders, "models_folder", lambda: tmp_path)
     with pytest.raises(MissingFileError, match=r"pipeline\.json is missing from .*half(.|\n)*hf download microsoft"):
         LoadModel().load("half", "auto", "auto")
 
@@ -115,17 +134,17 @@ def test_saving_stays_inside_the_output_folder(comfy):
 
 def test_checkpoints_are_listed_before_downloads(comfy, monkeypatch, models):
     published = ["tiny", "microsoft/TRELLIS.2-4B", "Comfy-Org/TRELLIS.2"]
-    monkeypatch.setattr(host, "find_built_in", lambda: models)
+    monkeypatch.setattr(host.folders, "find_built_in", lambda: models)
     assert host.model_choices() == ["mini (built in)", *published]
     choices, options = LoadModel.INPUT_TYPES()["required"]["model"]
     assert options.get("default", choices[0]) == "mini (built in)" and "no download" in options["tooltip"]
-    monkeypatch.setattr(host, "find_built_in", lambda: None)
+    monkeypatch.setattr(host.folders, "find_built_in", lambda: None)
     assert host.model_choices() == published
     assert "comes without" in LoadModel.INPUT_TYPES()["required"]["model"][1]["tooltip"]
 
 
 def test_the_built_in_checkpoint_is_opened_where_it_is(comfy, monkeypatch, models):
-    monkeypatch.setattr(host, "built_in", lambda: models / "trellis2" / "tiny")
+    monkeypatch.setattr(host.folders, "built_in", lambda: models / "trellis2" / "tiny")
     (pipeline,) = LoadModel().load("mini (built in)", "auto", "auto")
     assert pipeline.config.default_pipeline_type == "1024_cascade"
 

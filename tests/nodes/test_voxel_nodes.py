@@ -4,8 +4,9 @@ import pytest
 import torch
 import trimesh
 from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host
+from comfyui_trellis2.nodes.files import LoadMesh
 from comfyui_trellis2.nodes.preview import RenderPreview
-from comfyui_trellis2.nodes.voxel import LoadMesh, LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
+from comfyui_trellis2.nodes.voxels import LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
 
 
 @pytest.fixture

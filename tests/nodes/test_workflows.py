@@ -87,7 +87,7 @@ def test_a_model_for_512_alone_takes_the_same_graphs(comfy, runner, workflow, mo
     pipeline["args"]["shape_slat_sampler"]["params"]["guidance_strength"] = 1.0
     pipeline["args"]["models"] = {k: v for k, v in pipeline["args"]["models"].items() if not k.endswith("1024")}
     file.write_text(json.dumps(pipeline))
-    monkeypatch.setattr(host, "models_folder", lambda: tmp_path)
+    monkeypatch.setattr(host.folders, "models_folder", lambda: tmp_path)
     own = {f"n{node}_guidance": -1.0 for node in (6, 7, 8, 9)}
     stages = runner.run(workflow("image_to_3d", n8_resolution="the model's own", **own))
     assert stages["8"][0][0] is stages["7"][0][0]

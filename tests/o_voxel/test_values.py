@@ -1,9 +1,12 @@
 """Values move between devices whole, and stay what they are."""
 
+import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh, VoxelField, tensor_bytes, to_device
+from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
+from comfyui_trellis2.trellis2.values import ShapeLatent
 
 
 def painted() -> TexturedMesh:
@@ -27,6 +30,29 @@ def test_what_is_there_already_is_not_copied():
     assert to_device(field, "cpu") is field
     assert to_device(painted().materials, "cpu") is not None
     assert to_device(None, "meta") is None
+
+
+def test_what_is_not_known_is_refused():
+    for value in ([torch.zeros(1)], {"a": torch.zeros(1)}, object(), torch.nn.Linear(1, 1), Mesh):
+        with pytest.raises(TypeError, match=r"to_device: expected a tensor.*got "):
+            to_device(value, "cpu")
+        with pytest.raises(TypeError, match="to_device"):
+            to_device((1, value), "cpu")
+
+
+def test_voxels_of_a_batch_move_without_what_is_derived():
+    coords = CoordSet.from_items([torch.tensor([[1, 2, 3], [1, 2, 4]])])
+    feats = torch.rand(2, 8)
+    latent = ShapeLatent(SparseTensor(feats, coords), (512,), (((2, 8),),))
+    coords.neighbors()
+    assert to_device(latent, "cpu") is latent
+    assert tensor_bytes(latent) == 2 * 4 * 4 + 2 * 8 * 4
+    moved = to_device(latent, "meta")
+    assert isinstance(moved, ShapeLatent)
+    assert moved.slat.coords.rows.device.type == moved.slat.feats.device.type == "meta"
+    assert moved.slat.coords.lengths == (2,) and moved.resolutions == (512,) and moved.drawn == (((2, 8),),)
+    assert moved.slat.coords._derived == {}
+    assert coords.rows.device.type == "cpu" and coords._derived
 
 
 def test_bytes_count_every_tensor():

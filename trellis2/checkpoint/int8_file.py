@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...o_voxel.core.device import normal_tensors
 from ..ops.quantized_linear import Quantized
 
 MARK, SCALE, WEIGHT = ".comfy_quant", ".weight_scale", ".weight"
@@ -33,6 +34,7 @@ HADAMARD_4 = ((1, 1, 1, -1), (1, 1, -1, 1), (1, -1, 1, 1), (-1, 1, 1, 1))
 
 
 @cache
+@normal_tensors
 def hadamard_matrix(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[size, size], orthogonal and symmetric, exact in any float dtype: the Kronecker power of HADAMARD_4 / 2.
 

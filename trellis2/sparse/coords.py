@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...o_voxel.core.checks import INTEGERS, check_tensor
+from ...o_voxel.core.device import normal_tensors
 from ...o_voxel.ops.hash_grid import HashGrid, hash_grid, pack_keys
 from ..ops.submanifold_conv import child_neighbors, child_rows, neighbor_map
 
@@ -70,6 +71,11 @@ class CoordSet:
         return self.rows.device
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the rows, which are all that `to` moves."""
+        return self.rows.nbytes
+
+    @property
     def voxels(self) -> Tensor:
         """[N, 3] int32 (x, y, z)."""
         return self.rows[:, 1:]
@@ -82,7 +88,7 @@ class CoordSet:
     def derive(self, key: Hashable, build: Callable[[], T]) -> T:
         """The cached result of `build()` under `key`, computed at the first call with this key."""
         if key not in self._derived:
-            self._derived[key] = build()
+            self._derived[key] = normal_tensors(build)()
         return self._derived[key]
 
     def index(self) -> HashGrid:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...core.atomic_io import FilePath, write_files
+from ...core.color import to_bytes
 from ...material import Material, TexturedMesh
 from ...values import Mesh
 from .options import SaveOptions
@@ -37,7 +37,7 @@ def write_ply_mesh(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptio
     if flat.uv is not None:
         columns |= _columns("st", flat.uv)
     if flat.colors is not None:
-        rgba = (flat.colors.clamp(0, 1) * 255).round().to(torch.uint8)
+        rgba = to_bytes(flat.colors, "half even")
         columns |= _columns(("red", "green", "blue", "alpha"), rgba)
     table = np.zeros(len(flat.mesh.vertices), [(name, values.dtype) for name, values in columns.items()])
     for name, values in columns.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...core.grid import to_y_up
 from ...core.vectors import length, unit
 from ...material import Material, TexturedMesh
 from ...mesh.connectivity.row_map import select_faces, unify_indices
@@ -112,12 +113,6 @@ def vertex_buffer(mesh: TexturedMesh) -> VertexBuffer:
     single, tangent, split = tangents(single, normals, uv)
     uv, normals, colors = (_rows(values, split.vertices) for values in (uv, normals, colors))
     return VertexBuffer(single, uv, normals, tangent, colors, ids)
-
-
-def to_y_up(vectors: Tensor) -> Tensor:
-    """Positions or directions [N, 3] from our z-up frame to the y-up one of glTF: (x, y, z) to (x, z, -y)."""
-    x, y, z = vectors.unbind(1)
-    return torch.stack([x, z, -y], dim=1)
 
 
 def turned(vectors: Tensor, y_up: bool) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.checks import check_tensor
+from ...core.color import Rounding, to_bytes
 from ...core.grid import Grid
 from ...values import PBR_CHANNELS, DualGrid, OVoxel, VoxelField
 
@@ -69,7 +70,7 @@ def dual_grid_to_records(dual_grid: DualGrid) -> VoxelRecords:
     """
     flags = dual_grid.intersected.to(torch.uint8)
     packed = flags[:, 0:1] | flags[:, 1:2] << 1 | flags[:, 2:3] << 2
-    vertices = _unit_scaled(dual_grid.dual, "DualGrid.dual").to(torch.uint8)
+    vertices = _bytes(dual_grid.dual, "DualGrid.dual", "down")
     return VoxelRecords(dual_grid.coords, {"vertices": vertices, "intersected": packed}, dual_grid.grid)
 
 
@@ -95,7 +96,7 @@ def field_to_records(field: VoxelField) -> VoxelRecords:
     to the same bytes. Raises ValueError for another number of channels and for values that are not finite.
     """
     check_tensor(field.attrs, "VoxelField.attrs", (len(field.coords), 6))
-    levels = _unit_scaled(field.attrs.to(torch.float32), "VoxelField.attrs").round().to(torch.uint8)
+    levels = _bytes(field.attrs.to(torch.float32), "VoxelField.attrs", "half even")
     return VoxelRecords(field.coords, {name: levels[:, part] for name, part in PBR_CHANNELS.items()}, field.grid)
 
 
@@ -113,10 +114,10 @@ def records_to_field(records: VoxelRecords, grid: Grid | None = None) -> VoxelFi
     return VoxelField(records.coords, torch.cat(parts, dim=1), _grid_of(records, grid))
 
 
-def _unit_scaled(values: Tensor, name: str) -> Tensor:
+def _bytes(values: Tensor, name: str, rounding: Rounding) -> Tensor:
     if not bool(values.isfinite().all()):
         raise ValueError(f"{name}: expected finite values")
-    return values.clamp(0, 1) * 255
+    return to_bytes(values, rounding)
 
 
 def _attribute(records: VoxelRecords, name: str) -> Tensor:

@@ -15,10 +15,13 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from ...core.device import normal_tensors
+
 Corner = tuple[int, int, int]
 
 
 @cache
+@normal_tensors
 def contour_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """(sheets [256] int64, sheet of an edge [256, 12] int64, twice [256] bool) by the inside corners, a bit a corner.
 

@@ -292,7 +292,7 @@ def test_networks_that_comfyui_takes_off_the_card_take_their_recordings_along(re
     management = SimpleNamespace(get_torch_device=lambda: DEVICE, unet_offload_device=lambda: CPU)
     management.load_models_gpu = lambda patchers, **_: None
     patcher = SimpleNamespace(ModelPatcher=lambda model, **devices: model)
-    monkeypatch.setattr(host, "_comfy", {"comfy.model_patcher": patcher}.get)
+    monkeypatch.setattr(host.comfyui, "module", {"comfy.model_patcher": patcher}.get)
     residency = host.ComfyResidency(management)
     ours, plain = pair(recorder)
     for seed in range(2):

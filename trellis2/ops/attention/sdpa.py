@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ....o_voxel.core.backend import cached_per_device, is_hopper
+from ....o_voxel.core.device import normal_tensors
 
 OTHERS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
@@ -53,6 +54,7 @@ def attend_packed(
 
 
 @lru_cache(maxsize=8)
+@normal_tensors
 def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     """[B + 1] int32: where each item begins, and the end. Every block of a network asks for the same."""
     return torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)

@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ....o_voxel.core.device import normal_tensors
+
 # The gathered block [rows, 27, C] is the only large temporary; this bounds it.
 BLOCK_BYTES = 128 * 2**20
 
@@ -61,6 +63,7 @@ def child_neighbors(neighbors: Tensor, parent: Tensor, child: Tensor, rows: Tens
 
 
 @lru_cache(maxsize=1)
+@normal_tensors
 def _sibling_tables() -> tuple[Tensor, Tensor]:
     """For child s and tap k, [8, 27] int64 each: the tap of the parent that holds the neighbour, and which child of
     that parent it is."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ....core.color import to_linear
-from ..vertex_buffer import VertexBuffer, to_y_up
+from ....core.grid import to_y_up
+from ..vertex_buffer import VertexBuffer
 from .document import Document
 
 INT16, INT8, UINT16 = 32767, 127, 65535

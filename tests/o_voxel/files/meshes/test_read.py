@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from comfyui_trellis2.o_voxel.core.color import to_linear
+from comfyui_trellis2.o_voxel.core.color import linear_to_srgb, to_linear
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes import read as mesh_files
 from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
 from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
-from comfyui_trellis2.o_voxel.files.meshes.read import from_trimesh, linear_to_srgb, load_mesh, load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.read import load_mesh, load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.trimesh import from_trimesh
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.o_voxel.voxels.materials import voxel_materials
 from PIL import Image

@@ -11,10 +11,12 @@ from ..trellis2.ops.quantized_linear import FORMATS
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.runtime.streaming import VRAM_MODES
 from . import host
-from .sockets import PIPELINE, SAMPLER, SamplerSettings
-from .widgets import CATEGORY, STEP_CACHE
+from .sockets import PIPELINE, SAMPLER, SamplerOverrides
+from .widgets import CATEGORY, OWN, STEP_CACHE, own
 
 QUANTIZATIONS = ["none", *FORMATS]
+# A schedule that shifts less would put nearly all steps at the end.
+LEAST_SHIFT = 0.1
 
 
 class LoadModel:
@@ -75,7 +77,7 @@ class LoadModel:
         return (Pipeline(checkpoint, host.residency(vram), dtype=precision, backends=Backends(attention=attention)),)
 
 
-class Sampler:
+class SamplerSettings:
     """The sampling settings that few people change, for any stage's `sampler` input."""
 
     CATEGORY = CATEGORY
@@ -88,20 +90,26 @@ class Sampler:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        share = {"min": 0.0, "max": 1.0, "step": 0.01}
+        share = {"default": OWN, "min": OWN, "max": 1.0, "step": 0.01}
         rescale = (
-            "Pulls the contrast that guidance adds back to the unguided one; 0 none, 1 all. Published: structure 0.7, "
-            "shape 0.5, texture 0."
+            "Pulls the contrast that guidance adds back to the unguided one; 0 none, 1 all. -1: the model's own, of "
+            "the published one 0.7 for the structure, 0.5 for the shape, 0 for the texture."
         )
-        start = "Guidance applies from this time (1 is pure noise, 0 the result). Published 0.6. Higher is faster."
-        end = "Guidance applies up to this time. Published 1.0, texture 0.9."
-        shift = "Spends more steps near the noise when above 1. Published: structure 5, shape and texture 3."
+        start = (
+            "Guidance applies from this time (1 is pure noise, 0 the result). -1: the model's own, 0.6 of the "
+            "published one. Higher is faster."
+        )
+        end = "Guidance applies up to this time. -1: the model's own, of the published one 1.0, for the texture 0.9."
+        shift = (
+            "Spends more steps near the noise when above 1; at least 0.1. -1: the model's own, of the published one 5 "
+            "for the structure, 3 for shape and texture."
+        )
         return {
             "required": {
-                "guidance_rescale": ("FLOAT", {"default": 0.5, **share, "tooltip": rescale}),
-                "interval_start": ("FLOAT", {"default": 0.6, **share, "tooltip": start}),
-                "interval_end": ("FLOAT", {"default": 1.0, **share, "tooltip": end}),
-                "rescale_t": ("FLOAT", {"default": 3.0, "min": 0.1, "max": 20.0, "step": 0.1, "tooltip": shift}),
+                "guidance_rescale": ("FLOAT", {**share, "tooltip": rescale}),
+                "interval_start": ("FLOAT", {**share, "tooltip": start}),
+                "interval_end": ("FLOAT", {**share, "tooltip": end}),
+                "rescale_t": ("FLOAT", {"default": OWN, "min": OWN, "max": 20.0, "step": 0.1, "tooltip": shift}),
             },
             "optional": {"step_cache": STEP_CACHE},
         }
@@ -113,7 +121,10 @@ class Sampler:
         interval_end: float,
         rescale_t: float,
         step_cache: bool = False,
-    ) -> tuple[SamplerSettings]:
-        if interval_start > interval_end:
+    ) -> tuple[SamplerOverrides]:
+        if 0 <= interval_end < interval_start:
             raise ValueError(f"interval: expected start <= end, got {interval_start} and {interval_end}")
-        return (SamplerSettings(guidance_rescale, (interval_start, interval_end), rescale_t, step_cache),)
+        if 0 <= rescale_t < LEAST_SHIFT:
+            raise ValueError(f"rescale_t: expected at least {LEAST_SHIFT}, or -1 for the model's own, got {rescale_t}")
+        numbers = (guidance_rescale, interval_start, interval_end, rescale_t)
+        return (SamplerOverrides(*map(own, numbers), step_cache=step_cache),)

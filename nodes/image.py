@@ -1,9 +1,11 @@
-"""Pictures to conditions: crop and matte, then image tokens."""
+"""Pictures to conditions: examples, crop and matte, image tokens."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 
 from ..trellis2.image import from_comfy, prepare_image, to_comfy
@@ -13,9 +15,35 @@ from . import host
 from .sockets import CONDITION, IMAGES, PIPELINE, PreparedImages, expect
 from .widgets import CATEGORY
 
+PICTURES = host.ROOT / "assets" / "images"
 BACKGROUND, OBJECT = "background (Load Image)", "object (Remove Background)"
 OBJECTS, VIEWS = "separate objects", "views of one object"
 PREVIEW_SIZE = 512
+
+
+class ExampleImage:
+    """Outputs what Load Image would for the same file."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "One of the pack's example pictures. Replace it with Load Image to use your own."
+    FUNCTION = "load"
+    RETURN_TYPES = ("IMAGE", "MASK")
+    RETURN_NAMES = ("image", "mask")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        names = sorted(path.stem for path in PICTURES.glob("*.png"))
+        return {
+            "required": {
+                "picture": (names, {"default": "teapot", "tooltip": "A picture with a transparent background."})
+            }
+        }
+
+    def load(self, picture: str) -> tuple[Tensor, Tensor]:
+        with Image.open(PICTURES / f"{picture}.png") as file:
+            image = file.convert("RGBA")
+        alpha = torch.frombuffer(bytearray(image.getchannel("A").tobytes()), dtype=torch.uint8)
+        return to_comfy([image.convert("RGB")]), 1 - alpha.reshape(1, image.height, image.width) / 255
 
 
 class PrepareImage:
@@ -79,4 +107,5 @@ class ConditionOnImage:
         pictures = expect(images, IMAGES).images
         objects = [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures]
         run = expect(pipeline, PIPELINE).condition
-        return (run(objects, resolution=int(tokens), view_mode=view_mode, progress=host.progress()),)
+        found = run(objects, resolution=int(tokens), view_mode=view_mode, progress=host.progress())
+        return (host.at_rest(found),)

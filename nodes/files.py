@@ -1,4 +1,4 @@
-"""Meshes to files."""
+"""Mesh files in and out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,39 @@ from typing import Any
 
 from ..o_voxel.files.meshes.gltf.glb import write_glb
 from ..o_voxel.files.meshes.options import SaveOptions
+from ..o_voxel.files.meshes.read import load_textured_mesh
 from ..o_voxel.files.meshes.write import save_mesh
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, VoxelField
+from ..o_voxel.voxels.from_mesh import fitted
 from ..o_voxel.voxels.sample import vertex_materials
 from . import host
 from .sockets import MESH, TEXTURED_MESH, VOXELS, expect
 from .widgets import CATEGORY, filename_prefix
+
+
+class LoadMesh:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Loads a GLB, OBJ, PLY or STL with its materials, turned to z up."
+    FUNCTION = "load"
+    RETURN_TYPES = (TEXTURED_MESH, MESH)
+    RETURN_NAMES = ("textured_mesh", "mesh")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        path = "A file in ComfyUI's input folder, or an absolute path: .glb, .gltf, .obj, .ply, .stl."
+        fit = "Centre and scale the mesh to the unit cube, where the models work. Off keeps its own position and size."
+        return {
+            "required": {
+                "file": ("STRING", {"default": "mesh.glb", "tooltip": path}),
+                "fit_unit_cube": ("BOOLEAN", {"default": True, "tooltip": fit}),
+            }
+        }
+
+    def load(self, file: str, fit_unit_cube: bool) -> tuple[TexturedMesh, Mesh]:
+        mesh = load_textured_mesh(host.input_path(file))
+        mesh = fitted(mesh) if fit_unit_cube else mesh
+        return mesh, mesh.mesh
 
 
 class SaveGLB:
@@ -34,10 +60,12 @@ class SaveGLB:
         }
 
     def save(self, mesh: Mesh, filename_prefix: str, voxels: VoxelField | None = None) -> dict[str, Any]:
-        expect(mesh, MESH)
-        materials = None if voxels is None else vertex_materials(mesh, expect(voxels, VOXELS))
+        materials = None
+        if voxels is not None:
+            field = host.at_work(expect(voxels, VOXELS))
+            materials = host.at_rest(vertex_materials(host.at_work(expect(mesh, MESH)), field))
         path, subfolder = host.output_path(filename_prefix, "glb")
-        write_glb(path, mesh, materials)
+        write_glb(path, host.at_rest(expect(mesh, MESH)), materials)
         return _shown(path.name, subfolder)
 
 
@@ -90,7 +118,7 @@ class SaveMesh:
             max_bytes=int(max_mib * 2**20) or None,
         )
         path, subfolder = host.output_path(filename_prefix, format)
-        save_mesh(path, expect(mesh, TEXTURED_MESH), options)
+        save_mesh(path, host.at_rest(expect(mesh, TEXTURED_MESH)), options)
         return _shown(path.name, subfolder)
 
 

@@ -5,42 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from ..o_voxel.core.grid import Grid
-from ..o_voxel.files.meshes.read import load_textured_mesh
 from ..o_voxel.files.voxels.read_write import read_voxels, write_voxels
 from ..o_voxel.files.voxels.records import from_records, to_records
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, OVoxel, VoxelField
-from ..o_voxel.voxels.from_mesh import fitted, voxelize
+from ..o_voxel.voxels.from_mesh import voxelize
 from ..o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from . import host
 from .sockets import MESH, O_VOXEL, TEXTURED_MESH, VOXELS, expect
 from .widgets import CATEGORY, filename_prefix
 
 RESOLUTION = {"default": 512, "min": 16, "max": 2048, "step": 16}
-
-
-class LoadMesh:
-    CATEGORY = CATEGORY
-    DESCRIPTION = "Loads a GLB, OBJ, PLY or STL with its materials, turned to z up."
-    FUNCTION = "load"
-    RETURN_TYPES = (TEXTURED_MESH, MESH)
-    RETURN_NAMES = ("textured_mesh", "mesh")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        path = "A file in ComfyUI's input folder, or an absolute path: .glb, .gltf, .obj, .ply, .stl."
-        fit = "Centre and scale the mesh to the unit cube, where the models work. Off keeps its own position and size."
-        return {
-            "required": {
-                "file": ("STRING", {"default": "mesh.glb", "tooltip": path}),
-                "fit_unit_cube": ("BOOLEAN", {"default": True, "tooltip": fit}),
-            }
-        }
-
-    def load(self, file: str, fit_unit_cube: bool) -> tuple[TexturedMesh, Mesh]:
-        mesh = load_textured_mesh(host.input_path(file))
-        mesh = fitted(mesh) if fit_unit_cube else mesh
-        return mesh, mesh.mesh
 
 
 class MeshToVoxels:
@@ -62,8 +37,9 @@ class MeshToVoxels:
         }
 
     def voxelize(self, textured_mesh: TexturedMesh, resolution: int, materials: bool) -> tuple[OVoxel]:
-        mesh = expect(textured_mesh, TEXTURED_MESH)
-        return (voxelize(mesh, Grid.cube(resolution), materials=materials, progress=host.progress()),)
+        mesh = host.at_work(expect(textured_mesh, TEXTURED_MESH))
+        found = voxelize(mesh, Grid.cube(resolution), materials=materials, progress=host.progress())
+        return (host.at_rest(found),)
 
 
 class VoxelsToMesh:
@@ -85,7 +61,8 @@ class VoxelsToMesh:
 
     def extract(self, o_voxel: OVoxel, tile_size: int) -> tuple[Mesh, VoxelField | None]:
         voxels = expect(o_voxel, O_VOXEL)
-        return dual_grid_to_mesh(voxels.dual_grid, tile_size or None), voxels.field
+        mesh = dual_grid_to_mesh(host.at_work(voxels.dual_grid), tile_size or None)
+        return host.at_rest(mesh), host.at_rest(voxels.field)
 
 
 class LoadVoxels:
@@ -130,7 +107,7 @@ class SaveVoxels:
         }
 
     def save(self, o_voxel: OVoxel, filename_prefix: str, format: str) -> dict[str, Any]:
-        records = to_records(expect(o_voxel, O_VOXEL))
+        records = to_records(host.at_rest(expect(o_voxel, O_VOXEL)))
         path, subfolder = host.output_path(filename_prefix, format)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_voxels(path, records)

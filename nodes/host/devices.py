@@ -1,0 +1,81 @@
+"""The device policy: where each node works, and where its results rest.
+
+Results rest in main memory. ComfyUI keeps them in its cache, where they would take the card's memory from networks and
+from other packs. Three ways to work:
+
+- DEVICE: the node moves what it computes on to the working device with `at_work`, and its results back with `at_rest`.
+- NETWORKS: the pipeline moves inputs to its networks' device as it samples or decodes; the node calls `at_rest`.
+- HOST: files, pictures and other packs' objects, in main memory; a value of ours is brought there with `at_rest`.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+
+from ...o_voxel.values import tensor_bytes, to_device
+from ...trellis2.runtime.residency import default_device
+from . import comfyui
+
+# Mesh work on a GPU takes about so many times the memory of what it works on.
+WORK_FACTOR = 20
+
+DEVICE, NETWORKS, HOST = "device", "networks", "host"
+# id -> how the node works.
+POLICY = {
+    "T2ExampleImage": HOST,
+    "T2LoadModel": HOST,  # networks are read when a stage needs them, and moved by `residency`
+    "T2PrepareImage": HOST,
+    "T2ImageCondition": NETWORKS,
+    "T2Sampler": HOST,
+    "T2SampleStructure": NETWORKS,
+    "T2SampleShape": NETWORKS,
+    "T2ShapeCascade": NETWORKS,
+    "T2SampleTexture": NETWORKS,
+    "T2DecodeMesh": NETWORKS,
+    "T2ImageTo3D": NETWORKS,
+    "T2GameReadyAsset": DEVICE,
+    "T2CleanMesh": DEVICE,
+    "T2FillHoles": DEVICE,
+    "T2Remesh": DEVICE,
+    "T2SimplifyMesh": DEVICE,
+    "T2Unwrap": DEVICE,
+    "T2BakeTextures": DEVICE,
+    "T2MeshToVoxels": DEVICE,
+    "T2VoxelsToMesh": DEVICE,
+    "T2RenderPreview": DEVICE,
+    "T2SaveGLB": DEVICE,  # samples the voxels at the vertices; the file is written from main memory
+    "T2SaveMesh": HOST,
+    "T2LoadMesh": HOST,
+    "T2LoadVoxels": HOST,
+    "T2SaveVoxels": HOST,
+    "T2ToComfyMesh": HOST,
+    "T2FromComfyMesh": HOST,
+    "T2ToTrimesh": HOST,
+    "T2FromTrimesh": HOST,
+}
+
+T = TypeVar("T")
+
+
+def working_device() -> torch.device:
+    """Where mesh work runs: ComfyUI's device, outside it the accelerator that torch finds; never Apple's, which lacks
+    the float64 that mesh work needs."""
+    management = comfyui.module("comfy.model_management")
+    device = management.get_torch_device() if management else default_device()
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def at_work(value: T) -> T:
+    """`value` on the working device, with room made there for work on it. Raises TypeError, see `to_device`."""
+    device = working_device()
+    management = comfyui.module("comfy.model_management")
+    if management and device.type != "cpu":
+        management.free_memory(WORK_FACTOR * tensor_bytes(value), device)
+    return to_device(value, device)
+
+
+def at_rest(value: T) -> T:
+    """`value` in main memory, where ComfyUI's cache may keep it. Raises TypeError, see `to_device`."""
+    return to_device(value, torch.device("cpu"))

@@ -1,0 +1,92 @@
+"""To and from what other nodes pass around: core's MESH, and the TRIMESH of the mesh packs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..o_voxel.files.meshes.comfy import from_comfy_mesh, to_comfy_mesh
+from ..o_voxel.files.meshes.trimesh import from_trimesh, to_trimesh
+from ..o_voxel.material import TexturedMesh
+from ..o_voxel.values import Mesh
+from . import host
+from .sockets import COMFY_MESH, MESH, TEXTURED_MESH, TRIMESH, expect
+from .widgets import CATEGORY
+
+if TYPE_CHECKING:
+    import trimesh
+
+
+SOURCE = "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh. One material: bake several into one first."
+
+
+class ToComfyMesh:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "A mesh for ComfyUI's own mesh nodes (MESH), with its textures but for alpha; turned to y up."
+    FUNCTION = "convert"
+    RETURN_TYPES = (COMFY_MESH,)
+    RETURN_NAMES = ("mesh",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"textured_mesh": (TEXTURED_MESH, {"tooltip": SOURCE})}}
+
+    def convert(self, textured_mesh: TexturedMesh) -> tuple[Any]:
+        mesh = to_comfy_mesh(host.at_rest(expect(textured_mesh, TEXTURED_MESH)))
+        return (host.comfy_mesh(**vars(mesh)),)
+
+
+class FromComfyMesh:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "ComfyUI's own MESH, a batch as a list, with its colours and textures; turned to z up."
+    FUNCTION = "convert"
+    RETURN_TYPES = (TEXTURED_MESH, MESH)
+    RETURN_NAMES = ("textured_mesh", "mesh")
+    OUTPUT_IS_LIST = (True, True)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"mesh": (COMFY_MESH, {"tooltip": "From any node of ComfyUI that makes a MESH."})}}
+
+    def convert(self, mesh: Any) -> tuple[list[TexturedMesh], list[Mesh]]:
+        found = [host.at_rest(item) for item in from_comfy_mesh(mesh)]
+        return found, [item.mesh for item in found]
+
+
+class ToTrimesh:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "A mesh for packs that pass trimesh objects (TRIMESH), with its textures; turned to y up."
+    FUNCTION = "convert"
+    RETURN_TYPES = (TRIMESH,)
+    RETURN_NAMES = ("trimesh",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"textured_mesh": (TEXTURED_MESH, {"tooltip": SOURCE})}}
+
+    def convert(self, textured_mesh: TexturedMesh) -> tuple[trimesh.Trimesh]:
+        return (to_trimesh(host.at_rest(expect(textured_mesh, TEXTURED_MESH))),)
+
+
+class FromTrimesh:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "A trimesh object or scene (TRIMESH) of another pack, with its materials."
+    FUNCTION = "convert"
+    RETURN_TYPES = (TEXTURED_MESH, MESH)
+    RETURN_NAMES = ("textured_mesh", "mesh")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        up = "Which axis points up in it. y is glTF's, and what mesh packs pass around."
+        return {
+            "required": {
+                "trimesh": (TRIMESH, {"tooltip": "From a node of another mesh pack."}),
+                "up": (["y", "z"], {"default": "y", "tooltip": up}),
+            }
+        }
+
+    def convert(self, trimesh: Any, up: str) -> tuple[TexturedMesh, Mesh]:
+        if not hasattr(trimesh, "faces") and not hasattr(trimesh, "geometry"):
+            kind = type(trimesh)
+            raise TypeError(f"trimesh: expected a trimesh mesh or scene, got {kind.__module__}.{kind.__qualname__}")
+        found = host.at_rest(from_trimesh(trimesh, y_up=up == "y"))
+        return found, found.mesh

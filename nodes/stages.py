@@ -1,0 +1,300 @@
+"""The stages of sampling: structure, shape, cascade, texture and decoding; and all of them in one node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..o_voxel.values import Mesh, VoxelField
+from ..trellis2.pipeline import PIPELINE_TYPES, Pipeline
+from ..trellis2.values import VIEW_MODES, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
+from . import host
+from .image import OBJECTS, VIEWS
+from .sockets import (
+    CONDITION,
+    IMAGES,
+    MESH,
+    PIPELINE,
+    SHAPE,
+    STRUCTURE,
+    TEXTURE,
+    VOXELS,
+    PreparedImages,
+    SamplerOverrides,
+    expect,
+)
+from .widgets import CATEGORY, OWN_TYPE, SEED, STEP_CACHE, TOKENS, configured, guidance, settings, steps
+
+RESOLUTIONS = [OWN_TYPE, "1024", "1536", "2048"]
+STAGES = ("condition", "structure", "shape", "cascade", "texture", "decode")
+
+
+class SampleStructure:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Samples which voxels of a coarse grid the object occupies."
+    FUNCTION = "sample"
+    RETURN_TYPES = (STRUCTURE,)
+    RETURN_NAMES = ("structure",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        grid = "Voxels a side. 32: for 512 surfaces and every cascade (published). 64: for 1024 without a cascade."
+        return {
+            "required": {
+                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
+                "condition": (CONDITION, {"tooltip": "From Image Condition."}),
+                "seed": SEED,
+                "steps": steps(),
+                "guidance": guidance(7.5),
+                "grid": (["32", "64"], {"default": "32", "tooltip": grid}),
+            },
+            "optional": {"sampler": settings()},
+        }
+
+    def sample(
+        self,
+        pipeline: Pipeline,
+        condition: ImageCondition,
+        seed: int,
+        steps: int,
+        guidance: float,
+        grid: str,
+        sampler: SamplerOverrides | None = None,
+    ) -> tuple[SparseStructure]:
+        expect(pipeline, PIPELINE)
+        structure = pipeline.sample_structure(
+            expect(condition, CONDITION),
+            seed=seed,
+            resolution=int(grid),
+            sampler=configured(pipeline.config.sparse_structure_sampler, steps, guidance, sampler),
+            progress=host.progress(),
+        )
+        return (host.at_rest(structure),)
+
+
+class SampleShape:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Samples the shape on the structure's voxels: 512 from a 32 grid, 1024 from a 64 grid."
+    FUNCTION = "sample"
+    RETURN_TYPES = (SHAPE,)
+    RETURN_NAMES = ("shape",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
+                "condition": (CONDITION, {"tooltip": "From Image Condition."}),
+                "structure": (STRUCTURE, {"tooltip": "From Sample Structure."}),
+                "seed": SEED,
+                "steps": steps(),
+                "guidance": guidance(7.5),
+            },
+            "optional": {"sampler": settings()},
+        }
+
+    def sample(
+        self,
+        pipeline: Pipeline,
+        condition: ImageCondition,
+        structure: SparseStructure,
+        seed: int,
+        steps: int,
+        guidance: float,
+        sampler: SamplerOverrides | None = None,
+    ) -> tuple[ShapeLatent]:
+        expect(pipeline, PIPELINE)
+        shape = pipeline.sample_shape(
+            expect(condition, CONDITION),
+            expect(structure, STRUCTURE),
+            seed=seed,
+            sampler=configured(pipeline.config.shape_slat_sampler, steps, guidance, sampler),
+            progress=host.progress(),
+        )
+        return (host.at_rest(shape),)
+
+
+class CascadeShape:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Samples the shape again on the finer voxels that the coarse shape predicts."
+    FUNCTION = "sample"
+    RETURN_TYPES = (SHAPE,)
+    RETURN_NAMES = ("shape",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        resolution = (
+            "Voxels a side of the final surface. The model's own: 1024 of the published one; of the built-in mini, "
+            "which knows 512 only, the shape as it came in. Tokens, and with them time and memory, grow about 2x from "
+            "1024 to 1536 and 4x to 2048."
+        )
+        return {
+            "required": {
+                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
+                "condition": (CONDITION, {"tooltip": "From Image Condition, with 1024 tokens."}),
+                "shape": (SHAPE, {"tooltip": "From Sample Shape."}),
+                "seed": SEED,
+                "steps": steps(),
+                "guidance": guidance(7.5),
+                "resolution": (RESOLUTIONS, {"default": OWN_TYPE, "tooltip": resolution}),
+                "max_tokens": TOKENS,
+            },
+            "optional": {"sampler": settings()},
+        }
+
+    def sample(
+        self,
+        pipeline: Pipeline,
+        condition: ImageCondition,
+        shape: ShapeLatent,
+        seed: int,
+        steps: int,
+        guidance: float,
+        resolution: str,
+        max_tokens: int,
+        sampler: SamplerOverrides | None = None,
+    ) -> tuple[ShapeLatent]:
+        own = expect(pipeline, PIPELINE).pipeline_type(None).cascade
+        target = own if resolution == OWN_TYPE else int(resolution)
+        if target is None:
+            return (host.at_rest(expect(shape, SHAPE)),)
+        finer = pipeline.cascade_shape(
+            expect(condition, CONDITION),
+            expect(shape, SHAPE),
+            seed=seed,
+            resolution=target,
+            max_tokens=max_tokens,
+            sampler=configured(pipeline.config.shape_slat_sampler, steps, guidance, sampler),
+            progress=host.progress(),
+        )
+        return (host.at_rest(finer),)
+
+
+class SampleTexture:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Samples colour, metallic, roughness and opacity for a shape."
+    FUNCTION = "sample"
+    RETURN_TYPES = (TEXTURE,)
+    RETURN_NAMES = ("texture",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
+                "condition": (CONDITION, {"tooltip": "From Image Condition."}),
+                "shape": (SHAPE, {"tooltip": "From Sample Shape or Shape Cascade."}),
+                "seed": SEED,
+                "steps": steps(),
+                "guidance": guidance(1.0),
+            },
+            "optional": {"sampler": settings()},
+        }
+
+    def sample(
+        self,
+        pipeline: Pipeline,
+        condition: ImageCondition,
+        shape: ShapeLatent,
+        seed: int,
+        steps: int,
+        guidance: float,
+        sampler: SamplerOverrides | None = None,
+    ) -> tuple[TextureLatent]:
+        expect(pipeline, PIPELINE)
+        texture = pipeline.sample_texture(
+            expect(condition, CONDITION),
+            expect(shape, SHAPE),
+            seed=seed,
+            sampler=configured(pipeline.config.tex_slat_sampler, steps, guidance, sampler),
+            progress=host.progress(),
+        )
+        return (host.at_rest(texture),)
+
+
+class DecodeMesh:
+    """A batch comes out as lists, which ComfyUI feeds to the following nodes one object at a time."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Decodes the shape to a surface and the texture to materials on its voxels."
+    FUNCTION = "decode"
+    RETURN_TYPES = (MESH, VOXELS)
+    RETURN_NAMES = ("mesh", "voxels")
+    OUTPUT_IS_LIST = (True, True)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
+                "shape": (SHAPE, {"tooltip": "From Sample Shape or Shape Cascade."}),
+            },
+            "optional": {
+                "texture": (TEXTURE, {"tooltip": "From Sample Texture, of this same shape. Without it: no materials."})
+            },
+        }
+
+    def decode(
+        self, pipeline: Pipeline, shape: ShapeLatent, texture: TextureLatent | None = None
+    ) -> tuple[list[Mesh], list[VoxelField | None]]:
+        known = None if texture is None else expect(texture, TEXTURE)
+        assets = expect(pipeline, PIPELINE).decode(expect(shape, SHAPE), known, progress=host.progress())
+        return [host.at_rest(asset.mesh) for asset in assets], [host.at_rest(asset.field) for asset in assets]
+
+
+class ImageTo3D:
+    """The same calls as the separate nodes, with the checkpoint's settings."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Pictures to meshes with materials in one node. The separate nodes redo only what you change."
+    FUNCTION = "generate"
+    RETURN_TYPES = (MESH, VOXELS)
+    RETURN_NAMES = ("mesh", "voxels")
+    OUTPUT_IS_LIST = (True, True)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        kind = (
+            "Voxels a side of the surface. The model's own: 1024_cascade of the published one, 512 of the built-in "
+            "mini, which has no other. A cascade samples at 512 first, then finer: sharper and the published way; "
+            "plain 1024 samples once from a 64 grid. On a data-centre card about 3 s, 8 s, 17 s and 60 s from 512 up."
+        )
+        batch = "Whether a batch of pictures is that many objects, or one object seen from several sides."
+        mode = "How several views guide the sampling: average follows all at every step, cycle takes turns."
+        return {
+            "required": {
+                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
+                "images": (IMAGES, {"tooltip": "From Prepare Image."}),
+                "pipeline_type": ([OWN_TYPE, *PIPELINE_TYPES], {"default": OWN_TYPE, "tooltip": kind}),
+                "seed": SEED,
+                "steps": steps(),
+                "max_tokens": TOKENS,
+                "batch_is": ([OBJECTS, VIEWS], {"default": OBJECTS, "tooltip": batch}),
+                "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
+            },
+            "optional": {"step_cache": STEP_CACHE},
+        }
+
+    def generate(
+        self,
+        pipeline: Pipeline,
+        images: PreparedImages,
+        pipeline_type: str,
+        seed: int,
+        steps: int,
+        max_tokens: int,
+        batch_is: str,
+        view_mode: str,
+        step_cache: bool = False,
+    ) -> tuple[list[Mesh], list[VoxelField | None]]:
+        pictures = expect(images, IMAGES).images
+        assets = expect(pipeline, PIPELINE).run(
+            [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures],
+            pipeline_type=None if pipeline_type == OWN_TYPE else pipeline_type,
+            seed=seed,
+            steps=steps,
+            max_tokens=max_tokens,
+            view_mode=view_mode,
+            step_cache=step_cache,
+            progress=host.staged_progress(STAGES),
+        )
+        return [host.at_rest(asset.mesh) for asset in assets], [host.at_rest(asset.field) for asset in assets]
