@@ -145,7 +145,7 @@ class GameReadyAsset:
 
     def make(
         self, mesh: Mesh, preset: str, faces: int, texture_size: str, surface: str, voxels: VoxelField | None = None
-    ) -> tuple[TexturedMesh, Mesh]:
+    ) -> tuple[TexturedMesh, Mesh] | dict[str, Any]:
         options = PRESETS[preset]
         if faces:
             options = replace(options, faces=faces)
@@ -154,9 +154,17 @@ class GameReadyAsset:
         if surface != FROM_PRESET:
             options = replace(options, surface=surface)
         known = None if voxels is None else host.at_work(expect(voxels, VOXELS))
-        asset = make_asset(host.at_work(expect(mesh, MESH)), known, options, progress=host.staged_progress(STAGES))
+        warnings: list[str] = []
+        asset = make_asset(
+            host.at_work(expect(mesh, MESH)),
+            known,
+            options,
+            progress=host.staged_progress(STAGES),
+            on_warning=warnings.append,
+        )
         asset = host.at_rest(asset)
-        return asset, asset.mesh
+        result = asset, asset.mesh
+        return {"ui": {"text": warnings}, "result": result} if warnings else result
 
 
 def _describe(preset: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ..o_voxel.mesh.remesh.outer_shell import outer_shell
@@ -13,6 +14,8 @@ from ..o_voxel.values import Mesh
 from . import host
 from .sockets import MESH, expect
 from .widgets import CATEGORY
+
+log = logging.getLogger(__name__)
 
 
 class CleanMesh:
@@ -117,9 +120,15 @@ class SimplifyMesh:
             }
         }
 
-    def simplify(self, mesh: Mesh, faces: int, max_error: float) -> tuple[Mesh]:
+    def simplify(self, mesh: Mesh, faces: int, max_error: float) -> tuple[Mesh] | dict[str, Any]:
         raw = host.at_work(expect(mesh, MESH))
-        return (host.at_rest(simplify(raw, faces, max_error=max_error or None, progress=host.progress())),)
+        light = simplify(raw, faces, max_error=max_error or None, progress=host.progress())
+        result = (host.at_rest(light),)
+        if max_error or len(light.faces) <= faces:
+            return result
+        line = f"{len(light.faces):,} triangles where {faces:,} were wanted: no collapse is left that keeps the surface"
+        log.warning(line)
+        return {"ui": {"text": [line]}, "result": result}
 
 
 class Remesh:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -21,6 +23,8 @@ from .mesh.simplify import simplify
 from .mesh.uv.unwrap import unwrap
 from .values import Mesh, VoxelField
 from .voxels.sample import colored, vertex_materials
+
+log = logging.getLogger(__name__)
 
 STAGES = ("clean", "surface", "simplify", "unwrap", "bake")
 Surface = Literal["cleaned", "remeshed", "outer shell"]
@@ -76,11 +80,14 @@ def make_asset(
     options: AssetOptions = PRESETS["game high"],
     *,
     progress: StageProgress | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> TexturedMesh:
     """A decoded surface, cleaned, simplified, unwrapped and baked; on the mesh's device, in its frame.
 
     mesh: as the decoder gives it.  voxels: its materials; None, or a texture size of 0, gives no textures.
     progress(stage, fraction): as each of STAGES goes on.
+    on_warning: called with one line for each way in which the asset falls short of `options`: parts left out, or more
+    faces than wanted. The same lines are logged as warnings.
     Neither input is written to. The same bytes each time on one device. Raises ValueError for a mesh without a face
     left, and what the functions that it calls raise.
     """
@@ -89,8 +96,7 @@ def make_asset(
         raise ValueError("mesh: expected a surface, got none; its faces are degenerate, or there are none")
     light = _surface(dense, options, staged(progress, "surface"))
     light = simplify(light, options.faces, progress=staged(progress, "simplify"))
-    if len(light.faces) > options.faces:
-        light, _ = keep_within(light, options.faces)
+    light = _within(light, options.faces, on_warning or (lambda line: None))
     if voxels is None or options.texture_size == 0:
         return _colored(light, voxels, options)
     uv_map = unwrap(
@@ -108,6 +114,22 @@ def make_asset(
     )
     bars = staged(progress, "bake")
     return bake(shaded, uv_map, dense, voxels, maps, normals=normals, progress=bars)
+
+
+def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
+    """`mesh` without its smallest parts where it has more than `faces` faces; what that costs is warned of."""
+    if len(mesh.faces) <= faces:
+        return mesh
+    kept, _, left_out = keep_within(mesh, faces)
+    lines = []
+    if left_out.parts:
+        lines.append(f"{left_out} left out to stay within {faces:,} triangles")
+    if len(kept.faces) > faces:
+        lines.append(f"{len(kept.faces):,} triangles where {faces:,} were wanted: the largest part goes no lower")
+    for line in lines:
+        log.warning(line)
+        on_warning(line)
+    return kept
 
 
 def _surface(dense: Mesh, options: AssetOptions, progress: Progress) -> Mesh:

@@ -40,14 +40,15 @@ def simplify(
     torch), or "auto": on the CPU the library where it can do what is asked, and else the reference.
     progress: called with the part done, 0 to 1; may raise, to cancel. The library calls it at the end only.
 
-    Closed surfaces stay closed, in as many pieces; no edge comes to have more faces than two that had not; winding
-    stays, and no face turns by more than 78 degrees from how it was ("library" promises neither of the last three;
-    "auto" looks at its edges and takes the reference instead where it must). Open borders hold: "library" keeps their
-    vertices, the others straighten them where that costs little, within a mean edge down to a fortieth of the faces in
-    the tests. Where edges have more than two faces (a raw dual grid has some) only the curve they form is kept. Where
-    nothing more can be taken without changing how the surface is connected, the result has more faces than were asked
-    for. Faces that name a vertex twice or stand where another does are dropped, then vertices without faces. A mesh
-    with few enough faces is returned as it is.
+    Closed surfaces stay closed; no edge comes to have more faces than two that had not; winding stays, and no face
+    turns by more than 78 degrees from how it was ("library" promises neither of the last three; "auto" looks at its
+    edges and takes the reference instead where it must). Open borders hold: "library" keeps their vertices, the others
+    straighten them where that costs little, within a mean edge down to a fortieth of the faces in the tests. Where
+    edges have more than two faces (a raw dual grid has some) only the curve they form is kept. With `faces`, a hole
+    whose rim has shrunk to three edges closes and a part of one triangle or of four closed faces goes, where that costs
+    no more than what else must go; the last part stays. Handles stay. Where little more can be taken, it ends, and the
+    result has more faces than were asked for. Faces that name a vertex twice or stand where another does are dropped,
+    then vertices without faces. A mesh with few enough faces is returned as it is.
 
     The same bytes each time, on one backend; another gives another mesh of the same quality. Sizes do not matter:
     lengths are taken in units of about the mean edge. Memory on the GPU: 0.25 KiB a face.

@@ -1,5 +1,6 @@
 """Raw surface to finished asset: what comes out, in which order, and what is refused."""
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -154,6 +155,34 @@ def test_without_voxels_there_are_no_textures(raw):
 def test_more_faces_asked_than_there_are(raw):
     asset = make_asset(raw[0], None, replace(SMALL, faces=10**7))
     assert len(asset.mesh.faces) >= 0.9 * len(raw[0].faces)
+
+
+def tori():
+    """Three rings, one smaller: a ring needs 14 faces at least, so no collapse makes them few."""
+    rings = [trimesh.creation.torus(r, r / 3, major_sections=24, minor_sections=12) for r in (0.1, 0.1, 0.05)]
+    for ring, x in zip(rings, (-0.3, 0.0, 0.3), strict=True):
+        ring.apply_translation((x, 0, 0))
+    both = trimesh.util.concatenate(rings)
+    return Mesh(torch.tensor(both.vertices, dtype=torch.float32), torch.tensor(both.faces))
+
+
+def test_parts_left_out_are_warned_of(caplog):
+    lines = []
+    options = replace(SMALL, faces=40)
+    with caplog.at_level(logging.WARNING):
+        asset = make_asset(tori(), None, options, on_warning=lines.append)
+    assert len(asset.mesh.faces) <= 40
+    assert len(lines) == 1
+    assert "of 3 parts" in lines[0]
+    assert "left out to stay within 40 triangles" in lines[0]
+    assert lines == [record.getMessage() for record in caplog.records if record.name.endswith("asset")]
+    lines.clear()
+    make_asset(tori(), None, replace(SMALL, faces=5), on_warning=lines.append)
+    assert len(lines) == 2
+    assert "where 5 were wanted" in lines[1]
+    lines.clear()
+    make_asset(tori(), None, SMALL, on_warning=lines.append)
+    assert lines == []
 
 
 def test_cancelling_reaches_the_caller(raw):

@@ -45,7 +45,7 @@ def test_a_training_step_on_the_voxels_of_an_inference():
         (contour_tables, (CPU,)),
         (_ends, ((1, 2), CPU)),
         (_sibling_tables, ()),
-        (hadamard, (16, CPU, torch.float32)),
+        (hadamard_matrix, (16, CPU, torch.float32)),
     ],
     ids=["contour_tables", "ends", "sibling_tables", "hadamard"],
 )

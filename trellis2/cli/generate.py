@@ -73,14 +73,18 @@ def _generate(arguments: argparse.Namespace) -> int:
         progress=progress_bars(),
     )
     for path, asset in zip(_outputs(arguments.output, len(assets)), assets, strict=True):
+        warnings: list[str] = []
         if arguments.preset:
-            found = make_asset(asset.mesh, asset.field, asset_options(arguments), progress=progress_bars())
+            options = asset_options(arguments)
+            found = make_asset(asset.mesh, asset.field, options, progress=progress_bars(), on_warning=warnings.append)
             mesh = found.mesh
             save_mesh(path, found)
         else:
             mesh = asset.mesh
             write_glb(path, mesh, None if asset.field is None else vertex_materials(mesh, asset.field))
         print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
+        for line in warnings:
+            print(f"{path}: {line}")
     return 0
 
 

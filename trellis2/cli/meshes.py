@@ -129,9 +129,13 @@ def _asset(arguments: argparse.Namespace) -> int:
     else:
         mesh = to_device(fitted(load_textured_mesh(arguments.file)), device)
         voxels = voxelize(mesh, Grid.cube(arguments.resolution), progress=lambda fraction: bars("voxelize", fraction))
-    found = make_asset(dual_grid_to_mesh(voxels.dual_grid), voxels.field, options, progress=bars)
+    warnings: list[str] = []
+    surface = dual_grid_to_mesh(voxels.dual_grid)
+    found = make_asset(surface, voxels.field, options, progress=bars, on_warning=warnings.append)
     saved = save_mesh(arguments.output, found)
     print(f"{saved.path}: {len(found.mesh.faces):,} triangles, {saved.size:,} bytes")
+    for line in warnings:
+        print(f"{saved.path}: {line}")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,21 @@ from ...ops.mesh_connectivity import components
 from ...values import Mesh
 from .row_map import RowMap, select_faces
 from .topology import area_vectors, edges
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Components that `keep_within` removed.
+
+    parts: how many, of `total`.  area_share: their part of the mesh's area, 0 to 1.
+    """
+
+    parts: int
+    total: int
+    area_share: float
+
+    def __str__(self) -> str:
+        return f"{self.parts:,} of {self.total:,} parts ({self.area_share:.2%} of the area)"
 
 
 def remove_small_components(
@@ -35,10 +52,11 @@ def remove_small_components(
     return select_faces(mesh, kept)
 
 
-def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh, RowMap]:
+def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh, RowMap, LeftOut]:
     """The mesh with the largest components, by area, that have at most `faces` faces together; the largest stays.
 
-    The first that does not fit, and all smaller ones, go. Otherwise as `remove_small_components`.
+    The first that does not fit, and all smaller ones, go; the last value counts them. Otherwise as
+    `remove_small_components`.
     Raises ValueError for less than one face.
     """
     if faces < 1:
@@ -49,7 +67,8 @@ def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh,
     fits = number[order].cumsum(0) <= faces
     fits[:1] = True
     stays = torch.empty_like(fits).scatter_(0, order, fits)
-    return select_faces(mesh, stays[groups.number])
+    share = float(area[~stays].sum() / area.sum()) if bool((area > 0).any()) else 0.0
+    return *select_faces(mesh, stays[groups.number]), LeftOut(int((~stays).sum()), groups.count, share)
 
 
 def check_limits(min_area_share: float, min_faces: int, keep_largest: int | None) -> None:

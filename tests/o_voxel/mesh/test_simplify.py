@@ -306,7 +306,94 @@ def test_the_least_that_topology_allows():
     for backend in ("auto", "reference"):
         assert len(simplify(bumpy(), 1, backend=backend).faces) == 4
     pair = to_mesh(trimesh.util.concatenate([trimesh.creation.icosphere(2), trimesh.creation.icosphere(2)]))
-    assert len(simplify(pair, 1, backend="reference").faces) == 8
+    assert len(simplify(pair, 1, backend="reference").faces) == 4  # one part goes, the last stays
+    assert len(simplify(pair, max_error=1e3, backend="reference").faces) == 8
+
+
+def perforated(side=40, step=4):
+    """A curved sheet with a hole in every `step`-th square, each way."""
+    whole = sheet(side)
+    square = torch.arange((side - 1) ** 2)
+    row, column = square // (side - 1), square % (side - 1)
+    corner = torch.stack([row, column], 1)[torch.arange(2 * len(square)) // 2]
+    rows = torch.arange(side * side).reshape(side, side)
+    a, b, c, d = rows[:-1, :-1], rows[:-1, 1:], rows[1:, 1:], rows[1:, :-1]
+    full = torch.stack([torch.stack([a, b, c], -1), torch.stack([a, c, d], -1)], 2).reshape(-1, 3)
+    inner = (corner > 0).all(1) & (corner < side - 2).all(1)
+    hole = inner & (corner % step == 1).all(1)
+    return Mesh(whole.vertices, full[~hole])
+
+
+def crumbs(count=60):
+    """A ball among small parts: half of them single triangles, half closed ones of 20 faces."""
+    generator = torch.Generator().manual_seed(2)
+    parts = [trimesh.creation.icosphere(4, 20.0)]
+    for k in range(count):
+        place = torch.randn(3, generator=generator)
+        place = (30 * place / place.norm()).numpy()
+        if k % 2:
+            part = trimesh.creation.icosahedron()
+        else:
+            part = trimesh.Trimesh(np.eye(3), [[0, 1, 2]], process=False)
+        parts.append(part.apply_translation(place))
+    return to_mesh(trimesh.util.concatenate(parts))
+
+
+def test_small_holes_close_where_the_budget_needs_it():
+    mesh = perforated()
+    holes = 1 - to_trimesh(mesh).euler_number
+    assert holes > 50
+    for target in (300, 60):
+        found = simplify(mesh, target, backend="reference")
+        shape = to_trimesh(found)
+        assert target - 2 <= len(found.faces) <= target
+        assert shape.is_winding_consistent
+        assert int((edge_faces(found.faces) > 2).sum()) == 0
+    assert 1 - shape.euler_number < 0.1 * holes
+    assert mean_distance(mesh, found) < 0.7
+    light = simplify(mesh, int(0.9 * len(mesh.faces)), backend="reference")
+    assert 1 - to_trimesh(light).euler_number == holes
+    bounded = simplify(mesh, max_error=0.5)
+    assert 1 - to_trimesh(bounded).euler_number == holes
+
+
+def test_crumbs_go_where_the_budget_needs_it():
+    mesh = crumbs()
+    found = to_trimesh(simplify(mesh, 40, backend="reference"))
+    assert 36 <= len(found.faces) <= 40
+    largest = max(found.split(only_watertight=False), key=lambda part: part.area)
+    assert largest.is_watertight
+    assert largest.area == pytest.approx(4 * np.pi * 20**2, rel=0.3)
+    assert to_trimesh(simplify(mesh, 4000, backend="reference")).body_count == 61
+
+
+def test_it_ends_soon_where_no_collapse_is_left():
+    """Sheets around one edge, which keeps them open; there is nothing to spend rounds on."""
+    mesh = Mesh(*fans(leaves=5, side=12))
+    rounds = []
+    found = simplify(mesh, 1, backend="reference", progress=rounds.append)
+    assert len(found.faces) >= 5
+    assert len(rounds) < 60
+
+
+def test_the_bar_follows_the_work():
+    mesh, seen = perforated(), []
+    simplify(mesh, 60, backend="reference", progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+    assert sum(part >= 0.97 for part in seen) < 0.2 * len(seen)
+    assert len(seen) < 60
+
+
+def test_the_graph_stays_that_of_its_faces():
+    """After holes closed and parts went, the graph is the one that its faces give."""
+    graph = build_graph(perforated().vertices, perforated().faces.to(torch.int32), None)
+    found = run_rounds(graph, reference, 200, float("inf"), None)
+    again = build_graph(found.position, found.faces, None)
+    order = (found.ends.amin(1).long() * len(found.position) + found.ends.amax(1)).argsort()
+    assert torch.equal(found.ends.sort(1).values[order], again.ends)
+    assert torch.equal(found.count[order], again.count)
+    assert torch.equal(found.degree[found.faces.unique().long()], again.degree[found.faces.unique().long()])
 
 
 def test_coincident_and_degenerate_faces():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_trellis2.o_voxel.mesh.connectivity.components import keep_within, remove_small_components
+from comfyui_trellis2.o_voxel.mesh.connectivity.components import LeftOut, keep_within, remove_small_components
 from comfyui_trellis2.o_voxel.values import Mesh
 
 
@@ -75,9 +75,19 @@ def test_limits_are_checked(shapes, limits):
     ("faces", "expected"), [(1, [12]), (12, [12]), (23, [12]), (24, [24]), (48, [48]), (367, [48]), (368, [368])]
 )
 def test_what_fits_a_budget(family, backend, faces, expected):
-    kept, rows = keep_within(family, faces, backend=backend)
+    kept, rows, left_out = keep_within(family, faces, backend=backend)
     assert [len(kept.faces)] == expected
+    assert (left_out.parts == 0) == (len(kept.faces) == len(family.faces))
     assert torch.equal(rows.vertices[kept.faces], family.faces[rows.faces])
+
+
+def test_what_does_not_fit_is_counted(family, backend):
+    """Areas 6, 24, 54 and 6 of the boxes, and 0.05 of the sphere."""
+    _, _, left_out = keep_within(family, 24, backend=backend)
+    assert (left_out.parts, left_out.total) == (3, 5)
+    assert left_out.area_share == pytest.approx(12.05 / 90.05, abs=1e-4)
+    assert str(left_out) == "3 of 5 parts (13.38% of the area)"
+    assert keep_within(family, 1000, backend=backend)[2] == LeftOut(0, 5, 0.0)
 
 
 def test_a_budget_of_nothing(shapes):
