@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .backend import device_guard
+from .device import device_guard
 
 
 @triton.jit

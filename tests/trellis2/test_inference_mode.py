@@ -4,6 +4,7 @@ import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.device import normal_tensors
 from comfyui_trellis2.o_voxel.mesh.remesh.contour_tables import contour_tables
+from comfyui_trellis2.trellis2.checkpoint.int8_file import hadamard_matrix
 from comfyui_trellis2.trellis2.ops.attention.sdpa import _ends
 from comfyui_trellis2.trellis2.ops.rope import rms_norm_rope, rotary_angles
 from comfyui_trellis2.trellis2.ops.submanifold_conv.reference import _sibling_tables

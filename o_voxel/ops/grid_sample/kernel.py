@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...core.backend import device_guard
+from ...core.device import device_guard
 from ..hash_grid import HashGrid
 from ..hash_grid.kernel import find_rows, pack_key
 from ..hash_grid.reference import AXIS_LIMIT

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...core.backend import device_guard
+from ...core.device import device_guard
 from .reference import AXIS_BITS, AXIS_LIMIT, pack_keys
 
 OUTSIDE = tl.constexpr(-1)

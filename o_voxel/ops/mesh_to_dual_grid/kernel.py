@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...core.backend import device_guard
+from ...core.device import device_guard
 from . import formulas
 from .kernel_dual_vertex import solve_in_box
 from .kernel_shared import VARIABLE, count_bits, formula, launch, rotate, rotate_back, row_of, write_coords

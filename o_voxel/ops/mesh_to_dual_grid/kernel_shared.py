@@ -10,7 +10,7 @@ from collections.abc import Callable
 import triton
 import triton.language as tl
 
-from ...core.backend import device_guard
+from ...core.device import device_guard
 
 BLOCK = 128
 # Integer arguments that would each double the kernels to compile, for their being 1 or multiples of 16.

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...core.backend import device_guard
+from ...core.device import device_guard
 from .reference import NOWHERE
 
 BLOCK = 128

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...core.backend import device_guard
+from ...core.device import device_guard
 from .reference import DEPTH_STEPS, EMPTY, MARGIN_PIXELS, NEGLIGIBLE, face_boxes, pixel_centers
 
 SMALL_PIXELS = 96

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...core.backend import device_guard
+from ...core.device import device_guard
 from .graph import LOCK, Graph
 from .reference import CLASS_BITS, CLASSES, LEAST_COSINE, LEAST_SHAPE, LENGTH_WEIGHT, NO_KEY, PASSES, PULL, REACH
 

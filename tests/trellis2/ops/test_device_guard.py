@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.core import backend
-from comfyui_trellis2.o_voxel.core.backend import cached_per_device, device_guard
+from comfyui_trellis2.o_voxel.core.device import cached_per_device, device_guard
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ....o_voxel.core.backend import cached_per_device, is_hopper
-from ....o_voxel.core.device import normal_tensors
+from ....o_voxel.core.device import cached_per_device, is_hopper, normal_tensors
 
 OTHERS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 

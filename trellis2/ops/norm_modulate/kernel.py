@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....o_voxel.core.backend import device_guard
+from ....o_voxel.core.device import device_guard
 from ..quantized_linear.formats import Format, Quantized
 from .branch import Branch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....o_voxel.core.backend import cached_per_device
+from ....o_voxel.core.device import cached_per_device
 from .formats import FORMATS, Quantized
 
 # cuBLAS takes int8 from this many rows, and both formats in multiples of this many channels.

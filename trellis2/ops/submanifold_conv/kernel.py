@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....o_voxel.core.backend import device_guard, is_hopper
+from ....o_voxel.core.device import device_guard, is_hopper
 from .kernel_maps import TAPS, TILE, TiledMap
 
 try:

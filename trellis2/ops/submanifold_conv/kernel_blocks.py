@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....o_voxel.core.backend import device_guard
+from ....o_voxel.core.device import device_guard
 from ....o_voxel.ops.hash_grid.kernel import EMPTY, OUTSIDE, find_rows, first_slot, pack_key
 
 TAPS = 27

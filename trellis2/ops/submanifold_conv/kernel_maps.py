@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....o_voxel.core.backend import device_guard
+from ....o_voxel.core.device import device_guard
 
 TAPS = 27
 TILE = 128
