@@ -26,9 +26,9 @@ WAIT, MOST_DOUBLINGS = 3, 6
 UNBOUNDED = 1e12
 # It ends when so many rounds have removed less than these parts of the faces, and of the faces still to go.
 PATIENCE, LEAST_PROGRESS, LEAST_SHARE = 12, 0.005, 0.25
-# A round that removes less than this part of the faces is quiet. Each doubles what the next one may take: the part of
-# the edges, and the cost of a small part; each that is not halves it.
-QUIET, MOST_QUIET = 0.05, 10
+# A round that removes less than this part of the faces is quiet. After WAIT, each doubles what the next may take: of
+# the edges, and the cost of a small part; each round that is not quiet halves it.
+QUIET, MOST_QUIET = 0.02, 13
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def run_rounds(graph: Graph, steps: ModuleType, target: int, max_error: float, p
     # Under an error bound it ends where nothing is left within the bound, however slowly.
     share = LEAST_SHARE if target and max_error == UNBOUNDED else 0.0
     while len(graph.faces) > target:
-        graph = _round(graph, steps, target, max_error, len(history), 2**quiet)
+        graph = _round(graph, steps, target, max_error, len(history), 2 ** max(0, quiet - WAIT))
         history.append(len(graph.faces))
         left = history[-1]
         quiet = min(quiet + 1, MOST_QUIET) if history[-2] - left <= QUIET * left else max(quiet - 1, 0)
