@@ -1,6 +1,7 @@
 """What the golden tests share: arrays as tensors, networks with golden weights, and the comparison."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,10 +52,15 @@ def network(golden: Golden) -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope="session")
 def scaled() -> Callable[..., Edit]:
-    """scaled("key", by=1.01) is an edit of that weight."""
+    """scaled("pattern", by=1.01) is an edit of the first weight whose key matches the regular expression: which blocks
+    a network has follows from its golden configuration."""
 
-    def edit(key: str, by: float = 1.01) -> Edit:
-        return lambda tensors: tensors.update({key: tensors[key] * by})
+    def edit(pattern: str, by: float = 1.01) -> Edit:
+        def multiply(tensors: dict[str, Tensor]) -> None:
+            key = next(key for key in tensors if re.fullmatch(pattern, key))
+            tensors[key] = tensors[key] * by
+
+        return multiply
 
     return edit
 
