@@ -213,8 +213,9 @@ def test_a_failing_venv_says_what_to_do(tmp_path: Path):
 def copies(tmp_path: Path) -> tuple[Path, Path]:
     """Roots of a copy of the pack without the built-in checkpoint, and of one with it."""
     for name in ("bare", "whole"):
-        (tmp_path / name / "trellis2").mkdir(parents=True)
-        shutil.copy(ROOT / "trellis2" / "builtin.py", tmp_path / name / "trellis2")
+        folder = tmp_path / name / "trellis2" / "checkpoint"
+        folder.mkdir(parents=True)
+        shutil.copy(ROOT / "trellis2" / "checkpoint" / "builtin.py", folder)
     (tmp_path / "whole" / "assets" / "mini").mkdir(parents=True)
     (tmp_path / "whole" / "assets" / "mini" / "pipeline.json").touch()
     for name in ("bare", "whole"):
@@ -376,10 +377,11 @@ def test_unknown_arguments_are_refused(arguments: Sequence[str]):
 
 
 def test_run_cli_loads_this_tree_and_passes_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "trellis2").mkdir()
-    (tmp_path / "__init__.py").touch()
-    (tmp_path / "trellis2" / "__init__.py").touch()
-    (tmp_path / "trellis2" / "cli.py").write_text("def main(argv):\n    return len(argv)\n")
+    commands = tmp_path / "trellis2" / "cli"
+    commands.mkdir(parents=True)
+    for folder in (tmp_path, commands.parent, commands):
+        (folder / "__init__.py").touch()
+    (commands / "main.py").write_text("def main(argv):\n    return len(argv)\n")
     monkeypatch.setattr(install, "ALIAS", "install_probe")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     try:

@@ -23,7 +23,7 @@ BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(
 USE = """
 import importlib.metadata, sys
 sys.path.insert(0, sys.argv[1])
-import comfyui_trellis2.nodes, comfyui_trellis2.o_voxel.grid
+import comfyui_trellis2.nodes, comfyui_trellis2.o_voxel.core.grid
 (distribution,) = importlib.metadata.distributions(name="comfyui-trellis2", path=[sys.argv[1]])
 (script,) = distribution.entry_points.select(group="console_scripts")
 assert callable(script.load()), script

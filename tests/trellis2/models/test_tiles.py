@@ -63,7 +63,7 @@ def test_a_decode_in_parts_is_the_whole(decoders, small_parts, n):
     colored = texture(latent(n), whole.subdivisions, memory_budget=2**40)
     assert_same(texture(latent(n), parts.subdivisions, memory_budget=1).output, colored.output)
     # The parts made no map of all fine voxels, the whole did.
-    held = [("neighbors", 1) in decoded.subdivisions[-1].fine._derived for decoded in (whole, parts)]
+    held = ["neighbors" in decoded.subdivisions[-1].fine._derived for decoded in (whole, parts)]
     assert held == [True, False]
 
 

@@ -167,5 +167,5 @@ def meshes(tmp_path):
 @pytest.fixture
 def program():
     """`trellis2` as another process, its arguments to follow."""
-    run = "import sys; from comfyui_trellis2.trellis2.cli import main; sys.exit(main(sys.argv[1:]))"
+    run = "import sys; from comfyui_trellis2.trellis2.cli.main import main; sys.exit(main(sys.argv[1:]))"
     return [sys.executable, "-c", run]
