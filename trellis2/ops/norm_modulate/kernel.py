@@ -69,7 +69,8 @@ def _norm_kernel(
         x = total.to(tl.float32)
     centered = tl.where(wide, x - tl.sum(x, axis=1)[:, None] / C, 0.0)
     out = centered * tl.rsqrt(tl.sum(centered * centered, axis=1)[:, None] / C + eps)
-    known = known & (scaled != 0)
+    # A block is compared: Triton 3.9 interprets no mask with a scalar comparison in it. C * keeps the loads wide.
+    known = known & (channel < C * scaled)
     scale = tl.load(scale_ptr + item * scale_stride + channel, mask=known, other=1 - OFFSET).to(tl.float32)
     shift = tl.load(shift_ptr + item * shift_stride + channel, mask=known, other=0.0).to(tl.float32)
     out = out * (OFFSET + scale) + shift
