@@ -1,1 +1,1 @@
-"""Mesh processing: connectivity, repair, normals, simplification, remeshing and UV unwrapping. Inputs are not modified."""
+"""Mesh processing: connectivity, repair, normals, simplification, remeshing and UV unwrapping."""
