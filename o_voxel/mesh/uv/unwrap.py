@@ -103,7 +103,7 @@ def _has_area(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def _parameterize_valid(unwrap_mesh: UnwrapMesh, chart: Tensor, max_stretch: float, backend: str) -> Layout:
-    """Parameterises charts [F] int64; cuts off overlapping faces, then re-segments invalid charts with tighter limits."""
+    """Parameterises charts [F] int64; cuts off overlapping faces, then re-segments invalid charts in smaller ones."""
     layout = parameterize(unwrap_mesh, chart, backend=backend)
     for attempt in range(CUTS + SPLITS + 1):
         broken, fault = find_faults(unwrap_mesh, layout, max_stretch)
