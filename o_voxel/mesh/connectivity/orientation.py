@@ -28,7 +28,7 @@ def by_volume(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boun
 
 
 def enclosing(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor]:
-    """As `by_volume`, plus a mask [F] bool of the faces oriented by volume rather than by majority winding."""
+    """As `by_volume` (vertices [V, 3], faces [F, 3]): (faces to flip [F] bool, faces oriented by volume [F] bool)."""
     groups = Groups.of_labels(label)
     vector = area_vectors(vertices, faces)
     a, b, c = (precise(vertices[faces[:, k]]) for k in range(3))

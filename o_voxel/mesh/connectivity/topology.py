@@ -60,6 +60,7 @@ def check_mesh(mesh: Mesh) -> ValidMesh:
 
 
 def _validate(mesh: Mesh) -> None:
+    """Raises ValueError for the first fault of vertices [V, 3] or faces [F, 3]."""
     if mesh.vertices.device != mesh.faces.device:
         raise ValueError(f"mesh: expected faces on {mesh.vertices.device}, got {mesh.faces.device}")
     finite = mesh.vertices.isfinite().all(1)

@@ -134,8 +134,9 @@ def parameterize(
 ) -> Layout:
     """Parameterises charts [F] int64 of connected faces: projection along the mean normal, then relaxation.
 
-    A single-face chart takes its rest shape. With a layout and rows `face` [N] int64, only these faces are recomputed.
-    No guarantee: a projection may fold over (see `find_faults`); a single-face chart never does.
+    Returns a `Layout`: position [U, 2], corner [F, 3]. A single-face chart takes its rest shape. With a layout and rows
+    `face` [N] int64, only these faces are recomputed. No guarantee: a projection may fold over (see `find_faults`); a
+    single-face chart never does.
     """
     if face is None or layout is None:
         face = torch.arange(len(chart), device=chart.device)
