@@ -43,7 +43,7 @@ class Samples:
         return self.means(self.weights[:, :0], torch.ones_like(self.face, dtype=torch.bool))[1]
 
     def means(self, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Per-texel means of `values` [P, K] where `valid` [P] bool: (mean [T, K], mask [T] bool of texels with any)."""
+        """Per-texel means of `values` [P, K] where `valid` [P] bool: (mean [T, K], mask [T] bool, false if none)."""
         # The last column counts samples. Sums run in image order: deterministic.
         columns = torch.cat([values, values.new_ones(len(values), 1)], 1) * valid[:, None]
         sums = values.new_zeros(self.count * self.side**2, columns.shape[1]).index_copy_(0, self.slot, columns)
