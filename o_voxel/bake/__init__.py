@@ -1,1 +1,1 @@
-"""Texture baking: from a dense surface and its voxels to the texels of an atlas."""
+"""Texture baking: transfers voxel materials, normals and occlusion of a dense mesh to a UV atlas."""

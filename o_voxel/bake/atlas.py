@@ -1,4 +1,4 @@
-"""The images of a texture atlas: written band by band, filled where nothing was, made into a material."""
+"""Texture images of an atlas: written band by band, padded with nearest texels, returned as a material."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .sources import Channels
 from .tangent_space import normal_bytes
 from .texels import Samples
 
-# Decoded alpha is a little below 1 nearly everywhere; what is meant to be seen through is well below.
+# Bytes. Decoded alpha is slightly below 1 nearly everywhere; transparent materials are well below.
 OPAQUE_FROM = 230
 CLEAR_TO = 25
-# The least share of the texels that have to be seen through, for a mode that costs renderers more.
+# Minimum share of non-opaque texels for the modes that cost renderers more.
 SEEN_THROUGH = 0.01
-# The most of those that may be neither opaque nor clear, for a surface that is cut out: its rims.
+# Maximum share of partly transparent texels among those, for MASK: antialiased rims of a cut-out.
 IN_BETWEEN = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """An image being made, and where it is. texels: [R * R, K] uint8, row 0 at v = 1.  valid: [R * R] bool."""
+    """An image under construction. texels: [R * R, K] uint8, row 0 at v = 1.  valid: [R * R] bool, written texels."""
 
     texels: Tensor
     valid: Tensor
@@ -41,19 +41,19 @@ class Layer:
         )
 
     def write(self, where: slice | Tensor, values: Tensor, valid: Tensor) -> None:
-        """Put `values` [T, K] uint8 at the texels `where` if `valid` [T] bool."""
+        """Writes `values` [T, K] uint8 to the texels `where` (slice or [T] int64) in the mask `valid` [T] bool."""
         self.texels[where] = torch.where(valid[:, None], values, self.texels[where])
         self.valid[where] |= valid
 
     def filled(self, resolution: int, backend: str) -> Tensor:
-        """[R, R, K] uint8; each texel that is not valid as the nearest that is. One has to be."""
+        """Image [R, R, K] uint8 with invalid texels copied from the nearest valid one; at least one must be valid."""
         nearest = nearest_texel(self.valid.view(resolution, resolution), backend=backend)
         return self.texels.index_select(0, nearest.flatten()).view(resolution, resolution, -1)
 
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """Layers field (PBR_CHANNELS), normal and occlusion; the last two may be None."""
+    """Layers field (PBR_CHANNELS), normal and occlusion; the last two may be None. covered: [R * R] bool, by a face."""
 
     resolution: int
     field: Layer
@@ -73,7 +73,7 @@ class Atlas:
         )
 
     def write(self, samples: Samples, channels: Channels) -> None:
-        """Put the means of what `samples` found into their texels."""
+        """Writes the per-texel means of the sampled channels, values [P, K] float32."""
         means, valid = samples.means(*channels.field)
         self.field.write(samples.texels, to_bytes(means), valid)
         if self.normal is not None:
@@ -85,7 +85,10 @@ class Atlas:
         self.covered[samples.texels] |= samples.covered()
 
     def material(self, options: BakeOptions, backend: str) -> Material:
-        """Every texel filled. Raises ValueError where no texel was covered, or none had a value."""
+        """Builds the material from images [R, R, K] uint8 without empty texels; alpha mode 'auto' as `alpha_mode`.
+
+        Raises ValueError if no texel is covered by a face, or none has a voxel value.
+        """
         if not bool(self.covered.any()):
             raise ValueError("uv_map: expected faces with an area in the atlas, got none")
         if not bool(self.field.valid.any()):
@@ -98,7 +101,7 @@ class Atlas:
         normal = occlusion = None
         if self.normal is not None:
             normal = _texture(self.normal.filled(self.resolution, backend))
-        # Without a place on the dense surface nothing is known to be in the way.
+        # Without any sample on the dense surface the occlusion is unknown.
         if self.occlusion is not None and bool(self.occlusion.valid.any()):
             occlusion = _texture(self.occlusion.filled(self.resolution, backend))
         return Material(
@@ -117,10 +120,10 @@ def _texture(image: Tensor) -> Texture:
 
 
 def alpha_mode(alpha: Tensor) -> AlphaMode:
-    """The mode for the `alpha` [T] uint8 of the texels of a surface.
+    """Chooses the glTF alpha mode from the texels' `alpha` [T] uint8.
 
-    "OPAQUE" where at most 1 % of them are below 0.9; otherwise "MASK" where at most a quarter of these are above 0.1,
-    and else "BLEND".
+    "OPAQUE" if at most 1 % of the texels are below 0.9; otherwise "MASK" if at most a quarter of those are above 0.1;
+    otherwise "BLEND".
     """
     below = int((alpha < OPAQUE_FROM).sum())
     if below <= SEEN_THROUGH * len(alpha):

@@ -1,4 +1,4 @@
-"""Textures for a mesh from the dense surface and the voxels that it stands for."""
+"""Texture baking from a dense mesh and its voxel field onto the UV atlas of a low-polygon mesh."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .options import BakeOptions
 from .sources import BakeSources
 from .texels import band_samples, band_starts, lone_samples
 
-# uv may leave the atlas by the rounding of whoever made it.
+# Tolerance of UVs outside [0, 1], for rounding.
 UV_SLACK = 1e-5
-# The share of the time that the preparation takes, and the filling at the end, for the progress.
+# Shares of the run time, for progress: preparation, and filling at the end.
 PREPARE_SHARE, FILL_SHARE = 0.4, 0.05
 
 
@@ -37,27 +37,28 @@ def bake(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> TexturedMesh:
-    """`mesh` with one material whose textures hold what `field` and `dense` have where its texels are.
+    """Bakes the materials of `field` and the normals and occlusion of `dense` into textures of `mesh`.
 
-    mesh: the mesh to texture, of few faces.  uv_map: its atlas, inside [0, 1].  dense: the surface it was made from.
-    field: the voxels' PBR_CHANNELS, in [0, 1]. All in world units and on one device.
-    normals: [V, 3] float32 unit vectors, what `mesh` will be shaded with; None: `vertex_normals`. The result carries
-    them, for the normal map is relative to them and to the tangents that follow from them.
-    backend: "auto", "triton", "numba" or "reference", of every op that has it.
-    progress: called with the share done, 0 to 1; what it raises stops the work.
+    mesh: [V, 3] float32 vertices, [F, 3] faces, the low-polygon mesh to texture.  uv_map: its atlas, in [0, 1]: uv
+    [U, 2], faces [F, 3].  dense: the detailed source mesh.  field: voxels with PBR_CHANNELS [N, 6] in [0, 1]. All in
+    world units and on one device.
+    normals: [V, 3] float32 unit vectors, the shading normals of `mesh`; None: `vertex_normals`. They are part of the
+    result: the normal map is relative to them and to their tangents.
+    backend: "auto", "triton", "numba" or "reference", for every op that supports it.
+    progress: called with the fraction done, 0 to 1; its exceptions propagate.
 
-    Each sample of a texel moves to the nearest place on `dense` that is near and faces the same way; the field is read
-    there, between the occupied voxels. Where there is no such place it is read where the sample is. Samples average
-    as they are encoded (base colour: sRGB). Texels with no voxel near, and those of no face, take the value of the
-    nearest texel that has one, so every mip level is free of background. Of faces that overlap in the atlas the lowest
-    is baked. Textures: base colour, metallic, roughness; alpha unless OPAQUE; tangent-space normals and occlusion as
-    asked for. Double-sided only where `mesh` is open.
+    Each texel sample is projected to the closest nearby point of `dense` with a similar normal, where the field is
+    interpolated between occupied voxels; without such a point, at the sample itself. Samples are averaged as encoded
+    (base colour: sRGB). Texels without a voxel nearby, and uncovered ones, copy the nearest texel with a value, so that
+    no mip level contains background. Where faces overlap in the atlas the lowest is baked. Textures: base colour,
+    metallic, roughness; alpha unless OPAQUE; tangent-space normals and occlusion by `options`. Double-sided only if
+    `mesh` is open.
 
-    Deterministic: the same bytes each time on one device and backend. GPU memory beyond the arguments: half a KiB a
-    dense face for a moment and 100 bytes to the end, 20 bytes a texel, 1 GiB for the rows at hand, and 4 MiB a ray for
-    occlusion.
-    Raises ValueError for meshes or voxels that are empty, not finite or on different devices; uv outside the atlas; an
-    atlas where no face has an area, or no texel a voxel near.
+    Deterministic: identical bytes on the same device and backend. GPU memory beyond the arguments: 0.5 KiB per dense
+    face temporarily and 100 bytes throughout, 20 bytes per texel, 1 GiB for the current band of rows, and 4 MiB per
+    occlusion ray.
+    Raises ValueError for meshes or voxels that are empty, not finite or on different devices; UVs outside [0, 1]; an
+    atlas without face area, or without any voxel near a texel.
     """
     normals = _check(mesh, uv_map, dense, field, normals)
     report = progress or silent
@@ -67,15 +68,15 @@ def bake(
     )
     side, device = options.resolution, mesh.vertices.device
     atlas = Atlas.empty(options, device)
-    seen = torch.zeros(len(mesh.faces), dtype=torch.bool, device=device)
+    has_sample = torch.zeros(len(mesh.faces), dtype=torch.bool, device=device)
     starts = band_starts(side, options.supersample, device)
     for start in starts:
         samples = band_samples(uv_map, side, options.supersample, start, backend=backend)
-        seen[samples.face] = True
+        has_sample[samples.face] = True
         atlas.write(samples, sources.look_up(samples))
         done = min(start + starts.step, side) / side
         report(PREPARE_SHARE + (1 - PREPARE_SHARE - FILL_SHARE) * done)
-    lone = lone_samples(uv_map, side, seen, atlas.covered)
+    lone = lone_samples(uv_map, side, has_sample, atlas.covered)
     if lone is not None:
         atlas.write(lone, sources.look_up(lone))
     material = replace(atlas.material(options, backend), double_sided=has_border(mesh))
@@ -84,7 +85,7 @@ def bake(
 
 
 def _check(mesh: Mesh, uv_map: UVMap, dense: Mesh, field: VoxelField, normals: Tensor | None) -> Tensor:
-    """The normals [V, 3] to use; raises ValueError for the first fault."""
+    """Validates the arguments of `bake`; returns the normals [V, 3] to use. Raises ValueError for the first fault."""
     device, faces = mesh.vertices.device, mesh.faces
     parts = {
         "mesh.faces": faces,

@@ -1,4 +1,4 @@
-"""What a bake is asked for."""
+"""Options of a texture bake."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MAX_RAYS = 1024
 
 @dataclass(frozen=True)
 class BakeOptions:
-    """resolution: texels a side of the atlas.  supersample: 1, 2 or 4 samples along each side of a texel.
+    """resolution: texels per side of the atlas.  supersample: 1, 2 or 4 samples along each side of a texel.
 
-    snap_voxels: how far a sample may be moved to the dense surface, in voxels.  snap_min_cosine: between the normals of
-    both surfaces there, at least; -1 takes any.  dense_oriented: the dense mesh winds alike, front outside (`orient`);
-    if not, its faces' signs are not looked at and its normals are flat.
-    normal_map, occlusion: whether to bake them.  occlusion_rays: directions over the whole sphere.
-    occlusion_reach: world units beyond which nothing blocks light; None: no limit.
-    alpha_mode: of the material; "auto": as the texels are (see `alpha_mode`).
+    snap_voxels: maximum distance from a sample to the dense surface, in voxels.  snap_min_cosine: minimum cosine of the
+    angle between the normals of both surfaces; -1 accepts any.  dense_oriented: the dense mesh has consistent outward
+    winding (`orient`); if not, normals match with either sign and are flat.
+    normal_map, occlusion: bake these textures.  occlusion_rays: directions over the whole sphere.
+    occlusion_reach: maximum distance of occluders in world units; None: no limit.
+    alpha_mode: of the material; "auto": from the texels (see `alpha_mode`).
     """
 
     resolution: int = 2048

@@ -1,4 +1,4 @@
-"""What the samples of a texture are looked up in: the dense surface, the voxels, the tangent frames, the sky."""
+"""Data sources of a bake: dense surface, voxel field, tangent frames and depth maps for ambient occlusion."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .snap import DenseSurface
 from .tangent_space import TangentFrames
 from .texels import Samples
 
-# The share of the preparation that drawing the sky takes, where it is drawn.
+# Share of the preparation time spent on depth maps, if any.
 DEPTH_MAP_SHARE = 0.9
-# Of a picture of the sky: 4 MiB each. A pixel is about a voxel of the finest decoded surface.
+# Pixels per side of a depth map, 4 MiB each. A pixel is about a voxel of the finest decoded surface.
 DEPTH_MAP_SIDE = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """What samples found; `valid` says where. Values [P, K] float32, each with valid [P] bool.
+    """Channels at P samples, each as (values [P, K] float32, valid [P] bool).
 
-    field: PBR_CHANNELS in [0, 1].  normal: unit, tangent space, or None.  occlusion: [P, 1], the open share, or None.
+    field: PBR_CHANNELS in [0, 1].  normal: unit, tangent space, or None.  occlusion: [P, 1], 1 unoccluded, or None.
     """
 
     field: tuple[Tensor, Tensor]
@@ -39,8 +39,8 @@ class Channels:
 
 @dataclass(frozen=True, eq=False)
 class BakeSources:
-    """corners: [F, 3, 6] float32, position and normal at the corners of the mesh to texture. frames, sky: None where
-    the options ask for no normal map or no occlusion.
+    """corners: [F, 3, 6] float32, position and normal at the corners of the mesh to texture. frames, depth_maps: None
+    if the options exclude the normal map or occlusion.
     """
 
     corners: Tensor
@@ -62,9 +62,9 @@ class BakeSources:
         backend: str,
         progress: Progress,
     ) -> BakeSources:
-        """mesh: the one to texture, its normals [V, 3] and its atlas. Arguments as `bake`, checked there."""
+        """Builds all sources. mesh: the mesh to texture, normals [V, 3] and atlas. Arguments as `bake`, validated."""
         low, normals, uv_map = mesh
-        # Ops for both devices, and the index, have no choice named "triton" or "numba".
+        # Device-independent ops have no backend named "triton" or "numba"; they get "auto".
         plain = "reference" if backend == "reference" else "auto"
         frames = TangentFrames.of(low, uv_map, normals, backend=plain) if options.normal_map else None
         depth_maps = None
@@ -84,26 +84,30 @@ class BakeSources:
         return cls(corners, surface, field, voxels, frames, depth_maps, options, backend)
 
     def look_up(self, samples: Samples) -> Channels:
-        """What is where `samples` are."""
+        """Computes the channels at `samples`, as values [P, K] float32 with valid [P] bool."""
         points, facing = samples.at(self.corners).split(3, 1)
         facing = unit(facing)
         options, grid = self.options, self.field.grid
-        furthest = options.snap_voxels * max(grid.voxel_size)
-        place = self.dense.snap(points.contiguous(), facing, furthest, options.snap_min_cosine, backend=self.backend)
-        values, reached = grid_samples(self.field.attrs, self.voxels, grid.to_grid(place.points), backend=self.backend)
+        max_distance = options.snap_voxels * max(grid.voxel_size)
+        snapped = self.dense.snap(
+            points.contiguous(), facing, max_distance, options.snap_min_cosine, backend=self.backend
+        )
+        values, reached = grid_samples(
+            self.field.attrs, self.voxels, grid.to_grid(snapped.points), backend=self.backend
+        )
         normal = occlusion = None
         if self.frames is not None:
-            local = self.frames.encode(samples.face, samples.weights, place.normals)
+            local = self.frames.encode(samples.face, samples.weights, snapped.normals)
             normal = local, torch.ones_like(reached)
         if self.depth_maps is not None:
             share = ambient_occlusion(
                 self.depth_maps,
-                place.points,
-                place.normals,
-                place.flat,
+                snapped.points,
+                snapped.normals,
+                snapped.flat,
                 reach=options.occlusion_reach,
                 backend=self.backend,
             )
-            # A sample that is not on the surface may be inside it, where all is dark.
-            occlusion = share[:, None], place.found
+            # A sample off the surface may be inside it, fully occluded, so it is invalid.
+            occlusion = share[:, None], snapped.found
         return Channels((values.float().clamp(0, 1), reached), normal, occlusion)

@@ -1,4 +1,4 @@
-"""Where each texel of an atlas lies on the mesh: samples band by band, and their means texel by texel."""
+"""Texel sampling: rasterises an atlas in bands to points on the mesh, and averages sample values per texel."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..core.exact_sums import precise
 from ..material import UVMap
 from ..ops.raster import rasterize
 
-# A band of rows is baked at once: all that is held for it on a GPU is about 1 GiB; less fits a CPU's caches better.
+# Samples per band of rows: about 1 GiB of buffers on a GPU; fewer fit a CPU's caches better.
 SAMPLES_A_BAND = {"cuda": 1 << 22}
 SAMPLES_A_BAND_ELSEWHERE = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Places on a mesh that texels see.
+    """P points on a mesh, the samples of T texels.
 
-    texels: the T texels by number, row * resolution + column of the atlas: a slice of whole rows, or [T] int64.
-    count: T.  side: samples along a texel's side.  resolution: texels a row.
-    slot: [P] int64, place of the sample in the picture of T side^2 of them, row by row; all different.
-    face: [P] int64.  weights: [P, 3] float32 of the face's corners.
+    texels: indices row * resolution + column of the texels in the atlas: a slice of whole rows, or [T] int64.
+    count: T.  side: samples along a texel's side.  resolution: texels per row.
+    slot: [P] int64, unique index of the sample in the supersampled image of T side^2 samples, row by row.
+    face: [P] int64.  weights: [P, 3] float32, barycentric.
     """
 
     texels: slice | Tensor
@@ -35,16 +35,16 @@ class Samples:
     weights: Tensor
 
     def at(self, corners: Tensor) -> Tensor:
-        """`corners` [F, 3, K], values at the faces' corners, between them at the samples [P, K]."""
+        """Interpolates corner values `corners` [F, 3, K] at the samples: [P, K]."""
         return interpolate(corners[self.face], self.weights)
 
     def covered(self) -> Tensor:
-        """Whether each texel has a sample, [T] bool."""
+        """Mask [T] bool of the texels with a sample."""
         return self.means(self.weights[:, :0], torch.ones_like(self.face, dtype=torch.bool))[1]
 
     def means(self, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean [T, K], whether there is one [T] bool) of the `valid` [P] bool of `values` [P, K], by texel."""
-        # How many there are is one more column. The order of the sums is that of the picture, the same each time.
+        """Per-texel means of `values` [P, K] where `valid` [P] bool: (mean [T, K], mask [T] bool, false if none)."""
+        # The last column counts samples. Sums run in image order: deterministic.
         columns = torch.cat([values, values.new_ones(len(values), 1)], 1) * valid[:, None]
         sums = values.new_zeros(self.count * self.side**2, columns.shape[1]).index_copy_(0, self.slot, columns)
         if self.side > 1:
@@ -55,23 +55,23 @@ class Samples:
 
 
 def interpolate(corners: Tensor, weights: Tensor) -> Tensor:
-    """[P, K] from values at three corners [P, 3, K] and their weights [P, 3]."""
+    """Barycentric interpolation [P, K] of corner values [P, 3, K] with weights [P, 3]."""
     a, b, c = weights.unsqueeze(2).unbind(1)
     return corners[:, 0] * a + corners[:, 1] * b + corners[:, 2] * c
 
 
 def band_starts(resolution: int, side: int, device: torch.device) -> range:
-    """The first row of each band."""
+    """First rows of the bands of an atlas of `resolution` rows with `side`^2 samples per texel."""
     samples = SAMPLES_A_BAND.get(device.type, SAMPLES_A_BAND_ELSEWHERE)
     return range(0, resolution, max(1, min(resolution, samples // (resolution * side**2))))
 
 
 def band_samples(uv_map: UVMap, resolution: int, side: int, start: int, *, backend: str) -> Samples:
-    """The samples of the band that starts at row `start`, one of `band_starts`."""
+    """Rasterises the band that starts at row `start`, one of `band_starts`; uv_map: uv [U, 2], faces [F, 3]."""
     rows = band_starts(resolution, side, uv_map.uv.device)
     end = min(start + rows.step, resolution)
     u, v = precise(uv_map.uv).unbind(1)
-    # Rows count down from v = 1; the band fills the rasteriser's picture.
+    # Rows count down from v = 1; the band fills the rasteriser's viewport.
     middle, span = 1 - (start + end) / (2 * resolution), (end - start) / resolution
     x, y = 2 * u - 1, 2 * (v - middle) / span
     clip = torch.stack([x, y, torch.zeros_like(x), torch.ones_like(x)], 1).to(torch.float32)
@@ -84,10 +84,10 @@ def band_samples(uv_map: UVMap, resolution: int, side: int, start: int, *, backe
 
 
 def lone_samples(uv_map: UVMap, resolution: int, seen: Tensor, covered: Tensor) -> Samples | None:
-    """One sample for each face that is too small to have any, where its middle's texel is empty; None without such.
+    """One sample for each face without any whose centroid lies in an empty texel; None if there are none.
 
-    seen: [F] bool, faces with a sample.  covered: [R * R] bool, texels with one. Without it a chart between the texels'
-    centres would show what is next to it. Faces without area in the texture are left out.
+    seen: [F] bool, faces with a sample.  covered: [R * R] bool, texels with one. Without these samples, charts between
+    texel centres would show their neighbours' colours. Faces without UV area are skipped.
     """
     corners = precise(uv_map.uv)[uv_map.faces.long()]
     (ax, ay), (bx, by) = (corners[:, 1] - corners[:, 0]).unbind(1), (corners[:, 2] - corners[:, 0]).unbind(1)
@@ -99,7 +99,7 @@ def lone_samples(uv_map: UVMap, resolution: int, seen: Tensor, covered: Tensor) 
     face, texel = face[empty], texel[empty]
     if len(face) == 0:
         return None
-    # Of several faces in a texel the lowest.
+    # Several faces in a texel: keep the lowest.
     texel, number = texel.unique(return_inverse=True)
     first = torch.full_like(texel, len(seen)).scatter_reduce_(0, number, face, "amin")
     weights = torch.full((len(texel), 3), 1 / 3, device=seen.device)

@@ -1,1 +1,1 @@
-"""Meshes made ready for use: one algorithm a file, each a function from a mesh to a new one."""
+"""Mesh processing: connectivity, repair, normals, simplification, remeshing and UV unwrapping."""

@@ -1,4 +1,4 @@
-"""Normals that shade a mesh smoothly, with creases where it bends sharply, and the tangents of its texture."""
+"""Angle-weighted vertex normals, smooth-by-angle splitting and MikkTSpace tangents."""
 
 from __future__ import annotations
 
@@ -16,40 +16,42 @@ from .connectivity.row_map import RowMap
 from .connectivity.surface import join_faces
 from .connectivity.topology import ValidMesh, area_vectors, check_mesh, origins
 
-# A sum of directions shorter than this share of its parts has cancelled out.
+# A sum of directions shorter than this share of its weights has cancelled out.
 CANCELLED = 1e-6
-# Rounds in which faces without a side in the texture take that of a neighbour.
+# Rounds that propagate handedness to neighbours without UV area.
 ROUNDS = 4
 
 
 def vertex_normals(mesh: Mesh) -> Tensor:
-    """Unit normals [V, 3] float32: the mean of the faces at each vertex, weighted by their angle there.
+    """Unit vertex normals [V, 3] float32: mean of the adjacent face normals, weighted by corner angle.
 
-    Never zero: where the faces cancel out the largest of them decides, and a vertex without an area around has +z.
-    Faces must wind alike (see `orient`). Deterministic; devices agree but for rounding.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces, of consistent winding (see `orient`). Never zero: where
+    the normals cancel the largest face decides; vertices without adjacent area get +z. Deterministic; devices agree up
+    to rounding.
     """
     faces = check_mesh(mesh).faces.to(torch.int64)
     return _mean_normals(mesh.vertices, faces)
 
 
 def smooth_by_angle(mesh: Mesh, crease_deg: float = 60.0, *, backend: str = "auto") -> tuple[Mesh, Tensor, RowMap]:
-    """(mesh, normals [V, 3] float32, rows), smooth but where neighbouring faces bend by more than `crease_deg`.
+    """Splits vertices along creases of more than `crease_deg`; returns (mesh, normals [V, 3] float32, rows).
 
-    Vertices on a crease are copied, one for each smooth side, after the others; faces keep their order and corners. So
-    are vertices and edges where surfaces only touch, and where neighbours wind against each other: weld and orient
-    first. crease_deg: 0 (every bend is a crease) to 180 (none is). Normals as `vertex_normals`. Deterministic; backends
-    "auto", "numba", "reference". Raises ValueError for an angle outside 0 to 180.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Crease vertices are duplicated, one per smooth side,
+    after the others; faces keep their order and corners. Non-manifold vertices and edges, and edges with inconsistent
+    winding, are split too: weld and orient first. crease_deg: dihedral bend, 0 (every bend is a crease) to 180 (none).
+    Normals as `vertex_normals`. Deterministic; backends "auto", "numba", "reference".
+    Raises ValueError for an angle outside 0 to 180.
     """
     if not 0 <= crease_deg <= 180:
         raise ValueError(f"crease_deg: expected 0 to 180, got {crease_deg}")
     faces = check_mesh(mesh).faces.to(torch.int64)
-    twin = _alike_twins(mesh.vertices, faces, backend)
+    twin = _consistent_twins(mesh.vertices, faces, backend)
     normal = unit(area_vectors(mesh.vertices, faces))
     half = (twin >= 0).nonzero().squeeze(1)
     here, there = normal[half // 3], normal[twin[half] // 3]
     cosine = dot(here, there)
     flat = (dot(here, here) == 0) | (dot(there, there) == 0)
-    # Rounding must not make creases of flat ground at 0 degrees, nor of folds at 180.
+    # Tolerance: rounding must not make creases of coplanar faces at 0 degrees, nor of folds at 180.
     twin[half[(cosine < math.cos(math.radians(crease_deg)) - 1e-9) & ~flat]] = -1
     split, source = _split(faces, len(mesh.vertices), twin, backend)
     smooth = ValidMesh(mesh.vertices[source], split.to(mesh.faces.dtype))
@@ -58,17 +60,17 @@ def smooth_by_angle(mesh: Mesh, crease_deg: float = 60.0, *, backend: str = "aut
 
 
 def tangents(mesh: Mesh, normals: Tensor, uv: Tensor, *, backend: str = "auto") -> tuple[Mesh, Tensor, RowMap]:
-    """(mesh, tangents [V, 4] float32, rows) of a texture, as MikkTSpace defines them.
+    """Computes MikkTSpace tangents; returns (mesh, tangents [V, 4] float32, rows).
 
-    normals [V, 3] float32, of length 1; uv [V, 2] float32, v upwards (glTF's v is 1 - v). xyz is the unit direction of
-    growing u, square to the normal; w is 1 or -1, and cross(normal, tangent) * w the direction of growing v, which is
-    glTF's convention. Around a vertex the faces' directions are averaged, in the plane of its normal, by their angles.
+    normals: [V, 3] float32 unit vectors.  uv: [V, 2] float32, v upwards (glTF's v is 1 - v). xyz is the unit direction
+    of increasing u, orthogonal to the normal; w is 1 or -1, and cross(normal, tangent) * w the direction of increasing
+    v (glTF's convention). Face tangents are averaged per vertex in its tangent plane, weighted by corner angle.
 
-    A vertex where mirrored and unmirrored parts of the texture meet is copied, one for each, after the others; `rows`
-    says of which vertex, for normals and uv to follow. Vertices that are alike in place, normal and uv should be one.
-    Faces without area in the texture take the side of a neighbour; where no direction is left, it is any that is square
-    to the normal. Deterministic; backends "auto", "numba", "reference".
-    Raises ValueError for wrong shapes, and for normals or uv that are not finite.
+    Vertices between mirrored and unmirrored UVs are duplicated, after the others; `rows` maps them to input vertices,
+    to transfer normals and uv. Vertices with equal position, normal and uv should be merged before. Faces without UV
+    area take the handedness of a neighbour; where no direction is left, any orthogonal to the normal is used.
+    Deterministic; backends "auto", "numba", "reference".
+    Raises ValueError for wrong shapes and for non-finite normals or uv.
     """
     count = len(check_mesh(mesh).vertices)
     for name, value, width in (("normals", normals, 3), ("uv", uv, 2)):
@@ -76,8 +78,8 @@ def tangents(mesh: Mesh, normals: Tensor, uv: Tensor, *, backend: str = "auto") 
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     faces = mesh.faces.to(torch.int64)
     direction, side = _texture_directions(mesh.vertices, uv, faces)
-    twin = _alike_twins(mesh.vertices, faces, backend)
-    side = _sides(side, twin)
+    twin = _consistent_twins(mesh.vertices, faces, backend)
+    side = _fill_handedness(side, twin)
     half = (twin >= 0).nonzero().squeeze(1)
     twin[half[side[half // 3] != side[twin[half] // 3]]] = -1
     split, source = _split(faces, count, twin, backend)
@@ -90,17 +92,17 @@ def tangents(mesh: Mesh, normals: Tensor, uv: Tensor, *, backend: str = "auto") 
 
 
 def corner_angles(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Angles [F, 3] float64 (float32 on MPS) at the corners of faces [F, 3], in radians."""
-    place = [precise(vertices[faces[:, k]]) for k in range(3)]
+    """Corner angles [F, 3] float64 (float32 on MPS), in radians, of faces [F, 3]; vertices: [V, 3] float."""
+    position = [precise(vertices[faces[:, k]]) for k in range(3)]
     angles = []
     for k in range(3):
-        out, back = place[(k + 1) % 3] - place[k], place[(k + 2) % 3] - place[k]
+        out, back = position[(k + 1) % 3] - position[k], position[(k + 2) % 3] - position[k]
         angles.append(torch.atan2(length(cross(out, back)), dot(out, back)))
     return torch.stack(angles, 1)
 
 
-def _alike_twins(vertices: Tensor, faces: Tensor, backend: str) -> Tensor:
-    """Twins [3 F], without those of faces that wind against each other."""
+def _consistent_twins(vertices: Tensor, faces: Tensor, backend: str) -> Tensor:
+    """Twins [3 F] int64, -1 also between faces of inconsistent winding."""
     twin = join_faces(vertices, faces, backend=backend).twin
     return twin.masked_fill(origins(faces) == origins(faces)[twin], -1)
 
@@ -121,7 +123,10 @@ def _mean_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def _largest_normals(vector: Tensor, faces: Tensor, wanted: Tensor) -> Tensor:
-    """Normals [V, 3] of the largest face, the first of equals, at the vertices `wanted` [V] bool; else +z."""
+    """Normals [V, 3] of the largest adjacent face (ties: the first) of the vertices in `wanted` [V] bool; else +z.
+
+    vector: [F, 3] area vectors.
+    """
     normal = torch.zeros(len(wanted), 3, dtype=vector.dtype, device=vector.device)
     normal[:, 2] = 1
     corner = wanted[faces.flatten()].nonzero().squeeze(1)
@@ -137,7 +142,7 @@ def _largest_normals(vector: Tensor, faces: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _texture_directions(vertices: Tensor, uv: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """(direction of growing u [F, 3], zero where there is none; side [F] int64: 1, -1 if mirrored, 0 if neither)."""
+    """(unit direction of increasing u [F, 3], zero if undefined; handedness [F] int64: 1, -1 mirrored, 0 undefined)."""
     a, b, c = (precise(vertices[faces[:, k]]) for k in range(3))
     s, t, r = (precise(uv[faces[:, k]]) for k in range(3))
     (u1, v1), (u2, v2) = (t - s).unbind(1), (r - s).unbind(1)
@@ -147,8 +152,8 @@ def _texture_directions(vertices: Tensor, uv: Tensor, faces: Tensor) -> tuple[Te
     return direction * side[:, None], side.to(torch.int64)
 
 
-def _sides(side: Tensor, twin: Tensor) -> Tensor:
-    """`side` [F] with that of a neighbour, its first one that has any, for faces without; 1 where there is none."""
+def _fill_handedness(side: Tensor, twin: Tensor) -> Tensor:
+    """Propagates handedness `side` [F] int64 from the first neighbour that has one to faces with 0; 1 if none has."""
     for _ in range(ROUNDS):
         across = torch.where(twin < 0, 0, side[twin // 3]).reshape(-1, 3)
         for k in range(3):
@@ -157,25 +162,25 @@ def _sides(side: Tensor, twin: Tensor) -> Tensor:
 
 
 def _mean_tangents(vertices: Tensor, faces: Tensor, normal: Tensor, direction: Tensor) -> Tensor:
-    """Unit tangents [V, 3] square to `normal` [V, 3], from the `direction` [F, 3] of each face."""
+    """Unit tangents [V, 3] orthogonal to `normal` [V, 3], averaged from the face tangents `direction` [F, 3]."""
     parts = []
     for k in range(3):
         here, up = precise(vertices[faces[:, k]]), normal[faces[:, k]]
-        out, back = (_level(precise(vertices[faces[:, (k + step) % 3]]) - here, up) for step in (1, 2))
+        out, back = (_project(precise(vertices[faces[:, (k + step) % 3]]) - here, up) for step in (1, 2))
         angle = torch.atan2(length(cross(out, back)), dot(out, back))
-        parts.append(_level(direction, up) * angle[:, None])
+        parts.append(_project(direction, up) * angle[:, None])
     sums = scatter_sums(torch.cat(parts), faces.T.reshape(-1), len(vertices))
     sums = torch.where((length(sums) > CANCELLED)[:, None], sums, 0.0)
-    mean = _level(sums, normal)
-    return torch.where((length(mean) > 0)[:, None], mean, _any_square(normal))
+    mean = _project(sums, normal)
+    return torch.where((length(mean) > 0)[:, None], mean, _any_orthogonal(normal))
 
 
-def _level(vector: Tensor, normal: Tensor) -> Tensor:
-    """The unit direction [N, 3] of `vector` within the plane square to `normal`, both [N, 3]; zero if it has none."""
+def _project(vector: Tensor, normal: Tensor) -> Tensor:
+    """Unit projection [N, 3] of `vector` onto the plane orthogonal to `normal`, both [N, 3]; zero if undefined."""
     return unit(vector - normal * dot(vector, normal)[:, None])
 
 
-def _any_square(normal: Tensor) -> Tensor:
-    """A unit direction [N, 3] square to each `normal` [N, 3]."""
+def _any_orthogonal(normal: Tensor) -> Tensor:
+    """A unit vector [N, 3] orthogonal to each `normal` [N, 3]."""
     axis = torch.nn.functional.one_hot(normal.abs().argmin(1), 3).to(normal.dtype)
-    return _level(axis, normal)
+    return _project(axis, normal)

@@ -1,1 +1,1 @@
-"""Which faces, edges and vertices belong together."""
+"""Mesh connectivity: half-edges, manifold splitting, orientation, connected components, vertex welding."""

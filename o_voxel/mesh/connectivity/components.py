@@ -1,4 +1,4 @@
-"""Remove the small parts of a mesh that hang together with nothing else."""
+"""Connected components of a mesh across shared edges, and removal of the small ones."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def remove_small_components(
     *,
     backend: str = "auto",
 ) -> tuple[Mesh, RowMap]:
-    """The mesh without its small components, and without vertices that no face uses.
+    """Removes small connected components and unreferenced vertices; returns the mesh and the map to input rows.
 
-    A component is a set of faces that reach each other across shared edges. It stays when it has at least
-    `min_area_share` of the mesh's area (0 to 1), at least `min_faces` faces, and, with `keep_largest`, is among that
-    many largest by area (of equals, the one with the lowest face). The largest one always stays. Order is kept.
-    Deterministic; the same on every backend ("auto", "numba", "reference").
-    Raises ValueError for a share outside 0 to 1, a negative number of faces or fewer than one component to keep.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. A component is a set of faces connected across shared
+    edges. It is kept if it has at least `min_area_share` (0 to 1) of the total area and at least `min_faces` faces and,
+    with `keep_largest`, ranks among that many by area (ties: lowest face index first). The largest component is always
+    kept. Rows keep their order. Deterministic; identical on every backend ("auto", "numba", "reference").
+    Raises ValueError for min_area_share outside [0, 1], negative min_faces or keep_largest below 1.
     """
     check_limits(min_area_share, min_faces, keep_largest)
     label = face_components(mesh, backend=backend)
@@ -53,11 +53,10 @@ def remove_small_components(
 
 
 def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh, RowMap, LeftOut]:
-    """The mesh with the largest components, by area, that have at most `faces` faces together; the largest stays.
+    """Keeps the largest components by area while their faces total at most `faces`; always keeps the largest.
 
-    The first that does not fit, and all smaller ones, go; the last value counts them. Otherwise as
-    `remove_small_components`.
-    Raises ValueError for less than one face.
+    Removes the first component that exceeds the budget and all smaller ones, which LeftOut counts. mesh: [V, 3] float32 vertices, [F, 3]
+    int32 or int64 faces. Otherwise as `remove_small_components`. Raises ValueError if faces < 1.
     """
     if faces < 1:
         raise ValueError(f"faces: expected at least 1, got {faces}")
@@ -72,7 +71,7 @@ def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh,
 
 
 def check_limits(min_area_share: float, min_faces: int, keep_largest: int | None) -> None:
-    """Raises ValueError for limits that `remove_small_components` does not take."""
+    """Raises ValueError for limits outside the ranges of `remove_small_components`."""
     if not 0 <= min_area_share <= 1:
         raise ValueError(f"min_area_share: expected 0 to 1, got {min_area_share}")
     if min_faces < 0:
@@ -84,7 +83,10 @@ def check_limits(min_area_share: float, min_faces: int, keep_largest: int | None
 def large_enough(
     vertices: Tensor, faces: Tensor, label: Tensor, min_area_share: float, min_faces: int, keep_largest: int | None
 ) -> Tensor:
-    """Faces [F] bool of the components that stay; label [F] int64: the lowest face of each face's component."""
+    """Returns a mask [F] bool of the faces to keep, by the limits of `remove_small_components`.
+
+    vertices: [V, 3] float.  faces: [F, 3] int64.  label: [F] int64, lowest face of each face's component.
+    """
     groups = Groups.of_labels(label)
     area, number = _areas(vertices, faces, groups)
     order = area.sort(descending=True, stable=True).indices
@@ -96,13 +98,16 @@ def large_enough(
 
 
 def _areas(vertices: Tensor, faces: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
-    """Twice the area and the number of faces of each group of faces."""
+    """Area [K] float and number of faces [K] int64 of each of K groups of faces."""
     area = groups.sums(length(area_vectors(vertices, faces))[:, None])[:, 0]
     return area, groups.totals(torch.ones_like(groups.number)[:, None])[:, 0]
 
 
 def face_components(mesh: Mesh, *, backend: str = "auto") -> Tensor:
-    """The lowest face [F] int64 that each face reaches across shared edges, whatever number of faces they have."""
+    """Component label [F] int64 of each face of a mesh with faces [F, 3]: the lowest face connected to it.
+
+    Edges connect all their faces, also when non-manifold. Deterministic.
+    """
     found = edges(mesh, backend=backend)
     inside = torch.ones_like(found.order, dtype=torch.bool)
     inside[found.start[:-1]] = False

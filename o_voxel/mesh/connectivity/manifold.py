@@ -1,4 +1,4 @@
-"""Cut a mesh open where it is no surface: edges of more than two faces, vertices where separate fans meet."""
+"""Split non-manifold edges (more than two faces) and vertices (more than one fan of faces) by duplicating vertices."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .topology import ValidMesh, check_mesh, following, origins
 
 
 def split_non_manifold(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, RowMap]:
-    """The mesh with copies of vertices, so that every edge has one or two faces and every vertex one fan of them.
+    """Duplicates vertices until every edge has one or two faces and every vertex a single fan; returns (mesh, rows).
 
-    Where more than two faces share an edge they are paired, so that a closed mesh stays closed wherever its vertices
-    allow: the sides of a solid where outside and inside alternate, or else the faces that go on most smoothly. An odd
-    face gets a boundary, and so does a strip that no winding fits, which is cut across. Faces keep their order and
-    corners; copies follow the V vertices, in the order of the corners that use them. Faces that name a vertex twice
-    stay. Deterministic; the same on every backend ("auto", "numba", "reference").
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. The faces around an edge of more than two are paired
+    (see `radial_edges`): the two sides of a solid where outside and inside alternate, otherwise the smoothest
+    continuation. A closed mesh stays closed where its vertices allow. An unpaired face gets a boundary edge;
+    non-orientable strips are cut across. Faces keep their order and corners; duplicates follow the V vertices, in the
+    order of their first corners. Degenerate faces are kept. Deterministic; identical on every backend ("auto", "numba",
+    "reference").
     """
     faces = check_mesh(mesh).faces.to(torch.int64)
     surface = join_faces(mesh.vertices, faces, backend=backend)
@@ -33,29 +34,33 @@ def split_non_manifold(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, RowM
 def split_surface(
     faces: Tensor, vertex_count: int, surface: Surface, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor, Surface]:
-    """(faces [F, 3] int64, source [V] int64, the vertex that each is a copy of, the surface with the edges so made)."""
+    """Splits the non-manifold vertices of a `surface`, then joins cut half-edges that ended up on a common edge.
+
+    faces: [F, 3] int64, below vertex_count. Returns (faces [F, 3] int64, source [V'] int64: the input vertex of each
+    output vertex, the surface with updated twins).
+    """
     split, source = split_corners(faces, vertex_count, surface.twin, surface.flip, backend=backend)
     if len(surface.seam) == 0:
         return split, source, surface
     seam = surface.seam.unique()
-    _, crowd, size = _edge_keys(split, seam)
-    crowded = seam[size[crowd] > 2]
-    if len(crowded):
+    _, edge, size = _edge_keys(split, seam)
+    nonmanifold = seam[size[edge] > 2]
+    if len(nonmanifold):
         twin = surface.twin.clone()
-        twin[crowded] = -1
+        twin[nonmanifold] = -1
         surface = replace(surface, twin=twin)
         split, source = split_corners(faces, vertex_count, surface.twin, surface.flip, backend=backend)
-    return split, source, replace(surface, twin=_join_meeting(split, seam, surface.twin))
+    return split, source, replace(surface, twin=_join_coincident(split, seam, surface.twin))
 
 
 def _edge_keys(faces: Tensor, half: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(edges [E, 2], which of them [N] each of `half` [N] is on, how many [E] are on each)."""
+    """(vertex pairs [E, 2] of the edges of `half` [N], edge index [N] of each, half-edges per edge [E])."""
     ends = torch.stack([origins(faces)[half], origins(faces)[following(half)]], 1).sort(1).values
     return ends.unique(dim=0, return_inverse=True, return_counts=True)
 
 
-def _join_meeting(faces: Tensor, seam: Tensor, twin: Tensor) -> Tensor:
-    """`twin` with the half-edges of `seam` joined that have come to lie on one edge, two by two."""
+def _join_coincident(faces: Tensor, seam: Tensor, twin: Tensor) -> Tensor:
+    """Joins in `twin` [3 F] the half-edges of `seam` [S] of which exactly two lie on an edge."""
     _, edge, size = _edge_keys(faces, seam)
     edge, order = edge.sort(stable=True)
     seam = seam[order]
@@ -67,17 +72,18 @@ def _join_meeting(faces: Tensor, seam: Tensor, twin: Tensor) -> Tensor:
 def split_corners(
     faces: Tensor, vertex_count: int, twin: Tensor, flip: Tensor, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """(faces [F, 3] int64, source [V'] int64) with a vertex of its own for each fan of faces around a vertex.
+    """Gives each fan of faces around a vertex its own vertex; returns (faces [F, 3] int64, source [V'] int64).
 
-    The fan with a vertex's lowest corner keeps the vertex; the others get new ones after the last, by lowest corner.
-    source: the vertex that each is a copy of.  twin, flip: of a `Surface`.
+    faces: [F, 3] int64, below vertex_count.  twin: [3 F] int64, flip: [F] bool, of a `Surface`.  source: the input
+    vertex of each output vertex. The fan with the lowest corner keeps the vertex; the other fans get new vertices
+    after the last, by lowest corner.
     """
     group = corner_groups(twin, flip, backend=backend)
     corner = torch.arange(len(group), device=group.device)
     vertex = origins(faces)
     lowest = torch.full((vertex_count,), len(group), device=group.device).scatter_reduce_(0, vertex, corner, "amin")
     extra = ((group == corner) & (lowest[vertex] != corner)).nonzero().squeeze(1)
-    named = vertex.clone()
-    named[extra] = vertex_count + torch.arange(len(extra), device=group.device)
+    renamed = vertex.clone()
+    renamed[extra] = vertex_count + torch.arange(len(extra), device=group.device)
     source = torch.cat([torch.arange(vertex_count, device=group.device), vertex[extra]])
-    return named[group].reshape(-1, 3), source
+    return renamed[group].reshape(-1, 3), source

@@ -1,4 +1,4 @@
-"""Which way out is: by the volume that a component encloses, or by the side of it that is seen from outside."""
+"""Outward orientation of mesh components: by signed volume, or by visibility from 14 orthographic views."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ...core.vectors import dot, length
 from ...ops.raster import rasterize
 from .topology import area_vectors
 
-# |volume| / area^1.5 is 0.094 for a sphere. A closed component's volume counts whatever it is; that of an open one,
-# about its own middle, counts once the sheet is clearly bent.
+# |volume| / area^1.5 is 0.094 for a sphere. The sign of a closed component's volume is always used; that of an open
+# one, about its own centroid, only if it is clearly curved.
 CLOSED_FLATNESS, OPEN_FLATNESS = 1e-12, 1e-2
 
 VIEW_PIXELS = 512
@@ -19,55 +19,55 @@ VIEWS = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) i
 
 
 def by_volume(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor) -> Tensor:
-    """Which faces [F] bool to turn so that each component encloses a positive volume.
+    """Returns the faces to flip [F] bool so that each component encloses a positive signed volume.
 
-    label [F] int64, flip [F] bool: components and the faces to turn for a consistent winding. boundary [F] bool: faces
-    on a boundary. A flat open component keeps the winding that most of its faces have.
+    vertices: [V, 3] float32.  faces: [F, 3] int64.  label: [F] int64 components.  flip: [F] bool, flips for consistent
+    winding.  boundary: [F] bool, faces on a boundary. A flat open component keeps its faces' majority winding.
     """
     return enclosing(vertices, faces, label, flip, boundary)[0]
 
 
 def enclosing(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor]:
-    """`by_volume`, and whether it is the volume [F] bool, rather than how most faces lie, that tells a face's front."""
+    """As `by_volume` (vertices [V, 3], faces [F, 3]): (faces to flip [F] bool, faces oriented by volume [F] bool)."""
     groups = Groups.of_labels(label)
     vector = area_vectors(vertices, faces)
     a, b, c = (precise(vertices[faces[:, k]]) for k in range(3))
     center, size = (a + b + c) / 3, length(vector)[:, None]
     sums = groups.sums(torch.cat([center * size, size], 1))
     tiny = torch.finfo(sums.dtype).tiny
-    middle = sums[:, :3] / sums[:, 3:].clamp_min(tiny)
-    turned = torch.where(flip, -1, 1)
-    share = dot(center - middle[groups.number], vector)[:, None] / 3 * turned[:, None]
-    volume = groups.sums(share)[:, 0]
-    open_end = torch.zeros(groups.count, dtype=torch.bool, device=label.device)
-    open_end[groups.number[boundary]] = True
+    centroid = sums[:, :3] / sums[:, 3:].clamp_min(tiny)
+    sign = torch.where(flip, -1, 1)
+    part = dot(center - centroid[groups.number], vector)[:, None] / 3 * sign[:, None]
+    volume = groups.sums(part)[:, 0]
+    is_open = torch.zeros(groups.count, dtype=torch.bool, device=label.device)
+    is_open[groups.number[boundary]] = True
     flatness = volume.abs() / sums[:, 3].pow(1.5).clamp_min(tiny)
-    sure = flatness > torch.where(open_end, OPEN_FLATNESS, CLOSED_FLATNESS)
-    votes = groups.totals(turned[:, None])[:, 0]
-    inward = torch.where(sure, volume < 0, votes < 0)
-    return flip ^ inward[groups.number], sure[groups.number]
+    reliable = flatness > torch.where(is_open, OPEN_FLATNESS, CLOSED_FLATNESS)
+    votes = groups.totals(sign[:, None])[:, 0]
+    inward = torch.where(reliable, volume < 0, votes < 0)
+    return flip ^ inward[groups.number], reliable[groups.number]
 
 
 def by_views(vertices: Tensor, faces: Tensor, label: Tensor, flip: Tensor, boundary: Tensor) -> Tensor:
-    """As `by_volume`, by the pixels of 14 pictures from outside that see one side or the other of each component.
+    """As `by_volume`, by a vote of the pixels of 14 orthographic views that show a component's front or back.
 
-    What no picture sees is turned by its volume.
+    vertices: [V, 3] float32.  faces: [F, 3] int64. Components invisible in every view are oriented by volume.
     """
-    turned = by_volume(vertices, faces, label, flip, boundary)
+    fallback = by_volume(vertices, faces, label, flip, boundary)
     if len(faces) == 0:
-        return turned
+        return fallback
     groups = Groups.of_labels(label)
     votes = torch.zeros(groups.count, 1, dtype=torch.int64, device=label.device)
     for view in VIEWS:
-        front, pixels = _seen(vertices, faces, view)
+        front, pixels = _visible_pixels(vertices, faces, view)
         facing = torch.where(flip, -1, 1) * front * pixels
         votes += groups.totals(facing[:, None])
     votes = votes[:, 0]
-    return torch.where((votes == 0)[groups.number], turned, flip ^ (votes < 0)[groups.number])
+    return torch.where((votes == 0)[groups.number], fallback, flip ^ (votes < 0)[groups.number])
 
 
-def _seen(vertices: Tensor, faces: Tensor, view: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """(1 or -1 as its front or back is seen, pixels that see it), each [F] int64, looking at the mesh from `view`."""
+def _visible_pixels(vertices: Tensor, faces: Tensor, view: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """(1 if front-facing, -1 if back-facing; number of visible pixels), each [F] int64, from direction `view`."""
     towards = torch.tensor(view, dtype=torch.float64)
     towards = towards / towards.norm()
     across = torch.linalg.cross(torch.eye(3, dtype=torch.float64)[int(towards.abs().argmin())], towards)

@@ -1,4 +1,4 @@
-"""Which row of an input mesh each vertex and face of an output came from; meshes cut down or re-indexed."""
+"""Maps from output to input rows of a mesh operation, face selection, and unified vertex/UV indices."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .topology import ValidMesh, check_mesh
 
 @dataclass(frozen=True, eq=False)
 class RowMap:
-    """Which row of the input each row of an output came from; -1 where it is new.
+    """Input row of each output row of a mesh operation; -1 for new rows.
 
-    vertices: [V] int64.  faces: [F] int64.  An attribute follows by `attribute[rows.vertices]`.
+    vertices: [V] int64.  faces: [F] int64.  Transfer vertex attributes with `attribute[rows.vertices]`.
     """
 
     vertices: Tensor
@@ -23,17 +23,20 @@ class RowMap:
 
     @classmethod
     def unchanged(cls, mesh: Mesh) -> RowMap:
-        """Every row of `mesh` as it is."""
+        """The identity map of a mesh with [V, 3] vertices and [F, 3] faces."""
         return cls(*(torch.arange(len(part), device=part.device) for part in (mesh.vertices, mesh.faces)))
 
     def after(self, earlier: RowMap) -> RowMap:
-        """The rows of the input of `earlier`, whose output was the input of this one."""
+        """Composes two maps: from this map's output to the input of `earlier`."""
         pairs = ((self.vertices, earlier.vertices), (self.faces, earlier.faces))
         return RowMap(*(torch.where(row < 0, row, torch.cat([old, old.new_full((1,), -1)])[row]) for row, old in pairs))
 
 
 def select_faces(mesh: Mesh, kept: Tensor) -> tuple[Mesh, RowMap]:
-    """The faces `kept` [F] bool of a mesh, with the vertices that they use, in order."""
+    """Keeps the faces in the mask `kept` [F] bool and the vertices they use, in order.
+
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Returns the mesh and the map to input rows.
+    """
     rows = kept.nonzero().squeeze(1)
     faces = mesh.faces[rows]
     used = torch.zeros(len(mesh.vertices), dtype=torch.bool, device=faces.device)
@@ -44,11 +47,11 @@ def select_faces(mesh: Mesh, kept: Tensor) -> tuple[Mesh, RowMap]:
 
 
 def unify_indices(mesh: Mesh, uv: Tensor, uv_faces: Tensor) -> tuple[Mesh, Tensor, Tensor]:
-    """(mesh, uv [W, 2], rows [W] int64) with one vertex for each pair of a vertex and a row of `uv` that a face uses.
+    """Creates one vertex per distinct (vertex, uv row) pair; returns (mesh, uv [W, 2], rows [W] int64).
 
-    uv [U, 2] float32; uv_faces [F, 3] integers, rows of `uv`, -1 nowhere. Vertices are in the order of (vertex, row of
-    uv); `rows` says of which vertex each is, for normals and colours to follow. Faces keep their order and corners.
-    Raises ValueError where a face has no such row.
+    uv: [U, 2] float32.  uv_faces: [F, 3] integers, rows of `uv`, without -1.  rows: input vertex of each output vertex,
+    to transfer normals and colours. Vertices are sorted by (vertex, uv row); faces keep their order and corners.
+    Raises ValueError for uv_faces of another shape or out of range.
     """
     faces = check_mesh(mesh).faces.to(torch.int64)
     if uv_faces.shape != faces.shape:

@@ -1,7 +1,7 @@
-"""What every repair starts from: a checked mesh, its edges, its components, and where rows came from.
+"""Mesh validation, edge-to-half-edge tables and half-edge navigation.
 
-Half-edge h = 3 f + k of face f runs from its corner k to its corner (k + 1) % 3; corner c = 3 f + k is where half-edge
-c starts.
+Half-edge h = 3 f + k of face f runs from its corner k to its corner (k + 1) % 3; corner c = 3 f + k is the origin of
+half-edge c.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ...values import Mesh
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """The edges of a mesh, by their lower vertex, then by the higher one.
+    """The undirected edges of a mesh, sorted by (lower vertex, higher vertex).
 
-    order: [3 F] int64, half-edges grouped by edge, ascending in each.  start: [E + 1] int64: edge e has the half-edges
-    order[start[e] : start[e + 1]].
+    order: [3 F] int64, half-edges grouped by edge, ascending in each group.  start: [E + 1] int64; the half-edges of
+    edge e are order[start[e] : start[e + 1]].
     """
 
     order: Tensor
@@ -30,28 +30,28 @@ class Edges:
 
     @property
     def sizes(self) -> Tensor:
-        """Faces at each edge [E] int64."""
+        """Number of faces at each edge [E] int64."""
         return self.start.diff()
 
     def ends(self, faces: Tensor) -> Tensor:
-        """The two vertices [E, 2] int64 of each edge, the lower one first."""
+        """The two vertices [E, 2] of each edge, the lower first; faces: [F, 3] integers."""
         half = self.order[self.start[:-1]]
         ends = torch.stack([origins(faces)[half], origins(faces)[following(half)]], 1)
         return ends.sort(1).values
 
 
 class ValidMesh(Mesh):
-    """A mesh with finite vertices and faces that name them: what `check_mesh` has seen, and what repairs return.
+    """A mesh with finite vertices and in-range face indices, as returned by `check_mesh` and the mesh operations.
 
-    Functions of `o_voxel.mesh` accept any Mesh and return valid ones, so a chain of them checks its input once.
+    Functions of `o_voxel.mesh` accept any Mesh and return a ValidMesh, so a chain of them validates its input once.
     """
 
 
 def check_mesh(mesh: Mesh) -> ValidMesh:
-    """The same vertices and faces as a ValidMesh; `mesh` itself if it is one already.
+    """Validates a mesh ([V, 3] float32, [F, 3] int32 or int64) and returns it as a ValidMesh; a ValidMesh unchanged.
 
-    Waits for the device, unless it is. Raises ValueError where a vertex is not finite, or a face names a vertex that
-    is not there.
+    Validation synchronises with the device. Raises ValueError for non-finite vertices, face indices out of range, or
+    vertices and faces on different devices.
     """
     if isinstance(mesh, ValidMesh):
         return mesh
@@ -60,6 +60,7 @@ def check_mesh(mesh: Mesh) -> ValidMesh:
 
 
 def _validate(mesh: Mesh) -> None:
+    """Raises ValueError for the first fault of vertices [V, 3] or faces [F, 3]."""
     if mesh.vertices.device != mesh.faces.device:
         raise ValueError(f"mesh: expected faces on {mesh.vertices.device}, got {mesh.faces.device}")
     finite = mesh.vertices.isfinite().all(1)
@@ -73,26 +74,26 @@ def _validate(mesh: Mesh) -> None:
 
 
 def origins(faces: Tensor) -> Tensor:
-    """The vertex [3 F] that each half-edge of `faces` [F, 3] starts at."""
+    """The origin vertex [3 F] of each half-edge of `faces` [F, 3]."""
     return faces.reshape(-1)
 
 
 def following(half: Tensor) -> Tensor:
-    """The next half-edge around the face of each."""
+    """The next half-edge [N] around the face of each half-edge `half` [N] int64."""
     return half + 1 - 3 * (half % 3 == 2)
 
 
 def preceding(half: Tensor) -> Tensor:
-    """The half-edge before each, around its face."""
+    """The previous half-edge [N] around the face of each half-edge `half` [N] int64."""
     return half - 1 + 3 * (half % 3 == 0)
 
 
 def edges(mesh: Mesh, *, backend: str = "auto") -> Edges:
-    """The edges of a mesh, with all faces of each. Deterministic; backends as `ops.mesh_clean`."""
+    """Computes the edges of a mesh with faces [F, 3]. Deterministic; backends as `ops.mesh_connectivity`."""
     return Edges(*match_edges(check_mesh(mesh).faces.to(torch.int64), len(mesh.vertices), backend=backend))
 
 
 def area_vectors(vertices: Tensor, faces: Tensor) -> Tensor:
-    """[F, 3] float64 (float32 on MPS), each along its face's normal and as long as its area."""
+    """Area-weighted face normals [F, 3] float64 (float32 on MPS) of vertices [V, 3] float and faces [F, 3] int64."""
     a, b, c = (precise(vertices[faces[:, k]]) for k in range(3))
     return cross(b - a, c - a) / 2

@@ -1,4 +1,4 @@
-"""Which vertices lie together."""
+"""Clusters of vertices within a distance of each other (uniform-grid search), and boundary detection."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ...ops.mesh_connectivity import components
 from ...values import Mesh
 from .topology import edges
 
-# Cells along an axis; three such numbers, with one cell to spare at either end, fit an int64.
+# Cells along an axis; three such indices, with one cell of padding at either end, fit an int64.
 CELLS = 1 << 20
-# Half of a cell's neighbours: the other halves' pairs are theirs.
+# Half of a cell's 26 neighbours, so that each pair of cells is visited once.
 ABOVE = [(x, y, z) for x in (0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) > (0, 0, 0)]
 
-# Rounding may put a vertex a hair off its cell's wall; in cells.
+# Tolerance for rounding at cell walls, in cells.
 SLACK = 1e-9
-# Pairs compared at once.
+# Candidate pairs per chunk.
 PAIRS = 1 << 22
 
 
 def close_vertices(vertices: Tensor, distance: float, *, backend: str = "auto") -> Tensor:
-    """[V] int64: the lowest vertex that each reaches by steps of at most `distance`, in float64.
+    """Labels [V] int64 of single-linkage clusters: the lowest vertex connected by steps of at most `distance`.
 
-    Vertices share cells of a grid: those in the same cell are compared, and a vertex close to a wall with the cells
-    behind it.
+    vertices: [V, 3] float32.  distance: in their units, compared in float64. A uniform grid limits the comparisons to
+    pairs in one cell, and to adjacent cells for vertices near their wall.
     """
     label = torch.arange(len(vertices), device=vertices.device)
     if len(vertices) < 2:
@@ -35,8 +35,8 @@ def close_vertices(vertices: Tensor, distance: float, *, backend: str = "auto") 
     low = points.amin(0)
     extent = float((points.amax(0) - low).amax())
     side = _cell_side(extent, distance, len(vertices))
-    place = (points - low) / side
-    cell = place.floor()
+    scaled = (points - low) / side
+    cell = scaled.floor()
     key, order = _keys(cell.to(torch.int64)).sort(stable=True)
     same = _merge_equal(points, key, order)
     label[order] = same
@@ -44,7 +44,7 @@ def close_vertices(vertices: Tensor, distance: float, *, backend: str = "auto") 
         return label
     alone = same == order
     key, order = key[alone], order[alone]
-    sources = [_within(key, order), _across(key, order, place - cell, cell.to(torch.int64), distance / side)]
+    sources = [_within(key, order), _across(key, order, scaled - cell, cell.to(torch.int64), distance / side)]
     pairs = [_close_pairs(points, order, *source, distance) for source in sources]
     first, second = (torch.cat(ends) for ends in zip(*pairs, strict=True))
     merged, _ = components(len(vertices), first, second, torch.zeros_like(first, dtype=torch.bool), backend=backend)
@@ -52,26 +52,30 @@ def close_vertices(vertices: Tensor, distance: float, *, backend: str = "auto") 
 
 
 def has_border(mesh: Mesh, *, backend: str = "auto") -> bool:
-    """Whether any edge has a single face, so that back faces can be seen. Vertices at one place count as one: those
-    along a crease, split to be shaded apart, are no border."""
-    together = close_vertices(mesh.vertices, 0.0, backend=backend)
-    sizes = edges(Mesh(mesh.vertices, together[mesh.faces.long()]), backend=backend).sizes
+    """True if any edge has a single face, so that back faces may be visible.
+
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Coincident vertices count as one, so vertices split
+    along shading creases make no border.
+    """
+    merged = close_vertices(mesh.vertices, 0.0, backend=backend)
+    sizes = edges(Mesh(mesh.vertices, merged[mesh.faces.long()]), backend=backend).sizes
     return bool((sizes == 1).any())
 
 
 def _cell_side(extent: float, distance: float, count: int) -> float:
-    """Cells at least twice `distance` wide, and else about as wide as a surface's vertices stand apart."""
+    """Cell size: at least twice `distance`, otherwise about the vertex spacing of a surface."""
     spacing = extent / count**0.5 if distance > 0 else 0.0
     return max(2 * distance, spacing, extent / CELLS) or 1.0
 
 
 def _keys(cell: Tensor) -> Tensor:
+    """Sort keys [N] int64 of cells [N, 3] int64."""
     x, y, z = (cell + 1).unbind(1)
     return (x << 42) | (y << 21) | z
 
 
 def _merge_equal(points: Tensor, key: Tensor, order: Tensor) -> Tensor:
-    """The lowest vertex [V] at the very place of each of `order`, which is sorted by `key` and then by row."""
+    """The lowest vertex [V] with exactly the position of each in `order` [V], sorted by `key` [V], then by row."""
     shared = torch.zeros_like(key, dtype=torch.bool)
     shared[1:] = key[1:] == key[:-1]
     shared[:-1] |= shared[1:].clone()
@@ -89,13 +93,16 @@ def _merge_equal(points: Tensor, key: Tensor, order: Tensor) -> Tensor:
 
 
 def _within(key: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(vertex, begin, end): each vertex, with those after it in its cell, from `begin` to `end` in `order`."""
+    """(vertex, begin, end) [N] int64: the candidates order[begin:end], the later vertices of each vertex's cell."""
     rows = torch.arange(len(key), device=key.device)
     return order, rows + 1, torch.searchsorted(key, key, right=True)
 
 
 def _across(key: Tensor, order: Tensor, inside: Tensor, cell: Tensor, reach: float) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_within`, with those in each neighbouring cell whose walls are within `reach`, in cells, of the vertex."""
+    """As `_within`, for each adjacent cell whose wall is within `reach` (in cells) of the vertex.
+
+    inside: [V, 3], position in the cell, 0 to 1.  cell: [V, 3] int64.
+    """
     inside, cell = inside[order], cell[order]
     reach = reach * (1 + SLACK) + SLACK
     near = {-1: inside <= reach, 0: torch.ones_like(inside, dtype=torch.bool), 1: inside >= 1 - reach}
@@ -108,7 +115,7 @@ def _across(key: Tensor, order: Tensor, inside: Tensor, cell: Tensor, reach: flo
 def _close_pairs(
     points: Tensor, order: Tensor, vertex: Tensor, begin: Tensor, end: Tensor, distance: float
 ) -> tuple[Tensor, Tensor]:
-    """Pairs of each of `vertex` with those of order[begin] to order[end] that are within `distance` of it."""
+    """Pairs (first, second) [P] int64 of each `vertex` [N] and its candidates order[begin:end] within `distance`."""
     some = (end > begin).nonzero().squeeze(1)
     vertex, begin, count = vertex[some], begin[some], (end - begin)[some]
     total = count.cumsum(0)

@@ -1,1 +1,1 @@
-"""New surfaces through signed distances: narrow band, manifold dual contouring, shrinkwrap."""
+"""Remeshing by distance fields: sparse narrow band, manifold dual contouring, shrinkwrap."""

@@ -1,10 +1,9 @@
-"""How a surface passes through a cube of eight points, by which of them are inside: one vertex for each sheet of it.
+"""Case tables of manifold dual contouring (Schaefer, Ju and Warren 2007): the surface sheets in each of 256 cubes.
 
-Corner 4 x + 2 y + z is the point (x, y, z) of the cube. Edge 4 a + 2 b + c runs along axis a, at b and c along the
-other two axes, in order. On a face whose corners are inside crosswise the surface keeps the outside corners apart:
-outside, points hang together along grid edges only, so that a wall one point thick holds at every slope. Both cubes of
-the face decide so, and therefore the sheets of all cubes fit together (after Schaefer, Ju and Warren 2007, "Manifold
-dual contouring"; the rule for faces is that of marching cubes with consistent faces).
+Corner 4 x + 2 y + z is the point (x, y, z) of the cube. Edge 4 a + 2 b + c runs along axis a, at positions b and c on
+the other two axes, in order. On ambiguous faces (diagonal corners inside) the surface separates the outside corners:
+outside points are connected along grid edges only, so that a wall one point thick is watertight at every slope. Both
+cubes of a face use this rule, as in marching cubes with consistent faces, so the sheets of all cubes match.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ Corner = tuple[int, int, int]
 @cache
 @normal_tensors
 def contour_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(sheets [256] int64, sheet of an edge [256, 12] int64, twice [256] bool) by the inside corners, a bit a corner.
+    """(sheet counts [256] int64, sheet of each edge [256, 12] int64, twice [256] bool) by the mask of inside corners.
 
-    sheet of an edge: 0 for those that are not crossed too.  twice: whether one sheet runs twice through some face.
+    Uncrossed edges have sheet 0.  twice: true if a sheet crosses a face twice.
     """
     found = [_sheets(case) for case in range(256)]
     counts = torch.tensor([max(sheet) + 1 for sheet, _ in found])
@@ -34,7 +33,7 @@ def contour_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sheets(case: int) -> tuple[list[int], bool]:
-    """(the sheet of each edge, -1 where it is not crossed; whether a sheet runs twice through a face)."""
+    """(sheet of each of the 12 edges, -1 if uncrossed; true if a sheet crosses a face twice)."""
     inside = {corner for corner in product((0, 1), repeat=3) if case >> _number(corner) & 1}
     label = [edge if _crosses(edge, inside) else -1 for edge in range(12)]
     pairs = [_face_pairs(axis, side, inside) for axis, side in product(range(3), (0, 1))]
@@ -47,7 +46,7 @@ def _sheets(case: int) -> tuple[list[int], bool]:
 
 
 def _face_pairs(axis: int, side: int, inside: set[Corner]) -> list[tuple[int, int]]:
-    """The pairs of crossed edges that the surface joins on the face at `side` of `axis`."""
+    """Pairs of crossed edges connected by the surface on the face at `side` (0 or 1) of `axis`."""
     corners = [corner for corner in product((0, 1), repeat=3) if corner[axis] == side]
     edges = [edge for edge in range(12) if all(corner[axis] == side for corner in _ends(edge))]
     crossed = [edge for edge in edges if _crosses(edge, inside)]
@@ -57,8 +56,8 @@ def _face_pairs(axis: int, side: int, inside: set[Corner]) -> list[tuple[int, in
 
 
 def _ends(edge: int) -> tuple[Corner, Corner]:
-    axis, places = edge // 4, (edge // 2 % 2, edge % 2)
-    low, high = ([*places[:axis], end, *places[axis:]] for end in (0, 1))
+    axis, position = edge // 4, (edge // 2 % 2, edge % 2)
+    low, high = ([*position[:axis], end, *position[axis:]] for end in (0, 1))
     return tuple(low), tuple(high)
 
 

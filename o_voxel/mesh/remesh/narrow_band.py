@@ -1,7 +1,7 @@
-"""The distance to a mesh on the points of a grid, as far as a level set of it needs: coarse to fine, then exact.
+"""Narrow-band sampling of the unsigned distance to a mesh on a grid, refined from coarse cells to exact points.
 
-A distance changes by no more than the way between two points. So one query at the middle of a group of points tells
-whether the level can pass among them, and what side all of them are on where it cannot.
+Distance is 1-Lipschitz, so one query at the centre of a cell bounds it in the whole cell: either the level set may
+cross the cell, or all its points are on the same side.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ...ops.closest_point import MeshIndex, closest_point
 from ...ops.flood_fill import POINTS, SIDE
 from .sparse_sdf import SparseSDF
 
-# Blocks along a side of the groups that the search starts with.
+# Blocks along a side of the coarsest cells.
 GROUP = 4
 QUERIES_A_CHUNK = 1 << 21
-# Rounding is far less than the slack.
+# Safety margin, far above rounding, in grid units.
 SLACK = 0.01
 DIAGONAL = math.sqrt(3) + SLACK
-# From the middle of 2 x 2 x 2 points to the far end of a grid edge that starts at one of them.
+# Distance from the centre of 2 x 2 x 2 points to the far end of a grid edge that starts at one of them.
 EDGE_REACH = math.sqrt(1.5**2 + 0.5**2 + 0.5**2) + SLACK
 
 
@@ -36,16 +36,16 @@ def sample_narrow_band(
     backend: str = "auto",
     report: Progress = silent,
 ) -> SparseSDF:
-    """The distance less `level` on a grid of `shape` blocks, for an index over a mesh in grid units.
+    """Samples (unsigned distance - level) on a grid of `shape` blocks; index: of a mesh in grid units.
 
-    Exact at both ends of every grid edge on which it turns its sign; right in sign everywhere. Every cube of eight
-    points in which it turns has its low corner in a block of the field. wanted: blocks [X, Y, Z] bool that the field is
-    wanted in; elsewhere it says "outside" or "inside" at random. report: called with the part done, may raise.
+    Values are exact at both ends of every grid edge with a sign change, and have the correct sign everywhere. The low
+    corner of every cube of eight points with a sign change is in a stored block. wanted: mask [X, Y, Z] bool of the
+    blocks to sample; signs elsewhere are arbitrary. report: called with the fraction done, may raise.
     """
     device = index.device
 
     def offsets(centers: Tensor, reach: float) -> Tensor:
-        """Distance less level [N] at `centers`, infinite where it is larger than `reach`."""
+        """Distance minus level [N] at `centers` [N, 3], infinite beyond `reach`."""
         parts = centers.split(QUERIES_A_CHUNK)
         found = []
         for part in parts:
@@ -63,7 +63,7 @@ def sample_narrow_band(
         coords = coords[wanted[tuple(coords.long().unbind(1))]]
     fine, kept = _near(offsets, coords, SIDE, _cube_reach(SIDE))
 
-    # A block's row: that of its group's side, then that of its own, then its own.
+    # Table row of a block: that of its coarse cell's side, overwritten by its own side's, then by its stored row.
     near = coords[kept]
     table = (torch.where(coarse > 0, 0, 1).to(torch.int32) + len(near)).reshape(groups)
     for axis in range(3):
@@ -75,33 +75,33 @@ def sample_narrow_band(
 
 
 def _cube_reach(side: int) -> float:
-    """From the middle of a cell of side^3 points to the far corner of a cube of eight that starts in it."""
+    """Distance from the centre of a cell of side^3 points to the far corner of a cube of eight that starts in it."""
     return (side + 1) / 2 * DIAGONAL
 
 
 def _near(offsets: Callable[[Tensor, float], Tensor], cells: Tensor, side: int, reach: float) -> tuple[Tensor, Tensor]:
-    """(offset [N] at the middle of each cell of side^3 points, rows [K] of those with the level within `reach`)."""
+    """(offset [N] at the centre of each cell [N, 3] of side^3 points, rows [K] of cells with |offset| <= `reach`)."""
     found = offsets(cells * float(side) + (side - 1) / 2, reach)
     return found, (found.abs() <= reach).nonzero().squeeze(1)
 
 
 def _children(cells: Tensor, count: int) -> Tensor:
-    """The count^3 parts [N count^3, 3] of each of `cells` [N, 3], in order."""
+    """Splits each of `cells` [N, 3] into count^3 children [N count^3, 3], in order."""
     steps = torch.cartesian_prod(*[torch.arange(count, dtype=cells.dtype, device=cells.device)] * 3)
     return (cells[:, None] * count + steps).reshape(-1, 3)
 
 
 def _block_values(offsets: Callable[[Tensor, float], Tensor], coords: Tensor) -> Tensor:
-    """[B + 2, 64] values of the blocks `coords` [B, 3], exact at ends of crossed edges, and of the two rest rows."""
+    """Values [B + 2, 64] of the blocks `coords` [B, 3], exact at ends of crossed edges, and of the two uniform rows."""
     values = torch.empty(len(coords) + 2, POINTS, device=coords.device)
     values[-2], values[-1] = 1.0, -1.0
     octants = _children(coords, 2)
     middle, kept = _near(offsets, octants, 2, EDGE_REACH)
-    # Places [8, 8] in a block of the points of its octants.
+    # Columns [8, 8] of the points of a block's octants.
     corners = _children(_children(torch.zeros(1, 3, dtype=torch.int64, device=coords.device), 2), 2)
-    places = (corners * corners.new_tensor([16, 4, 1])).sum(1).reshape(8, 8)
-    values[:-2].scatter_(1, places.flatten().expand(len(coords), -1), middle.reshape(-1, 8).repeat_interleave(8, 1))
-    slots = (kept // 8 * POINTS)[:, None] + places[kept % 8]
+    columns = (corners * corners.new_tensor([16, 4, 1])).sum(1).reshape(8, 8)
+    values[:-2].scatter_(1, columns.flatten().expand(len(coords), -1), middle.reshape(-1, 8).repeat_interleave(8, 1))
+    slots = (kept // 8 * POINTS)[:, None] + columns[kept % 8]
     points = _children(octants[kept], 2).to(torch.float32)
     values.view(-1)[slots.flatten()] = offsets(points, EDGE_REACH + DIAGONAL)
     return values

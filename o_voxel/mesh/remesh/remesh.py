@@ -1,4 +1,4 @@
-"""A new mesh around a surface, at an even resolution, whatever the old one's state."""
+"""Uniform remeshing of any triangle mesh: offset distance field, manifold dual contouring, projection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .narrow_band import sample_narrow_band
 from .shrinkwrap import ProjectOptions, shrinkwrap
 
 LEAST, MOST = 8, 1024
-# How far beyond its level, in voxels, a contour's vertex may be: in a concave corner it is the mean of crossings that
-# are most of a voxel away, and more so the sharper the corner.
+# Distance beyond the level, in voxels, that contour vertices may have: in a concave corner a vertex is the mean of
+# crossings most of a voxel away, the further the sharper the corner.
 CORNER = 1.2
 
 
@@ -32,24 +32,24 @@ def remesh(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> Mesh:
-    """The surface that stands off from `mesh` by `band` on all sides, moved back on it: even, closed, 2-manifold.
+    """Remeshes the offset surface at distance `band` and projects it back: uniform, closed and 2-manifold.
 
-    resolution: voxels along the longest side of the mesh's box, 8 to 1024. The grid is laid around the mesh.
-    band: voxels, 0.55 to 8. Gaps narrower than twice that close.
-    project: the part of the way back that vertices go, 0 to 1. A little less than 1 keeps the two sides of a sheet
-    apart.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces.
+    resolution: voxels along the longest side of the mesh's bounding box, 8 to 1024. The grid is fitted to the mesh.
+    band: offset, 0.55 to 8 voxels. Gaps narrower than twice that close.
+    project: fraction of the distance back that vertices move, 0 to 1. A little less than 1 keeps the two sides of a
+    sheet apart.
     backend: for distances, "triton", "numba", "reference" or "auto" (see ops.closest_point).
-    progress: called with the part done, 0 to 1; may raise, to cancel.
+    progress: called with the fraction done, 0 to 1; may raise, to cancel.
 
-    The mesh may be open, non-manifold, self-intersecting, wound at random; degenerate faces are points or lines of it.
-    An unsigned distance has two sides everywhere: a closed surface gets a shell outside and another one inside
-    (`shell.outer_shell` gives one). Every edge has two faces and every vertex one fan; faces look away from the mesh.
-    Vertices that go back by less, so that no face turns over, may stay up to `band` away, mostly in acute corners. With
-    `project` 1 edges and corners of the mesh come back sharp, but for what is finer than a voxel. The same bytes each
-    time, on one backend. An empty mesh gives an empty one.
+    The mesh may be open, non-manifold, self-intersecting and inconsistently wound; degenerate faces count as points or
+    segments. Unsigned distance is two-sided: a closed surface gets an outer and an inner shell (`outer_shell` gives
+    one). Every edge has two faces, every vertex one fan; faces point away from the mesh. Vertices held back to avoid
+    flipped faces may stay up to `band` away, mostly in acute corners. With `project` 1 edges and corners are reproduced
+    sharp, except features finer than a voxel. Deterministic per backend. An empty mesh gives an empty one.
 
-    Raises ValueError for arguments out of range, positions not finite, faces of vertices that are not there, or a mesh
-    that is a single point.
+    Raises ValueError for arguments out of range, non-finite positions, face indices out of range, or a mesh without
+    extent.
     """
     check_resolution(resolution)
     if not 0.55 <= band <= 8:
@@ -74,33 +74,33 @@ def remesh(
 
 
 def check_resolution(resolution: int) -> None:
-    """Raises ValueError for a resolution that grids here do not go to."""
+    """Raises ValueError unless LEAST <= resolution <= MOST."""
     if not LEAST <= resolution <= MOST:
         raise ValueError(f"resolution: expected {LEAST} to {MOST} voxels, got {resolution}")
 
 
 def check_part(project: float) -> None:
-    """Raises ValueError for a part of the way that is none."""
+    """Raises ValueError unless 0 <= project <= 1."""
     if not 0 <= project <= 1:
         raise ValueError(f"project: expected 0 to 1, got {project}")
 
 
 def empty_like(mesh: Mesh) -> Mesh:
-    """A mesh with nothing in it, of the same types and on the same device."""
+    """An empty mesh ([0, 3] vertices and faces) with the dtypes and device of `mesh`."""
     return ValidMesh(mesh.vertices[:0], mesh.faces[:0])
 
 
 def fit_grid(mesh: Mesh, resolution: int, level: float) -> Grid:
-    """A grid of whole blocks around the faces of `mesh`, with room for what stands off from it by `level` voxels.
+    """Fits a grid of whole blocks around the faces of a mesh ([V, 3], [F, 3]), padded for an offset of `level` voxels.
 
-    The points of the fields here are the corners of its voxels. Raises ValueError for a mesh that is a single point.
+    Field points are the corners of its voxels. Raises ValueError for a mesh without extent.
     """
     used = mesh.vertices[mesh.faces.flatten().to(torch.int64)]
     low, high = (end.tolist() for end in (used.amin(0), used.amax(0)))
     size = max(far - near for near, far in zip(low, high, strict=True)) / resolution
     if size <= 0:
         raise ValueError(f"mesh: expected faces with some extent, got all at {low}")
-    # The blocks at the border are outside: one block and more below the surface, at least one above.
+    # Border blocks must be outside: more than one block of padding below the surface, at least one above.
     margin = SIDE + math.ceil(level) + 1
     points = [
         margin + math.ceil((far - near) / size) + math.ceil(level) + 1 for near, far in zip(low, high, strict=True)

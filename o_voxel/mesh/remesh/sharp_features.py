@@ -1,8 +1,8 @@
-"""Vertices for the concave creases of a surface, which nearest points never name.
+"""Dual vertices on concave feature edges, which closest-point projection misses.
 
-Of two walls that meet, a vertex over the crease is nearest to one or the other, and the row of them runs like teeth.
-Its own nearest point and those of its neighbours give planes, though, and the crease is where they meet (as the
-quadric of dual contouring has it: Ju, Losasso, Schaefer and Warren 2002).
+Vertices above a concave crease project alternately onto one wall or the other, as a sawtooth. The closest points of a
+vertex and its neighbours define tangent planes; the vertex is placed at their intersection, by the quadric error of
+dual contouring (Ju, Losasso, Schaefer and Warren 2002).
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from ...core.vectors import cross, dot, length
 from .contour import Contour
 
 QUADS_A_CHUNK = 1 << 20
-# Walls that bend by less than some 37 degrees are taken for one that is round.
+# Cosine of the least bend of a crease, about 37 degrees; smaller bends count as one curved wall.
 SHARP = 0.8
-# In voxels; points on one plane are in front of each other by no more than rounding.
+# Tolerance in voxels: rounding puts points of one plane in front of each other by less.
 IN_FRONT = 1e-3
-# Pull to a vertex's own nearest point, against planes of weight one: decides along a crease, and hardly across.
+# Regularisation towards the vertex's own closest point, against unit plane weights: acts mostly along the crease.
 PULL = 0.01
-# Grid units that a crease may be outside of a vertex's cube.
+# Distance in grid units that a crease may lie outside the vertex's cube.
 OVERLAP = 0.3
-# Grid units from where a vertex would go otherwise; walls so acute that they meet further away are left blunt.
+# Largest move in grid units from the plain projection; more acute creases stay blunt.
 FURTHEST = 2.0
 
 
 def sharp_feature_points(
     shell: Contour, nearest: Tensor, normal: Tensor, level: float, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(rows [K] int64, points [K, 3] float32): the vertices in whose cubes a concave crease runs, and where it does.
+    """Finds vertices with a concave crease in their cube: (rows [K] int64, points [K, 3] float32 on the crease).
 
-    shell: a contour at `level` from a surface.  nearest, normal: [V, 3], the surface's point nearest to each vertex,
-    and the unit direction from there to it, zero for those to leave out.  offset: [V] float32, how far from the surface
-    the points are wanted. Deterministic.
+    shell: a contour at distance `level` from a surface.  nearest: [V, 3] float32, closest surface point of each vertex.
+    normal: [V, 3] float32, unit direction from there to the vertex, zero to exclude it.  offset: [V] float32, target
+    distance from the surface. Grid units. Deterministic.
     """
     quads = [chunk[_concave(nearest[chunk], normal[chunk])] for chunk in shell.quads.split(QUADS_A_CHUNK)]
     rows, corner = torch.cat(quads).to(torch.int64).unique(return_inverse=True)
     if len(rows) == 0:
         return rows, shell.vertices[:0]
-    # Each corner of a quad sees the planes of all four.
+    # Each corner of a quad collects the planes of all four.
     here, there = corner.repeat_interleave(4, 1).flatten(), corner.repeat(1, 4).flatten()
     at, plane = precise(nearest[rows]), precise(normal[rows])
     n = plane[there]
@@ -52,30 +52,30 @@ def sharp_feature_points(
     inverse = _inverse(total[:, :6])
 
     def solve(distance: Tensor) -> Tensor:
-        """The points [K, 3] at that distance from all planes, as near as can be."""
+        """Least-squares points [K, 3] at `distance` [K] from all planes."""
         right = total[:, 6:9] + distance[:, None] * total[:, 9:]
         return at + torch.stack([dot(row, right) for row in inverse], 1)
 
     vertex = precise(shell.vertices[rows])
     away = solve(torch.full_like(vertex[:, 0], level)) - vertex.floor() - 0.5
-    wanted = precise(offset[rows])
-    points = solve(wanted)
-    own = (away.abs() <= 0.5 + OVERLAP).all(1) & (length(points - at - plane * wanted[:, None]) <= FURTHEST)
-    return rows[own], points[own].to(torch.float32)
+    target = precise(offset[rows])
+    points = solve(target)
+    inside = (away.abs() <= 0.5 + OVERLAP).all(1) & (length(points - at - plane * target[:, None]) <= FURTHEST)
+    return rows[inside], points[inside].to(torch.float32)
 
 
 def _concave(nearest: Tensor, normal: Tensor) -> Tensor:
-    """Quads [Q] bool of which two corners, [Q, 4, 3], see different walls, each in front of the other."""
+    """Mask [Q] bool of quads (inputs [Q, 4, 3]) with two corners that project onto different walls of a concavity."""
     found = torch.zeros(len(nearest), dtype=torch.bool, device=nearest.device)
-    known = dot(normal, normal) > 0
+    valid = dot(normal, normal) > 0
     for k, j in combinations(range(4), 2):
-        bent = (dot(normal[:, k], normal[:, j]) < SHARP) & known[:, k] & known[:, j]
+        bent = (dot(normal[:, k], normal[:, j]) < SHARP) & valid[:, k] & valid[:, j]
         found |= bent & (dot(nearest[:, k] - nearest[:, j], normal[:, j] - normal[:, k]) > IN_FRONT)
     return found
 
 
 def _inverse(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Columns [K, 3] of the inverse of symmetric matrices xx, yy, zz, xy, xz, yz [K, 6], with PULL on the diagonal."""
+    """Columns [K, 3] of inverse symmetric matrices xx, yy, zz, xy, xz, yz [K, 6], with PULL added to the diagonal."""
     xx, yy, zz, xy, xz, yz = entries.unbind(1)
     a, b, c = (torch.stack(column, 1) for column in ((xx + PULL, xy, xz), (xy, yy + PULL, yz), (xz, yz, zz + PULL)))
     adjugate = cross(b, c), cross(c, a), cross(a, b)

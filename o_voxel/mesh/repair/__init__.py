@@ -1,1 +1,1 @@
-"""Raw meshes made valid: welding, orientation, hole filling, and all repairs in one call."""
+"""Mesh repair: welding, degenerate and duplicate faces, orientation, hole filling, and `clean` for all of them."""

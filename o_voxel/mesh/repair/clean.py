@@ -1,4 +1,4 @@
-"""A raw mesh made fit for simplification, unwrapping and baking: each repair, and all of them in one go."""
+"""Mesh cleanup before simplification, unwrapping and baking: single repairs, and `clean`, which runs all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .orient import OUTWARD, faces_to_turn, turn, turn_surface
 
 @dataclass(frozen=True, kw_only=True)
 class CleanOptions:
-    """What `clean` does. Lengths are in world units.
+    """Options of `clean`. Lengths are in world units.
 
     weld_distance: see `weld`.  min_area_share, min_faces, keep_largest: see `remove_small_components`.  outward: see
     `orient`.  max_hole_perimeter, curved_fill: see `fill_holes`; 0 fills nothing.
@@ -44,18 +44,18 @@ class CleanOptions:
 
 
 def check_distance(distance: float) -> None:
-    """Raises ValueError for a distance that `weld` does not take."""
+    """Raises ValueError unless `distance` is finite and 0 or more."""
     if not 0 <= distance < float("inf"):
         raise ValueError(f"weld distance: expected 0 or more, got {distance}")
 
 
 def weld(mesh: Mesh, distance: float = 1e-6, *, backend: str = "auto") -> tuple[Mesh, RowMap]:
-    """The mesh with vertices that lie within `distance` of each other, in world units, made one.
+    """Merges vertices within `distance` of each other, in world units; returns (mesh, rows).
 
-    Vertices that a chain of such steps joins become one, the first of them, which stays where it is. 0 joins vertices
-    at the very same place. Faces keep their rows; one whose corners were joined names a vertex twice (see
-    `remove_degenerate_faces`). The cost grows with the pairs of vertices within twice the distance. Deterministic;
-    backends "auto", "numba", "reference". Raises ValueError for a negative distance.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Chains of such vertices merge into their first vertex,
+    whose position is kept (single linkage). 0 merges coincident vertices. Faces keep their rows; those with merged
+    corners become degenerate (see `remove_degenerate_faces`). Cost grows with the number of vertex pairs within twice
+    the distance. Deterministic; backends "auto", "numba", "reference". Raises ValueError for a negative distance.
     """
     check_distance(distance)
     label = close_vertices(check_mesh(mesh).vertices, distance, backend=backend)
@@ -67,30 +67,31 @@ def weld(mesh: Mesh, distance: float = 1e-6, *, backend: str = "auto") -> tuple[
 
 
 def remove_degenerate_faces(mesh: Mesh) -> tuple[Mesh, RowMap]:
-    """The mesh without faces that name a vertex twice, and without vertices that no face uses.
+    """Removes faces with a repeated vertex, and unreferenced vertices; returns (mesh, rows).
 
-    A face of three vertices on a line stays: without it the mesh would be open there.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Faces with three collinear vertices are kept: removing
+    them would open the mesh.
     """
     return select_faces(mesh, ~has_twin_corners(check_mesh(mesh).faces))
 
 
 def remove_duplicate_faces(mesh: Mesh, *, backend: str = "auto") -> tuple[Mesh, RowMap]:
-    """The mesh with one face, the first, for each set of three vertices, however wound; without unused vertices.
+    """Removes faces with the same vertices as an earlier face, in any winding, and unreferenced vertices.
 
-    Faces that name a vertex twice all stay.
-    Deterministic; the same on every backend ("auto", "numba", "reference").
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Degenerate faces are kept. Returns (mesh, rows).
+    Deterministic; identical on every backend ("auto", "numba", "reference").
     """
     faces = check_mesh(mesh).faces.to(torch.int64)
     return select_faces(mesh, ~_duplicates(faces, *proper_edges(faces, len(mesh.vertices), backend)))
 
 
 def remove_unused_vertices(mesh: Mesh) -> tuple[Mesh, RowMap]:
-    """The mesh without vertices that no face uses."""
+    """Removes vertices that no face uses; [V, 3] vertices, [F, 3] faces. Returns (mesh, rows)."""
     return select_faces(check_mesh(mesh), torch.ones_like(mesh.faces[:, 0], dtype=torch.bool))
 
 
 def _duplicates(faces: Tensor, order: Tensor, start: Tensor) -> Tensor:
-    """Faces [F] bool with the same vertices as an earlier one; order, start: their `proper_edges`."""
+    """Mask [F] bool of faces [F, 3] with the same vertices as an earlier one; order, start: their `proper_edges`."""
     size = start.diff()
     pair = start[:-1][size == 2]
     first, second = order[pair], order[pair + 1]
@@ -101,25 +102,25 @@ def _duplicates(faces: Tensor, order: Tensor, start: Tensor) -> Tensor:
     by_tip = tip.sort(stable=True).indices
     by_tip = by_tip[edge[by_tip].sort(stable=True).indices]
     edge, half, tip = edge[by_tip], half[by_tip], tip[by_tip]
-    again = (edge[1:] == edge[:-1]) & (tip[1:] == tip[:-1])
+    duplicate = (edge[1:] == edge[:-1]) & (tip[1:] == tip[:-1])
     found = torch.zeros(len(faces), dtype=torch.bool, device=faces.device)
-    found[torch.cat([second[equal], half[1:][again]]) // 3] = True
+    found[torch.cat([second[equal], half[1:][duplicate]]) // 3] = True
     return found
 
 
 def clean(
     mesh: Mesh, options: CleanOptions = CleanOptions(), *, progress: Progress | None = None, backend: str = "auto"
 ) -> tuple[Mesh, RowMap]:
-    """The mesh made a set of oriented surfaces: every edge with one or two faces, that wind alike.
+    """Repairs a mesh into consistently oriented manifold surfaces; returns (mesh, rows).
 
-    In order: vertices welded; faces that name a vertex twice, and later ones of the same three vertices, removed;
-    non-manifold edges and vertices, and strips that no winding fits, split; small components removed; faces wound alike
-    with their front outside; small holes filled; unused vertices removed. What stays keeps its order, and what is new
-    follows. Each step is also a function of its own.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Steps, each also a public function: weld vertices;
+    remove degenerate and duplicate faces; split non-manifold edges and vertices and non-orientable strips; remove small
+    components; orient faces consistently and outward; fill small holes; remove unreferenced vertices. Every edge ends
+    up with one or two faces of the same winding. Kept rows keep their order; new rows follow.
 
-    progress: called with the part done, 0 to 1, after every step; what it raises ends the work and reaches the caller.
-    Deterministic; the same on every backend ("auto", "numba", "reference"), but for the rounding of patches.
-    Raises ValueError for vertices that are not finite and faces that name none.
+    progress: called with the fraction done, 0 to 1, after every step; its exceptions propagate.
+    Deterministic; identical on every backend ("auto", "numba", "reference"), except for the rounding of hole patches.
+    Raises ValueError for non-finite vertices or face indices out of range.
     """
     report = progress or silent
     faces = check_mesh(mesh).faces.to(torch.int64)
@@ -141,23 +142,23 @@ def clean(
     faces, surface = turn(faces, flip), turn_surface(surface, flip)
     report(0.85)
     patches = hole_faces(vertices, faces, surface, row[:0], options.max_hole_perimeter, options.curved_fill, backend)
-    whole = ValidMesh(vertices, faces.to(mesh.faces.dtype))
-    whole, rows = add_faces(whole, RowMap(source, row), *patches)
-    whole, used = remove_unused_vertices(whole)
+    cleaned = ValidMesh(vertices, faces.to(mesh.faces.dtype))
+    cleaned, rows = add_faces(cleaned, RowMap(source, row), *patches)
+    cleaned, used = remove_unused_vertices(cleaned)
     report(1.0)
-    return whole, used.after(rows)
+    return cleaned, used.after(rows)
 
 
 def _distinct_faces(
     faces: Tensor, row: Tensor, vertex_count: int, backend: str
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """(faces, rows of them, their edges) without those that name a vertex twice or repeat an earlier one."""
+    """Drops degenerate and duplicate faces; returns (faces [F, 3], input rows [F], their `proper_edges`)."""
     proper = ~has_twin_corners(faces)
     if not bool(proper.all()):
         faces, row = faces[proper], row[proper]
     matched = proper_edges(faces, vertex_count, backend)
-    again = _duplicates(faces, *matched)
-    if bool(again.any()):
-        faces, row = faces[~again], row[~again]
+    duplicate = _duplicates(faces, *matched)
+    if bool(duplicate.any()):
+        faces, row = faces[~duplicate], row[~duplicate]
         matched = proper_edges(faces, vertex_count, backend)
     return faces, row, matched

@@ -1,4 +1,7 @@
-"""Close the small holes of a mesh with patches that follow the surface around them."""
+"""Hole filling by minimum-weight triangulation of boundary loops (after Liepa 2003), with curved (PN) patches.
+
+Letters: P points of all loops, L loops, T triangles, N new points.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from ..connectivity.surface import Surface, join_faces
 from ..connectivity.topology import ValidMesh, check_mesh
 from .hole_loops import Loops, find_loops
 
-# A patch that lies back on the surface around it closes the outline of a sheet, not a hole: mean cosine at its rim.
+# Mean cosine between patch and rim normals below which a patch folds back onto an open sheet: no hole.
 FOLDED = -0.5
 # A loop whose area is below this share of its perimeter squared is a slit.
 SLIT = 1e-6
-# Patches of fewer edges stay flat.
+# Patches with fewer rim edges stay flat.
 CURVED_FROM = 8
-# The triangles that one with corners 0 to 2 and new points 3 to 5 on its sides is cut into, -1 for none: with none to
-# three sides cut, and, last, with two where the other diagonal is shorter.
+# Subdivision of a triangle with corners 0 to 2 and points 3 to 5 on its sides, -1 for none: with zero to three split
+# sides, and, last, with two split sides where the other diagonal is shorter.
 NONE = (-1, -1, -1)
 PIECES = (
     (0, 1, 2, *NONE, *NONE, *NONE),
@@ -31,24 +34,25 @@ PIECES = (
     (0, 3, 5, 3, 1, 4, 5, 4, 2, 3, 4, 5),
     (3, 1, 4, 0, 3, 2, 3, 4, 2, *NONE),
 )
-# Corners of equal cost are told apart by their rows, well mixed.
-MIX = 0x9E3779B1
+# Hash multiplier: ties between corners of equal cost are broken by hashed rows.
+HASH = 0x9E3779B1
 
 
 def fill_holes(
     mesh: Mesh, max_perimeter: float = 3e-2, curved: bool = True, *, backend: str = "auto"
 ) -> tuple[Mesh, RowMap]:
-    """The mesh with a patch in every hole of at most `max_perimeter`, in world units.
+    """Fills every hole with a perimeter of at most `max_perimeter`, in world units; returns (mesh, rows).
 
-    A hole is a loop of edges with one face. Its patch is the triangulation that bends least and has the best shapes, of
-    those that add no edge twice to a surface; of a loop of more than 128 edges, corners are cut off first until 128 are
-    left. `curved` gives patches of 8 edges or more a vertex in the middle of each inner edge, raised by the slopes of
-    the surface around. Where no triangulation fits, the loop's centre becomes a vertex.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. A hole is a closed loop of boundary edges. Its patch is
+    the triangulation of least bending and edge length that duplicates no existing edge; loops of more than 128 edges
+    are first reduced to 128 by ear clipping. `curved` adds a vertex in the middle of each inner edge of patches of 8
+    edges or more, raised by the slope of the surrounding surface. Loops without a valid triangulation get a triangle
+    fan around their centroid.
 
-    Not closed: the outline of a lone face or open sheet (its patch would lie back on the sheet), slits without area,
-    loops along edges of more than two faces. Weld first: along unwelded seams every face ends. Vertices and faces keep
-    their rows; new ones follow. Patches wind like most faces around them. Deterministic; backends ("auto", "numba",
-    "reference") agree but for rounding. Raises ValueError for a negative perimeter.
+    Not filled: the outline of a single face or open sheet (its patch would fold back onto it), slits without area,
+    loops along non-manifold edges. Weld first: unwelded seams are boundaries. Vertices and faces keep their rows; new
+    rows follow. Patches follow the majority winding of their adjacent faces. Deterministic; backends ("auto", "numba",
+    "reference") agree up to rounding. Raises ValueError for a negative perimeter.
     """
     check_perimeter(max_perimeter)
     faces = check_mesh(mesh).faces.to(torch.int64)
@@ -60,36 +64,37 @@ def fill_holes(
 
 
 def check_perimeter(max_perimeter: float) -> None:
-    """Raises ValueError for a perimeter that `fill_holes` does not take."""
+    """Raises ValueError unless `max_perimeter` is 0 or more."""
     if not max_perimeter >= 0:
         raise ValueError(f"max_perimeter: expected 0 or more, got {max_perimeter}")
 
 
 def add_faces(mesh: Mesh, rows: RowMap, points: Tensor, faces: Tensor) -> tuple[Mesh, RowMap]:
-    """`mesh` and its rows with vertices `points` [N, 3] and `faces` [T, 3] after those that are there."""
+    """Appends vertices `points` [N, 3] float32 and `faces` [T, 3] integers to a mesh, and -1 rows to its map."""
     grown = ValidMesh(torch.cat([mesh.vertices, points]), torch.cat([mesh.faces, faces.to(mesh.faces.dtype)]))
     pairs = ((rows.vertices, points), (rows.faces, faces))
     return grown, RowMap(*(torch.cat([row, row.new_full((len(new),), -1)]) for row, new in pairs))
 
 
 def hole_faces(
-    vertices: Tensor, faces: Tensor, surface: Surface, shut: Tensor, max_perimeter: float, curved: bool, backend: str
+    vertices: Tensor, faces: Tensor, surface: Surface, skip: Tensor, max_perimeter: float, curved: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """(points [N, 3] float32, patches [T, 3] int64) that close the holes; the points are the vertices after the last.
+    """Computes the patches of all holes: (new points [N, 3] float32, triangles [T, 3] int64).
 
-    `find_loops` has the arguments, and `fill_holes` the last two.
+    vertices: [V, 3] float32.  faces: [F, 3] int64.  skip: [S] int64 half-edges; loops that contain one are not filled.
+    Triangles index the vertices followed by the new points. Other arguments as `find_loops` and `fill_holes`.
     """
-    loops = find_loops(vertices, faces, surface, shut, max_perimeter)
-    triangles, whole = _triangulate(loops, backend)
-    centers, fans = _fans(loops, ~whole)
+    loops = find_loops(vertices, faces, surface, skip, max_perimeter)
+    triangles, solved = _triangulate(loops, backend)
+    centers, fans = _centroid_fans(loops, ~solved)
     points, triangles = torch.cat([loops.points, centers]), torch.cat([triangles, fans])
     owner = loops.loop[triangles[:, 0]]
-    fits = _fits(loops, points, triangles, owner)[owner]
-    triangles, owner = triangles[fits], owner[fits]
+    valid = _is_valid_patch(loops, points, triangles, owner)[owner]
+    triangles, owner = triangles[valid], owner[valid]
     if curved:
-        points, triangles, owner = _curve(loops, points, triangles, owner)
-    (a, b, c), turned = triangles.unbind(1), loops.turned[owner]
-    triangles = torch.stack([a, torch.where(turned, c, b), torch.where(turned, b, c)], 1)
+        points, triangles, owner = _curve_patches(loops, points, triangles, owner)
+    (a, b, c), flipped = triangles.unbind(1), loops.flipped[owner]
+    triangles = torch.stack([a, torch.where(flipped, c, b), torch.where(flipped, b, c)], 1)
     new = points[len(loops.points) :]
     used = torch.zeros(len(points), dtype=torch.bool)
     used[triangles.flatten()] = True
@@ -99,8 +104,8 @@ def hole_faces(
 
 
 def _triangulate(loops: Loops, backend: str) -> tuple[Tensor, Tensor]:
-    """(triangles [T, 3], rows of the loops' points; whether each loop has some [L])."""
-    row, rim, cut = _shorten(loops)
+    """(triangles [T, 3] int64, rows of the loops' points; mask [L] bool of the loops that have a triangulation)."""
+    row, rim, cut = _clip_ears(loops)
     size = torch.bincount(loops.loop[row], minlength=len(loops.sizes))
     short = size <= MAX_POINTS
     row = row[short[loops.loop[row]]]
@@ -108,31 +113,31 @@ def _triangulate(loops: Loops, backend: str) -> tuple[Tensor, Tensor]:
     joined = number[loops.joined]
     start = torch.cat([size.new_zeros(1), size[short].cumsum(0)])
     inner, found = triangulate_loops(loops.points[row], rim[row], start, joined[(joined >= 0).all(1)], backend=backend)
-    whole = short.masked_scatter(short, found)
+    solved = short.masked_scatter(short, found)
     triangles = torch.cat([cut, row[inner]])
-    return triangles[whole[loops.loop[triangles[:, 0]]]], whole
+    return triangles[solved[loops.loop[triangles[:, 0]]]], solved
 
 
-def _shorten(loops: Loops) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows [N] of points, rim [P, 3], triangles [T, 3]): what is left of long loops, and the corners cut off.
+def _clip_ears(loops: Loops) -> tuple[Tensor, Tensor, Tensor]:
+    """Ear clipping of long loops: (rows [N] of the remaining points, rim [P, 3], clipped triangles [T, 3]).
 
-    In each round corners that point into the hole, and cost less than both of their neighbours, are cut off.
+    Each round clips all convex corners that cost less than both their neighbours.
     """
     rim, left, parts = loops.rim.clone(), torch.ones_like(loops.vertex, dtype=torch.bool), []
     row = (loops.sizes > MAX_POINTS)[loops.loop].nonzero().squeeze(1)
-    bars = loops.joined.sort(1).values @ torch.tensor([len(left), 1]) if len(row) else row
+    existing = loops.joined.sort(1).values @ torch.tensor([len(left), 1]) if len(row) else row
     while len(row):
         loop = loops.loop[row]
         size = torch.bincount(loop, minlength=len(loops.sizes))
         begin = size.cumsum(0) - size
-        place = torch.arange(len(row)) - begin[loop]
-        before, after = (begin[loop] + (place + step) % size[loop] for step in (-1, 1))
+        position = torch.arange(len(row)) - begin[loop]
+        before, after = (begin[loop] + (position + step) % size[loop] for step in (-1, 1))
         a, b, c = row[before], row, row[after]
         cost, normal = _corner_cost(loops.points[a], loops.points[b], loops.points[c], rim[a], rim[b])
-        barred = torch.isin(torch.minimum(a, c) * len(left) + torch.maximum(a, c), bars)
-        cost = cost.masked_fill(barred | (size <= MAX_POINTS)[loop], torch.inf)
-        mixed = row * MIX % (1 << 32)
-        cheaper = [(cost < cost[at]) | ((cost == cost[at]) & (mixed < mixed[at])) for at in (before, after)]
+        is_existing = torch.isin(torch.minimum(a, c) * len(left) + torch.maximum(a, c), existing)
+        cost = cost.masked_fill(is_existing | (size <= MAX_POINTS)[loop], torch.inf)
+        hashed = row * HASH % (1 << 32)
+        cheaper = [(cost < cost[at]) | ((cost == cost[at]) & (hashed < hashed[at])) for at in (before, after)]
         cut = cost.isfinite() & cheaper[0] & cheaper[1]
         parts.append(torch.stack([a, b, c], 1)[cut])
         rim[a[cut]], left[b[cut]] = normal[cut], False
@@ -141,7 +146,7 @@ def _shorten(loops: Loops) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _corner_cost(a: Tensor, b: Tensor, c: Tensor, rim_a: Tensor, rim_b: Tensor) -> tuple[Tensor, Tensor]:
-    """(what cutting off each corner b costs [N], infinite where it turns outward; the normals [N, 3])."""
+    """(cost [N] of clipping corner b, infinite if reflex or flat; triangle normals [N, 3]); all inputs [N, 3]."""
     normal = unit(cross(b - a, c - a))
     bends = [1 - dot(normal, rim) for rim in (rim_a, rim_b)]
     sides = [dot(side, side) for side in (b - a, c - b, c - a)]
@@ -151,12 +156,13 @@ def _corner_cost(a: Tensor, b: Tensor, c: Tensor, rim_a: Tensor, rim_b: Tensor) 
 
 
 def _normals(points: Tensor, triangles: Tensor) -> Tensor:
+    """Normals [T, 3] of triangles [T, 3], of twice their area."""
     a, b, c = points[triangles].unbind(1)
     return cross(b - a, c - a)
 
 
-def _fans(loops: Loops, needed: Tensor) -> tuple[Tensor, Tensor]:
-    """(the middle [N, 3] of each loop that `needed` [L] marks, triangles [T, 3] from its edges to it)."""
+def _centroid_fans(loops: Loops, needed: Tensor) -> tuple[Tensor, Tensor]:
+    """(centroids [N, 3] of the loops in the mask `needed` [L] bool, triangle fans [T, 3] around them)."""
     loop = needed.nonzero().squeeze(1)
     sums = torch.zeros(len(needed), 3, dtype=torch.float64).index_add_(0, loops.loop, loops.points)
     centers = (sums / loops.sizes[:, None])[loop]
@@ -165,8 +171,8 @@ def _fans(loops: Loops, needed: Tensor) -> tuple[Tensor, Tensor]:
     return centers, torch.stack([row, loops.following[row], apex], 1)
 
 
-def _fits(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> Tensor:
-    """Loops [L] bool whose patch closes a hole: it is no slit, and does not lie back on the surface around it."""
+def _is_valid_patch(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> Tensor:
+    """Mask [L] bool of the loops whose patch is no slit and does not fold back onto the adjacent surface."""
     nothing = torch.zeros(len(loops.sizes), dtype=torch.float64)
     size = length(loops.points[loops.following] - loops.points)
     perimeter = nothing.index_add(0, loops.loop, size)
@@ -180,15 +186,16 @@ def _fits(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> Ten
 
 
 def _on_rim(loops: Loops, points: Tensor, triangles: Tensor) -> Tensor:
-    """Sides [T, 3] bool that run from one of the `points` to the next of a loop."""
+    """Mask [T, 3] bool of the triangle sides on a loop, from one of its points to the next."""
     beyond = loops.following.new_full((len(points) - len(loops.vertex),), -1)
     return torch.cat([loops.following, beyond])[triangles] == triangles.roll(-1, 1)
 
 
-def _curve(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(points, triangles, owner) with a new point in the middle of each chord of the larger loops.
+def _curve_patches(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Adds the middle point of each inner edge of the larger loops; returns (points, triangles, owner).
 
-    The point is that of a cubic curve that leaves both ends along the surface there (the edge of a PN triangle).
+    The point lies on the cubic edge curve of a PN triangle (Vlachos et al. 2001), tangent to the surface at both ends.
+    owner: [T] int64, the loop of each triangle.
     """
     count = len(loops.vertex)
     head = triangles.roll(-1, 1)
@@ -203,19 +210,19 @@ def _curve(loops: Loops, points: Tensor, triangles: Tensor, owner: Tensor) -> tu
     a, b, n, m = points[i], points[j], slope[i], slope[j]
     lift = n * dot(b - a, n)[:, None] - m * dot(b - a, m)[:, None]
     points = torch.cat([points, (a + b) / 2 - lift / 8])
-    return points, *_divide(points, triangles, middle, owner)
+    return points, *_subdivide(points, triangles, middle, owner)
 
 
-def _divide(points: Tensor, triangles: Tensor, middle: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """(triangles, owner) cut at the points `middle` [T, 3] of their sides, -1 for a side that stays whole."""
+def _subdivide(points: Tensor, triangles: Tensor, middle: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Splits triangles [T, 3] at points `middle` [T, 3] on their sides, -1 for unsplit sides; (triangles, owner)."""
     cut = middle >= 0
     cuts = cut.sum(1)
-    # Turned so that a single cut is on the first side, and a single whole side is the last.
-    turn = torch.where(cuts == 1, cut.int().argmax(1), (~cut).int().argmax(1) + 1)
-    side = (turn[:, None] + torch.arange(3)) % 3
+    # Rotate so that a single split side comes first, and a single unsplit side last.
+    shift = torch.where(cuts == 1, cut.int().argmax(1), (~cut).int().argmax(1) + 1)
+    side = (shift[:, None] + torch.arange(3)) % 3
     corners = torch.cat([triangles.gather(1, side), middle.gather(1, side)], 1)
     a, _, c, ab, bc, _ = corners.unbind(1)
-    far = length(points[a] - points[bc]) > length(points[ab] - points[c])
-    pieces = torch.tensor(PIECES)[torch.where(cuts == 2, 2 + 2 * far, cuts)]
-    kept = (pieces[:, ::3] >= 0).flatten().nonzero().squeeze(1)
-    return corners.gather(1, pieces.clamp_min(0)).reshape(-1, 3)[kept], owner[kept // 4]
+    longer = length(points[a] - points[bc]) > length(points[ab] - points[c])
+    parts = torch.tensor(PIECES)[torch.where(cuts == 2, 2 + 2 * longer, cuts)]
+    kept = (parts[:, ::3] >= 0).flatten().nonzero().squeeze(1)
+    return corners.gather(1, parts.clamp_min(0)).reshape(-1, 3)[kept], owner[kept // 4]

@@ -1,4 +1,4 @@
-"""One winding a surface, with its front outside."""
+"""Consistent face winding within each component, oriented outward by signed volume or by visibility."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ OUTWARD = {"volume": by_volume, "views": by_views}
 
 
 def orient(mesh: Mesh, outward: str = "volume", *, backend: str = "auto") -> Mesh:
-    """The mesh with faces turned so that neighbours wind alike and each component's front is outside.
+    """Flips faces so that neighbours have consistent winding and each component faces outward.
 
-    outward: "volume" encloses a positive volume (exact for closed components, about its own middle for an open one; a
-    flat open one keeps the winding that most of its faces have). "views" lets 14 pictures of the whole mesh decide, by
-    the side of each component that more pixels see; slower, and better for open shells. A closed component inside
-    another faces outward too. A turned face has its last two corners exchanged; nothing else changes.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces.
+    outward: "volume" makes the signed volume positive (exact for closed components, about the centroid for open ones; a
+    flat open one keeps its majority winding). "views" votes by the pixels that show a component's front or back in 14
+    orthographic views of the whole mesh; slower, and better for open shells. A closed component inside another faces
+    outward too. A flipped face has its last two corners swapped; nothing else changes.
 
-    Neighbours still differ at edges of more than two faces, and where no winding fits (a Möbius strip); split those
-    with `split_non_manifold`. Deterministic; the same on every backend ("auto", "numba", "reference"), but for "views"
-    on different devices where a component is seen equally from both sides.
-    Raises ValueError for another `outward`.
+    Winding stays inconsistent at non-manifold edges and on non-orientable surfaces (a Möbius strip); split those with
+    `split_non_manifold`. Deterministic; identical on every backend ("auto", "numba", "reference"), except for "views"
+    on different devices when a component shows both sides equally. Raises ValueError for another `outward`.
     """
     faces = check_mesh(mesh).faces.to(torch.int64)
     surface = join_faces(mesh.vertices, faces, backend=backend)
@@ -34,19 +34,22 @@ def orient(mesh: Mesh, outward: str = "volume", *, backend: str = "auto") -> Mes
 
 
 def faces_to_turn(vertices: Tensor, faces: Tensor, surface: Surface, outward: str) -> Tensor:
-    """Which faces [F] bool `orient` turns."""
+    """Mask [F] bool of the faces [F, 3] int64 that `orient` flips; vertices: [V, 3] float32."""
     if outward not in OUTWARD:
         raise ValueError(f"outward: expected one of {list(OUTWARD)}, got {outward!r}")
     return OUTWARD[outward](vertices, faces, surface.label, surface.flip, surface.boundary)
 
 
 def turn(faces: Tensor, flip: Tensor) -> Tensor:
-    """`faces` [F, 3] with the last two corners of those in `flip` [F] bool exchanged."""
+    """Reverses the winding of the `faces` [F, 3] in the mask `flip` [F] bool by swapping their last two corners."""
     return torch.where(flip[:, None], faces[:, [0, 2, 1]], faces)
 
 
 def turn_surface(surface: Surface, flip: Tensor) -> Surface:
-    """`surface` for the faces that `turn` gives, all wound alike. Half-edges 0 and 2 of a turned face change places."""
+    """Updates `surface` after `turn` with mask `flip` [F] bool: half-edges 0 and 2 of a flipped face are swapped.
+
+    The result has twin [3 F], label [F], seam [S] and an all-false flip [F].
+    """
     half = torch.arange(len(surface.twin), device=flip.device)
     moved = half + torch.where(flip.repeat_interleave(3), 2 - 2 * (half % 3), 0)
     twin = surface.twin[moved]

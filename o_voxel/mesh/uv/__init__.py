@@ -1,1 +1,1 @@
-"""UV atlases: segmentation, parameterisation, chart merging, packing, and a checker."""
+"""UV atlases: segmentation, parameterisation, chart merging, unwrapping and quality metrics."""

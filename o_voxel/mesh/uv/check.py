@@ -1,7 +1,7 @@
-"""How good a UV layout is: overlaps, flips, stretch, packing and gutters, measured and not estimated.
+"""UV layout metrics: overlaps, flips, L2 stretch, packing and gutters, measured exactly by rasterisation.
 
-Nothing here shares code with `unwrap`. Texels are counted by rasterising every face, with the same fill rule as the
-baker: a texel belongs to a face when its centre is inside it, and a centre on an edge to one of the edge's two sides.
+Shares no code with `unwrap`. Texels are counted by rasterising every face with the baker's fill rule: a texel belongs
+to a face that contains its centre; a centre on an edge belongs to one of the edge's two sides (top-left rule).
 
 Letters: V vertices, F faces, U UV vertices, P texels.
 """
@@ -19,21 +19,21 @@ from ...ops.raster.reference import PIXELS_A_STEP, edge_functions, evaluate, fac
 from ...values import Mesh
 
 FACE_TYPES = (torch.int32, torch.int64)
-WIDEST_GUTTER = 16  # gutters are searched up to here
+WIDEST_GUTTER = 16  # search limit in texels
 
 
 @dataclass(frozen=True)
 class UvReport:
-    """A layout's figures, on the texture of the asked size.
+    """Metrics of a UV layout on a texture of the given size.
 
-    overlapping_texels: texels whose centre lies in two faces or more.  flipped: faces whose corners run clockwise.
-    zero_area: faces with area in 3D and none in UV space.  outside: UV vertices that are not in [0, 1], or not finite.
+    overlapping_texels: texels with their centre in two or more faces.  flipped: faces with clockwise corners.
+    zero_area: faces with area in 3D and none in UV space.  outside: UV vertices outside [0, 1] or not finite.
     stretch_median, stretch_p99: of the faces' L2 stretch (Sander et al., Texture Mapping Progressive Meshes, 2001),
-    1 for an isometry at the layout's mean scale; every face counts the same. area_stretch_*: weighted by 3D area.
-    Faces without area in 3D do not count, those without area in UV space have stretch inf.
-    packed_area: UV area of all faces, of the unit square.  covered: share of the texels that a face covers.
-    charts: sets of faces that are connected by edges in UV space.  gutter_texels: fewest free texels between
-    two charts, in any of the eight directions, at most WIDEST_GUTTER.  border_texels: fewest between a chart and the
+    1 for an isometry at the layout's mean scale, faces weighted equally. area_stretch_*: weighted by 3D area.
+    Faces without 3D area are ignored; those without UV area have stretch inf.
+    packed_area: total UV area of all faces in the unit square.  covered: fraction of texels covered by a face.
+    charts: number of sets of faces connected by edges in UV space.  gutter_texels: fewest free texels between two
+    charts, in any of the eight directions, at most WIDEST_GUTTER.  border_texels: fewest between a chart and the
     texture's border.
     """
 
@@ -54,11 +54,11 @@ class UvReport:
 
 
 def check_uv(mesh: Mesh, uv: Tensor, uv_faces: Tensor, size: int) -> UvReport:
-    """Measure a UV layout of `mesh` on a texture of `size` x `size` texels.
+    """Measures a UV layout of `mesh` on a texture of `size` x `size` texels.
 
     uv: [U, 2] float32, v upwards, so that an unflipped face is counter-clockwise.  uv_faces: [F, 3] int32 or int64,
-    rows of `uv` in the corners' order of mesh.faces.  On the tensors' device; about 100 bytes a face and 40 a texel.
-    Deterministic. Raises TypeError or ValueError for other shapes or dtypes, or indices out of range.
+    rows of `uv`, corners in the order of mesh.faces.  Runs on the tensors' device; uses about 100 bytes per face and 40
+    per texel. Deterministic. Raises TypeError or ValueError for other shapes or dtypes, or indices out of range.
     """
     check_tensor(uv, "uv", (None, 2), torch.float32)
     check_tensor(uv_faces, "uv_faces", (len(mesh.faces), 3), FACE_TYPES)
@@ -92,15 +92,15 @@ def check_uv(mesh: Mesh, uv: Tensor, uv_faces: Tensor, size: int) -> UvReport:
 
 
 def signed_areas(corners: Tensor) -> Tensor:
-    """Areas [F] of triangles `corners` [F, 3, 2] float64, positive for counter-clockwise ones."""
+    """Signed areas [F] of triangles `corners` [F, 3, 2] float64, positive if counter-clockwise."""
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     return (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) / 2
 
 
 def l2_stretch(surface: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-    """Stretch [N] and 3D area [N] of the faces that have area in 3D: surface [F, 3, 3], corners [F, 3, 2], float64.
+    """L2 stretch [N] and 3D area [N] of the N faces with 3D area; surface: [F, 3, 3], corners: [F, 3, 2], float64.
 
-    With G and g the singular values of the map from UV to 3D, sqrt((G^2 + g^2) / 2) times the layout's mean scale.
+    sqrt((G^2 + g^2) / 2) times the layout's mean scale; G, g: singular values of the map from UV to 3D.
     """
     q1, q2 = surface[:, 1] - surface[:, 0], surface[:, 2] - surface[:, 0]
     area = torch.linalg.cross(q1, q2).norm(dim=1) / 2
@@ -119,7 +119,7 @@ def l2_stretch(surface: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def chart_labels(uv_faces: Tensor, vertex_count: int) -> Tensor:
-    """The chart [F] int64 of each face: the lowest face that is reached over edges in UV space."""
+    """Chart label [F] int64 of each face: the lowest face connected by UV edges; uv_faces: [F, 3] integers."""
     faces = uv_faces.long()
     ends = torch.stack((faces, faces.roll(-1, dims=1)), dim=2).view(-1, 2)
     _, edge = (ends.amin(dim=1) * vertex_count + ends.amax(dim=1)).unique(return_inverse=True)
@@ -135,7 +135,7 @@ def chart_labels(uv_faces: Tensor, vertex_count: int) -> Tensor:
 
 
 def _covered_texels(corners: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """How many faces cover each texel [size, size] int64, and the lowest of them, -1 where there is none."""
+    """(number of faces covering each texel, lowest of them or -1), both [size, size] int64; corners: [F, 3, 2]."""
     count = torch.zeros(size * size, dtype=torch.int64, device=corners.device)
     owner = torch.full_like(count, len(corners))
     for texel, face in _inside(corners, size):
@@ -145,7 +145,7 @@ def _covered_texels(corners: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _inside(corners: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All pairs of a texel [P] and a face [P] over it, PIXELS_A_STEP candidates at a time."""
+    """Yields all pairs (texel [P], covering face [P]) int64, in chunks of PIXELS_A_STEP candidates."""
     flat = 2 * corners - 1
     clip = torch.cat((flat, torch.zeros_like(flat[..., :1]), torch.ones_like(flat[..., :1])), dim=2)
     centers_x, centers_y = pixel_centers((size, size), corners.device)
@@ -167,7 +167,7 @@ def _inside(corners: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _quantile(values: Tensor, weight: Tensor, q: float) -> float:
-    """The lowest value whose weight and that of all lower ones reaches the share q; NaN of no values."""
+    """Weighted quantile of values [N], weight [N]: the lowest value whose cumulative weight reaches q; NaN if empty."""
     if not len(values):
         return float("nan")
     ordered, order = values.sort()
@@ -176,7 +176,7 @@ def _quantile(values: Tensor, weight: Tensor, q: float) -> float:
 
 
 def _narrowest_gutter(chart: Tensor) -> int:
-    """Fewest free texels between different charts [H, W] (-1: free), as king's moves."""
+    """Fewest free texels between different charts [H, W] int64 (-1: free), by Chebyshev distance."""
     height, width = chart.shape
     for distance in range(1, WIDEST_GUTTER + 1):
         for dy in range(distance + 1):
@@ -192,7 +192,7 @@ def _narrowest_gutter(chart: Tensor) -> int:
 
 
 def _border(chart: Tensor) -> int:
-    """Fewest free rows or columns between a chart and the border of `chart` [H, W]; WIDEST_GUTTER where all is free."""
+    """Fewest free rows or columns between a chart and the border of `chart` [H, W]; WIDEST_GUTTER if all are free."""
     used = chart >= 0
     if not bool(used.any()):
         return WIDEST_GUTTER

@@ -1,11 +1,11 @@
-"""Charts sewn together in the plane: a neighbour is laid against a chart's border, sewn on and relaxed.
+"""Greedy merging of UV charts: a neighbour is rigidly aligned along a shared seam, sewn on, and relaxed.
 
-Laying flat costs nothing across a fold, however sharp, so this goes on where growing by normals stops: tubes are
-rolled out and folded sheets opened. Whatever does not fit is undone: a union must neither turn a face over, nor
-cross its own border, nor stretch too far, nor need more of the atlas than its two parts.
+Unfolding across a sharp crease adds no stretch, so merging continues where segmentation by normals stops: it unrolls
+tubes and opens folded sheets. A union is rejected if it flips a face, crosses its own border, exceeds the stretch
+limit, or needs more atlas area than its two parts.
 
-Letters: F faces, E edges, K charts, S seams (edges that may be sewn), R runs (connected seams between two charts),
-N faces of charts on trial, n UV vertices of those.
+Letters: F faces, E edges, K charts, S open seam edges, R runs (connected seams between two charts), N faces of trial
+unions, n UV vertices of those. Lengths are shares of the side of a full atlas.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .overlaps import find_overlaps
 from .parameterize import Layout, UnwrapMesh, badly_shaped, chart_sums, open_halves
 from .segment import LENGTH_UNIT, oriented_box
 
-MISFIT = 0.25  # most distance between two borders, of their length and of the smaller chart's side
-SEWN_MISFIT = 0.7  # most distance between the ends of an edge that is sewn, of its length
-SEWN_RUN_MISFIT = 0.1  # or of the length of its run
-BOX_SHARE = 0.4  # of a chart's room in the atlas: its box counts so much, its outline the rest
+MISFIT = 0.25  # maximum RMS distance of two aligned borders, relative to their length and the smaller chart's side
+SEWN_MISFIT = 0.7  # maximum distance between the ends of a sewn edge, relative to its length
+SEWN_RUN_MISFIT = 0.1  # or relative to the length of its run
+BOX_SHARE = 0.4  # weight of the bounding box in a chart's atlas area; the outline has the rest
 SCORE_STEPS = 2**20
 SWEEPS = 5
 
 
 @dataclass(frozen=True)
 class MergeLimits:
-    """extent: longest side of a chart's box, of the side of a full atlas.  max_stretch: L2 stretch that all but
-    STRETCHED_SHARE of a chart keeps below.  gutter: between charts, of the side of a full atlas.  rounds: at most."""
+    """extent: maximum side of a chart's box.  max_stretch: upper bound of the L2 stretch of all but STRETCHED_SHARE of
+    a chart's area.  gutter: space between charts.  rounds: maximum number of rounds."""
 
     extent: float
     max_stretch: float
@@ -45,25 +45,25 @@ class MergeLimits:
 
 @dataclass(frozen=True, eq=False)
 class _Charts:
-    """What is kept of each chart: area [K] float64, perimeter [K] int64 in LENGTH_UNIT, sides of its box [K, 2]."""
+    """Per-chart area [K] float64, perimeter [K] int64 in LENGTH_UNIT, bounding box sides [K, 2] float64."""
 
     area: Tensor
     perimeter: Tensor
     box: Tensor
 
     def room(self, gutter: float) -> Tensor:
-        """Area [K] of the atlas that each chart needs, about, with half a gutter around it."""
+        """Estimated atlas area [K] of each chart with half a gutter around it."""
         outline = self.area + self.perimeter.to(torch.float64) * (LENGTH_UNIT * gutter / 2)
         return BOX_SHARE * (self.box + gutter).prod(dim=1) + (1 - BOX_SHARE) * outline
 
 
 @dataclass(frozen=True, eq=False)
 class _Runs:
-    """Connected seams between two charts, and the motion that lays the second chart against the first.
+    """Connected seams between two charts, and the rigid motion that aligns the second chart with the first.
 
-    keep, move: [R] the charts.  length: [R] int64, in LENGTH_UNIT.  turn: [R, 2] cosine and sine.  source, target:
-    [R, 2] the point of the moved chart that turns, and where it goes.  misfit: [R], root mean square, in lengths.
-    edge: [S], row of the cloth's edges.  run: [S].  sewable: [S] bool.
+    keep, move: [R] int64, the fixed and the moved chart.  length: [R] int64, in LENGTH_UNIT.  turn: [R, 2] cosine and
+    sine.  source, target: [R, 2] rotation centre in the moved chart, and its image.  misfit: [R], RMS distance over
+    length.  edge: [S] int64, rows of `UnwrapMesh.half`.  run: [S] int64.  sewable: [S] bool.
     """
 
     keep: Tensor
@@ -80,9 +80,10 @@ class _Runs:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """Unions on trial, cut out of the layout: faces [N] and their corners [N, 3], rows of position [n, 2].
+    """Trial unions, extracted from the layout.
 
-    chart: [N], which is the kept chart's for both parts.  owner: [n], its chart.  row: [n], its row of the layout.
+    face: [N] int64.  corner: [N, 3] int64, rows of position [n, 2] float64.  chart: [N] int64, the kept chart of each
+    union.  owner: [n] int64, the chart of each UV vertex.  row: [n] int64, its row in the layout.
     """
 
     face: Tensor
@@ -101,11 +102,11 @@ def merge_charts(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> Layout:
-    """`layout` with charts sewn together wherever that fits the limits. Its charts must not be broken.
+    """Merges the charts of a valid `layout` (position [U, 2], corner [F, 3]) within `limits`; returns the new layout.
 
-    In each round every chart picks the run of seams along which it fits a neighbour best, and those that pick the same
-    run are tried together. A run that failed is not tried again. Deterministic for each backend; backends differ by
-    rounding, which can decide whether a union fits. progress(fraction) is called after every round and may raise.
+    In each round every chart selects its best-fitting run of seams; runs selected by both their charts are tried. A
+    failed run is not tried again. Deterministic per backend; backends differ by rounding, which can decide whether a
+    union is accepted. progress: called with the fraction done after every round; may raise.
     """
     charts = _measure_charts(unwrap_mesh, layout)
     graph = unwrap_mesh.graph
@@ -119,8 +120,8 @@ def merge_charts(
         if not bool(chosen.any()):
             break
         sewn, merged = _sewn_edges(runs, chosen, len(charts.area))
-        trial = _lay(unwrap_mesh, layout, runs, chosen, merged, sewn, backend)
-        layout, charts, failed = _judge(unwrap_mesh, layout, charts, limits, trial, sewn, merged)
+        trial = _build_trial(unwrap_mesh, layout, runs, chosen, merged, sewn, backend)
+        layout, charts, failed = _accept_unions(unwrap_mesh, layout, charts, limits, trial, sewn, merged)
         tried = layout.sewn | tried
         tried[runs.edge[chosen[runs.run] & failed[merged[runs.keep]][runs.run]]] = True
         if progress is not None:
@@ -129,7 +130,7 @@ def merge_charts(
 
 
 def _measure_charts(unwrap_mesh: UnwrapMesh, layout: Layout) -> _Charts:
-    """The charts of a layout."""
+    """Computes area, perimeter and bounding box of the charts of a layout."""
     charts = int(layout.chart.max()) + 1
     face = torch.arange(len(layout.chart), device=layout.chart.device)
     half = open_halves(unwrap_mesh, layout, face)
@@ -149,7 +150,7 @@ def _measure_charts(unwrap_mesh: UnwrapMesh, layout: Layout) -> _Charts:
 
 
 def _fit_runs(unwrap_mesh: UnwrapMesh, layout: Layout, edge: Tensor) -> _Runs:
-    """The runs that the open edges `edge` [S] form, and how they fit."""
+    """Groups open edges `edge` [S] int64 into runs; aligns their charts by least-squares rigid motion (Procrustes)."""
     a, b = unwrap_mesh.half[edge].unbind(dim=1)
     swap = layout.chart[a // 3] > layout.chart[b // 3]
     a, b = torch.where(swap, b, a), torch.where(swap, a, b)
@@ -160,44 +161,44 @@ def _fit_runs(unwrap_mesh: UnwrapMesh, layout: Layout, edge: Tensor) -> _Runs:
     corner = layout.corner.flatten()
     target = layout.position[torch.stack((corner[a], corner[following(a)]), dim=1)]
     source = layout.position[torch.stack((corner[following(b)], corner[b]), dim=1)]
-    middles = torch.cat((target.mean(dim=1), source.mean(dim=1)), dim=1) * weight[:, None]
-    to, frm = scatter_sums(middles, run, count).split(2, dim=1)
+    centers = torch.cat((target.mean(dim=1), source.mean(dim=1)), dim=1) * weight[:, None]
+    to, frm = scatter_sums(centers, run, count).split(2, dim=1)
     unit = (size.double() * LENGTH_UNIT).clamp(min=1e-300)
     p, q = ((part - at[run, None]) / unit[run, None, None] for part, at in ((target, to), (source, frm)))
     cosine, sine = (p * q).sum(dim=(1, 2)), (q[..., 0] * p[..., 1] - q[..., 1] * p[..., 0]).sum(dim=1)
     turn = scatter_sums(torch.stack((cosine, sine), dim=1) * weight[:, None], run, count)
     norm = turn.square().sum(dim=1, keepdim=True).sqrt()
     turn = torch.where(norm > 0, turn / norm, turn.new_tensor([1.0, 0.0]))
-    apart = (p - _turned(q, turn[run, None])).square().sum(dim=2)
-    misfit = scatter_sums((apart.mean(dim=1) * weight)[:, None], run, count)[:, 0].sqrt()
-    worst = apart.amax(dim=1).sqrt()
+    distance = (p - _rotate(q, turn[run, None])).square().sum(dim=2)
+    misfit = scatter_sums((distance.mean(dim=1) * weight)[:, None], run, count)[:, 0].sqrt()
+    worst = distance.amax(dim=1).sqrt()
     sewable = (worst < SEWN_MISFIT * weight) | (worst < SEWN_RUN_MISFIT)
     first = torch.full_like(size, len(edge)).scatter_reduce_(0, run, torch.arange(len(edge), device=run.device), "amin")
     return _Runs(keep[first], move[first], size, turn, frm, to, misfit, edge, run, sewable)
 
 
-def _turned(points: Tensor, turn: Tensor) -> Tensor:
-    """Points [..., 2] turned by (cosine, sine) [..., 2]."""
+def _rotate(points: Tensor, turn: Tensor) -> Tensor:
+    """Rotates points [..., 2] by (cosine, sine) [..., 2]."""
     x, y = points.unbind(dim=-1)
     cosine, sine = turn.unbind(dim=-1)
     return torch.stack((x * cosine - y * sine, x * sine + y * cosine), dim=-1)
 
 
 def _run_numbers(unwrap_mesh: UnwrapMesh, keep: Tensor, move: Tensor, half: Tensor) -> tuple[Tensor, int]:
-    """The run [S] of each seam, and how many there are: seams of the same two charts that meet at a vertex."""
+    """(run [S] int64 of each seam, number of runs): connects seams of the same two charts that share a vertex."""
     seams, vertices = len(keep), len(unwrap_mesh.points)
     _, pair = (keep * (int(move.max()) + 1) + move).unique(return_inverse=True)
     corner = unwrap_mesh.faces.flatten()
     ends = torch.cat((pair * vertices + corner[half], pair * vertices + corner[following(half)]))
-    places, place = ends.unique(return_inverse=True)
+    keys, key = ends.unique(return_inverse=True)
     seam = torch.arange(seams, device=keep.device)
-    lowest = connected(seams + len(places), torch.cat((seam, seam)), seams + place)[:seams]
+    lowest = connected(seams + len(keys), torch.cat((seam, seam)), seams + key)[:seams]
     number = (lowest == seam).cumsum(0) - 1
     return number[lowest], int(number[-1]) + 1
 
 
 def _choose(runs: _Runs, charts: _Charts, limits: MergeLimits) -> Tensor:
-    """Runs [R] bool that both their charts like best: a long shared border, and one that fits."""
+    """Mask [R] bool of runs with the best score for both their charts: long shared border, low misfit."""
     size = runs.length.double() * LENGTH_UNIT
     smaller = torch.minimum(charts.area[runs.keep], charts.area[runs.move]).sqrt()
     shared = runs.length.double() / torch.minimum(charts.perimeter[runs.keep], charts.perimeter[runs.move]).clamp(min=1)
@@ -214,17 +215,17 @@ def _choose(runs: _Runs, charts: _Charts, limits: MergeLimits) -> Tensor:
 
 
 def _sewn_edges(runs: _Runs, chosen: Tensor, charts: int) -> tuple[Tensor, Tensor]:
-    """Rows of the edges that the chosen runs sew, and the chart [charts] that each becomes part of."""
+    """(rows of the edges sewn by the chosen runs, chart [charts] int64 that each chart is merged into)."""
     merged = torch.arange(charts, device=chosen.device)
     picked = chosen.nonzero().squeeze(1)
     merged[runs.move[picked]] = runs.keep[picked]
     return runs.edge[chosen[runs.run] & runs.sewable], merged
 
 
-def _lay(
+def _build_trial(
     unwrap_mesh: UnwrapMesh, layout: Layout, runs: _Runs, chosen: Tensor, merged: Tensor, sewn: Tensor, backend: str
 ) -> _Trial:
-    """The unions of the chosen runs: moved, sewn and relaxed."""
+    """Builds the trial unions of the chosen runs [R] bool: aligns, sews (averages seam vertices) and relaxes them."""
     picked = chosen.nonzero().squeeze(1)
     involved = torch.zeros(len(merged), dtype=torch.bool, device=chosen.device)
     involved[runs.keep[picked]] = involved[runs.move[picked]] = True
@@ -237,7 +238,7 @@ def _lay(
     corner = number[layout.corner[face]]
     owner = torch.empty_like(row).scatter_(0, corner.flatten(), layout.chart[face].repeat_interleave(3))
     position, by = layout.position[row], motion[owner]
-    moved = _turned(position - runs.source[by], runs.turn[by]) + runs.target[by]
+    moved = _rotate(position - runs.source[by], runs.turn[by]) + runs.target[by]
     position = torch.where((by >= 0)[:, None], moved, position)
     a, b = unwrap_mesh.half[sewn].unbind(dim=1)
     ends = layout.corner.flatten()
@@ -254,7 +255,7 @@ def _lay(
     return _Trial(face, corner, merged[layout.chart[face]], position, owner, row)
 
 
-def _judge(
+def _accept_unions(
     unwrap_mesh: UnwrapMesh,
     layout: Layout,
     charts: _Charts,
@@ -263,43 +264,43 @@ def _judge(
     sewn: Tensor,
     merged: Tensor,
 ) -> tuple[Layout, _Charts, Tensor]:
-    """The layout and charts with the unions that are good, and which charts [K] bool are kept charts of bad ones."""
+    """Accepts valid unions: (new layout, new charts, mask [K] bool of the kept charts of rejected unions)."""
     count = len(merged)
     touched = torch.zeros(count, dtype=torch.bool, device=merged.device)
     touched[trial.chart] = True
-    union = _united(unwrap_mesh, charts, merged, sewn, layout)
+    union = _merge_stats(unwrap_mesh, charts, merged, sewn, layout)
     after = replace(layout, sewn=layout.sewn.scatter(0, sewn, True))
     half = open_halves(unwrap_mesh, after, trial.face)
-    place = torch.empty_like(layout.chart).scatter_(0, trial.face, torch.arange(len(trial.face), device=half.device))
-    local = 3 * place[half // 3] + half % 3
+    row = torch.empty_like(layout.chart).scatter_(0, trial.face, torch.arange(len(trial.face), device=half.device))
+    local = 3 * row[half // 3] + half % 3
     start, end = trial.corner.flatten()[local], trial.corner.flatten()[following(local)]
     chart = trial.chart[local // 3]
     box = oriented_box(trial.position[start], chart, count)
     union = replace(union, box=torch.where(touched[:, None], box, charts.box))
-    parts, moved = charts.room(limits.gutter), (merged != _own(merged)).nonzero().squeeze(1)
+    parts, moved = charts.room(limits.gutter), (merged != _identity(merged)).nonzero().squeeze(1)
     parts = parts.index_add(0, merged[moved], parts[moved])
     shape = trial.position, trial.corner, trial.chart, trial.face
     bad = badly_shaped(unwrap_mesh, *shape, count, limits.max_stretch)
     bad |= (union.room(limits.gutter) > parts) | (union.box.amax(dim=1) > limits.extent)
     bad[chart[find_overlaps(trial.position, start, end, chart, count)]] = True
     good = touched & ~bad
-    return _commit(layout, trial, sewn, merged, good, unwrap_mesh), _pick(charts, union, good), touched & bad
+    return _commit(layout, trial, sewn, merged, good, unwrap_mesh), _select_charts(charts, union, good), touched & bad
 
 
-def _own(merged: Tensor) -> Tensor:
+def _identity(merged: Tensor) -> Tensor:
     return torch.arange(len(merged), device=merged.device)
 
 
-def _united(unwrap_mesh: UnwrapMesh, charts: _Charts, merged: Tensor, sewn: Tensor, layout: Layout) -> _Charts:
-    """The charts with every merged one added to the one that keeps it; boxes as before."""
-    moved = (merged != _own(merged)).nonzero().squeeze(1)
+def _merge_stats(unwrap_mesh: UnwrapMesh, charts: _Charts, merged: Tensor, sewn: Tensor, layout: Layout) -> _Charts:
+    """Adds each merged chart's area and perimeter to the chart it joins; boxes are unchanged. merged: [K] int64."""
+    moved = (merged != _identity(merged)).nonzero().squeeze(1)
     area = charts.area.index_add(0, merged[moved], charts.area[moved])
     keeper = merged[layout.chart[unwrap_mesh.half[sewn, 0] // 3]]
     perimeter = charts.perimeter.index_add(0, merged[moved], charts.perimeter[moved])
     return _Charts(area, perimeter.index_add_(0, keeper, -2 * unwrap_mesh.length[sewn]), charts.box)
 
 
-def _pick(before: _Charts, after: _Charts, good: Tensor) -> _Charts:
+def _select_charts(before: _Charts, after: _Charts, good: Tensor) -> _Charts:
     return _Charts(
         torch.where(good, after.area, before.area),
         torch.where(good, after.perimeter, before.perimeter),
@@ -310,7 +311,7 @@ def _pick(before: _Charts, after: _Charts, good: Tensor) -> _Charts:
 def _commit(
     layout: Layout, trial: _Trial, sewn: Tensor, merged: Tensor, good: Tensor, unwrap_mesh: UnwrapMesh
 ) -> Layout:
-    """The layout with the unions whose kept chart is in `good` [K] bool."""
+    """Writes the unions with their kept chart in `good` [K] bool into the layout."""
     kept = good[trial.chart].nonzero().squeeze(1)
     moved = good[trial.owner].nonzero().squeeze(1)
     sewn = sewn[good[merged[layout.chart[unwrap_mesh.half[sewn, 0] // 3]]]]

@@ -1,7 +1,9 @@
-"""Which charts lie over themselves: told by their borders, where no face is turned over.
+"""Self-overlap detection of UV charts from their borders, for charts without flipped faces.
 
-A connected layout without turned faces covers each point of the plane as often as its borders wind around it. Borders
-that do not cross, one loop of them counter-clockwise around all the others, wind around no point twice.
+The winding number of its borders gives how often a chart without flipped faces covers a point. It is at most one if the
+borders do not cross and there is a single counter-clockwise loop, around all others.
+
+Letters: B border segments, U UV vertices.
 """
 
 from __future__ import annotations
@@ -12,19 +14,19 @@ from torch import Tensor
 from ...core.exact_sums import scatter_sums
 from ...ops.connected_components import connected
 
-CELL_LENGTHS = 1.5  # of a grid cell, in mean segment lengths of its chart
-MOST_CELLS = 24  # that the longest segment may span
+CELL_LENGTHS = 1.5  # side of a grid cell, in mean segment lengths of its chart
+MOST_CELLS = 24  # cells spanned by the longest segment, at most
 PAIRS_A_STEP = 1 << 22
 LOW_BITS = 21
-LEAST_AREA = 1e-12  # of a loop: less comes from rounding
+LEAST_AREA = 1e-12  # loop areas below this are rounding errors
 
 
 def find_overlaps(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """Border segments [B] bool that make a chart lie over itself: they cross, or run around a second loop.
+    """Mask [B] bool of border segments that make their chart overlap itself: crossing, or in a second outer loop.
 
     position: [U, 2] float64, lengths about 1.  start, end: [B] int64, rows of `position`, each once.  chart: [B] int64,
-    below 2^21. Of counter-clockwise loops the largest of a chart is its outline, any other a second one. O(B) where
-    segments are about as long as their neighbours. Deterministic.
+    below 2^21. The largest counter-clockwise loop of a chart is its outline; any other one is an overlap. O(B) if
+    adjacent segments have similar lengths. Deterministic.
     """
     if not len(start):
         return torch.zeros_like(start, dtype=torch.bool)
@@ -38,7 +40,10 @@ def find_overlaps(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, c
 
 
 def crossing_segments(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """Segments [B] bool, B >= 1, that cross another of their chart without sharing an end. As `find_overlaps`."""
+    """Mask [B] bool, B >= 1, of segments that cross another one of their chart without a common end (uniform grid).
+
+    Arguments as `find_overlaps`: position [U, 2] float64; start, end, chart [B] int64.
+    """
     found = torch.zeros_like(start, dtype=torch.bool)
     key, segment = _cells(position, start, end, chart, charts)
     key, order = key.sort(stable=True)
@@ -58,7 +63,7 @@ def crossing_segments(position: Tensor, start: Tensor, end: Tensor, chart: Tenso
 
 
 def _cells(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> tuple[Tensor, Tensor]:
-    """(key of the cell, segment) [N] int64 for every cell of its chart's grid that a segment's box meets."""
+    """(cell key [N], segment [N]) int64 for every cell of its chart's grid that a segment's bounding box overlaps."""
     p, q = position[start], position[end]
     low, high = torch.minimum(p, q), torch.maximum(p, q)
     span = (high - low).amax(dim=1)
@@ -78,7 +83,7 @@ def _cells(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: 
 
 
 def _cross(position: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Whether segments a b and c d cross [N] bool; all [N] int64 rows of `position`."""
+    """Mask [N] bool: do segments a-b and c-d cross? a, b, c, d: [N] int64, rows of `position` [U, 2]."""
     apart = (a != c) & (a != d) & (b != c) & (b != d)
     p, q, r, s = (position[end] for end in (a, b, c, d))
     return apart & (_side(p, q, r) * _side(p, q, s) < 0) & (_side(r, s, p) * _side(r, s, q) < 0)

@@ -1,9 +1,9 @@
-"""A mesh cut into charts and laid flat: the cloth that stays the same, and the layouts it goes through.
+"""Chart parameterisation: projection along the mean normal, then symmetric Dirichlet relaxation (`ops.parameterize`).
 
-The surface is scaled to a total area of 1, so that lengths compare with the side of a full atlas. Half-edge h = 3 f + k
-and corner c = 3 f + k as in `topology`.
+The surface is scaled to a total area of 1, so that lengths are relative to the side of a full atlas. Half-edge
+h = 3 f + k and corner c = 3 f + k as in `topology`.
 
-Letters: V vertices, F faces, E edges that can be sewn, K charts, U UV vertices.
+Letters: V vertices, F faces, E sewable edges (two faces, opposite directions), K charts, U UV vertices.
 """
 
 from __future__ import annotations
@@ -23,24 +23,23 @@ from ..connectivity.topology import area_vectors, following
 from .overlaps import find_overlaps
 from .segment import LENGTH_UNIT, DualGraph, FaceGeometry
 
-THINNEST = 0.02  # least height of a rest shape, about, of its longest edge
+THINNEST = 0.02  # minimum height of a rest shape, about, relative to its longest edge
 THINNEST_TEXELS = 0.1
-FIXED = 2.0**40  # fixed point for sums over charts
+FIXED = 2.0**40  # fixed-point scale of sums over charts
 SWEEPS = 6
-LEAST_DET = 0.02  # of a face that is not pressed flat: its area, of that of its rest shape
-MOST_COLORS = 64  # of vertices; `relax` knows no more
-STRETCHED_SHARE = 0.005  # of a chart's area that may be stretched beyond the limit
-MEAN_STRETCH = 0.08  # most mean stretch of a chart above 1
+LEAST_DET = 0.02  # minimum area of a face relative to its rest shape; below, it counts as collapsed
+MOST_COLORS = 64  # limit of vertex colours in `relax`
+STRETCHED_SHARE = 0.005  # share of a chart's area that may exceed the stretch limit
+MEAN_STRETCH = 0.08  # maximum mean stretch of a chart, above 1
 
 
 @dataclass(frozen=True, eq=False)
 class UnwrapMesh:
-    """What does not change as a surface is cut and laid flat.
+    """Constant data of a surface during unwrapping.
 
-    faces: [F, 3] int64.  points: [V, 3] float64, scaled.  facets: of the scaled surface.  half: [E, 2] int64, the two
-    half-edges of each edge that two faces share, running in opposite directions.  length: [E] int64, in LENGTH_UNIT.
-    rest: [F, 3] float64, squared lengths that edge k of a face should have in the plane; never of a sliver.
-    color: [V] int64, different along every edge.
+    faces: [F, 3] int64.  points: [V, 3] float64, scaled.  geometry: of the scaled surface.  half: [E, 2] int64, the two
+    half-edges of each sewable edge.  length: [E] int64, in LENGTH_UNIT.  rest: [F, 3] float64, target squared length of
+    edge k of each face in the plane; never a sliver.  color: [V] int64 vertex colouring, different along every edge.
     """
 
     faces: Tensor
@@ -53,16 +52,16 @@ class UnwrapMesh:
 
     @property
     def graph(self) -> DualGraph:
-        """The faces at each edge."""
+        """Dual graph of the faces over the E sewable edges."""
         return DualGraph(self.half[:, 0] // 3, self.half[:, 1] // 3, self.length)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Charts in the plane; each UV vertex belongs to one chart, and charts may lie over each other.
+    """Unpacked charts in the plane; each UV vertex belongs to one chart; different charts may overlap.
 
     position: [U, 2] float64; rows may be unused.  corner: [F, 3] int64, rows of `position`.  chart: [F] int64.
-    sewn: [E] bool, edges whose two faces share both UV vertices.  source: [U] int64, the mesh's vertex.
+    sewn: [E] bool, edges whose two faces share both UV vertices.  source: [U] int64, mesh vertex of each UV vertex.
     """
 
     position: Tensor
@@ -73,10 +72,11 @@ class Layout:
 
 
 def build_unwrap_mesh(mesh: Mesh, texel: float, *, backend: str = "auto") -> UnwrapMesh:
-    """The cloth of a mesh with at least one face; texel: the length of one, as a share of the side of a full atlas.
+    """Builds the `UnwrapMesh` of a mesh ([V, 3] vertices, [F, 3] faces, F >= 1).
 
-    An edge with more than two faces, or whose faces run along it in the same direction, cannot be sewn. Rest shapes
-    are as on the surface, but slivers and specks are made thicker, so that they have area in the plane.
+    texel: side of a texel relative to the side of a full atlas. Edges with more than two faces, or with inconsistent
+    winding, are not sewable. Rest shapes are those on the surface; slivers and tiny faces are thickened, so that they
+    have area in the plane.
     """
     faces = mesh.faces.to(torch.int64)
     vectors = area_vectors(mesh.vertices, faces)
@@ -99,11 +99,11 @@ def build_unwrap_mesh(mesh: Mesh, texel: float, *, backend: str = "auto") -> Unw
 
 
 def color_vertices(faces: Tensor, count: int) -> Tensor:
-    """A colour [count] int64 for each vertex, different from that of all others in its faces [F, 3] int64.
+    """Colours the vertices of faces [F, 3] int64 so that all corners of a face differ: [count] int64.
 
-    In each round those vertices that have the highest number, well mixed, among their neighbours without a colour take
-    the lowest colour that no neighbour has (Jones and Plassmann, A Parallel Graph Coloring Heuristic, 1993): about
-    half as many colours as rounds, and a colour is a launch wherever vertices are moved. Deterministic.
+    In each round the vertices with the highest hash among their uncoloured neighbours take the lowest free colour
+    (Jones and Plassmann, A Parallel Graph Coloring Heuristic, 1993): about half as many colours as rounds; each colour
+    costs a kernel launch per relaxation sweep. Deterministic.
     """
     rank = torch.arange(count, device=faces.device) * 0x9E3779B1 % 2**32
     first, second = faces.flatten(), faces.roll(-1, dims=1).flatten()
@@ -132,30 +132,31 @@ def parameterize(
     *,
     backend: str = "auto",
 ) -> Layout:
-    """Charts [F] int64 of connected faces, each projected along its mean normal and relaxed; a lone face as its rest
-    shape. With a layout and rows `face` [N] int64: these faces anew, the others as they lie there.
+    """Parameterises charts [F] int64 of connected faces: projection along the mean normal, then relaxation.
 
-    Nothing is promised: a projection may fold over (see `find_faults`), a chart of one face never does.
+    Returns a `Layout`: position [U, 2], corner [F, 3]. A single-face chart takes its rest shape. With a layout and rows
+    `face` [N] int64, only these faces are recomputed. No guarantee: a projection may fold over (see `find_faults`); a
+    single-face chart never does.
     """
     if face is None or layout is None:
         face = torch.arange(len(chart), device=chart.device)
         sewn = torch.zeros(len(unwrap_mesh.half), dtype=torch.bool, device=chart.device)
         layout = Layout(unwrap_mesh.points.new_zeros(0, 2), torch.zeros_like(unwrap_mesh.faces), chart, sewn, face[:0])
-    anew = torch.zeros(len(chart), dtype=torch.bool, device=chart.device).index_fill_(0, face, True)
-    own, graph = chart[face], unwrap_mesh.graph
-    number, own = own.unique(return_inverse=True)
+    recomputed = torch.zeros(len(chart), dtype=torch.bool, device=chart.device).index_fill_(0, face, True)
+    own_chart, graph = chart[face], unwrap_mesh.graph
+    number, own_chart = own_chart.unique(return_inverse=True)
     charts = len(number)
-    sewn = torch.where(anew[graph.first], True, layout.sewn) & (chart[graph.first] == chart[graph.second])
-    lowest, corner = _fans(unwrap_mesh, sewn & anew[graph.first])[face].unique(return_inverse=True)
-    owner = torch.empty_like(lowest).scatter_(0, corner.flatten(), own.repeat_interleave(3))
+    sewn = torch.where(recomputed[graph.first], True, layout.sewn) & (chart[graph.first] == chart[graph.second])
+    lowest, corner = _joined_corners(unwrap_mesh, sewn & recomputed[graph.first])[face].unique(return_inverse=True)
+    owner = torch.empty_like(lowest).scatter_(0, corner.flatten(), own_chart.repeat_interleave(3))
     source = unwrap_mesh.faces.flatten()[lowest]
     picked = FaceGeometry(*(getattr(unwrap_mesh.geometry, f.name)[face] for f in fields(FaceGeometry)))
     points = unwrap_mesh.points[source]
-    position = torch.stack([dot(points, axis[owner]) for axis in _frames(picked, own, charts)], dim=1)
-    alone = torch.bincount(own, minlength=charts)[own] == 1
+    position = torch.stack([dot(points, axis[owner]) for axis in _frames(picked, own_chart, charts)], dim=1)
+    single = torch.bincount(own_chart, minlength=charts)[own_chart] == 1
     rest = unwrap_mesh.rest[face]
-    position[corner[alone].flatten()] = _upright(rest[alone]).view(-1, 2)
-    many = (~alone).nonzero().squeeze(1)
+    position[corner[single].flatten()] = _rest_corners(rest[single]).view(-1, 2)
+    many = (~single).nonzero().squeeze(1)
     position = relax(position, corner[many], rest[many], unwrap_mesh.color[source], owner, SWEEPS, backend=backend)
     return Layout(
         torch.cat((layout.position, position)),
@@ -166,15 +167,15 @@ def parameterize(
     )
 
 
-def _fans(unwrap_mesh: UnwrapMesh, sewn: Tensor) -> Tensor:
-    """The lowest corner [F, 3] int64 that each corner is joined to, around its vertex, over the edges sewn [E] bool."""
+def _joined_corners(unwrap_mesh: UnwrapMesh, sewn: Tensor) -> Tensor:
+    """Label [F, 3] int64 of each corner: the lowest corner joined to it around its vertex by edges sewn [E] bool."""
     a, b = unwrap_mesh.half[sewn].unbind(dim=1)
     first, second = torch.cat((a, following(a))), torch.cat((following(b), b))
     return connected(3 * len(unwrap_mesh.faces), first, second).view(-1, 3)
 
 
 def _frames(geometry: FaceGeometry, chart: Tensor, charts: int) -> tuple[Tensor, Tensor]:
-    """Two axes [K, 3] of the plane that each chart's mean normal looks down on, counter-clockwise seen from there."""
+    """Two axes [K, 3] of the plane orthogonal to each chart's mean normal, right-handed with it; chart: [F] int64."""
     whole = (geometry.normal * (geometry.area[:, None] * FIXED)).to(torch.int64)
     total = torch.zeros(charts, 3, dtype=torch.int64, device=chart.device)
     normal = unit(total.scatter_add_(0, chart[:, None].expand(-1, 3), whole).to(torch.float64))
@@ -183,8 +184,8 @@ def _frames(geometry: FaceGeometry, chart: Tensor, charts: int) -> tuple[Tensor,
     return across, cross(normal, across)
 
 
-def _upright(rest: Tensor) -> Tensor:
-    """Corners [N, 3, 2] of triangles with squared edge lengths `rest` [N, 3], counter-clockwise, the first at 0."""
+def _rest_corners(rest: Tensor) -> Tensor:
+    """Counter-clockwise corners [N, 3, 2] of triangles with squared edge lengths `rest` [N, 3], the first at 0."""
     base = rest[:, 0].sqrt()
     x = (rest[:, 0] + rest[:, 2] - rest[:, 1]) / (2 * base)
     y = (rest[:, 2] - x * x).clamp(min=0).sqrt()
@@ -193,7 +194,10 @@ def _upright(rest: Tensor) -> Tensor:
 
 
 def find_faults(unwrap_mesh: UnwrapMesh, layout: Layout, max_stretch: float) -> tuple[Tensor, Tensor]:
-    """(charts [K] bool with a face turned over or pressed flat, or too much stretch; faces [N] of overlaps)."""
+    """Checks a layout: (mask [K] bool of charts with flips, collapsed faces or excess stretch, faces [N] of overlaps).
+
+    layout: position [U, 2] float64, corner [F, 3] int64, chart [F] int64, 0 to K - 1.
+    """
     charts = int(layout.chart.max()) + 1
     bad = badly_shaped(unwrap_mesh, layout.position, layout.corner, layout.chart, None, charts, max_stretch)
     half = open_halves(unwrap_mesh, layout, torch.arange(len(layout.chart), device=layout.chart.device))
@@ -210,9 +214,9 @@ def badly_shaped(
     charts: int,
     max_stretch: float,
 ) -> Tensor:
-    """Charts [charts] bool with a face turned over or pressed flat, or with too much stretch.
+    """Mask [charts] bool of charts with a flipped or collapsed face, or with too much stretch.
 
-    corner, chart: [N, 3], [N] int64 of the faces `face` [N] int64, or of all.
+    position: [U, 2] float64.  corner: [N, 3] int64, chart: [N] int64, of the faces `face` [N] int64, or of all.
     """
     rows = slice(None) if face is None else face
     det, stretch = distortion(position, corner, unwrap_mesh.rest[rows])
@@ -226,13 +230,13 @@ def badly_shaped(
 
 
 def chart_sums(values: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """[charts] sums of `values` [N] that are at most about 1; chart [N] int64."""
+    """Sums [charts] float64 of `values` [N] per chart, in fixed point; sums at most about 1; chart: [N] int64."""
     total = torch.zeros(charts, dtype=torch.int64, device=chart.device)
     return total.index_add_(0, chart, (values * FIXED).to(torch.int64)).to(torch.float64) / FIXED
 
 
 def open_halves(unwrap_mesh: UnwrapMesh, layout: Layout, face: Tensor) -> Tensor:
-    """Half-edges [N] int64 of the faces `face` that are not sewn to another."""
+    """Unsewn half-edges [N] int64, chart borders, of the faces `face` [M] int64; layout: corner [F, 3], sewn [E]."""
     inside = torch.zeros(3 * len(layout.chart), dtype=torch.bool, device=face.device)
     inside[unwrap_mesh.half[layout.sewn].flatten()] = True
     half = (3 * face[:, None] + torch.arange(3, device=face.device)).flatten()

@@ -1,9 +1,9 @@
-"""Faces grouped into charts: neighbours merged while a chart stays nearly flat and round, then smoother borders.
+"""Chart segmentation: hierarchical face clustering into nearly flat and compact charts, then border smoothing.
 
-After Garland, Willmott and Heckbert, Hierarchical Face Clustering on Polygonal Surfaces, 2001, in parallel rounds. Only
-+, -, *, / and square roots, each rounded on its own, and sums of integers: every device finds the same charts.
+After Garland, Willmott and Heckbert, Hierarchical Face Clustering on Polygonal Surfaces, 2001, in parallel rounds. Uses
+only +, -, *, /, square roots and integer sums: every device finds the same charts.
 
-Letters: F faces, E links, K charts, M links between charts.
+Letters: F faces, E edges of the dual graph, K charts, M edges between charts.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from torch import Tensor
 from ...core.vectors import dot, length, unit
 from ...ops.connected_components import connected
 
-LENGTH_UNIT = 2.0**-32  # of fixed-point lengths: sums are exact, in whatever order they are added
-SHAPE_WEIGHT = 0.02  # of roundness against flatness
+LENGTH_UNIT = 2.0**-32  # step of fixed-point lengths: sums are exact in any order
+SHAPE_WEIGHT = 0.02  # weight of compactness against planarity
 COST_STEPS = 2**24
 COST_CAP = 100.0
 FORBIDDEN = 1 << 36  # above COST_CAP * COST_STEPS
-ID_BITS = 24  # of a chart's number beside its cost
+ID_BITS = 24  # bits of a chart's index, packed below its cost
 SMALLEST = 1e-30
 SMOOTH_CONE_DEG = 80.0
 
 
 @dataclass(frozen=True, eq=False)
 class FaceGeometry:
-    """What is known of each face, on a surface scaled to an area of about 1.
+    """Per-face geometry, on a surface scaled to an area of about 1.
 
-    normal: [F, 3] float64 unit, zero for a face that must stay alone.  area: [F] float64.
-    perimeter: [F] int64, in LENGTH_UNIT.  low, high: [F, 3] float64, its box.
+    normal: [F, 3] float64 unit, zero for a face that must not be merged.  area: [F] float64.
+    perimeter: [F] int64, in LENGTH_UNIT.  low, high: [F, 3] float64, bounding box.
     """
 
     normal: Tensor
@@ -43,13 +43,13 @@ class FaceGeometry:
     high: Tensor
 
     def select(self, rows: Tensor) -> FaceGeometry:
-        """The facets `rows` [N] int64."""
+        """The rows `rows` [N] int64 of every field."""
         return FaceGeometry(*(part[rows] for part in (self.normal, self.area, self.perimeter, self.low, self.high)))
 
 
 @dataclass(frozen=True, eq=False)
 class DualGraph:
-    """Which faces meet at an edge. first, second: [E] int64, different faces.  length: [E] int64, in LENGTH_UNIT."""
+    """Dual graph of faces or charts. first, second: [E] int64, different nodes.  length: [E] int64, in LENGTH_UNIT."""
 
     first: Tensor
     second: Tensor
@@ -57,14 +57,14 @@ class DualGraph:
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """The two faces of each link."""
+        """The two nodes (first, second) [E] of each edge."""
         return self.first, self.second
 
 
 @dataclass(frozen=True)
 class ChartLimits:
-    """cone_deg: no normal of a chart is further than this from its mean normal, below 90.  extent: the diagonal of
-    its box.  compactness: its perimeter squared over 4 pi times its area, 1 for a disc."""
+    """cone_deg: maximum angle between a face normal and its chart's mean normal, below 90.  extent: maximum diagonal of
+    the bounding box.  compactness: maximum perimeter^2 / (4 pi area), 1 for a disc."""
 
     cone_deg: float = 72.0
     extent: float = 0.45
@@ -72,14 +72,15 @@ class ChartLimits:
 
 
 def segment_charts(geometry: FaceGeometry, graph: DualGraph, limits: ChartLimits = ChartLimits()) -> Tensor:
-    """The chart [F] int64 of each face, 0 to K - 1 in the order of their lowest faces. F at most 2^24.
+    """Chart index [F] int64 of each face, 0 to K - 1 in the order of their lowest faces, for F up to 2^24.
 
-    From one chart a face, every chart picks the neighbour that it would make the flattest and roundest union with,
-    within the limits; those that pick each other merge; until none do. Charts are connected. Deterministic, the same
-    on every device. About 40 rounds, each O(F).
+    geometry: normal [F, 3], area [F], …  graph: edges [E]. Starts from one chart per face. In each round every chart
+    selects the neighbour of least merge cost (planarity and compactness) within the limits; mutual selections merge.
+    Charts are connected. Deterministic, identical on every device. About 40 rounds, each O(F).
+    Raises ValueError for more faces.
     """
     if len(geometry.area) >> ID_BITS:
-        raise ValueError(f"facets: expected at most {1 << ID_BITS}, got {len(geometry.area)}")
+        raise ValueError(f"faces: expected at most {1 << ID_BITS}, got {len(geometry.area)}")
     label = torch.arange(len(geometry.area), device=geometry.area.device)
     charts = FaceGeometry(
         geometry.normal * geometry.area[:, None], geometry.area, geometry.perimeter, geometry.low, geometry.high
@@ -96,13 +97,13 @@ def segment_charts(geometry: FaceGeometry, graph: DualGraph, limits: ChartLimits
         charts = _merged(charts, graph, root, torch.where(merging, partner, own))
         number = (root == own).cumsum(0) - 1
         label = number[root][label]
-        graph = _between(graph, number[root], len(charts.area))
+        graph = _contract(graph, number[root], len(charts.area))
         own = torch.arange(len(charts.area), device=own.device)
     return label
 
 
 def _merged(charts: FaceGeometry, graph: DualGraph, root: Tensor, other: Tensor) -> FaceGeometry:
-    """The charts that are their own `root` [K], united with `other` [K], which is themselves where they stay alone."""
+    """Merges charts: those with root[k] == k, united with `other` [K] (k itself if unmerged); root: [K] int64."""
     inside = root[graph.first] == root[graph.second]
     twice = torch.zeros_like(charts.perimeter).index_add_(0, root[graph.first[inside]], 2 * graph.length[inside])
     kept = (root == torch.arange(len(root), device=root.device)).nonzero().squeeze(1)
@@ -117,10 +118,10 @@ def _merged(charts: FaceGeometry, graph: DualGraph, root: Tensor, other: Tensor)
 
 
 def _costs(charts: FaceGeometry, mean: Tensor, cone: Tensor, graph: DualGraph, limits: ChartLimits) -> Tensor:
-    """What each link's union costs [M] int64, FORBIDDEN where it is beyond the limits.
+    """Merge cost [M] int64 of each dual edge, FORBIDDEN beyond the limits.
 
-    charts: `normal` is the sum of their area vectors.  mean: [K, 3] unit.  cone: [K], the cosine of the largest angle
-    from the mean normal to a face's.
+    charts: `normal` [K, 3] is the sum of area vectors.  mean: [K, 3] unit mean normals.  cone: [K], cosine of the
+    largest angle between the mean normal and a face normal.
     """
     first, second = charts.select(graph.first), charts.select(graph.second)
     union = first.normal + second.normal
@@ -139,7 +140,7 @@ def _costs(charts: FaceGeometry, mean: Tensor, cone: Tensor, graph: DualGraph, l
 
 
 def _partners(cost: Tensor, graph: DualGraph, charts: int) -> Tensor:
-    """The neighbour [K] int64 over each chart's cheapest link, of equals the lowest; itself where there is none."""
+    """Neighbour [K] int64 across each chart's cheapest edge (ties: lowest index); itself if there is none."""
     best = torch.full((charts,), FORBIDDEN << ID_BITS, dtype=torch.int64, device=cost.device)
     best.scatter_reduce_(0, graph.first, (cost << ID_BITS) | graph.second, "amin")
     best.scatter_reduce_(0, graph.second, (cost << ID_BITS) | graph.first, "amin")
@@ -147,8 +148,8 @@ def _partners(cost: Tensor, graph: DualGraph, charts: int) -> Tensor:
     return torch.where(best >> ID_BITS < FORBIDDEN, best & ((1 << ID_BITS) - 1), own)
 
 
-def _between(graph: DualGraph, number: Tensor, charts: int) -> DualGraph:
-    """The links between the charts `number` [K] that the old ones became: one a pair, with the sum of the lengths."""
+def _contract(graph: DualGraph, number: Tensor, charts: int) -> DualGraph:
+    """Contracts the graph: nodes become `number` [K] int64; parallel edges are merged and their lengths added."""
     first, second = number[graph.first], number[graph.second]
     apart = (first != second).nonzero().squeeze(1)
     first, second = first[apart], second[apart]
@@ -159,11 +160,11 @@ def _between(graph: DualGraph, number: Tensor, charts: int) -> DualGraph:
 
 
 def smooth_charts(label: Tensor, geometry: FaceGeometry, faces: Tensor, graph: DualGraph, rounds: int = 3) -> Tensor:
-    """Charts [F] int64 with shorter borders, 0 to L - 1 in the order of their lowest faces; L may be more than K.
+    """Smooths chart borders: returns charts [F] int64, 0 to L - 1 in the order of their lowest faces; L may exceed K.
 
-    label: [F] int64, 0 to K - 1.  faces: [F, 3] int64.  In each round a face goes over to the chart of a neighbour
-    that has more of the area around the face's corners, unless it would be more than SMOOTH_CONE_DEG off that chart's
-    normal. What a chart loses its connection to becomes a chart of its own. Deterministic, the same on every device.
+    label: [F] int64, 0 to K - 1.  faces: [F, 3] int64.  In each round a face moves to the neighbouring chart with more
+    area around the face's corners, unless its normal is more than SMOOTH_CONE_DEG from that chart's mean normal.
+    Disconnected parts of a chart become charts of their own. Deterministic, identical on every device.
     """
     share = (geometry.area / geometry.area.sum().clamp(min=SMALLEST) * 2.0**40).to(torch.int64)
     charts = int(label.max()) + 1 if len(label) else 0
@@ -188,9 +189,9 @@ def smooth_charts(label: Tensor, geometry: FaceGeometry, faces: Tensor, graph: D
 
 
 def _area_around(label: Tensor, share: Tensor, faces: Tensor, seen: Tensor, charts: int) -> Callable:
-    """A function of faces and charts [N]: the share of each chart in the faces at each face's corners [N] int64.
+    """Returns a function (face [N], chart [N]) -> area share [N] int64 of the chart around the face's corners.
 
-    seen: the faces that it will be asked about.
+    label, share: [F] int64.  seen: [N] int64, the faces that may be queried.
     """
     corners = faces.reshape(-1)
     near = torch.zeros(int(corners.max()) + 1, dtype=torch.bool, device=faces.device)
@@ -208,19 +209,22 @@ def _area_around(label: Tensor, share: Tensor, faces: Tensor, seen: Tensor, char
 
 
 def split_charts(label: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """`label` [F] with every connected part numbered apart, in the order of their lowest faces."""
+    """Splits charts `label` [F] int64 into connected components over edges first-second [E]; renumbered [F] int64.
+
+    Numbers follow the order of the lowest faces.
+    """
     same = (label[first] == label[second]).nonzero().squeeze(1)
     lowest = connected(len(label), first[same], second[same])
     return ((lowest == torch.arange(len(label), device=label.device)).cumsum(0) - 1)[lowest]
 
 
-TURNS = 16  # of a box, over a quarter turn
+TURNS = 16  # box orientations in a quarter turn
 
 
 def oriented_box(points: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """Sides [charts, 2] of the smallest of TURNS boxes around each chart's points [B, 2], the longer one first.
+    """Sides [charts, 2] of the smallest of TURNS oriented boxes around each chart's points [B, 2], longer side first.
 
-    chart: [B] int64. 0 where a chart has no points. Deterministic.
+    chart: [B] int64. 0 for charts without points. Deterministic.
     """
     sides = _sides(points, chart, charts)
     best = sides.prod(dim=2).argmin(dim=1)
@@ -229,7 +233,7 @@ def oriented_box(points: Tensor, chart: Tensor, charts: int) -> Tensor:
 
 
 def _sides(points: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """[charts, TURNS, 2] sides of the boxes along every direction."""
+    """Sides [charts, TURNS, 2] of the boxes in every orientation."""
     angle = torch.arange(TURNS, dtype=points.dtype, device=points.device) * (math.pi / 2 / TURNS)
     cosine, sine = angle.cos(), angle.sin()
     x, y = points[:, :1], points[:, 1:]

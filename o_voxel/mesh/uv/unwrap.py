@@ -1,8 +1,7 @@
-"""A UV atlas for any triangle mesh: cut into charts, each laid flat, sewn together where that fits, and packed.
+"""UV unwrapping of any triangle mesh into an atlas: segment, parameterise, merge charts, pack.
 
-The steps are one file each: `charts` grows them, `parameterize` lays them flat, `merge_charts` sews neighbours
-together,
-`ops.pack` puts them into the square. Half-edge h = 3 f + k and corner c = 3 f + k as in `topology`.
+The steps are `segment`, `parameterize`, `merge_charts` and `ops.pack_charts`. Half-edge h = 3 f + k and corner
+c = 3 f + k as in `topology`.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from .parameterize import Layout, UnwrapMesh, build_unwrap_mesh, chart_sums, fin
 from .segment import ChartLimits, DualGraph, segment_charts, smooth_charts, split_charts
 
 SIZES = (16, 32768)
-EXTENT = 0.45  # longest side of a chart's box, of that of the atlas
-FILL = 0.75  # of the atlas, about, to know the size of a texel beforehand
-NO_AREA = 1e-14  # of a face without area, of its longest edge squared
-CUTS = 3  # of single faces from charts that lie over themselves
-SPLITS = 4  # of broken charts, each with half the limits of the one before; then every face alone
+EXTENT = 0.45  # maximum side of a chart's box, relative to the atlas
+FILL = 0.75  # expected packing density, to estimate the texel size
+NO_AREA = 1e-14  # area below which a face counts as empty, relative to its longest edge squared
+CUTS = 3  # attempts to cut overlapping faces off charts
+SPLITS = 4  # attempts to re-segment invalid charts, halving the limits each time; then one chart per face
 
 
 @torch.no_grad()
@@ -41,24 +40,24 @@ def unwrap(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> UVMap:
-    """A UV map of `mesh` in [0, 1]^2 where no two faces overlap, none is turned over, and all are about to scale.
+    """Computes a UV map in [0, 1]^2 without overlaps or flipped faces, of nearly uniform texel density.
 
-    mesh: closed or open, with any number of faces at an edge; best cleaned and simplified before. Charts end at edges
-    of more than two faces, or of two that wind differently, so faces that lie on each other come apart.
-    resolution: side of the square texture, 16 to 32768.  gutter: free texels between charts on it; at the texture's
-    border half as many.
-    max_stretch: L2 stretch (1: isometric; Sander et al. 2001) that all but half a percent of each chart stays below;
-    lower values give more charts.
-    progress: called with the part done, 0 to 1; may raise, to cancel.
-    Faces without area get one point inside the texture of a face with area that shares a vertex with them, of others a
-    common point in a corner: they show no other texel and take no room.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces; open, closed or non-manifold; best cleaned and
+    simplified before. Charts end at non-manifold edges and at edges of inconsistent winding, so coincident faces
+    separate. Returns uv [U, 2] float32, faces [F, 3] and chart [F] of the dtype of mesh.faces.
+    resolution: side of the square texture in texels, 16 to 32768.  gutter: free texels between charts; half as many at
+    the texture's border.
+    max_stretch: upper bound of the L2 stretch (1: isometric; Sander et al. 2001) of all but half a percent of each
+    chart's area; lower values give more charts.
+    progress: called with the fraction done, 0 to 1; may raise, to cancel.
+    A face without area maps to a single point inside the UVs of an adjacent face with area, or else to a common corner
+    point; it takes no atlas space.
 
-    Runs where the mesh is, except that charts are packed on the CPU. backend: of the relaxation, "triton" (GPU),
-    "numba" (CPU), "reference" (plain torch, slow), or "auto"; the other steps take the best that works.
-    The same bytes each time on one device with one backend; others differ by rounding, which may decide where a chart
-    ends. Apple's GPU has no float64: there the work goes to the CPU and back.
-    Raises ValueError for vertices that are not finite, faces of vertices not there, a parameter out of range, or more
-    charts than have room.
+    Runs on the mesh's device; packing runs on the CPU. backend: of the relaxation, "triton" (GPU), "numba" (CPU),
+    "reference" (plain torch, slow), or "auto"; the other steps use the best available. Deterministic per device and
+    backend; others differ by rounding, which may move chart borders. On MPS, which has no float64, runs on the CPU.
+    Raises ValueError for non-finite vertices, face indices out of range, a parameter out of range, or too many charts
+    for the texture.
     """
     faces = check_mesh(mesh).faces.to(torch.int64)
     _check_parameters(resolution, gutter, max_stretch)
@@ -77,7 +76,7 @@ def unwrap(
     chart = segment_charts(unwrap_mesh.geometry, unwrap_mesh.graph)
     chart = smooth_charts(chart, unwrap_mesh.geometry, unwrap_mesh.faces, unwrap_mesh.graph)
     report(0.15)
-    layout = _lay_flat(unwrap_mesh, chart, max_stretch, backend)
+    layout = _parameterize_valid(unwrap_mesh, chart, max_stretch, backend)
     report(0.25)
     limits = MergeLimits(EXTENT, max_stretch, gutter * texel)
     layout = merge_charts(unwrap_mesh, layout, limits, backend=backend, progress=scaled(report, 0.25, 0.45))
@@ -97,14 +96,14 @@ def _check_parameters(resolution: int, gutter: int, max_stretch: float) -> None:
 
 
 def _has_area(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Faces [F] bool with more area than comes from rounding."""
+    """Mask [F] bool of the faces with more area than rounding errors explain."""
     corners = vertices[faces].double()
     longest = (corners.roll(-1, dims=1) - corners).square().sum(dim=2).amax(dim=1)
     return length(area_vectors(vertices, faces)) > NO_AREA * longest
 
 
-def _lay_flat(unwrap_mesh: UnwrapMesh, chart: Tensor, max_stretch: float, backend: str) -> Layout:
-    """Charts [F] laid flat; those that do not lie well are cut, and in the end grown anew with ever smaller limits."""
+def _parameterize_valid(unwrap_mesh: UnwrapMesh, chart: Tensor, max_stretch: float, backend: str) -> Layout:
+    """Parameterises charts [F] int64; cuts off overlapping faces, then re-segments invalid charts in smaller ones."""
     layout = parameterize(unwrap_mesh, chart, backend=backend)
     for attempt in range(CUTS + SPLITS + 1):
         broken, fault = find_faults(unwrap_mesh, layout, max_stretch)
@@ -116,19 +115,19 @@ def _lay_flat(unwrap_mesh: UnwrapMesh, chart: Tensor, max_stretch: float, backen
         touched = torch.zeros_like(broken).index_fill_(0, layout.chart[fault], True)
         face = touched[layout.chart].nonzero().squeeze(1)
         if cut:
-            # Where a chart lies over itself it mostly does with a face or two, which become charts of their own.
+            # Overlaps mostly involve one or two faces, which become charts of their own.
             alone = layout.chart.index_copy(0, fault, len(unwrap_mesh.faces) + fault)
             layout = parameterize(
                 unwrap_mesh, split_charts(alone, *unwrap_mesh.graph.ends), layout, face, backend=backend
             )
         else:
             share = 0.5 ** (attempt - CUTS + 1) if attempt < CUTS + SPLITS else 0.0
-            layout = _split(unwrap_mesh, layout, face, share, backend)
+            layout = _resegment(unwrap_mesh, layout, face, share, backend)
     return layout
 
 
-def _split(unwrap_mesh: UnwrapMesh, layout: Layout, face: Tensor, share: float, backend: str) -> Layout:
-    """The faces `face` [N] int64, whole charts, in smaller ones: within `share` of the usual limits; 0: each alone."""
+def _resegment(unwrap_mesh: UnwrapMesh, layout: Layout, face: Tensor, share: float, backend: str) -> Layout:
+    """Re-segments the faces `face` [N] int64, whole charts, with limits scaled by `share`; 0: one chart per face."""
     number = torch.full_like(layout.chart, -1).scatter_(0, face, torch.arange(len(face), device=face.device))
     graph = unwrap_mesh.graph
     inside = layout.chart[graph.first] == layout.chart[graph.second]
@@ -144,20 +143,20 @@ def _split(unwrap_mesh: UnwrapMesh, layout: Layout, face: Tensor, share: float, 
 def _pack(
     unwrap_mesh: UnwrapMesh, layout: Layout, resolution: int, gutter: int, progress: Progress | None
 ) -> tuple[Layout, Packing]:
-    """The layout with charts numbered from 0 in the order of their lowest faces, and where they go."""
+    """Packs the charts: (layout with charts renumbered 0 to K - 1, packing)."""
     while True:
         layout = replace(layout, chart=layout.chart.unique(return_inverse=True)[1])
         packing = pack(_outlines(unwrap_mesh, layout), resolution, gutter, progress=progress)
         progress = None
         if not packing.overlaps.any():
             return layout, packing
-        # The border winds around a texel twice without crossing itself, as it may where a chart touches itself.
+        # A border that touches itself may wind around a texel twice without crossing itself.
         overlaps = torch.from_numpy(packing.overlaps).to(layout.chart.device)
-        layout = _split(unwrap_mesh, layout, overlaps[layout.chart].nonzero().squeeze(1), 0.0, "auto")
+        layout = _resegment(unwrap_mesh, layout, overlaps[layout.chart].nonzero().squeeze(1), 0.0, "auto")
 
 
 def _outlines(unwrap_mesh: UnwrapMesh, layout: Layout) -> Outlines:
-    """The borders of the charts 0 to K - 1."""
+    """Border segments and areas of the charts 0 to K - 1, as NumPy arrays on the CPU."""
     charts = int(layout.chart.max()) + 1
     half = open_halves(unwrap_mesh, layout, torch.arange(len(layout.chart), device=layout.chart.device))
     chart, order = layout.chart[half // 3].sort(stable=True)
@@ -171,7 +170,7 @@ def _outlines(unwrap_mesh: UnwrapMesh, layout: Layout) -> Outlines:
 
 
 def _uv_map(layout: Layout, packing: Packing, resolution: int) -> UVMap:
-    """The packed layout, without UV vertices that no face uses."""
+    """Applies the packing to the layout and drops unused UV vertices; uv: [U, 2] float32 in [0, 1]."""
     used = torch.zeros(len(layout.position), dtype=torch.bool, device=layout.chart.device)
     used[layout.corner.flatten()] = True
     owner = torch.zeros_like(layout.source)
@@ -185,7 +184,7 @@ def _uv_map(layout: Layout, packing: Packing, resolution: int) -> UVMap:
 
 
 def _with_flat_faces(mesh: Mesh, solid: Tensor, found: UVMap) -> UVMap:
-    """`found`, of the faces `solid` [N] int64 only, with the others at a point of their neighbours."""
+    """Extends a UV map of the faces `solid` [N] int64 to all F faces; the others map to a point of a neighbour."""
     dtype = mesh.faces.dtype
     if len(solid) == len(mesh.faces):
         return UVMap(found.uv, found.faces.to(dtype), found.chart.to(dtype))
@@ -202,6 +201,7 @@ def _with_flat_faces(mesh: Mesh, solid: Tensor, found: UVMap) -> UVMap:
 
 
 def _compact(found: UVMap) -> UVMap:
+    """Drops unused rows of uv [U, 2]."""
     used = torch.zeros(len(found.uv), dtype=torch.bool, device=found.uv.device)
     used[found.faces.flatten().long()] = True
     number = (used.cumsum(0) - 1).to(found.faces.dtype)

@@ -1,4 +1,4 @@
-"""Baked textures looked up through the atlas, against the voxels and the dense surface that they stand for."""
+"""Baked textures, sampled through the atlas, against the voxels and the dense surface they were baked from."""
 
 import math
 from dataclasses import fields, replace
@@ -21,7 +21,7 @@ PLAIN = BakeOptions(resolution=128, normal_map=False)
 
 
 def triangle_atlas(count, gap=0.1):
-    """A right triangle a face, two in a cell of a square grid, `gap` of a cell apart."""
+    """Atlas with one right triangle per face, two per cell of a square grid, separated by `gap` cells."""
     cells = math.ceil(math.sqrt((count + 1) // 2))
     face = torch.arange(count)
     origin = torch.stack([face // 2 % cells, face // 2 // cells], 1)
@@ -48,7 +48,7 @@ def paint(dense, grid, color, steps=8):
 
 
 def ramp(points):
-    """Each channel along another way across the unit cube; opaque."""
+    """A different linear ramp across the unit cube per channel; opaque."""
     x, y, z = (points + 0.5).unbind(1)
     return torch.stack([x, y, z, 1 - x, 1 - y, torch.ones_like(x)], 1)
 
@@ -69,7 +69,7 @@ def texel_at(image, uv):
 
 
 def on_faces(baked, count=2000):
-    """(points [P, 3], their uv [P, 2], face [P], weights [P, 3]) all over a textured mesh."""
+    """(points [P, 3], uv [P, 2], face [P], barycentric weights [P, 3]) sampled over a textured mesh."""
     generator = torch.Generator().manual_seed(1)
     face = torch.randint(0, len(baked.mesh.faces), (count,), generator=generator)
     weights = torch.rand(count, 3, generator=generator) + 0.05
@@ -147,7 +147,7 @@ def test_samples_of_a_texel_are_averaged(shapes):
     flat = replace(PLAIN, resolution=16, alpha_mode="OPAQUE")
     image = maps(bake(sheet, flat_atlas(sheet), sheet, field, replace(flat, supersample=4)))["base_color"].int()
     assert (image[:, 1:-1] - 128).abs().max() <= 1
-    # Of texels as wide as voxels each has its own.
+    # Texels as wide as voxels each get their own voxel.
     image = maps(bake(sheet, flat_atlas(sheet), sheet, field, replace(flat, resolution=32)))["base_color"]
     assert image[5, :, 0].tolist() == [0, 255] * 16
 
@@ -163,7 +163,7 @@ def plate(shapes, height):
 @pytest.mark.parametrize("oriented", [True, False])
 @pytest.mark.parametrize("sunk", [0.2, 0.9])
 def test_sheets_a_voxel_and_a_half_apart_do_not_bleed(shapes, sunk, oriented):
-    """`sunk`: how far, in voxels, the mesh lies below the surface; 0.9 is nearer to the other sheet."""
+    """`sunk`: depth of the mesh below the surface in voxels; 0.9 is nearer to the other sheet."""
     voxel = 1 / 32
     dense, mesh = plate(shapes, 0.75 * voxel), plate(shapes, (0.75 - sunk) * voxel)
     grid = Grid((32, 32, 8), (0, 0, -4 * voxel), (voxel,) * 3)
@@ -180,7 +180,7 @@ def test_sheets_a_voxel_and_a_half_apart_do_not_bleed(shapes, sunk, oriented):
         _, uv, face, _ = on_faces(baked, 500)
         return texel_at(maps(baked)["base_color"], uv), face < half
 
-    # Where front and back are told apart by nothing, only a mesh that has not sunk far can be right.
+    # Without orientation front and back are indistinguishable, so only a small depth can be correct.
     if oriented or sunk < 0.75:
         color, top = colours(replace(PLAIN, dense_oriented=oriented))
         assert (color[top] == torch.tensor([255, 0, 0])).all()
@@ -191,7 +191,7 @@ def test_sheets_a_voxel_and_a_half_apart_do_not_bleed(shapes, sunk, oriented):
 
 
 def test_far_from_the_surface_the_field_is_read_where_the_texel_is(shapes):
-    """A sheet with voxels of its own colour, the dense one farther away than a snap goes."""
+    """A sheet with voxels of its own colour; the dense mesh is beyond the snap distance."""
     sheet, voxel = shapes.sheet(4), 1 / 16
     far = Mesh(sheet.vertices + torch.tensor([0, 0, 6 * voxel]), sheet.faces)
     grid = Grid((16, 16, 8), (0, 0, -voxel / 2), (voxel,) * 3)
@@ -210,7 +210,7 @@ def test_texels_with_no_voxel_near_take_the_nearest_texels_value(shapes):
     kept = field.coords[:, 0] < 8
     holed = VoxelField(field.coords[kept], field.attrs[kept], field.grid)
     whole, part = (maps(bake(sheet, flat_atlas(sheet), sheet, f, PLAIN))["base_color"].int() for f in (field, holed))
-    # The last voxel with a value reaches half a voxel, four texels, over its rim; the mean of all would be red 63.
+    # The last voxel extends half a voxel, four texels, beyond its rim; the mean of all would be red 63.
     assert torch.equal(part[:, :60], whole[:, :60])
     assert (part[:, 68:] == part[:, 67:68]).all()
     assert (part[:, 127, 0] == round(255 * 7.5 / 16)).all()
@@ -225,7 +225,7 @@ def test_a_flat_sheet_has_a_flat_normal_map(shapes):
 
 
 def test_slopes_lean_the_way_that_gltf_says(shapes):
-    """Seen from above with u along x and v along y, what faces +x is red and what faces +y is green."""
+    """Seen from above with u along x and v along y, slopes facing +x are red and slopes facing +y green."""
     sheet, hill = shapes.sheet(8), shapes.sheet(32, bump=0.15)
     field = paint(hill, Grid((16, 16, 8), (0, 0, -1 / 16), (1 / 16,) * 3), WHITE)
     options = BakeOptions(resolution=64, snap_voxels=4.0)
@@ -236,7 +236,7 @@ def test_slopes_lean_the_way_that_gltf_says(shapes):
 
 
 def decoded(baked, uv, face, weights):
-    """World normals [P, 3] as a reader gets them: MikkTSpace, nothing made unit before the end."""
+    """World normals [P, 3] as decoded by a reader: MikkTSpace, normalised only at the end."""
     frames = TangentFrames.of(baked.mesh, UVMap(baked.uv, baked.uv_faces, baked.uv_faces[:, 0]), baked.normals)
     up = (frames.normal[face] * weights[..., None]).sum(1)
     tangent = (frames.tangent[face] * weights[..., None]).sum(1)
@@ -251,7 +251,7 @@ def angles_deg(a, b):
 
 
 def test_a_reader_gets_the_dense_normals_back(shapes):
-    """A bumpy sphere in the normal map of a coarse one: bumps of 8 degrees or so come back to one."""
+    """A bumpy sphere baked to a coarse one: bumps of about 8 degrees are recovered to one degree."""
     mesh, dense = shapes.sphere(2, 0.4), shapes.sphere(5, 0.4)
     direction = torch.nn.functional.normalize(dense.vertices, dim=1)
     dense = Mesh(dense.vertices * (1 + 0.012 * torch.sin(12 * direction).prod(1, keepdim=True)), dense.faces)
@@ -296,7 +296,7 @@ def test_an_unoriented_surface_bakes_by_its_faces(shapes):
 
 
 def mips(image):
-    """Every smaller level of an image [H, W, C] by 2 x 2 means."""
+    """All smaller mip levels of an image [H, W, C], by 2 x 2 means."""
     level = image.float()
     while len(level) > 1:
         level = level.unflatten(0, (-1, 2)).unflatten(2, (-1, 2)).mean((1, 3))
@@ -321,7 +321,7 @@ def test_faces_without_area_in_the_atlas_paint_nothing(shapes):
     field = paint(sheet, Grid((16, 16, 1), (0, 0, -1 / 32), (1 / 16,) * 3), lambda p: ramp(p - 0.5))
     uv_map = flat_atlas(sheet)
     clean = maps(bake(sheet, uv_map, sheet, field, PLAIN))
-    # A needle from corner to corner of the atlas, and a point, both of a face that has area on the mesh.
+    # UVs of a needle across the atlas, and of a point, for a face with area on the mesh.
     uv = torch.cat([uv_map.uv, torch.tensor([[0.0, 0], [1, 1], [0.5, 0.5]])])
     n = len(uv)
     more = torch.tensor([[n - 3, n - 2, n - 1], [n - 1, n - 1, n - 1]], dtype=torch.int32)
@@ -427,7 +427,7 @@ def with_nan(values):
 
 
 def bent(ball, name):
-    """`ball` with one thing wrong."""
+    """`ball` with a single fault."""
     mesh, uv_map, dense, field = ball
     meta = torch.device("meta")
     changes = {

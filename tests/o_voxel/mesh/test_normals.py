@@ -14,7 +14,7 @@ def unit_error(directions):
 
 
 def test_corners_of_a_box_point_diagonally(shapes):
-    """However its sides are split: the angles weigh, not the number of faces."""
+    """Independent of how sides are triangulated: weights are corner angles, not face counts."""
     box = shapes.box()
     torch.testing.assert_close(vertex_normals(box), box.vertices.sign() / math.sqrt(3))
 
@@ -124,7 +124,7 @@ def by_definition(mesh, normals, uv):
 
 
 def check(mesh, normals, uv, backend="auto"):
-    """The tangents, once all that holds for every texture does."""
+    """Computes the tangents and checks the invariants of every texture."""
     split, found, rows = tangents(mesh, normals, uv, backend=backend)
     assert torch.equal(split.vertices, mesh.vertices[rows.vertices])
     assert torch.equal(rows.vertices[split.faces.long()], mesh.faces.long())

@@ -1,4 +1,4 @@
-"""Which components stay, by area, faces and rank."""
+"""Removal of components by area, number of faces and rank."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def family(shapes):
 
 
 def parts(mesh):
-    """The lengths of the components, which do not interleave, read from their vertices."""
+    """Extents of the components, which are not interleaved, from their vertices."""
     return [int(n) for n in torch.unique_consecutive((mesh.vertices[:, 0] / 5).round(), return_counts=True)[1]]
 
 
@@ -34,7 +34,7 @@ def parts(mesh):
     ],
 )
 def test_what_stays(family, backend, limits, expected):
-    # The sphere stands on the first box's place, so their vertices count together.
+    # The sphere overlaps the first box, so their vertices are counted together.
     order = torch.cat([torch.arange(32, len(family.vertices)), torch.arange(32)])
     new = torch.empty_like(order)
     new[order] = torch.arange(len(order))

@@ -1,4 +1,4 @@
-"""Surfaces cut where they are none, judged by trimesh: closed stays closed, and nothing moves."""
+"""Non-manifold splitting, checked with trimesh: closed meshes stay closed and positions are unchanged."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from comfyui_trellis2.o_voxel.values import Mesh
 
 
 def cut(shapes, mesh, backend):
-    """The mesh split, once what must hold for every split does."""
+    """Splits the mesh and checks the invariants of every split."""
     split, rows = split_non_manifold(mesh, backend=backend)
     assert torch.equal(split.vertices, mesh.vertices[rows.vertices])
     assert torch.equal(rows.vertices[split.faces], mesh.faces)
@@ -58,7 +58,7 @@ def test_any_skin_of_cells_becomes_a_manifold(shapes, backend, size, scrambled):
 
 
 def test_a_skin_of_cells_stays_closed(shapes, backend):
-    """But where solids touch themselves along an edge between two corners that are round otherwise."""
+    """Except where solids touch themselves along an edge between two otherwise manifold corners."""
     closed = 0
     for seed in range(10):
         mesh = shapes.voxels(np.random.default_rng(seed).random((4, 4, 4)) < 0.3)
@@ -70,7 +70,7 @@ def test_a_skin_of_cells_stays_closed(shapes, backend):
 
 
 def test_an_edge_between_two_round_corners(shapes, backend):
-    """Two cells that touch along an edge, with plates above and below: no split of its ends can tell them apart."""
+    """Two cells that touch along an edge, with plates above and below: no split of its ends can separate them."""
     filled = np.ones((2, 2, 3), dtype=bool)
     filled[0, 1, 1] = filled[1, 0, 1] = False
     split = cut(shapes, shapes.voxels(filled), backend)
@@ -88,7 +88,7 @@ def test_a_strip_that_no_winding_fits_is_cut_across(shapes, backend):
 
 
 def test_a_wall_in_a_box_leaves_the_box_closed(shapes, backend):
-    """At each edge of the wall's rim three faces meet; the two of the box go on in each other."""
+    """Three faces meet at each edge of the wall's rim; the two of the box are paired."""
     filled = np.ones((1, 2, 1), dtype=bool)
     box = shapes.voxels(filled)
     rim = (box.vertices[:, 1] == 2).nonzero().squeeze(1)

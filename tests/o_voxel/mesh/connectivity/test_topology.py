@@ -72,7 +72,7 @@ def test_sums_do_not_depend_on_order(n):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 1000])
 def test_fixed_point_has_room_for_every_sum(n, dtype):
-    """The scale is the power of two at which n times the largest just stays within an int64."""
+    """The scale is the largest power of two at which n times the maximum fits an int64."""
     largest = [1.0, 0.75, 3.0, 2.0**-40, 1.5 * 2.0**40, 0.0]
     values = (torch.linspace(-1, 1, n, dtype=torch.float64)[:, None] * torch.tensor(largest)).to(dtype)
     whole, scale = fixed_point(values)

@@ -1,4 +1,4 @@
-"""One index for place and texture."""
+"""Unified vertex and UV indices."""
 
 import pytest
 import torch

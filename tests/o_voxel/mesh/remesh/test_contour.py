@@ -1,4 +1,4 @@
-"""Manifold dual contouring on fields that have every cube and every pair of neighbours."""
+"""Manifold dual contouring on random fields with all cube cases and pairs of neighbouring cases."""
 
 import pytest
 import torch
@@ -50,14 +50,14 @@ def test_noise_gives_a_manifold(share):
     assert torch.equal(keys.sort().values, (half[:, 1] << 32 | half[:, 0]).sort().values)  # and one on the other
     split, _ = split_non_manifold(Mesh(vertices, faces))
     assert len(split.vertices) == len(vertices)
-    # A vertex stands for what it is among: inside its cube, or on a face.
+    # Every vertex is used.
     assert torch.equal(faces.unique().long(), torch.arange(len(vertices)))
     assert signed_volume(vertices, faces) > 0
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.8])
 def test_as_many_surfaces_as_the_grid_has(share):
-    """Outside hangs together along grid edges, inside across faces too; each surface has one of each on its sides."""
+    """Outside is connected along grid edges, inside also across faces; each surface has one component on each side."""
     values = noise(share, 2)
     vertices, faces = surface(to_field(values))
     inside = torch.nn.functional.pad(values <= 0, (1,) * 6).numpy()
@@ -68,7 +68,7 @@ def test_as_many_surfaces_as_the_grid_has(share):
 
 
 def test_where_it_crosses():
-    """A ball: vertices on it to second order, faces outwards, the volume right."""
+    """A ball: vertices accurate to second order, outward faces, correct volume."""
     axis = torch.arange(20.0) - 9.5
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
     vertices, faces = surface(to_field((x * x + y * y + z * z).sqrt() - 7.3))
@@ -96,10 +96,10 @@ def test_the_tables():
     sheets, of_edge, twice = contour_tables(torch.device("cpu"))
     assert int(sheets[0]) == int(sheets[255]) == 0
     assert int(sheets.max()) == 4
-    # Two opposite corners of the cube inside: two sheets; of a face: one, as they are joined; both sides outside: two.
+    # Opposite corners of the cube inside: two sheets; of a face: one, connected; its complement: two.
     assert sheets[[0b10000001, 0b00001001, 0b11110110]].tolist() == [2, 1, 2]
     assert torch.equal(of_edge.amax(1), (sheets - 1).clamp_min(0))
-    # Crosswise on a face: around both inside corners it runs through the face twice, around outside ones it does not.
+    # Ambiguous face: around both inside corners the sheet crosses it twice, around outside ones it does not.
     assert twice[[0b00001001, 0b00000011, 0b10000001]].tolist() == [True, False, False]
     # A cube and its mirror image have as many sheets.
     mirrored = [sum((case >> corner & 1) << (corner ^ 4) for corner in range(8)) for case in range(256)]

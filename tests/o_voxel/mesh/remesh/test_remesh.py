@@ -1,4 +1,4 @@
-"""Remeshing and the outer shell: closed, manifold, near the input, whatever the input."""
+"""Remeshing and the outer shell: closed, manifold and close to the input for any input."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def triangle():
 
 
 def soup():
-    """Triangles at random, all through each other, some degenerate."""
+    """Random intersecting triangles, some degenerate."""
     vertices = torch.rand(120, 3, generator=torch.Generator().manual_seed(0))
     faces = torch.arange(120).reshape(-1, 3)
     faces[3] = faces[3, 0]
@@ -101,13 +101,13 @@ def assert_closed_manifold(mesh):
 
 
 def distance(mesh, other, voxel):
-    """The largest distance in voxels from the vertices and the middles of the faces of `mesh` to `other`."""
+    """Maximum distance in voxels from the vertices and face centroids of `mesh` to `other`."""
     points = torch.cat([mesh.vertices, mesh.vertices[mesh.faces].mean(1)])
     return float(closest_point(build_index(other), points).distance.max()) / voxel
 
 
 def winding(mesh, points):
-    """How often the mesh goes around each of `points`, by the solid angles of its faces."""
+    """Winding number of the mesh around each of `points` [P, 3], by the solid angles of its faces."""
     a, b, c = (mesh.vertices[mesh.faces].double()[None] - points.double()[:, None, None]).unbind(2)
     la, lb, lc = (one.norm(dim=2) for one in (a, b, c))
     volume = (a * torch.linalg.cross(b, c)).sum(2)
@@ -116,7 +116,7 @@ def winding(mesh, points):
 
 
 def assert_holds(made, mesh, voxel):
-    """All of the surface is inside what was made around it, but for what was moved back on it."""
+    """The result encloses the whole surface, except where it was projected onto it."""
     corners = mesh.vertices[mesh.faces]
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
     samples = corners.mean(1)[area > 0][:100]
@@ -170,7 +170,7 @@ def test_narrow_gaps_close_with_a_wide_band():
 @pytest.mark.parametrize("shape", [box, crossing_boxes, soup], ids=lambda shape: shape.__name__)
 @pytest.mark.parametrize("part", [0.0, 1.0])
 def test_no_face_turns_over(shape, part):
-    """Corners of the input move many vertices to one point; faces still stand as they stood."""
+    """Corners of the input pull many vertices to one point without flipping faces."""
     mesh = shape()
     grid = fit_grid(mesh, 24, 1.0)
     target = Mesh(grid.to_grid(mesh.vertices), mesh.faces)
@@ -184,7 +184,7 @@ def test_no_face_turns_over(shape, part):
 
 
 def test_concave_creases_come_back():
-    """Two boxes through each other, turned: vertices stand along all of the lines where they meet."""
+    """Two intersecting rotated boxes: vertices lie along all their intersection lines."""
     both = crossing_boxes()
     turned = trimesh.transformations.rotation_matrix(0.5, [1, 0.7, 0.2])[:3, :3]
     rotation = torch.tensor(turned, dtype=torch.float32, device=DEVICE)
@@ -308,7 +308,7 @@ def test_a_closed_solid(shape, project, gaps):
     "shape, bodies, euler", [(ball, 1, 2), (ring, 1, 0), (box, 1, 2), (nested, 1, 2), (crossing_boxes, 1, 2)]
 )
 def test_solids_come_back(shape, bodies, euler):
-    """What is inside goes; the volume is the outer surface's."""
+    """Interior geometry is removed; the volume is that of the outer surface."""
     made = to_trimesh(outer_shell(shape(), 48))
     assert (made.body_count, made.euler_number) == (bodies, euler)
     if shape is nested:
@@ -327,7 +327,7 @@ def test_parts_stay_apart():
 @pytest.mark.parametrize("tilt", [0.0, 0.3, np.pi / 4, 0.8, 1.2])
 @pytest.mark.parametrize("project", [0.0, 1.0])
 def test_a_sheet_is_a_thin_solid(tilt, project):
-    """At every slope without a hole, 1.1 voxels thick whatever is asked for."""
+    """Watertight at every slope, and 1.1 voxels thick whatever `project` is."""
     mesh = sheet(tilt)
     made = outer_shell(mesh, 40, project=project)
     assert to_trimesh(made).euler_number == 2
@@ -351,7 +351,7 @@ def open_box(hole):
 
 
 def test_gaps_close():
-    """A hole of six voxels is a way in, unless gaps of eight are closed; what closes it is level with the rim."""
+    """A hole of six voxels lets the flood in, unless gaps of eight are closed, level with the rim."""
     mesh = open_box(6 / 40)
     assert volume(outer_shell(mesh, 40)) < 0.3
     closed = outer_shell(mesh, 40, close_gaps=8.0)

@@ -1,4 +1,4 @@
-"""Welding, faces that are none, and the whole chain on a raw surface, judged by SciPy and trimesh."""
+"""Welding, degenerate faces and the whole clean-up of a raw surface, checked with SciPy and trimesh."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def soup(vertices):
 
 
 def lowest_within(vertices, distance):
-    """The lowest vertex that each reaches in steps of at most `distance`."""
+    """Lowest vertex connected to each by steps of at most `distance`."""
     pairs = cKDTree(vertices.double().numpy()).query_pairs(distance, output_type="ndarray")
     shape = (len(vertices),) * 2
     _, label = connected_components(coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape))
@@ -51,7 +51,7 @@ def test_weld_joins_what_is_near(backend, n, distance):
 
 
 def test_weld_sees_across_its_cells(backend):
-    """Pairs at every place along an axis, a hair closer and a hair farther than the distance."""
+    """Pairs at many positions along an axis, slightly closer and slightly farther apart than the distance."""
     x = torch.linspace(0, 1, 500, dtype=torch.float64)
     for gap, alone in ((0.99e-4, False), (1.01e-4, True)):
         for axis in range(3):
@@ -77,7 +77,7 @@ def test_weld_of_one_crowded_place(backend, distance):
 
 
 def test_weld_far_from_the_origin(backend):
-    """Distances count in float64, also where a float32 step is larger than they are."""
+    """Distances are compared in float64, also below the float32 resolution."""
     vertices = cloud(300) + 1e6
     welded, _ = weld(soup(vertices), 1e-6, backend=backend)
     assert len(welded.vertices) == len(vertices.unique(dim=0))

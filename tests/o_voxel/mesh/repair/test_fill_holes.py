@@ -1,4 +1,4 @@
-"""Holes closed by patches that follow the surface, judged by trimesh and by the shapes they were cut from."""
+"""Hole filling, checked with trimesh and against the shapes the holes were cut from."""
 
 import math
 
@@ -21,7 +21,7 @@ def punched(shapes, level=4, radius=0.3):
 
 
 def filled(shapes, mesh, perimeter, backend, curved=True):
-    """The mesh filled, once what must hold for every filling does."""
+    """Fills the mesh and checks the invariants of every filling."""
     before = mesh.faces.clone()
     whole, rows = fill_holes(mesh, perimeter, curved, backend=backend)
     old = len(mesh.faces)
@@ -47,7 +47,7 @@ def test_a_punched_ball_is_whole_again(shapes, backend, radius, curved):
 
 
 def test_curved_patches_follow_the_ball(shapes, backend):
-    """Points of the patches, against the ball of radius 1: less than a third of the flat ones' distance."""
+    """The mean error of curved patches against the unit ball is less than a third of that of flat ones."""
     errors = []
     for curved in (True, False):
         whole = filled(shapes, punched(shapes, radius=0.45), 10, backend, curved)
@@ -120,7 +120,7 @@ def test_a_cup_is_closed(shapes, backend):
 
 
 def test_a_slit_stays_open(shapes, backend):
-    """A sheet along whose middle three vertices are doubled: both sides of the slit lie in one place."""
+    """A sheet with three duplicated vertices along its middle: both sides of the slit coincide."""
     sheet = shapes.sheet(8, bump=0.3)
     doubled = [4 * 9 + j for j in (3, 4, 5)]
     row = torch.arange(81)
@@ -137,7 +137,7 @@ def test_a_slit_stays_open(shapes, backend):
 
 
 def test_no_edge_is_doubled(shapes, backend):
-    """Two faces of a tetrahedron: of the two diagonals of what is open, one is an edge already."""
+    """Two faces of a tetrahedron: one diagonal of the open quad is an existing edge."""
     points = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
     for faces in ([[0, 2, 1], [0, 1, 3]], [[0, 2, 1], [1, 2, 3]], [[0, 1, 3], [0, 3, 2]]):
         whole = filled(shapes, shapes.mesh(points, faces), 100, backend)

@@ -1,13 +1,13 @@
-"""The loops in which a surface ends, against walks along them one edge after another."""
+"""Boundary loops, against walks along them edge by edge."""
 
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.mesh.connectivity.surface import join_faces
-from comfyui_trellis2.o_voxel.mesh.repair.hole_loops import _places, _to_cpu, find_loops
+from comfyui_trellis2.o_voxel.mesh.repair.hole_loops import _loop_positions, _to_cpu, find_loops
 
 
 def walked(before):
-    """(lowest row of its loop, steps back to it) of each row."""
+    """(lowest row of its loop, distance from it) of each row."""
     places = []
     for row in range(len(before)):
         loop = [row]
@@ -27,7 +27,7 @@ def test_places_are_those_of_a_walk(n, kind):
         "one loop, down": rows.roll(-1),
         "alone": rows,
     }[kind]
-    place = _places(before)
+    place = _loop_positions(before)
     assert [divmod(value, 1 << 32) for value in place.tolist()] == walked(before.tolist())
 
 
@@ -39,7 +39,7 @@ def test_a_copy_in_one_transfer_changes_nothing():
 
 
 def test_the_loops_of_a_punched_sheet(shapes):
-    """Two holes and the outline: rows of one loop in the order of the faces that would fill it."""
+    """Two holes and the outline: loop rows follow the winding of the faces that would fill them."""
     sheet = shapes.sheet(12)
     middle = sheet.vertices[sheet.faces.long()].mean(1)[:, :2]
     near = [
@@ -54,7 +54,7 @@ def test_the_loops_of_a_punched_sheet(shapes):
     assert sorted(ends.tolist()) == sorted(half.tolist())
     assert torch.equal(loops.points, mesh.vertices[loops.vertex].double())
     assert loops.rim.tolist() == [[0, 0, 1]] * len(loops.vertex)
-    assert not loops.turned.any()
+    assert not loops.flipped.any()
     sides = {tuple(sorted(pair)) for face in faces.tolist() for pair in zip(face, face[1:] + face[:1], strict=True)}
     joined = {tuple(sorted(pair)) for pair in loops.vertex[loops.joined].tolist()}
     assert joined == {side for side in sides if set(side) <= set(loops.vertex.tolist())}

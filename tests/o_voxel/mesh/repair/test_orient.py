@@ -1,4 +1,4 @@
-"""Windings made alike and outward, judged by trimesh."""
+"""Consistent outward orientation, checked with trimesh."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_what_no_view_sees_is_turned_by_its_volume(shapes):
 
 
 def test_far_away_and_small(shapes, backend):
-    """The volume is about the component's own middle, and of any size."""
+    """The volume is about the component's centroid, and independent of scale."""
     ball = shapes.scramble(shapes.sphere(2))
     moved = Mesh(ball.vertices * 1e-3 + 100, ball.faces)
     assert outward_share(orient(moved, backend=backend), (100, 100, 100)) > 0.95

@@ -1,4 +1,4 @@
-"""The checker, on layouts that are wrong in a known way."""
+"""UV metrics on layouts with known faults."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Unwrapping, judged by the checker, on surfaces as TRELLIS makes them and on what should never be asked of it."""
+"""Unwrapping, checked by `check_uv`, on surfaces as TRELLIS generates them and on degenerate input."""
 
 import importlib.util
 from dataclasses import replace
@@ -18,7 +18,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 @pytest.fixture(scope="session")
 def surfaces():
-    """The module of the benches that makes test surfaces."""
+    """The benchmark module that generates test surfaces."""
     path = Path(__file__).resolve().parents[3] / "bench" / "surfaces.py"
     spec = importlib.util.spec_from_file_location("surfaces", path)
     module = importlib.util.module_from_spec(spec)
@@ -27,7 +27,7 @@ def surfaces():
 
 
 def check(made, found, size, gutter=2):
-    """The report, once nothing in it is wrong that must never be."""
+    """Checks the invariants of every layout and returns the report."""
     assert found.uv.dtype == torch.float32 and found.faces.dtype == made.faces.dtype
     report = check_uv(made, found.uv, found.faces, size)
     wrong = report.overlapping_texels, report.flipped, report.zero_area, report.outside
