@@ -1,17 +1,17 @@
-"""The index as sorted int64 keys and a binary search: no collisions, any device."""
+"""Voxel index as sorted int64 keys with binary search: no collisions, any device."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# 16 bits an axis and 15 for the batch index fill a non-negative int64 at any grid up to 65,000 voxels a side.
+# 16 bits per axis and 15 for the batch index fill a non-negative int64, for grids up to 65,000 voxels per side.
 AXIS_BITS = 16
 AXIS_LIMIT = 65_000
 
 
 def pack_keys(coords: Tensor) -> Tensor:
-    """Keys [...] int64 of coordinates [..., 3 or 4] int, ordered as the coordinates are; -1 outside the range."""
+    """Returns keys [...] int64 of coordinates [..., 3 or 4] int, ordered as the coordinates are; -1 out of range."""
     wide = coords.to(torch.int64)
     key = torch.zeros(wide.shape[:-1], dtype=torch.int64, device=wide.device)
     for column in wide.unbind(-1):
@@ -21,15 +21,15 @@ def pack_keys(coords: Tensor) -> Tensor:
 
 
 def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """(sorted keys [N], their rows [N] int64), equal keys in row order."""
+    """Returns (sorted keys, their rows) of keys [N] int64, both [N] int64, equal keys in row order."""
     return torch.sort(keys, stable=True)
 
 
 def search_keys(keys: Tensor, rows: Tensor, query: Tensor) -> Tensor:
-    """Rows [...] int64 of the `query` coordinates [..., D], -1 where absent."""
+    """Returns rows [...] int64 of the `query` coordinates [..., D] int, -1 if absent."""
     wanted = pack_keys(query)
     if len(keys) == 0:
         return torch.full_like(wanted, -1)
-    place = torch.searchsorted(keys, wanted).clamp_max_(len(keys) - 1)
-    found = (keys[place] == wanted) & (wanted >= 0)
-    return torch.where(found, rows[place], -1)
+    slot = torch.searchsorted(keys, wanted).clamp_max_(len(keys) - 1)
+    found = (keys[slot] == wanted) & (wanted >= 0)
+    return torch.where(found, rows[slot], -1)
