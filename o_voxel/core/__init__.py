@@ -1,1 +1,1 @@
-"""Ground for the whole library: argument checks, backends, grids, colours, vectors, exact sums, atomic files."""
+"""Foundations of the library: argument checks, backends, grids, colours, vectors, exact sums and atomic file writes."""

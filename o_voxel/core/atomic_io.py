@@ -1,4 +1,4 @@
-"""What every format here shares: errors that name the file, writes that appear whole or not at all, a size limit."""
+"""File helpers shared by all formats: errors that name the file, atomic writes, and a size limit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-# The most bytes a file may decode to, unless the caller allows more: 15 M voxels (a 2048 grid) take 0.3 GB.
+# Default limit on a file's decoded size in bytes. 15 M voxels (a 2048 grid) take 0.3 GB.
 MAX_BYTES = 4 << 30
 
 FilePath = str | os.PathLike
@@ -17,7 +17,7 @@ FilePath = str | os.PathLike
 
 @contextmanager
 def naming(place: object) -> Iterator[None]:
-    """Inside this block a ValueError is raised again with `place`, a path or a part of a file, in front."""
+    """Context manager: re-raises a ValueError with `place`, a path or a part of a file, as its prefix."""
     try:
         yield
     except ValueError as error:
@@ -26,9 +26,10 @@ def naming(place: object) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: FilePath) -> Iterator[BinaryIO]:
-    """A binary file to write; `path` holds all of it once the block ends, and what it held before if the block raises.
+    """Context manager: opens a binary file and moves it to `path` when the block ends without an error.
 
-    The bytes go to a hidden file in the same folder, which then replaces `path`. Raises OSError as `open` does.
+    The bytes go to a hidden file in the same folder, which then replaces `path`; if the block raises, `path` keeps its
+    previous content. Raises OSError as `open` does.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -41,7 +42,7 @@ def atomic_write(path: FilePath) -> Iterator[BinaryIO]:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> Path:
-    """Writes files that belong together, makes their folders, and returns the path of the last, the one to open.
+    """Writes files that belong together, creates their folders, and returns the last path (the file to open).
 
     All are written in full before the first appears; they appear in order. Raises OSError as `open` does.
     """
@@ -49,7 +50,7 @@ def write_files(contents: Mapping[Path, bytes]) -> Path:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        # A stack ends its last entry first.
+        # An ExitStack closes its last entry first.
         files = {path: stack.enter_context(atomic_write(path)) for path in reversed(paths)}
         for path in paths:
             files[path].write(contents[path])

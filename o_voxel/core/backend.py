@@ -1,8 +1,8 @@
-"""Which implementation of an op runs: an argument, resolved here and nowhere else.
+"""Backend selection: the implementation of an op is an argument, resolved here only.
 
-An op lists its choices, fastest first. A choice's probe says None when it works for a device and dtype, else the
-reason why not; a probe of a kernel launches it for real. "auto" takes the first that works; a named choice that does
-not work raises, because another backend would silently give other numbers.
+An op lists its backends, fastest first. A backend's probe returns None if it works for a device and dtype, else the
+reason; the probe of a kernel launches it. "auto" takes the first backend that works. A named backend that does not
+work raises instead of falling back, because another backend would silently return different numbers.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Probe = Callable[[torch.device, torch.dtype], str | None]
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of an op. probe(device, dtype): None when usable, else the reason."""
+    """An implementation of an op. probe(device, dtype) returns None when it is usable, else the reason."""
 
     name: str
     probe: Probe
 
 
 def always(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The probe of an implementation that runs wherever torch does."""
+    """Probe of an implementation that runs wherever torch does."""
     return None
 
 
 def resolve_backend(
     requested: str, choices: Sequence[Backend], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> str:
-    """The name of the implementation to use.
+    """Returns the name of the implementation to use.
 
-    Raises ValueError for an unknown name, or a named choice that does not work here, with the reason.
+    Raises ValueError for an unknown name, or, with the reason, for a named backend that does not work here.
     """
     names = [choice.name for choice in choices]
     if requested != "auto" and requested not in names:
@@ -54,7 +54,7 @@ def resolve_backend(
 
 
 def explain(choices: Sequence[Backend], device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, str]:
-    """Each choice's state in one word or one reason; the one that "auto" takes reads "chosen"."""
+    """Returns each backend's state: "chosen" (used by "auto"), "works", or the reason why it does not work."""
     states: dict[str, str] = {}
     for choice in choices:
         reason = choice.probe(device, dtype)
@@ -64,14 +64,14 @@ def explain(choices: Sequence[Backend], device: torch.device, dtype: torch.dtype
 
 
 def numba_probe(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The probe of a numba implementation."""
+    """Probe of a numba implementation: needs a CPU device and an installed numba."""
     if device.type != "cpu":
         return f"runs on the CPU, not on {device}"
     return None if find_spec("numba") else "numba is not installed"
 
 
 def triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The probe of a Triton kernel: compiles and launches a small one, once a device."""
+    """Probe of a Triton kernel: compiles and launches a small one, once per device."""
     if device.type != "cuda":
         return f"runs on a GPU, not on {device}"
     return _launch_triton(device)

@@ -1,4 +1,4 @@
-"""Argument checks for public functions: type, then shape, then dtype, each message with expected and got."""
+"""Argument checks for public functions: type, then shape, then dtype; messages state expected and got."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def check_tensor(
     shape: Sequence[int | None],
     dtype: torch.dtype | Sequence[torch.dtype] | None = None,
 ) -> Tensor:
-    """`value` itself, once it is a tensor of this `shape` (None: any size) and one of these dtypes.
+    """Returns `value` if it is a tensor of this `shape` (None: any size) and one of these dtypes (None: any).
 
-    Raises TypeError (not a tensor) or ValueError (shape, dtype), naming the argument.
+    Raises TypeError (not a tensor) or ValueError (shape or dtype), naming the argument.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Sums over groups of rows that come out the same on every device, however many threads add."""
+"""Deterministic segment sums in fixed point (int64): the same bits on every device and thread count."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BITS = 61  # of an int64, less the sign and one for rounding
+BITS = 61  # usable bits of an int64, without the sign and one bit for rounding
 
 
 def precise(values: Tensor) -> Tensor:
-    """`values` as float64, or as float32 on a device that has no better."""
+    """Converts `values` [...] to float64, or to float32 on devices without float64 (MPS)."""
     return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
 def fixed_point(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(whole [N, K] int64, scale [K]) of `values` [N, K] float, so that any sum of rows of `whole` is exact.
+    """Returns (whole [N, K] int64, scale [K]) of `values` [N, K] float; any sum of rows of `whole` is exact.
 
-    Each value is rounded to about 2^-61 of N times its column's largest. The host does not wait for the device.
+    Each value is rounded to about 2^-61 of N times its column's largest. Does not synchronise with the device.
     """
     largest = values.abs().amax(0) if len(values) else values.new_zeros(values.shape[1])
-    # Without its mantissa, the power of two up to each; so that its inverse is finite, none is very small.
+    # Clearing the mantissa rounds down to a power of two; the clamp keeps its inverse finite.
     integer, mantissa = (torch.int64, 52) if values.dtype == torch.float64 else (torch.int32, 23)
     power = (largest.view(integer) >> mantissa << mantissa).view(values.dtype)
     power = power.clamp_min(torch.finfo(values.dtype).tiny ** 0.5)
@@ -30,7 +30,10 @@ def fixed_point(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scatter_sums(values: Tensor, row: Tensor, count: int) -> Tensor:
-    """[count, K] sums of the rows `values` [N, K] float with each number; row [N] int64 below `count`, few alike."""
+    """Returns the sums [count, K] of the rows `values` [N, K] float by segment `row` [N] int64, 0 to count - 1.
+
+    Suited to many small segments; use `Groups` for few large ones.
+    """
     whole, scale = fixed_point(values)
     total = torch.zeros(count, values.shape[1], dtype=torch.int64, device=values.device).index_add_(0, row, whole)
     return total.to(values.dtype) / scale
@@ -38,10 +41,11 @@ def scatter_sums(values: Tensor, row: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Rows in groups, of which there may be few and large.
+    """A partition of N rows into segments, of which there may be few and large.
 
-    number: [N] int64, the group of each row, from 0.  count: of groups.  order, ends: rows sorted by group [N] and
-    where each group ends there [count], int64; or None, where rows are added one after another.
+    number: [N] int64, the segment of each row, from 0.  count: number of segments.
+    order, ends: [N] int64 rows sorted by segment, and [count] int64 the end of each segment in that order; None if rows
+    are added by scatter instead.
     """
 
     number: Tensor
@@ -51,9 +55,9 @@ class Groups:
 
     @classmethod
     def of_labels(cls, label: Tensor, sort: bool | None = None) -> Groups:
-        """Groups of labels [N] int64 that each name the lowest row of a group, in the order of those rows.
+        """Returns the segments of labels [N] int64, each the lowest row of its segment; segments keep that order.
 
-        sort: whether to sort; on a GPU, where it is the default, millions of rows would queue at one address.
+        sort: sort rows by segment. Default on a GPU, where scattering millions of rows would serialise on one address.
         """
         number = (label == torch.arange(len(label), device=label.device)).cumsum(0)
         count = int(number[-1]) if len(number) else 0
@@ -65,7 +69,7 @@ class Groups:
         return cls(number, count, order, ends)
 
     def totals(self, whole: Tensor) -> Tensor:
-        """[count, K] int64 sums of the rows `whole` [N, K] int64 of each group."""
+        """Returns the sums [count, K] int64 of the rows `whole` [N, K] int64 of each segment."""
         if self.order is None:
             empty = torch.zeros(self.count, whole.shape[1], dtype=torch.int64, device=whole.device)
             return empty.index_add_(0, self.number, whole)
@@ -74,6 +78,6 @@ class Groups:
         return upto.diff(dim=0, prepend=torch.zeros_like(upto[:1]))
 
     def sums(self, values: Tensor) -> Tensor:
-        """[count, K] sums of the rows `values` [N, K] float of each group."""
+        """Returns the sums [count, K] of the rows `values` [N, K] float of each segment."""
         whole, scale = fixed_point(values)
         return self.totals(whole).to(values.dtype) / scale

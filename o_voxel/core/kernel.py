@@ -1,4 +1,4 @@
-"""The kernel that tells whether Triton works here."""
+"""A minimal Triton kernel that probes whether Triton works on a device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _add_one_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
 
 @device_guard
 def probe(device: torch.device) -> None:
-    """Compile and launch; raises whatever goes wrong, RuntimeError for a wrong result."""
+    """Compiles and launches the kernel; raises any error of Triton's, or RuntimeError for a wrong result."""
     x = torch.arange(100, dtype=torch.int64, device=device)
     out = torch.zeros_like(x)
     _add_one_kernel[(2,)](x, out, len(x), BLOCK=64)

@@ -1,4 +1,4 @@
-"""numba with a cache on disk that survives how a pack is loaded."""
+"""numba.njit with a disk cache that is keyed by package name and source text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numba import njit
 
 
 def cached_njit(function: Callable, *uses: ModuleType, **options: object) -> Callable:
-    """`function` compiled without the GIL and cached on disk, per name of its module and text of the modules it uses.
+    """Compiles `function` without the GIL, cached on disk by its module's name and the source of the modules it uses.
 
-    numba finds a cache file by the function's file, name and line. Loaded under another package name, the file raises
-    ModuleNotFoundError (ComfyUI loads a pack by its path, pip by its name), and it is blind to changes in another
-    file. So both go into the function's name. options: further ones of `numba.njit`.
+    numba keys a cache file by the function's file, name and line. Under another package name, loading that file raises
+    ModuleNotFoundError (ComfyUI loads a pack by path, pip by name), and numba misses changes in other files. Both
+    therefore go into the function's name. options: further options of `numba.njit`.
     """
     module = sys.modules[function.__module__]
     text = module.__name__ + "".join(inspect.getsource(m) for m in (module, *uses))

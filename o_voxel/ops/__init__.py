@@ -1,1 +1,1 @@
-"""The computations worth a kernel: one folder each, with a plain torch reference beside any faster twin."""
+"""Ops with accelerated kernels: one folder each, with a plain torch reference beside the Triton or numba kernel."""

@@ -1,7 +1,7 @@
-"""How much of the sky points on a surface see: depth pictures from all around, and a look-up in each.
+"""Ambient occlusion from orthographic depth maps around the mesh (shadow mapping from many directions).
 
-A direction of light is one orthographic picture, so that all points share the work of finding what blocks it, and the
-rasteriser does that work. It is exact to the pictures' resolution, without noise, and the same bytes each time.
+Each light direction is one depth map, shared by all points and drawn by the rasteriser. Exact to the maps'
+resolution, without noise, and the same bytes each time.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ...values import Mesh
 from ..raster import rasterize
 
 BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
-# Room around the mesh in the pictures, so that a point just outside it still falls into them.
+# Half a map's side over the mesh's radius, so that points just outside the mesh are still inside.
 MARGIN = 1.02
 
 
 @dataclass(frozen=True, eq=False)
 class DepthMaps:
-    """A mesh seen from N directions; row 0 of a picture is its top.
+    """Depth maps of a mesh from N directions; row 0 of a map is its top.
 
-    depth: [N, S, S] float32, how far towards the viewer the nearest surface is, in world units from `center`; -inf
-    where there is none.  axes: [N, 3, 3] float32, the unit directions right, up and towards the viewer of each
-    picture.  center: [3] float32.  radius: [1] float32, half a picture's side in world units.
+    depth: [N, S, S] float32, height of the nearest surface towards the viewer, in world units from `center`; -inf if
+    empty.  axes: [N, 3, 3] float32, the unit vectors right, up and towards the viewer of each map.
+    center: [3] float32.  radius: [1] float32, half a map's side in world units.
     """
 
     depth: Tensor
@@ -39,7 +39,7 @@ class DepthMaps:
 
 
 def sphere_directions(count: int, device: torch.device | str = "cpu") -> Tensor:
-    """`count` unit directions [count, 3] float32 spread evenly over the sphere, on a Fibonacci spiral."""
+    """Returns `count` unit directions [count, 3] float32, evenly spread over the sphere (Fibonacci spiral)."""
     step = torch.arange(count, dtype=torch.float64)
     z = 1 - (2 * step + 1) / count
     turn = step * (math.pi * (3 - math.sqrt(5)))
@@ -48,8 +48,8 @@ def sphere_directions(count: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 def picture_axes(towards: Tensor) -> Tensor:
-    """The axes [N, 3, 3] of pictures whose viewers stand in the unit directions `towards` [N, 3]."""
-    # The helper is the axis that the direction is least along.
+    """Returns view axes [N, 3, 3] (right, up, towards) for unit directions to the viewer `towards` [N, 3]."""
+    # The helper is the coordinate axis with the smallest component of the direction.
     helper = torch.nn.functional.one_hot(towards.abs().argmin(1), 3).to(towards.dtype)
     right = torch.nn.functional.normalize(torch.linalg.cross(helper, towards), dim=1)
     return torch.stack([right, torch.linalg.cross(towards, right), towards], 1)
@@ -63,10 +63,10 @@ def render_depth_maps(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> DepthMaps:
-    """`mesh` seen from `directions` [N, 3] float32, unit vectors towards the viewers, in side x side pixels each.
+    """Renders `mesh` from `directions` [N, 3] float32, unit vectors towards the viewers, in side x side pixels each.
 
-    4 N side^2 bytes, and one picture drawn after the other. progress: called with the share done; may raise, to stop.
-    Raises ValueError as `rasterize` does.
+    Takes 4 N side^2 bytes; maps are drawn one after another. progress: called with the fraction done; may raise to
+    stop. Raises ValueError as `rasterize` does.
     """
     check_tensor(directions, "directions", (None, 3), torch.float32)
     vertices = mesh.vertices
@@ -96,17 +96,16 @@ def ambient_occlusion(
     reach: float | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """The share [P] float32 of an evenly bright sky's light that arrives at `points` [P, 3], weighted by the cosine.
+    """Returns the visible fraction [P] float32 of a uniform sky at `points`, weighted by the cosine; 1 is unoccluded.
 
-    points: [P, 3] float32, world units, on the mesh of `depth_maps`.  normals: [P, 3] float32 unit vectors, what the
-    cosine is
-    with.  flat: [P, 3] float32 unit normals of the faces that the points are on, where `normals` are smooth: else a
-    rounded edge would have its own faces in the way. None: `normals`.
-    reach: world units; what blocks from farther away is ignored (of several blockers in a line the farthest counts).
-    1 where nothing blocks, as on an open plane, or no direction is in front. A blocker has to rise a pixel above the
-    plane of the point's face, and directions within 6 degrees of that plane are left out. Each picture is read between
-    its four nearest pixels, so shadow edges are soft by one.
-    backend: "triton" (GPU), "numba" (CPU), "reference" (plain torch) or "auto"; equal but for rounding. Deterministic.
+    points: [P, 3] float32, world units, on the mesh of `depth_maps`.  normals: [P, 3] float32 unit vectors, for the
+    cosine.  flat: [P, 3] float32 unit face normals, where `normals` are smooth: without them the faces of a rounded
+    edge occlude each other. None: `normals`.
+    reach: world units; blockers farther away are ignored (of several blockers in a line the farthest counts).
+    Points without a direction in front also get 1. A blocker must rise one pixel above the plane of the point's face,
+    and directions within 6 degrees of that plane are skipped. Maps are read bilinearly, so shadow edges are one pixel
+    soft. backend: "triton" (GPU), "numba" (CPU), "reference" (plain torch) or "auto"; equal up to rounding.
+    Deterministic.
     """
     count = len(check_tensor(points, "points", (None, 3), torch.float32))
     check_tensor(normals, "normals", (count, 3), torch.float32)
@@ -125,4 +124,4 @@ def ambient_occlusion(
     return implementation(*(part.contiguous() for part in parts), limit)
 
 
-__all__ = ["CHOICES", "Sky", "ambient_occlusion", "picture_axes", "render_depth_maps", "sphere_directions"]
+__all__ = ["BACKENDS", "DepthMaps", "ambient_occlusion", "picture_axes", "render_depth_maps", "sphere_directions"]

@@ -1,6 +1,6 @@
-"""The look-up on the GPU: a lane a point, through all pictures, sums in registers.
+"""Depth map look-up in Triton: one point per lane, over all maps, sums in registers.
 
-Neighbouring points read neighbouring pixels. Floor: 24 bytes in and 4 out a point, and the pictures once.
+Neighbouring points read neighbouring pixels. Traffic: 24 bytes in and 4 out per point, and the maps once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def ambient_occlusion_gpu(
     flat: Tensor,
     reach: float,
 ) -> Tensor:
-    """As reference.ambient_occlusion_torch."""
+    """As reference.ambient_occlusion_torch: visible fraction [P] float32 at points [P, 3]."""
     share = torch.empty_like(points[:, 0])
     for start in range(0, len(points), POINTS_A_LAUNCH):
         part = slice(start, start + POINTS_A_LAUNCH)

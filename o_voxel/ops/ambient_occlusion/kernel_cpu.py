@@ -1,4 +1,4 @@
-"""The look-up under numba: a point at a time through all pictures, all of torch's threads."""
+"""Depth map look-up in numba: one point at a time over all maps, on all of torch's threads."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def ambient_occlusion_cpu(
     flat: Tensor,
     reach: float,
 ) -> Tensor:
-    """As reference.ambient_occlusion_torch."""
+    """As reference.ambient_occlusion_torch: visible fraction [P] float32 at points [P, 3]."""
     share = np.empty(len(points), np.float32)
     depth_maps = tuple(part.numpy() for part in (depth, axes, center, radius))
-    place, direction, plane = points.numpy(), normals.numpy(), flat.numpy()
+    positions, directions, planes = points.numpy(), normals.numpy(), flat.numpy()
 
     def look(start: int) -> None:
         span = slice(start, start + POINTS_A_TASK)
-        look_up(*depth_maps, place[span], direction[span], plane[span], np.float32(reach), share[span])
+        look_up(*depth_maps, positions[span], directions[span], planes[span], np.float32(reach), share[span])
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(look, range(0, len(points), POINTS_A_TASK)))
@@ -43,7 +43,7 @@ def ambient_occlusion_cpu(
 
 @_compiled
 def look_up(depth, axes, center, radius, points, normals, flat, reach, share):
-    """Writes the share [P] of the light that arrives at points [P, 3]."""
+    """Writes the visible fraction [P] float32 at points [P, 3]."""
     side = depth.shape[1]
     half, one = np.float32(side / 2), np.float32(1)
     scale, pixel = one / radius[0], np.float32(2) * radius[0] / np.float32(side)

@@ -1,7 +1,7 @@
-"""Light from each direction in plain torch: is the nearest surface in a picture the point's own?
+"""Depth map look-up in plain torch: a direction is blocked if a surface in its map is above the point's tangent plane.
 
-A pixel's depth is compared with that of the point's tangent plane at the pixel's centre, not with the point's own:
-otherwise a surface seen aslant would shade itself.
+A pixel's depth is compared with that of the tangent plane at the pixel's centre, not with the point's own, because a
+slanted surface would otherwise shadow itself.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import itertools
 import torch
 from torch import Tensor
 
-# Directions closer to the tangent plane see more of the pixels' size than of the surface, and weigh next to nothing.
+# Smallest cosine used: closer to the tangent plane, pixel size dominates, and the weight is next to nothing.
 MIN_COSINE = 0.1
-# How far above the plane a blocker has to be, in pixels: curved and faceted surfaces must not shade themselves.
+# Least height of a blocker above the plane, in pixels, against self-shadowing of curved and faceted surfaces.
 BIAS_PIXELS = 1.0
 
 
@@ -27,7 +27,10 @@ def ambient_occlusion_torch(
     flat: Tensor,
     reach: float,
 ) -> Tensor:
-    """The share [P]; arguments as `ambient_occlusion`, the parts of a `DepthMaps` first."""
+    """Returns the visible fraction [P] float32; arguments as `ambient_occlusion`, the fields of `DepthMaps` first.
+
+    depth: [N, S, S].  axes: [N, 3, 3].  center: [3].  radius: [1].  points, normals, flat: [P, 3].
+    """
     side = depth.shape[1]
     pixel = 2 * radius / side
     moved = points - center
@@ -54,5 +57,5 @@ def ambient_occlusion_torch(
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """[P] dot products of [P, 3] with [3], not by a matmul: TF32 on a GPU would round them."""
+    """Returns dot products [P] of [P, 3] with [3], without a matmul: TF32 on a GPU would round them."""
     return a[:, 0] * b[0] + a[:, 1] * b[1] + a[:, 2] * b[2]

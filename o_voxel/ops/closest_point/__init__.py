@@ -1,4 +1,4 @@
-"""The closest point on a mesh: an index built once, then any number of queries."""
+"""Exact closest-point queries on a triangle mesh: a bounding volume hierarchy built once, for any number of queries."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Back
 
 
 class ClosestPoints(NamedTuple):
-    """distance: [N] float32, world units, inf where there is none.  face: [N] int64, -1 where there is none.
+    """Results of `closest_point`; a query without a face within max_distance has distance inf, face -1, barycentric 0.
 
-    barycentric: [N, 3] float32, the weights of the face's corners that give the point, 0 where there is none.
+    distance: [N] float32, world units.  face: [N] int64.  barycentric: [N, 3] float32, weights of the face's corners at
+    the closest point.
     """
 
     distance: Tensor
@@ -29,7 +30,7 @@ class ClosestPoints(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MeshIndex:
-    """What `build_index` makes. tree: None for a mesh without faces; count: its faces."""
+    """The hierarchy made by `build_index`. tree: None for a mesh without faces; count: number of faces."""
 
     tree: Tree | None
     count: int
@@ -37,10 +38,11 @@ class MeshIndex:
 
 
 def build_index(mesh: Mesh) -> MeshIndex:
-    """An index over the faces of `mesh`, for `closest_point`: about 90 bytes a face, on the mesh's device.
+    """Builds the hierarchy over the faces of `mesh` for `closest_point`: about 90 bytes per face, on the mesh's device.
 
-    Faces may be degenerate, coincident or non-manifold, wound either way; vertices without faces do not count.
-    Deterministic. Raises ValueError for face indices out of range or positions not finite.
+    mesh: vertices [V, 3] float32, faces [F, 3] int32 or int64. Faces may be degenerate, coincident or non-manifold,
+    with any winding; unreferenced vertices are ignored. Deterministic.
+    Raises ValueError for face indices out of range or vertex positions not finite.
     """
     vertices, faces = mesh.vertices, mesh.faces
     if faces.device != vertices.device:
@@ -57,14 +59,14 @@ def build_index(mesh: Mesh) -> MeshIndex:
 def closest_point(
     index: MeshIndex, points: Tensor, max_distance: float | None = None, *, backend: str = "auto"
 ) -> ClosestPoints:
-    """The point of the mesh nearest to each of `points` [N, 3] float32, world units, on the index's device.
+    """Returns the point of the mesh closest to each of `points` [N, 3] float32, world units, on the index's device.
 
-    Exact: triangles are compared in float64, and what is compared is the squared distance rounded to float32; of
-    faces equally near, the first. So the answer depends on neither the order of the queries nor the backend, but for
-    a rounding that falls between two float32.
+    Exact: distances are computed in float64 and compared as squared distances rounded to float32; ties go to the lowest
+    face. The result therefore does not depend on the order of the queries, and on the backend only where rounding falls
+    between two float32.
 
-    max_distance: only what is at most so far counts, world units; a small one makes far queries fast.
-    backend: "triton" (GPU; short launches, whatever the number of queries), "numba" (CPU, all of torch's threads),
+    max_distance: world units; ignores faces farther away. A small value makes far queries fast.
+    backend: "triton" (GPU; short launches for any number of queries), "numba" (CPU, all of torch's threads),
     "reference" (plain torch), or "auto".
 
     Raises ValueError for points not finite or on another device, or a negative or NaN max_distance.
@@ -85,7 +87,7 @@ def closest_point(
         from .reference import closest_torch
 
         return ClosestPoints(*closest_torch(index.tree, points, furthest))
-    # Neighbours in the order look at the same nodes: of the tree's memory, most is then in a cache.
+    # Queries sorted by leaf visit the same nodes as their neighbours, so most tree reads hit a cache.
     leaf, order = torch.sort(index.tree.likely_leaves(points))
     if chosen == "triton":
         from .kernel import closest_gpu as closest
@@ -99,4 +101,4 @@ def _check_finite(values: Tensor, name: str) -> None:
         raise ValueError(f"{name}: expected finite positions, got NaN or infinity")
 
 
-__all__ = ["CHOICES", "ClosestPoints", "MeshIndex", "build_index", "closest_point"]
+__all__ = ["BACKENDS", "ClosestPoints", "MeshIndex", "build_index", "closest_point"]

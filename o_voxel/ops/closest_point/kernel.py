@@ -1,7 +1,7 @@
-"""The search on the GPU: a lane a query, a warp a program, down and up the tree without a stack.
+"""Closest-point search in Triton: one query per lane, one warp per program, stackless traversal.
 
-A launch stops after a number of steps and hands its queries on to the next, so that none runs long enough for a
-display driver to end it. Floor: 12 bytes in and 24 out a query, and the part of the tree that the queries see.
+A launch stops after a number of steps and passes unfinished queries to the next, so that no display driver's
+watchdog ends it. Traffic: 12 bytes in and 24 out per query, and the visited part of the tree.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _SLACK = tl.constexpr(SLACK)
 def closest_gpu(
     tree: Tree, points: Tensor, leaf: Tensor, order: Tensor, furthest: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance [N], face [N] and barycentrics [N, 3] of `points` [N, 3]; arguments as `kernel_cpu.closest_cpu`."""
+    """Returns distance [N], face [N], barycentrics [N, 3] of `points` [N, 3]; arguments as `kernel_cpu.closest_cpu`."""
     count, device = len(points), points.device
     keys = torch.full((count,), first_key(furthest), device=device)
-    # Where each query is in its walk, by its place in `order`: a node, 0 at the end, and the siblings still to see.
+    # Traversal state of each query, in `order`: the node, 0 when finished, and the bits of unvisited siblings.
     nodes = torch.ones(count, dtype=torch.int32, device=device)
     pending = torch.zeros_like(nodes)
     lanes = torch.arange(count, dtype=torch.int32, device=device)
@@ -64,7 +64,7 @@ def _any(mask):
 
 @triton.jit
 def _load_triangle(corners, slot, mask):
-    """The nine coordinates of the triangles in `slot` [N] int64, in float64."""
+    """Loads the nine coordinates of the triangles in `slot` [N] int64, as float64."""
     row = corners + slot * 9
     ax, ay, az = tl.load(row, mask, 0.0), tl.load(row + 1, mask, 0.0), tl.load(row + 2, mask, 0.0)
     bx, by, bz = tl.load(row + 3, mask, 0.0), tl.load(row + 4, mask, 0.0), tl.load(row + 5, mask, 0.0)
@@ -77,7 +77,7 @@ def _load_triangle(corners, slot, mask):
 
 @triton.jit
 def _on_edge(px, py, pz, ax, ay, az, bx, by, bz):
-    """(squared distance, part of the way) of the point of the edge from a to b nearest to p."""
+    """Returns (squared distance, parameter in [0, 1]) of the point of the edge a to b nearest to p."""
     px, py, pz, bx, by, bz = px - ax, py - ay, pz - az, bx - ax, by - ay, bz - az
     length = bx * bx + by * by + bz * bz
     part = (px * bx + py * by + pz * bz) / tl.where(length > 0, length, 1.0)
@@ -88,13 +88,13 @@ def _on_edge(px, py, pz, ax, ay, az, bx, by, bz):
 
 @triton.jit
 def _corner_area(nx, ny, nz, wx, wy, wz, qx, qy, qz):
-    """n . (w x q): of the triangle that an edge w makes with a point q from its start, over a plane with normal n."""
+    """Returns n . (w x q): the area of the triangle of an edge w and a point q from its start, for a normal n."""
     return nx * (wy * qz - wz * qy) + ny * (wz * qx - wx * qz) + nz * (wx * qy - wy * qx)
 
 
 @triton.jit
 def _on_triangle(px, py, pz, ax, ay, az, bx, by, bz, cx, cy, cz):
-    """(squared distance, the corners' three weights) as reference.closest_on_triangles."""
+    """Returns (squared distance, the corners' three weights) as reference.closest_on_triangles."""
     square, part = _on_edge(px, py, pz, ax, ay, az, bx, by, bz)
     wa, wb, wc = 1 - part, part, part * 0
     other, part = _on_edge(px, py, pz, bx, by, bz, cx, cy, cz)
@@ -123,7 +123,7 @@ def _on_triangle(px, py, pz, ax, ay, az, bx, by, bz, cx, cy, cz):
 
 @triton.jit
 def _search_leaf(corners, faces, px, py, pz, leaf, key, mask, count, depth):
-    """The least of `key` and the keys of a leaf's triangles, where `mask`."""
+    """Returns the smallest of `key` and the keys of a leaf's triangles, where `mask`."""
     start = (leaf.to(tl.int64) * count) >> depth
     end = ((leaf.to(tl.int64) + 1) * count) >> depth
     for k in range(tl.max(tl.where(mask, end - start, 0).to(tl.int32), axis=0)):
@@ -138,7 +138,7 @@ def _search_leaf(corners, faces, px, py, pz, leaf, key, mask, count, depth):
 
 @triton.jit
 def _bound(key, to_steps):
-    """A key's squared distance in steps, float32."""
+    """Returns a key's squared distance in steps, float32."""
     return (key >> 32).to(tl.int32).to(tl.float32, bitcast=True) * to_steps
 
 
@@ -149,7 +149,7 @@ def _to_float(word, shift: tl.constexpr):
 
 @triton.jit
 def _gap(word, place, shift: tl.constexpr):
-    """Squared distance along one axis from a place to a box's interval."""
+    """Returns the squared distance along one axis from a coordinate to a box's interval."""
     gap = tl.maximum(_to_float(word, shift) - place, place - _to_float(word, shift + _BITS))
     gap = tl.maximum(gap, 0.0)
     return gap * gap
@@ -157,7 +157,7 @@ def _gap(word, place, shift: tl.constexpr):
 
 @triton.jit
 def _child_distances(boxes, row, x, y, z, mask):
-    """Squared distances, in steps, from a place to both boxes of a row."""
+    """Returns the squared distances, in steps, from (x, y, z) to both boxes of a row."""
     at = boxes + row.to(tl.int64) * 4
     wx, wy, wz = tl.load(at, mask, 0), tl.load(at + 1, mask, 0), tl.load(at + 2, mask, 0)
     first = _gap(wx, x, 0) + _gap(wy, y, 0) + _gap(wz, z, 0)
@@ -167,7 +167,7 @@ def _child_distances(boxes, row, x, y, z, mask):
 
 @triton.jit
 def _pop(node, pending):
-    """The nearest sibling still to be seen, and those after it; node 0 where there is none."""
+    """Returns the nearest unvisited sibling and the pending bits after it; node 0 if there is none."""
     lowest = pending & -pending
     shift = (lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
     shift = tl.maximum(shift, 0)
@@ -202,7 +202,7 @@ def _walk(
         key = _search_leaf(corners, faces, px, py, pz, tl.maximum(leaf - 1, 0), key, live, count, depth)
     bound = _bound(key, to_steps)
     first_leaf = 1 << depth
-    # A lane goes down from its node, or it goes back: then its node is a sibling whose box may no longer be near.
+    # A lane descends from its node, or backtracks to a sibling, whose box may no longer be within the bound.
     back = node > 1
     steps = 0
     while _any(node > 0) & (steps < limit):

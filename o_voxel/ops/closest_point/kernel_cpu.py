@@ -1,4 +1,7 @@
-"""The search under numba: a query at a time down and up the tree, all of torch's threads."""
+"""Closest-point search in numba: one query at a time through the tree, on all of torch's threads.
+
+index: tuple of the tree's boxes [L, 4], corners [F, 9], face [F], slot [F] and frame [4].
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ _compiled = partial(cached_njit, error_model="numpy")
 def closest_cpu(
     tree: Tree, points: Tensor, leaf: Tensor, order: Tensor, furthest: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance [N], face [N] and barycentrics [N, 3] of `points` [N, 3].
+    """Returns distance [N] float32, face [N] int64 and barycentrics [N, 3] float32 of `points` [N, 3] float32.
 
-    order: [N] int64, in which they are visited.  leaf: [N] int32, the likely leaf of each, in that order.
+    order: [N] int64, the order of the queries.  leaf: [N] int32, `Tree.likely_leaves` in that order.
     """
     count = len(points)
     distance, face = np.empty(count, np.float32), np.empty(count, np.int64)
@@ -44,11 +47,14 @@ def closest_cpu(
 
 @_compiled
 def find_range(index, points, visits, likely, first, distance, face, weights):
-    """Answers the queries `visits`. index: the tree's boxes, corners, face, slot and frame."""
+    """Answers the queries `visits` [n] int64 among points [N, 3]; writes distance [N], face [N], weights [N, 3].
+
+    likely: [n] int32 leaves.  first: the initial key.
+    """
     bits = np.empty(1, np.float32)
     for i, query in enumerate(visits):
         point = points[query]
-        # Its first triangle's code is the first past the point's: the one before holds what is around the point.
+        # searchsorted returns the first leaf whose code is past the point's; the one before holds its neighbours.
         leaf = max(likely[i] - 1, 0)
         key = search_leaf(index, point, leaf, first, bits)
         key = search(index, point, leaf, key, bits)
@@ -63,9 +69,9 @@ def find_range(index, points, visits, likely, first, distance, face, weights):
 
 @_compiled
 def search_leaf(index, point, leaf, key, bits):
-    """The least of `key` and a leaf's keys: the bits of the squared distance above, the face below.
+    """Returns the smallest of `key` and a leaf's keys: the bits of the squared distance above, the face below.
 
-    bits: room for one float; on return it holds the squared distance.
+    bits: [1] float32 scratch; on return it holds the squared distance.
     """
     boxes, corners, faces, _, _ = index
     leaves, count = len(boxes), len(corners)
@@ -79,17 +85,17 @@ def search_leaf(index, point, leaf, key, bits):
 
 @_compiled
 def search(index, point, leaf, key, bits):
-    """The least key of all, given that of one leaf, or the first, and its squared distance in `bits`.
+    """Returns the smallest key of all, from that of `leaf` or the initial one; `bits` holds its squared distance.
 
-    From that leaf up, looking into each sibling on the way: what is near is mostly in the first ones, and the tree's
-    top is seldom walked down.
+    Goes up from that leaf and descends into each sibling: near triangles are mostly in the first ones, so the top of
+    the tree is rarely descended.
     """
     boxes, _, _, _, frame = index
     leaves = len(boxes)
     x, y, z = (point[0] - frame[0]) / frame[3], (point[1] - frame[1]) / frame[3], (point[2] - frame[2]) / frame[3]
     to_steps = np.float32(1 + SLACK) / (frame[3] * frame[3])
     bound = bits[0] * to_steps
-    # Bit k of `pending` says that the sibling, k levels up from `node`, is still to be seen.
+    # Bit k of `pending` is set while the sibling k levels up from `node` is unvisited.
     node, pending = leaves + np.int64(leaf), leaves - 1
     while pending != 0:
         while pending & 1 == 0:
@@ -116,7 +122,7 @@ def search(index, point, leaf, key, bits):
 
 @_compiled
 def child_distance(row, shift, x, y, z):
-    """Squared distance, in steps, from a place to the box of a row's first (shift 0) or second child."""
+    """Returns the squared distance, in steps, from (x, y, z) to the box of a row's first (shift 0) or second child."""
     square = np.float32(0)
     for axis, place in enumerate((x, y, z)):
         below = np.float32(row[axis] >> shift & MASK) - place
@@ -128,7 +134,7 @@ def child_distance(row, shift, x, y, z):
 
 @_compiled
 def closest_on_triangle(point, corners):
-    """(squared distance, nearest edge, part along it) as reference.closest_on_triangles; edge -1 for the inside."""
+    """Returns (squared distance, nearest edge, parameter) as reference.closest_on_triangles; edge -1: interior."""
     height, area, inner = above_triangle(point, corners)
     if area > 0.0 and min(inner) >= 0.0:
         return height * height / area, -1, 0.0
@@ -151,7 +157,7 @@ def closest_on_triangle(point, corners):
 
 @_compiled
 def above_triangle(point, corners):
-    """(height times the root of area, area, weights) of a point over a triangle's plane; area: the normal's square."""
+    """Returns (height * sqrt(area), area, weights [3]) of a point over a triangle's plane; area: the squared normal."""
     ax, ay, az = to_float64(corners, 0)
     bx, by, bz = to_float64(corners, 3)
     cx, cy, cz = to_float64(corners, 6)
@@ -170,7 +176,7 @@ def above_triangle(point, corners):
 
 @_compiled
 def inside_weights(point, corners, edge, part, out):
-    """Writes the corners' weights [3] of the point that `closest_on_triangle` found."""
+    """Writes the corners' weights [3] of the point found by `closest_on_triangle`."""
     if edge < 0:
         out[0], out[1], out[2] = above_triangle(point, corners)[2]
         return
@@ -180,5 +186,5 @@ def inside_weights(point, corners, edge, part, out):
 
 @_compiled
 def to_float64(corners, k):
-    """A corner's three coordinates, from the k-th number on."""
+    """Returns the three coordinates from the k-th number on as float64."""
     return np.float64(corners[k]), np.float64(corners[k + 1]), np.float64(corners[k + 2])

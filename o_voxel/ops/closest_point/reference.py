@@ -1,4 +1,4 @@
-"""The search in plain torch: all queries go down the tree together, a level at a time."""
+"""Closest-point search in plain torch: all queries descend the tree together, one level at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ NO_FACE = 0xFFFFFFFF
 
 
 def closest_torch(tree: Tree, points: Tensor, furthest: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance [N], face [N], barycentrics [N, 3] of `points` [N, 3]; arguments as `closest_point`, checked there."""
+    """Returns distance [N] float32, face [N] int64, barycentrics [N, 3] float32 of `points` [N, 3] float32.
+
+    Arguments as `closest_point`, checked there.
+    """
     face = torch.cat([_search(tree, part, furthest) for part in points.split(QUERIES_A_PASS)]) & NO_FACE
     found = face != NO_FACE
     slot = tree.slot[torch.where(found, face, 0)]
@@ -23,42 +26,42 @@ def closest_torch(tree: Tree, points: Tensor, furthest: float) -> tuple[Tensor, 
 
 
 def first_key(furthest: float) -> int:
-    """The key that a face just within `furthest` is less than."""
+    """Returns the initial search key, above that of any face within `furthest`."""
     square = torch.tensor(furthest, dtype=torch.float64).square().float()
     return int(square.view(torch.int32)) << 32 | NO_FACE
 
 
 def _search(tree: Tree, points: Tensor, furthest: float) -> Tensor:
-    """Keys [N] int64 of the nearest faces: the bits of the squared distance above, the face below.
+    """Returns keys [N] int64 of the nearest faces: the bits of the squared distance above, the face below.
 
-    The least key is the answer: the nearest face, of equally near ones the first. Where no face is within `furthest`,
-    the face is NO_FACE.
+    The smallest key is the nearest face, and the lowest of equally near ones. The face is NO_FACE if none is within
+    `furthest`.
     """
     query = torch.arange(len(points), device=points.device)
     keys = torch.full((len(points),), first_key(furthest), device=points.device)
     likely = tree.likely_leaves(points).long()
     for leaf in (likely, (likely - 1).clamp_min(0)):
         keys = _search_leaves(tree, points, keys, query, leaf)
-    place = (points - tree.frame[:3]) / tree.frame[3]
+    position = (points - tree.frame[:3]) / tree.frame[3]
     bound = (keys >> 32).to(torch.int32).view(torch.float32) * ((1 + SLACK) / tree.frame[3].square())
     node = torch.ones_like(query)
     for _ in range(tree.leaves.bit_length() - 1):
-        kept = (_box_distances(tree.boxes[node], place[query]) <= bound[query, None]).nonzero()
+        kept = (_box_distances(tree.boxes[node], position[query]) <= bound[query, None]).nonzero()
         query, node = query[kept[:, 0]], 2 * node[kept[:, 0]] + kept[:, 1]
         if len(node) > PAIRS_A_PASS and len(points) > 1:
             return torch.cat([_search(tree, half, furthest) for half in points.tensor_split(2)])
     return _search_leaves(tree, points, keys, query, node - tree.leaves)
 
 
-def _box_distances(rows: Tensor, place: Tensor) -> Tensor:
-    """Squared distances [P, 2], in steps, from `place` [P, 3] to a row's two boxes."""
+def _box_distances(rows: Tensor, position: Tensor) -> Tensor:
+    """Returns squared distances [P, 2], in steps, from `position` [P, 3] to the two boxes of `rows` [P, 4]."""
     bounds = rows[:, :3, None] >> torch.arange(0, 4 * BITS, BITS, device=rows.device) & (2**BITS - 1)
     low, high = bounds.float().unflatten(2, (2, 2)).unbind(3)
-    return torch.maximum(low - place[..., None], place[..., None] - high).clamp_min(0).square().sum(1)
+    return torch.maximum(low - position[..., None], position[..., None] - high).clamp_min(0).square().sum(1)
 
 
 def _search_leaves(tree: Tree, points: Tensor, keys: Tensor, query: Tensor, leaf: Tensor) -> Tensor:
-    """`keys` [N], made less by the triangles of each pair of a `query` and a `leaf` [P]."""
+    """Returns `keys` [N] lowered by the triangles of each pair of a `query` and a `leaf` [P]."""
     count = len(tree.face)
     start, end = leaf * count // tree.leaves, (leaf + 1) * count // tree.leaves
     for k in range(LEAF_SIZE):
@@ -72,11 +75,10 @@ def _search_leaves(tree: Tree, points: Tensor, keys: Tensor, query: Tensor, leaf
 
 
 def closest_on_triangles(points: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-    """(squared distance [P], weights [P, 3] of the corners), float64, of `points` [P, 3] to triangles [P, 9].
+    """Returns (squared distance [P], corner weights [P, 3]) of `points` [P, 3] to triangles [P, 9], in float64.
 
-    On MPS, which has no float64, they are float32.
-    The nearest of the three edges' points, unless the foot of the perpendicular lies inside. So a triangle without
-    area needs no rule of its own.
+    float32 on MPS, which has no float64. Takes the foot of the perpendicular if it is inside the triangle, else the
+    nearest of the three edges' points; degenerate triangles need no special case.
     """
     wide = torch.float32 if points.device.type == "mps" else torch.float64
     corners = corners.to(wide).unflatten(1, (3, 3))
@@ -90,7 +92,7 @@ def closest_on_triangles(points: Tensor, corners: Tensor) -> tuple[Tensor, Tenso
     normal = torch.linalg.cross(along[:, 0], -along[:, 2])
     area = normal.square().sum(1)
     scale = torch.where(area > 0, area, 1.0)
-    # The part of each corner is the area of the triangle that the opposite edge makes with the foot.
+    # A corner's weight is the area of the triangle between the opposite edge and the foot.
     inner = (torch.linalg.cross(along, to_point) * normal[:, None]).sum(2).roll(-1, 1) / scale[:, None]
     inside = (area > 0) & (inner >= 0).all(1)
     height = (to_point[:, 0] * normal).sum(1)

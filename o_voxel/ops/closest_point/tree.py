@@ -1,9 +1,9 @@
-"""The index under closest-point queries: a complete binary tree over the triangles in Morton order.
+"""Bounding volume hierarchy for closest-point queries: a complete binary tree over the triangles in Morton order.
 
 Nodes are numbered as in a heap: the root is 1, the children of i are 2 i and 2 i + 1, and the leaves are the last
-power of two of them. So there are no links to follow, and a walk needs no stack: one bit a level says whether the
-sibling there is still to be seen. Boxes are rounded outwards to 16 bits a bound, both children's in one row of 32
-bytes, a sector of GPU memory; they only choose what to look at, the triangles are compared in float64.
+power of two of them. This needs no child pointers, and the traversal no stack: one bit per level marks a pending
+sibling. Box bounds are rounded outwards to 16 bits; both children's boxes share a row of 32 bytes, one sector of GPU
+memory. Boxes only cull: triangles are compared in float64.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 
 LEAF_SIZE = 4
 BITS = 16
-# Boxes are at least one step larger than what they hold on every side, which covers the rounding of the steps.
+# Boxes exceed their content by at least one step on every side, which covers the rounding of the steps.
 MARGIN_STEPS = 2
 STEPS = 2**BITS - 1 - 2 * MARGIN_STEPS
-# What a computed box distance may be too large by, relatively.
+# Relative error bound of a computed box distance.
 SLACK = 1e-5
 MORTON_BITS = 21
 
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """An index over F triangles with L leaves, a power of two; leaf j holds slots j F / L to (j + 1) F / L.
+    """A hierarchy over F triangles with L leaves, a power of two; leaf j holds slots j F / L to (j + 1) F / L.
 
-    boxes: [L, 4] int64; row i holds the boxes of the children of node i, an axis a column: from the low bits up the
+    boxes: [L, 4] int64; row i holds the boxes of the children of node i, one axis per column: from the low bits up the
     first child's low and high bound and the second's, in steps; the last column is padding.
     codes: [L] int64, the Morton code of each leaf's first triangle.
     corners: [F, 9] float32 by slot.  face: [F] int32 by slot.  slot: [F] int32 by face.
@@ -46,19 +46,19 @@ class Tree:
         return len(self.boxes)
 
     def likely_leaves(self, points: Tensor) -> Tensor:
-        """Leaf [N] int32 in or before which something near each of `points` [N, 3] is likely to lie."""
+        """Returns the leaf [N] int32 in or just before which triangles near each of `points` [N, 3] are likely."""
         leaf = torch.searchsorted(self.codes, _morton_codes(points, self.frame), out_int32=True)
         return leaf.clamp_max_(self.leaves - 1)
 
 
 def build_tree(vertices: Tensor, faces: Tensor) -> Tree:
-    """The tree over `faces` [F, 3] int, F >= 1, rows of `vertices` [V, 3] float32; all finite and in range."""
+    """Builds the tree over `faces` [F, 3] int, F >= 1, rows of `vertices` [V, 3] float32; all finite and in range."""
     faces = faces.long()
     corners = vertices[faces]
     low, high = corners.amin(1), corners.amax(1)
     del corners
     lowest, highest = low.amin(0), high.amax(0)
-    # Far from the origin a step is not less than the rounding of the positions there.
+    # Far from the origin, a step must not be smaller than the rounding of positions.
     rounding = torch.maximum(lowest.abs(), highest.abs()).amax() * 2**-22
     step = torch.maximum((highest - lowest).amax() / STEPS, rounding)
     step = torch.where(step > 0, step, 1.0)
@@ -76,13 +76,13 @@ def build_tree(vertices: Tensor, faces: Tensor) -> Tree:
 
 
 def _leaf_bounds(low: Tensor, high: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds [L, 3] of the leaves from those of the slots [F, 3]. start: [L + 1] first slots."""
+    """Returns the bounds [L, 3] of the leaves from those of the slots [F, 3]. start: [L + 1] first slots."""
     slots = torch.minimum(start[:-1, None] + torch.arange(LEAF_SIZE, device=low.device), start[1:, None] - 1)
     return low[slots].amin(1), high[slots].amax(1)
 
 
 def _boxes(low: Tensor, high: Tensor) -> Tensor:
-    """Rows [L, 4] int64 from the leaves' bounds [L, 3]."""
+    """Returns Tree.boxes [L, 4] int64 from the leaves' bounds [L, 3]."""
     levels = []
     while len(low) > 1:
         bounds = torch.stack([low[0::2], high[0::2], low[1::2], high[1::2]]).long()
@@ -93,7 +93,7 @@ def _boxes(low: Tensor, high: Tensor) -> Tensor:
 
 
 def _morton_codes(points: Tensor, frame: Tensor) -> Tensor:
-    """Codes [N] int64, 21 bits an axis, of `points` [N, 3] float32; outside the tree's frame, of its nearest point."""
+    """Returns Morton codes [N] int64, 21 bits per axis, of `points` [N, 3] float32, clamped to the tree's frame."""
     top = 2**MORTON_BITS - 1
     cell = ((points - frame[:3]) * (top / (STEPS + 2 * MARGIN_STEPS) / frame[3])).clamp(0, top).long()
     # Each step doubles the gaps between groups of bits, until two zeros follow every bit.

@@ -1,4 +1,4 @@
-"""What hangs together: the lowest node that each node reaches over links."""
+"""Connected components of a graph: the lowest node connected to each node."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Back
 
 
 def connected(count: int, first: Tensor, second: Tensor, *, backend: str = "auto") -> Tensor:
-    """The lowest node [count] int64 that each of `count` nodes reaches over the links first - second, both [L] int64.
+    """Returns the lowest node [count] int64 connected to each of `count` nodes by edges first - second, both [L] int64.
 
-    On the CPU this is `mesh_clean.components` without its parity. Deterministic; the same on every backend.
+    On the CPU this is `mesh_connectivity.components` without parity. Deterministic; the same on every backend.
     """
     links = len(check_tensor(first, "first", (None,), torch.int64))
     check_tensor(second, "second", (links,), torch.int64)
@@ -27,4 +27,4 @@ def connected(count: int, first: Tensor, second: Tensor, *, backend: str = "auto
     return connected_torch(count, first, second, chosen)
 
 
-__all__ = ["CHOICES", "connected"]
+__all__ = ["BACKENDS", "connected"]

@@ -1,7 +1,7 @@
-"""Connected components on the GPU (Triton): union-find in which a link hooks the higher of two roots below the lower.
+"""Connected components in Triton: lock-free union-find that hooks the higher of two roots below the lower.
 
-Parents only ever become lower, by atomic minima, so the order of the lanes is no matter: the root of a tree is its
-lowest node. A lane that finds its root hooked by another goes on with what that one had found.
+Parents only decrease, by atomic minima, so the order of the lanes does not matter: the root of a tree is its lowest
+node. A lane whose root was hooked by another lane continues with the value that lane wrote.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCK = 128
 
 @device_guard
 def connected_gpu(count: int, first: Tensor, second: Tensor) -> Tensor:
-    """As `connected`, checked there."""
+    """As `connected`, checked there: labels [count] int64 from edges `first`, `second` [L] int64."""
     parent = torch.arange(count, device=first.device)
     if len(first):
         _hook[(triton.cdiv(len(first), BLOCK),)](parent, first.contiguous(), second.contiguous(), len(first), BLOCK)
@@ -28,7 +28,7 @@ def connected_gpu(count: int, first: Tensor, second: Tensor) -> Tensor:
 
 @triton.jit
 def _up(parent_ptr, node, active):
-    """The parent of each lane's node, which is put below its grandparent on the way."""
+    """Returns the parent of each lane's node and points the node at its grandparent (path halving)."""
     parent = tl.load(parent_ptr + node, mask=active, other=0, volatile=True)
     above = tl.load(parent_ptr + parent, mask=active, other=0, volatile=True)
     tl.atomic_min(parent_ptr + node, above, mask=active & (above < parent), sem="relaxed")
@@ -51,7 +51,7 @@ def _hook(parent_ptr, first_ptr, second_ptr, n, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["count"])
 def _climb(parent_ptr, count, BLOCK: tl.constexpr):
-    """Point every node at its root."""
+    """Points every node at its root."""
     node = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     used = node < count
     root = tl.load(parent_ptr + node, mask=used, other=0, volatile=True)

@@ -1,4 +1,4 @@
-"""The quads of a dual grid: the four voxels around each crossed edge, where all four exist."""
+"""Quad extraction of dual contouring: the four voxels around each intersected grid edge, where all four exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BACKENDS = (Backend("triton", triton_probe), Backend("reference", always))
 
 
 def dual_quads(coords: Tensor, intersected: Tensor, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
-    """(quads, edges) of the voxels `coords` [N, 3] int32 with crossed edges `intersected` [N, 3] bool.
+    """Returns (quads, edges) of the voxels `coords` [N, 3] int32 with intersected edges `intersected` [N, 3] bool.
 
     quads: [Q, 4] int32 rows of `coords`, in the order of QUAD_OFFSETS.  edges: [Q] int64, voxel * 3 + axis of each,
     ascending. Deterministic.
@@ -36,4 +36,4 @@ def dual_quads(coords: Tensor, intersected: Tensor, *, backend: str = "auto") ->
     return corners[whole], edges[whole]
 
 
-__all__ = ["CHOICES", "QUAD_OFFSETS", "dual_quads"]
+__all__ = ["BACKENDS", "QUAD_OFFSETS", "dual_quads"]

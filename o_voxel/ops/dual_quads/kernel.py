@@ -1,4 +1,4 @@
-"""The look-ups on the GPU: one lane an edge, three probes each. Floor: 28 bytes an edge, and three random slots."""
+"""Quad look-up in Triton: one edge per lane, three hash probes each; 28 bytes and three random slots per edge."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _corner_kernel(coords_ptr, keys_ptr, rows_ptr, edges_ptr, out_ptr, n, capaci
     y = tl.load(coords_ptr + voxel * 3 + 1, mask=inside, other=0)
     z = tl.load(coords_ptr + voxel * 3 + 2, mask=inside, other=0)
     tl.store(out_ptr + at * 4, voxel.to(tl.int32), mask=inside)
-    # The quad goes round the edge: a step along one axis, along both, along the other. Along x it is z then y, along
-    # y it is x then z, along z it is y then x.
+    # The corners circle the edge: a step along one axis, along both, along the other. Order of the two axes: z, y
+    # for an edge along x; x, z along y; y, x along z.
     for corner in tl.static_range(1, 4):
         first = 1 if corner <= 2 else 0
         second = 1 if corner >= 2 else 0
@@ -37,7 +37,10 @@ def _corner_kernel(coords_ptr, keys_ptr, rows_ptr, edges_ptr, out_ptr, n, capaci
 
 @device_guard
 def find_corners(coords: Tensor, keys: Tensor, rows: Tensor, edges: Tensor) -> Tensor:
-    """Rows [E, 4] int32 of the voxels around each edge, -1 where absent, from the hash table over `coords`."""
+    """Returns the rows [E, 4] int32 of the voxels around each edge, -1 where absent, from the hash table over `coords`.
+
+    coords: [N, 3] int32.  keys [N] int64, rows [capacity] int32: the table.  edges: [E] int64, voxel * 3 + axis.
+    """
     out = torch.empty(len(edges), 4, dtype=torch.int32, device=coords.device)
     if len(edges):
         grid = (triton.cdiv(len(edges), BLOCK),)

@@ -1,7 +1,7 @@
-"""What a flood reaches on a grid of points with one bit a point: all that hangs together with where it starts.
+"""Flood fill with 6-connectivity on a bit grid.
 
-The grid is made of blocks of 4 x 4 x 4 points, an int64 each: bit 16 x + 4 y + z is the point (x, y, z) of its block.
-So a grid of 1024 points a side takes 128 MiB, and most of a flood's steps are shifts.
+The grid is made of blocks of 4 x 4 x 4 points, one int64 each: bit 16 x + 4 y + z is the point (x, y, z) of its block.
+A grid of 1024 points per side takes 128 MiB, and most steps of the fill are shifts.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from ...core.backend import Backend, always, numba_probe, resolve_backend, trito
 from ...core.checks import check_tensor
 
 BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
-# Points along a side of a block, and in it.
+# Points along a block's side, and per block.
 SIDE, POINTS = 4, 64
 
 
 def flood_fill(free: Tensor, seeds: Tensor, *, backend: str = "auto") -> Tensor:
-    """The bits [X, Y, Z] int64 of the free points that are joined, from one of six neighbours to the next, to a seed.
+    """Returns the bits [X, Y, Z] int64 of the free points 6-connected to a seed.
 
-    free, seeds: [X, Y, Z] int64, blocks of bits; a seed that is not free counts for nothing. Deterministic, and the
-    same on every backend: "triton" (GPU), "numba" (CPU), "reference" (plain torch).
+    free, seeds: [X, Y, Z] int64 blocks of bits; seeds that are not free are ignored. Deterministic, and the same on
+    every backend: "triton" (GPU), "numba" (CPU), "reference" (plain torch).
     """
     check_tensor(free, "free", (None, None, None), torch.int64)
     check_tensor(seeds, "seeds", tuple(free.shape), torch.int64)
@@ -40,4 +40,4 @@ def flood_fill(free: Tensor, seeds: Tensor, *, backend: str = "auto") -> Tensor:
     return flood(free.contiguous(), reached)
 
 
-__all__ = ["CHOICES", "POINTS", "SIDE", "flood_fill"]
+__all__ = ["BACKENDS", "POINTS", "SIDE", "flood_fill"]

@@ -1,7 +1,7 @@
-"""The flood on the GPU: sweeps over all blocks, in place, until one changes nothing.
+"""Flood fill in Triton: in-place sweeps over all blocks until one changes nothing.
 
-A block may see its neighbours before or after their step: bits are only ever added, and the whole flood is the same
-in any order. A sweep that changes nothing has read nothing but final bits. Floor of a sweep: 16 bytes a block.
+A block may read its neighbours before or after their update: bits are only added, so the result does not depend on
+the order. A sweep without changes has read final bits only. Traffic of a sweep: 16 bytes per block.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ...core.device import device_guard
 from .reference import HIGH, LOW
 
 BLOCK = 256
-# Steps inside a block in one sweep; from one corner to the other there are nine.
+# Steps within a block per sweep; corner to corner takes nine.
 STEPS = tl.constexpr(6)
-# Sweeps before the host looks whether the last one changed anything.
+# Sweeps between host checks of the change flag.
 SWEEPS = 16
 LOW_X, LOW_Y, LOW_Z = (tl.constexpr(bits) for bits in LOW)
 HIGH_X, HIGH_Y, HIGH_Z = (tl.constexpr(bits) for bits in HIGH)
@@ -31,7 +31,7 @@ def _sweep_kernel(free_ptr, reached_ptr, changed_ptr, count, X, Y, Z, BLOCK: tl.
     inside = at < count
     free = tl.load(free_ptr + at, mask=inside, other=0)
     before = tl.load(reached_ptr + at, mask=inside, other=0)
-    # A full block has nothing to ask its neighbours.
+    # A block whose free points are all reached needs no update.
     open_ = inside & (free != before)
     if tl.max(open_.to(tl.int32)) > 0:
         z, y, x = at % Z, at // Z % Y, at // Z // Y
@@ -55,7 +55,7 @@ def _sweep_kernel(free_ptr, reached_ptr, changed_ptr, count, X, Y, Z, BLOCK: tl.
 
 @device_guard
 def flood(free: Tensor, reached: Tensor) -> Tensor:
-    """`reached` [X, Y, Z] int64, contiguous, grown in place within `free` until it is whole."""
+    """Grows `reached` [X, Y, Z] int64, contiguous, in place within `free` [X, Y, Z] int64 until it is complete."""
     changed = torch.ones(1, dtype=torch.int32, device=free.device)
     programs = (triton.cdiv(free.numel(), BLOCK),)
     while bool(changed):

@@ -1,4 +1,4 @@
-"""The flood under numba: a queue of the blocks that a neighbour has reached into."""
+"""Flood fill in numba: a work queue of the blocks that received bits from a neighbour."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOW_BITS, HIGH_BITS = (tuple(np.int64(bits) for bits in planes) for planes in (L
 
 
 def flood(free: Tensor, reached: Tensor) -> Tensor:
-    """`reached` [X, Y, Z] int64, contiguous, grown in place within `free` until it is whole."""
+    """Grows `reached` [X, Y, Z] int64, contiguous, in place within `free` [X, Y, Z] int64 until it is complete."""
     run_queue(free.flatten().numpy(), reached.view(-1).numpy(), np.array(free.shape))
     return reached
 
@@ -25,7 +25,7 @@ def _compiled(function):
 
 @_compiled
 def run_queue(free, reached, shape):
-    """Floods blocks [N], rows of a grid of `shape` [3], until none is waiting. A block waits at most once."""
+    """Fills blocks [N] int64, rows of a grid of `shape` [3]. The queue holds a block at most once."""
     count = len(free)
     waiting = np.zeros(count, np.bool_)
     queue = np.empty(count, np.int32)
@@ -69,7 +69,7 @@ def run_queue(free, reached, shape):
 
 @_compiled
 def fill_block(bits, free):
-    """All of `free` in a block that hangs together with `bits`."""
+    """Returns the points of `free` connected to `bits` within one block."""
     if bits == free or free == -1:
         return free
     while True:

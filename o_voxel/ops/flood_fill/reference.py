@@ -1,4 +1,4 @@
-"""The flood in plain torch: every block at once, a step at a time, until nothing changes."""
+"""Flood fill in plain torch: one step of all blocks at once, until nothing changes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 
-def plane(axis: int, place: int) -> int:
-    """The bits, as a signed number, of the 16 points of a block at `place` (0 to 3) along `axis`."""
+def plane(axis: int, index: int) -> int:
+    """Returns the bits, as a signed number, of the 16 points of a block at `index` (0 to 3) along `axis`."""
     step = 16 >> 2 * axis
-    bits = sum(1 << bit for bit in range(64) if bit // step % 4 == place)
+    bits = sum(1 << bit for bit in range(64) if bit // step % 4 == index)
     return bits - (1 << 64 if bits >> 63 else 0)
 
 
-# A step to the next point along an axis shifts by so much; across a block's face, back by three times that.
+# Bit shift to the next point along each axis; across a block's face, three times that in the other direction.
 SHIFTS = (16, 4, 1)
 LOW, HIGH = (tuple(plane(axis, place) for axis in range(3)) for place in (0, 3))
 
 
 def flood(free: Tensor, reached: Tensor) -> Tensor:
-    """`reached` [X, Y, Z] int64 grown within `free` until it is whole."""
+    """Returns `reached` [X, Y, Z] int64 grown within `free` [X, Y, Z] int64 until it is complete."""
     while True:
         grown = reached | (_spread(reached) & free)
         if torch.equal(grown, reached):
@@ -28,7 +28,7 @@ def flood(free: Tensor, reached: Tensor) -> Tensor:
 
 
 def _spread(bits: Tensor) -> Tensor:
-    """The six neighbours of every bit."""
+    """Returns the six neighbours of every bit of [X, Y, Z] int64."""
     out = torch.zeros_like(bits)
     for axis, shift in enumerate(SHIFTS):
         out |= bits << shift & ~LOW[axis] | bits >> shift & ~HIGH[axis]

@@ -1,4 +1,4 @@
-"""Values of a sparse voxel grid between its voxels: trilinear, renormalised over the voxels that exist, or nearest."""
+"""Interpolation in a sparse voxel grid: trilinear, renormalised over the existing voxels, or nearest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODES = ("trilinear", "nearest")
 
 
 class Samples(NamedTuple):
-    """values: [Q, C] in the dtype of the field.  reached: [Q] bool; False, and values 0, where no voxel is near."""
+    """values: [Q, C] in the field's dtype.  reached: [Q] bool; False, with values 0, where no voxel contributes."""
 
     values: Tensor
     reached: Tensor
@@ -26,13 +26,13 @@ class Samples(NamedTuple):
 def grid_samples(
     feats: Tensor, index: HashGrid, points: Tensor, *, mode: str = "trilinear", backend: str = "auto"
 ) -> Samples:
-    """Sample `feats` [N, C] float, the values at the centres of the voxels in `index` (over [N, 3] coordinates).
+    """Samples `feats` [N, C] float, values at the centres of the voxels in `index` (over [N, 3] coordinates).
 
     points: [Q, 3] float32 in grid units; a voxel's centre is at its index + 0.5.
-    mode: "trilinear" blends the up to eight voxels around a point; absent ones are dropped and the weights
-    renormalised, so the field's rim is not darkened. "nearest" takes the voxel that the point lies in.
-    backend: "triton" (GPU, with an index that Triton made), "numba" (CPU), "reference" (torch), or "auto"; equal but
-    for rounding. "nearest" is the reference's everywhere. Deterministic.
+    mode: "trilinear" blends the up to eight voxels around a point; weights are renormalised over the existing ones, so
+    the field's border is not darkened. "nearest" takes the voxel that contains the point.
+    backend: "triton" (GPU, with an index built by Triton), "numba" (CPU), "reference" (torch), or "auto"; equal up to
+    rounding. "nearest" always runs the reference. Deterministic.
     """
     check_tensor(feats, "feats", (len(index.keys), None), FLOATS)
     check_tensor(points, "points", (None, 3), torch.float32)
@@ -40,7 +40,7 @@ def grid_samples(
         raise ValueError(f"mode: expected one of {MODES}, got {mode!r}")
     if index.dims != 3:
         raise ValueError(f"index: expected one over coordinates [N, 3], got [N, {index.dims}]")
-    # A kernel reads the index as its own backend lays it out.
+    # The layout of the index depends on the backend that built it.
     able = [choice for choice in BACKENDS if (choice.name == "triton") <= (index.backend == "triton")]
     chosen = resolve_backend(backend, able, feats.device, feats.dtype)
     if mode == "nearest":
@@ -65,10 +65,10 @@ def grid_sample(
     fill_from: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """The values [Q, C] of `grid_samples`, whose arguments these are.
+    """Returns the values [Q, C] of `grid_samples`, with the same arguments.
 
-    fill_from: [N, 3] int32, the coordinates of the voxels; with it a point that has no voxel takes the value of the
-    one whose centre is nearest, however far (exact; of equally near ones any, but always the same). Without it: 0.
+    fill_from: [N, 3] int32 coordinates of the voxels; if set, a point without a voxel takes the value of the voxel
+    with the nearest centre, at any distance (exact; ties are broken arbitrarily but deterministically), else 0.
     """
     values, reached = grid_samples(feats, index, points, mode=mode, backend=backend)
     if fill_from is None or len(feats) == 0:
@@ -80,4 +80,4 @@ def grid_sample(
     return values.index_copy(0, missed, feats[nearest_voxels(fill_from, points[missed])])
 
 
-__all__ = ["CHOICES", "MODES", "Samples", "grid_sample", "grid_samples"]
+__all__ = ["BACKENDS", "MODES", "Samples", "grid_sample", "grid_samples"]

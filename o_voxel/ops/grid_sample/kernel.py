@@ -1,6 +1,6 @@
-"""Trilinear sampling on the GPU: a lane a query, eight probes of the hash table, all channels of a voxel at once.
+"""Trilinear sampling in Triton: one query per lane, eight hash probes, all channels of a voxel at once.
 
-Floor: 12 bytes in and 4 C + 1 out a query, and each voxel's key and channels once.
+Traffic: 12 bytes in and 4 C + 1 out per query, and each voxel's key and channels once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LIMIT = tl.constexpr(AXIS_LIMIT)
 
 @device_guard
 def trilinear_gpu(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, Tensor]:
-    """As reference.trilinear. index: a hash table, as `hash_grid` makes where Triton works."""
+    """As reference.trilinear: (values [Q, C], reached [Q] bool). index: a hash table built by Triton."""
     feats, points = feats.contiguous(), points.contiguous()
     channels = feats.shape[1]
     values = torch.empty(len(points), channels, dtype=torch.float32, device=points.device)
@@ -39,7 +39,7 @@ def trilinear_gpu(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tenso
 
 @triton.jit
 def _cell(place, live):
-    """(index, fraction) of the voxel centre at or before a coordinate; far outside, an index that is nowhere."""
+    """Returns (index, fraction) of the voxel centre at or before a coordinate; index -2 if outside the grid."""
     low = tl.floor(place)
     inside = live & (low >= -1) & (low < _LIMIT)
     return tl.where(inside, low, -2.0).to(tl.int32), place - low

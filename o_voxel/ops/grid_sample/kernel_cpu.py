@@ -1,4 +1,4 @@
-"""Trilinear sampling under numba: a binary search a column of two voxels, all of torch's threads."""
+"""Trilinear sampling in numba: one binary search per column of two voxels, on all of torch's threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _compiled = partial(cached_njit, error_model="numpy")
 
 
 def trilinear_cpu(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, Tensor]:
-    """As reference.trilinear. index: of sorted keys, as `hash_grid` makes on the CPU."""
+    """As reference.trilinear: (values [Q, C], reached [Q] bool). index: sorted keys, as built on the CPU."""
     values = np.zeros((len(points), feats.shape[1]), np.float32)
     reached = np.zeros(len(points), np.bool_)
     table = index.keys.numpy(), index.rows.numpy(), feats.float().contiguous().numpy()
@@ -36,14 +36,14 @@ def trilinear_cpu(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tenso
 
 @_compiled
 def sample_range(keys, rows, feats, points, values, reached):
-    """Writes the values [Q, C] and whether a voxel is there [Q] of points [Q, 3]."""
+    """Writes the values [Q, C] and flags [Q] of points [Q, 3] float32."""
     half, one = np.float32(0.5), np.float32(1)
-    # A column's key and place the last time: neighbours in the order share most columns.
-    last_key, last_place = np.full(4, -1, np.int64), np.zeros(4, np.int64)
+    # Key and slot of each column at the previous query: consecutive queries share most columns.
+    last_key, last_slot = np.full(4, -1, np.int64), np.zeros(4, np.int64)
     for q in range(len(points)):
         x, y, z = points[q, 0] - half, points[q, 1] - half, points[q, 2] - half
         low = min(np.floor(x), np.floor(y), np.floor(z))
-        # False for NaN too: nothing is there.
+        # Also False for NaN.
         if not (low >= -1 and max(x, y, z) < AXIS_LIMIT):
             continue
         i, j, k = np.int64(np.floor(x)), np.int64(np.floor(y)), np.int64(np.floor(z))
@@ -56,20 +56,20 @@ def sample_range(keys, rows, feats, points, values, reached):
             base = (cx << AXIS_BITS | cy) << AXIS_BITS
             first = base | max(k, 0)
             if last_key[column] != first:
-                last_key[column], last_place[column] = first, np.searchsorted(keys, first)
-            place = last_place[column]
+                last_key[column], last_slot[column] = first, np.searchsorted(keys, first)
+            slot = last_slot[column]
             side = (fx if column >> 1 else one - fx) * (fy if column & 1 else one - fy)
             for step in range(2):
                 key = base | (k + step)
                 if k + step < 0 or k + step >= AXIS_LIMIT:
                     continue
-                while place < len(keys) and keys[place] < key:
-                    place += 1
-                if place < len(keys) and keys[place] == key:
+                while slot < len(keys) and keys[slot] < key:
+                    slot += 1
+                if slot < len(keys) and keys[slot] == key:
                     weight = side * (fz if step else one - fz)
                     total += weight
                     for c in range(feats.shape[1]):
-                        values[q, c] += weight * feats[rows[place], c]
+                        values[q, c] += weight * feats[rows[slot], c]
         if total > 0:
             reached[q] = True
             for c in range(feats.shape[1]):

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ..hash_grid import HashGrid
 
-# Distances held at once by the search on a GPU: 1 GiB.
+# Distances per step of the brute-force search on a GPU: 1 GiB.
 SEARCH_PAIRS = 2**28
 
 
 def trilinear(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, Tensor]:
-    """(values [Q, C], reached [Q] bool: one of the eight voxels exists). See `grid_sample`."""
+    """Returns (values [Q, C], reached [Q] bool: one of eight voxels exists) at `points` [Q, 3]. See `grid_sample`."""
     low = torch.floor(points - 0.5)
     fraction = points - 0.5 - low
     base = low.to(torch.int64)
@@ -32,7 +32,7 @@ def trilinear(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, T
 
 
 def containing(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, Tensor]:
-    """(values [Q, C] of the voxels that the points lie in, reached [Q] bool)."""
+    """Returns (values [Q, C], reached [Q] bool) of the voxels that contain `points` [Q, 3]."""
     row = index.find(torch.floor(points).to(torch.int64))
     reached = row >= 0
     if len(feats) == 0:
@@ -41,7 +41,7 @@ def containing(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, 
 
 
 def nearest_voxels(coords: Tensor, points: Tensor) -> Tensor:
-    """Row [Q] int64 of the voxel whose centre is nearest to each point, among `coords` [N, 3]."""
+    """Returns rows [Q] int64 of the voxels, among `coords` [N, 3], with the nearest centres to `points` [Q, 3]."""
     centers = coords.to(torch.float32) + 0.5
     if points.device.type == "cpu":
         from scipy.spatial import cKDTree

@@ -1,4 +1,4 @@
-"""Row numbers of voxels by coordinate: the look-up under neighbour maps, surface extraction and sampling."""
+"""Spatial index from voxel coordinates to row numbers, for neighbour maps, surface extraction and sampling."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ BACKENDS = (Backend("triton", triton_probe), Backend("reference", always))
 
 @dataclass(frozen=True, eq=False)
 class HashGrid:
-    """An index over the voxels it was built from; build once, look up often. `keys` and `rows` are the
-    backend's own."""
+    """An index over a set of voxels; build once, query often. The layout of `keys` and `rows` is the backend's."""
 
     keys: Tensor
     rows: Tensor
@@ -25,7 +24,7 @@ class HashGrid:
     backend: str
 
     def find(self, query: Tensor) -> Tensor:
-        """Row number [...] int64 of each query coordinate [..., D] int, -1 where there is no such voxel.
+        """Returns the row number [...] int64 of each query coordinate [..., D] int, -1 if there is no such voxel.
 
         Queries may lie outside the grid by any amount that int32 holds.
         """
@@ -39,10 +38,11 @@ class HashGrid:
 
 
 def hash_grid(coords: Tensor, *, backend: str = "auto") -> HashGrid:
-    """Index the voxels `coords` [N, 3] (x, y, z) or [N, 4] (batch, x, y, z), int, each number in [0, 65000).
+    """Indexes the voxels `coords` [N, 3] (x, y, z) or [N, 4] (batch, x, y, z), int.
 
-    Of equal rows the first is found. Deterministic. backend: "triton" (a hash table, at most 24 bytes a voxel) or
-    "reference" (sorted keys, 16 bytes a voxel and a binary search).
+    Coordinates and batch indices are in [0, 65000). Of equal rows the first is found. Deterministic.
+    backend: "triton" (a hash table, at most 24 bytes per voxel) or "reference" (sorted keys, 16 bytes per voxel and a
+    binary search).
     """
     dims = coords.shape[-1] if isinstance(coords, Tensor) and coords.ndim == 2 else 3
     check_tensor(coords, "coords", (None, 4 if dims == 4 else 3), INTEGERS)
@@ -54,4 +54,4 @@ def hash_grid(coords: Tensor, *, backend: str = "auto") -> HashGrid:
     return HashGrid(*sort_keys(pack_keys(coords)), dims, chosen)
 
 
-__all__ = ["CHOICES", "HashGrid", "hash_grid", "pack_keys"]
+__all__ = ["BACKENDS", "HashGrid", "hash_grid", "pack_keys"]

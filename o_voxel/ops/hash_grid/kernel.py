@@ -1,8 +1,8 @@
-"""The index as an open-addressing hash table of row numbers in device memory.
+"""Voxel index in Triton: an open-addressing hash table of row numbers in device memory.
 
-Slots hold rows; a probe compares the key of the row it finds. A row is inserted by an atomic minimum, and whichever
-row loses its slot moves on to the next, so the table's contents do not depend on the order of execution.
-Traffic: a few random slots and keys a voxel, to build and to look up.
+Slots hold rows; a probe compares the key of the row it finds. A row is inserted by an atomic minimum, and the row that
+loses its slot moves on to the next, so the table's contents do not depend on the order of execution.
+Traffic: a few random slots and keys per voxel, to build and to look up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BLOCK = 256
 
 @triton.jit
 def pack_key(batch, x, y, z):
-    """Key of a coordinate; OUTSIDE, which is in no table, where it lies outside the range."""
+    """Returns the key of a coordinate; OUTSIDE, which is in no table, if it is out of range."""
     key = (((batch.to(tl.int64) << BITS | x.to(tl.int64)) << BITS | y.to(tl.int64)) << BITS) | z.to(tl.int64)
     low = tl.minimum(tl.minimum(x, y), tl.minimum(z, batch))
     high = tl.maximum(tl.maximum(x, y), tl.maximum(z, batch))
@@ -33,13 +33,13 @@ def pack_key(batch, x, y, z):
 
 @triton.jit
 def first_slot(key, capacity_mask):
-    """Where a key's search begins. Four voxels in a row along z share a cache line, for they are sought together."""
+    """Returns a key's first probe slot. Four voxels in a row along z, often read together, share a cache line."""
     return ((((key >> 2) * 0x9E3779B97F4A7C1) >> 20) * 4 + (key & 3)) & capacity_mask
 
 
 @triton.jit
 def find_rows(keys_ptr, rows_ptr, key, wanted, capacity_mask):
-    """Row of each `key` that is `wanted`, -1 where the table lacks it."""
+    """Returns the row of each `key` that is `wanted`, -1 if it is not in the table."""
     slot = first_slot(key, capacity_mask)
     found = tl.full(key.shape, -1, tl.int32)
     active = wanted & (key != OUTSIDE)
@@ -86,8 +86,10 @@ def _find_kernel(query_ptr, keys_ptr, rows_ptr, out_ptr, n, capacity_mask, DIMS:
 
 @device_guard
 def build_table(coords: Tensor) -> tuple[Tensor, Tensor]:
-    """(keys, rows) over `coords` [N, 3 or 4] int32: keys [N] int64; rows [capacity] int32, a power of two, at most half
-    of them taken."""
+    """Returns (keys [N] int64, rows [capacity] int32) over `coords` [N, 3 or 4] int32.
+
+    The capacity is a power of two, with at most half of the slots in use.
+    """
     n = len(coords)
     capacity = triton.next_power_of_2(max(2 * n, 64))
     keys = pack_keys(coords)
@@ -99,7 +101,7 @@ def build_table(coords: Tensor) -> tuple[Tensor, Tensor]:
 
 @device_guard
 def find(keys: Tensor, rows: Tensor, query: Tensor) -> Tensor:
-    """Rows [...] int64 of the `query` coordinates [..., D] int32, -1 where absent."""
+    """Returns rows [...] int64 of the `query` coordinates [..., D] int32, -1 if absent."""
     flat = query.reshape(-1, query.shape[-1]).contiguous()
     out = torch.empty(len(flat), dtype=torch.int64, device=query.device)
     if len(flat):

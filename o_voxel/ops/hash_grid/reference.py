@@ -1,4 +1,4 @@
-"""The index as sorted int64 keys and a binary search: no collisions, any device."""
+"""Voxel index as sorted int64 keys with binary search: no collisions, any device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AXIS_LIMIT = 65_000
 
 
 def pack_keys(coords: Tensor) -> Tensor:
-    """Keys [...] int64 of coordinates [..., 3 or 4] int, -1 where one is outside [0, 65000).
+    """Returns keys [...] int64 of coordinates [..., 3 or 4] int, -1 where one is outside [0, 65000).
 
     They are ordered as the coordinates are, except that batch indices from 32768 up come first.
     """
@@ -25,15 +25,15 @@ def pack_keys(coords: Tensor) -> Tensor:
 
 
 def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """(sorted keys [N], their rows [N] int64), equal keys in row order."""
+    """Returns (sorted keys, their rows) of keys [N] int64, both [N] int64, equal keys in row order."""
     return torch.sort(keys, stable=True)
 
 
 def search_keys(keys: Tensor, rows: Tensor, query: Tensor) -> Tensor:
-    """Rows [...] int64 of the `query` coordinates [..., D], -1 where absent."""
+    """Returns rows [...] int64 of the `query` coordinates [..., D] int, -1 if absent."""
     wanted = pack_keys(query)
     if len(keys) == 0:
         return torch.full_like(wanted, -1)
-    place = torch.searchsorted(keys, wanted).clamp_max_(len(keys) - 1)
-    found = (keys[place] == wanted) & (wanted != -1)
-    return torch.where(found, rows[place], -1)
+    slot = torch.searchsorted(keys, wanted).clamp_max_(len(keys) - 1)
+    found = (keys[slot] == wanted) & (wanted != -1)
+    return torch.where(found, rows[slot], -1)

@@ -1,8 +1,8 @@
-"""What the mesh repairs are made of: equal edges found, components with a parity, and the corners of one fan.
+"""Half-edge connectivity for mesh repair: edge matching, connected components with parity, and corner groups.
 
-Half-edge h = 3 f + k of face f runs from its corner k to its corner (k + 1) % 3; corner c = 3 f + k is where half-edge
-c starts. A twin is the half-edge across an edge, -1 where there is none. "numba" runs on the CPU, "reference" (plain
-torch) everywhere; both give the same numbers.
+Half-edge h = 3 f + k of face f runs from its corner k to its corner (k + 1) % 3; corner c = 3 f + k is the start of
+half-edge c. A twin is the opposite half-edge, -1 if none. "numba" runs on the CPU, "reference" (plain torch)
+everywhere; both return the same numbers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ BACKENDS = (Backend("numba", numba_probe), Backend("reference", always))
 
 
 def match_edges(faces: Tensor, vertex_count: int, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
-    """(order [3 F], start [E + 1]), int64: half-edges grouped by the edge they lie on.
+    """Returns (order [3 F], start [E + 1]), int64: half-edges grouped by undirected edge.
 
-    faces [F, 3] int64, rows below `vertex_count`, which is below 2^31. Edges are ordered by their lower vertex, then by
-    the higher one; edge e has the half-edges order[start[e] : start[e + 1]], ascending. Deterministic.
+    faces: [F, 3] int64, rows below `vertex_count` < 2^31. Edges are sorted by their lower vertex, then by the higher;
+    edge e has the half-edges order[start[e] : start[e + 1]], ascending. Deterministic.
     """
     check_tensor(faces, "faces", (None, 3), torch.int64)
     if resolve_backend(backend, BACKENDS, faces.device) == "numba":
@@ -35,11 +35,11 @@ def match_edges(faces: Tensor, vertex_count: int, *, backend: str = "auto") -> t
 def components(
     count: int, first: Tensor, second: Tensor, odd: Tensor, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """(label [count] int64, parity [count] bool) of nodes joined by links: the lowest node that each can reach.
+    """Returns (label [count] int64, parity [count] bool): each node's lowest connected node, and parity to it.
 
-    Link i joins nodes first[i] and second[i] ([L] int64) and says whether their parities differ: odd [L] bool. A
-    node's parity is that of the path to its label within the spanning forest of the lowest links, so where the links
-    contradict each other the later ones are not met. Deterministic.
+    Edge i joins nodes first[i] and second[i] ([L] int64); odd [L] bool: their parities differ. A node's parity is that
+    of its path to the label within the spanning forest of the lowest edges; where edges contradict each other, the
+    later ones are ignored. Deterministic.
     """
     links = len(check_tensor(first, "first", (None,), torch.int64))
     check_tensor(second, "second", (links,), torch.int64)
@@ -54,10 +54,10 @@ def components(
 
 
 def corner_groups(twin: Tensor, flip: Tensor, *, backend: str = "auto") -> Tensor:
-    """[3 F] int64: the lowest corner of the fan that each corner belongs to, walking around a vertex by twins.
+    """Returns [3 F] int64: the lowest corner of the triangle fan of each corner, circulating around a vertex by twins.
 
-    twin [3 F] int64; flip [F] bool: the faces to be read the other way round, so that across every twin the two faces
-    run in opposite directions. Deterministic.
+    twin: [3 F] int64.  flip: [F] bool, faces to be read in reverse, so that across every twin the two faces run in
+    opposite directions. Deterministic.
     """
     corners = len(check_tensor(twin, "twin", (None,), torch.int64))
     check_tensor(flip, "flip", (corners // 3,), torch.bool)
@@ -68,4 +68,4 @@ def corner_groups(twin: Tensor, flip: Tensor, *, backend: str = "auto") -> Tenso
     return reference.corner_groups(twin, flip)
 
 
-__all__ = ["CHOICES", "components", "corner_groups", "match_edges"]
+__all__ = ["BACKENDS", "components", "corner_groups", "match_edges"]

@@ -1,4 +1,4 @@
-"""The three computations as sequential loops, compiled on first call."""
+"""Edge matching, union-find and corner circulation as sequential numba loops."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from ...core.kernel_cpu import cached_njit
 
-# A vertex with more edges than this has them sorted by a library, not by insertion.
+# Vertices with more edges than this are sorted by numpy instead of insertion sort.
 SHORT = 32
 
 
 @cached_njit
 def match_edges(faces, vertex_count):
-    """Half-edges are put into a bucket a lower vertex, then each bucket is sorted by the higher one."""
+    """Bucket sort of faces [F, 3] by lower vertex, then each bucket by the higher one; see the op."""
     count = 3 * len(faces)
     ends = np.zeros(vertex_count + 1, np.int64)
     for f in range(len(faces)):
@@ -70,7 +70,7 @@ def _sort_long(order, higher, begin, end, count):
 
 @cached_njit
 def _find(parent, parity, node):
-    """(root, parity of `node` to it); halves the path."""
+    """Returns (root, parity of `node` to it), with path halving."""
     odd = False
     while parent[node] != node:
         above = parent[node]
@@ -84,7 +84,7 @@ def _find(parent, parity, node):
 
 @cached_njit
 def components(count, first, second, odd):
-    """Union-find with parity, the lowest node of a tree its root: label [count], parity [count]."""
+    """Union-find with parity, rooted at the lowest node: label [count] int64, parity [count] bool, from edges [L]."""
     parent, parity = np.arange(count), np.zeros(count, np.bool_)
     for i in range(len(first)):
         a, odd_a = _find(parent, parity, first[i])
@@ -101,7 +101,7 @@ def components(count, first, second, odd):
 
 @cached_njit
 def _step(twin, flip, corner, forward):
-    """The next corner around the vertex, or the one before; -1 past the end of the fan."""
+    """Returns the next corner around the vertex, or the previous one; -1 past the end of the fan."""
     face = corner // 3
     if flip[face] == forward:
         across = twin[3 * face + (corner - 3 * face + 2) % 3]
@@ -117,7 +117,7 @@ def _step(twin, flip, corner, forward):
 
 @cached_njit
 def corner_groups(twin, flip):
-    """Walks each fan once, from its lowest corner to the end and, where it has one, from there to the other end."""
+    """Circulates each fan once, [3 F] int64: forward from its lowest corner, then backward if the fan is open."""
     label = np.full(len(twin), -1, np.int64)
     for lowest in range(len(twin)):
         if label[lowest] >= 0:

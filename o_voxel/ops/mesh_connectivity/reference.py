@@ -1,4 +1,4 @@
-"""The three computations in plain torch, on any device: sorting, Borůvka's forest, pointer doubling."""
+"""Mesh connectivity in plain torch, on any device: sorting, Borůvka's algorithm, and pointer jumping."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def match_edges(faces: Tensor, vertex_count: int) -> tuple[Tensor, Tensor]:
-    """See the op."""
+    """See the op: (order [3 F], start [E + 1]) int64 from faces [F, 3] int64."""
     ends = faces.roll(-1, 1)
     key = (torch.minimum(faces, ends) * vertex_count + torch.maximum(faces, ends)).flatten()
     key, order = key.sort(stable=True)
@@ -18,7 +18,10 @@ def match_edges(faces: Tensor, vertex_count: int) -> tuple[Tensor, Tensor]:
 
 
 def components(count: int, first: Tensor, second: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-    """See the op. Every tree takes its lowest link in each round, so the forest is the one that Kruskal's finds."""
+    """See the op: (label [count] int64, parity [count] bool).
+
+    Each round takes every tree's lowest edge (Borůvka); the edge order is total, so the forest is that of Kruskal.
+    """
     node = torch.arange(count, device=first.device)
     parent, parity = node.clone(), torch.zeros(count, dtype=torch.bool, device=first.device)
     apart = first != second
@@ -45,7 +48,7 @@ def components(count: int, first: Tensor, second: Tensor, odd: Tensor) -> tuple[
 
 
 def _flatten(parent: Tensor, parity: Tensor, nodes: Tensor) -> None:
-    """Points `nodes` straight at the roots of their trees, in place. Each round halves the depth."""
+    """Points `nodes` at the roots of their trees, in place, by pointer jumping: each round halves the depth."""
     while len(nodes):
         above = parent[nodes]
         nodes = nodes[parent[above] != above]
@@ -54,7 +57,7 @@ def _flatten(parent: Tensor, parity: Tensor, nodes: Tensor) -> None:
 
 
 def corner_groups(twin: Tensor, flip: Tensor) -> Tensor:
-    """See the op. Each round doubles how far a corner sees along its fan; a fan with an end gathers there."""
+    """See the op: [3 F] int64. Pointer jumping along each fan; open fans then reduce at their last corner."""
     corner = torch.arange(len(twin), device=twin.device)
     incoming = corner - corner % 3 + (corner + 2 - corner // 3 * 3) % 3
     across = twin[torch.where(flip.repeat_interleave(3), incoming, corner)]

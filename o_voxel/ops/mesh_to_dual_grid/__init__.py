@@ -1,7 +1,7 @@
-"""Mesh -> flexible dual grid: which backend, how thick its slabs, and the slabs in order.
+"""Mesh to flexible dual grid (O-Voxel): backend, slab thickness, and the slabs in order.
 
-The computation has one meaning, in reference.py; kernel.py (Triton) and kernel_cpu.py (numba) take the same decisions
-in float64 and add up in integers, so that all agree on voxels and flags, and on vertices to rounding.
+reference.py defines the computation; kernel.py (Triton) and kernel_cpu.py (numba) take the same decisions in float64
+and add in integers, so that all agree on voxels and flags, and on vertices up to rounding.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from ...core.backend import Backend, numba_probe, triton_probe
 from ...core.progress import Progress
 from .soup import OpenEdges, Part, QefWeights, Slab, Soup, cut_slabs, triangle_soup
 
-SLABS_A_WORKER = 4  # slabs differ in work
-WORD_BITS = 64  # a row of voxels along z takes whole words
+SLABS_A_WORKER = 4  # for load balancing
+WORD_BITS = 64  # a row of voxels along z is padded to whole words
 
 
 def run_slabs(soup: Soup, weights: QefWeights, backend: str, progress: Progress | None = None) -> Part:
-    """The voxels of the whole grid, slab by slab with the backend of that name in CHOICES; numba's on all cores.
+    """Returns the grid's coords [N, 3] int32, dual vertices [N, 3] float32 and flags [N, 3] bool, slab by slab.
 
-    progress: called after each slab with the part done, 0 to 1; what it raises ends the work and reaches the caller.
+    backend: a name in BACKENDS; numba uses all cores.
+    progress: called after each slab with the fraction done, 0 to 1; its exceptions stop the work and propagate.
     """
     module = _load(backend)
     workers = torch.get_num_threads() if backend == "numba" else 1
@@ -80,4 +81,4 @@ def _probe_reference(device: torch.device, dtype: torch.dtype) -> str | None:
 
 BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", _probe_reference))
 
-__all__ = ["CHOICES", "OpenEdges", "Part", "QefWeights", "Slab", "Soup", "cut_slabs", "run_slabs", "triangle_soup"]
+__all__ = ["BACKENDS", "OpenEdges", "Part", "QefWeights", "Slab", "Soup", "cut_slabs", "run_slabs", "triangle_soup"]

@@ -1,4 +1,4 @@
-"""The best point of each voxel in plain torch.
+"""Box-constrained QEF minimiser of each voxel (its dual vertex) in plain torch.
 
 A system is [9] int64, in units of 1 / FIXED_POINT: the entries xx, xy, xz, yy, yz, zz of the symmetric A, and b.
 """
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from . import formulas
 
-ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of A, in the order they are kept
+ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of A, in storage order
 
 
 def solve_in_box(system: Tensor) -> Tensor:
-    """The point [N, 3] float32 of the unit box where u^T A u - 2 b . u is least, for systems [N, 9] int64.
+    """Returns the minimiser [N, 3] float32 of u^T A u - 2 b . u in the unit box, for systems [N, 9] int64.
 
-    Where the unconstrained best is outside, the best of the box is on a face that it is beyond: from any other point,
-    a step towards it stays in the box and improves. On that face the same holds with one axis less. So it is found
-    by fixing the axes one after another at the clamped best of those still free, in one of the six orders.
+    If the unconstrained minimiser is outside, that of the box is on a face that it violates: from any other point, a
+    step towards it stays in the box and improves. The same holds on that face with one axis less. So it is found by
+    fixing the axes one after another at the clamped minimiser over the free ones, in each of the six orders.
     """
     a, b = _matrix(system)
     entries = [a[i][j] for i, j in ENTRIES]
@@ -39,7 +39,7 @@ def solve_in_box(system: Tensor) -> Tensor:
 
 
 def _matrix(system: Tensor) -> tuple[list[list[Tensor]], list[Tensor]]:
-    """Rows of A and entries of b, float64 [N] each."""
+    """Returns the rows of A and entries of b, float64 [N] each."""
     values = (system.to(torch.float64) / formulas.FIXED_POINT).unbind(dim=1)
     entry = dict(zip(ENTRIES, values[:6], strict=True))
     return [[entry[min(i, j), max(i, j)] for j in range(3)] for i in range(3)], list(values[6:])

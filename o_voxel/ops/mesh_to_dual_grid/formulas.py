@@ -1,7 +1,7 @@
-"""The arithmetic of mesh -> dual grid, written once for three compilers.
+"""Arithmetic of mesh to dual grid, written once for three compilers.
 
 Each function is plain arithmetic on float64 values: tensors in reference.py, scalars under numba in kernel_cpu.py,
-blocks under Triton in kernel.py. No branches, no calls and no fused multiply-adds, so that all three take the same
+blocks under Triton in kernel.py. No branches, calls or fused multiply-adds, so that all three take the same
 decisions. `x * (x > 0)` is the positive part of x.
 
 Units are voxels, except in `interpolate`. A voxel's system is A u = b, with u in voxels from the voxel's low corner
@@ -13,9 +13,9 @@ FIXED_POINT = 2.0**36
 
 
 def interpolate(at, a, b, value_a, value_b):
-    """The value at `at` on the line from (a, value_a) to (b, value_b), held between its ends.
+    """Interpolates the line from (a, value_a) to (b, value_b) at `at`, clamped to its ends.
 
-    Where the voxel size is no power of two, a grid line in float32 can lie just outside the edge that crosses it.
+    If the voxel size is not a power of two, a grid line in float32 can lie just outside the edge that crosses it.
     """
     part = (at - a) / (b - a)
     part = part * (part > 0.0)
@@ -24,14 +24,14 @@ def interpolate(at, a, b, value_a, value_b):
 
 
 def plane_meets_box(distance, nx, ny, nz):
-    """Whether the plane n . u = distance meets the unit box, touching included."""
+    """Returns whether the plane n . u = distance meets the unit box, touching included."""
     low = nx * (nx < 0.0) + ny * (ny < 0.0) + nz * (nz < 0.0)
     high = nx * (nx > 0.0) + ny * (ny > 0.0) + nz * (nz > 0.0)
     return (distance >= low) & (distance <= high)
 
 
 def edge_clearance(u, v, au, av, bu, bv, sign):
-    """Below zero when the unit square at (u, v) lies wholly outside the edge a -> b of a triangle.
+    """Returns a negative value if the unit square at (u, v) is entirely outside the edge a -> b of a triangle.
 
     sign: 1.0 for a counter-clockwise triangle, -1.0 for a clockwise one.
     """
@@ -41,7 +41,7 @@ def edge_clearance(u, v, au, av, bu, bv, sign):
 
 
 def solve_three(xx, xy, xz, yy, yz, zz, bx, by, bz):
-    """u of A u = b by cofactors."""
+    """Solves A u = b by cofactors."""
     c_xx = yy * zz - yz * yz
     c_xy = xz * yz - xy * zz
     c_xz = xy * yz - xz * yy
@@ -56,12 +56,12 @@ def solve_three(xx, xy, xz, yy, yz, zz, bx, by, bz):
 
 
 def solve_two(pp, pq, qq, bp, bq):
-    """(p, q) of the 2 x 2 system."""
+    """Solves the 2 x 2 system for (p, q)."""
     det = pp * qq - pq * pq
     return (qq * bp - pq * bq) / det, (pp * bq - pq * bp) / det
 
 
 def energy(xx, xy, xz, yy, yz, zz, bx, by, bz, x, y, z):
-    """u^T A u - 2 b . u, the error of u less a constant."""
+    """Returns u^T A u - 2 b . u, the quadratic error of u less a constant."""
     quadratic = xx * x * x + yy * y * y + zz * z * z + 2.0 * (xy * x * y + xz * x * z + yz * y * z)
     return quadratic - 2.0 * (bx * x + by * y + bz * z)

@@ -1,12 +1,12 @@
-"""Mesh -> dual grid of one slab under Triton: one pass marks voxels, later ones add up their systems with atomics.
+"""Mesh to dual grid of one slab in Triton: one pass marks voxels, later ones accumulate their QEF systems with atomics.
 
-A slab's voxels are bits in the order of their coordinates, so a voxel's row is the number of set bits before it: no
-hash table, no sort. Sums are integers, so the order of the atomics does not matter. Multiply-adds are not fused: the
-kernels take the same decisions as reference.py, whose letters and axis names they share.
+A slab's voxels are bits in coordinate order, so a voxel's row is the number of set bits before it: no hash table, no
+sort. Sums are integers, so the order of the atomics does not matter. Multiply-adds are not fused: the kernels take
+the same decisions as reference.py, and share its letters and axis names.
 
-A lane works on one row of one triangle: of grid edges, or of cells. The host deals the rows out, a step at a time, so
-that a mesh of few huge triangles fills the machine too. Most traffic is atomics: nine of 8 bytes for each of the four
-voxels of a crossing, and for each overlap of a triangle and a voxel.
+A lane processes one row (of grid edges or of cells) of one triangle. The host enumerates the rows in steps, so that a
+mesh of few huge triangles also fills the GPU. Traffic is mostly atomics: nine of 8 bytes for each of the four voxels
+of a crossing, and for each overlap of a triangle and a voxel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .soup import MIN_REGULARIZATION, Part, QefWeights, Slab, Soup
 
 SLAB_VOXELS = 1 << 30
 LONG_ROW = tl.constexpr(8)  # columns
-SLACK_VOXELS = tl.constexpr(1e-6)  # candidates only have to contain the voxels that pass the test
+SLACK_VOXELS = tl.constexpr(1e-6)  # candidates are a superset of the voxels that pass the test
 FIXED_POINT = tl.constexpr(formulas.FIXED_POINT)
 
 _interpolate = formula(formulas.interpolate)
@@ -35,7 +35,7 @@ _edge_clearance = formula(formulas.edge_clearance)
 
 @triton.jit
 def _load_rotated(pointer, row, axis: tl.constexpr, mask):
-    """Row [3] of a matrix as (a, b, c), float64."""
+    """Loads row [3] of a matrix as (a, b, c), float64."""
     x = tl.load(pointer + row * 3, mask=mask, other=0.0).to(tl.float64)
     y = tl.load(pointer + row * 3 + 1, mask=mask, other=0.0).to(tl.float64)
     z = tl.load(pointer + row * 3 + 2, mask=mask, other=0.0).to(tl.float64)
@@ -44,19 +44,19 @@ def _load_rotated(pointer, row, axis: tl.constexpr, mask):
 
 @triton.jit
 def _index(position, size, count):
-    """Voxel index of a world position, clamped into the grid."""
+    """Returns the voxel index of a world position, clamped into the grid."""
     return tl.minimum(tl.maximum(position / size, 0.0), count - 1.0).to(tl.int32)
 
 
 @triton.jit
 def _line(place, size):
-    """World position of grid line place + 1, rounded to float32 as the original's are."""
+    """Returns the world position of grid line place + 1, rounded to float32 as in the original."""
     return ((place + 1).to(tl.float32) * size.to(tl.float32)).to(tl.float64)
 
 
 @triton.jit
 def _narrow(first, last, at_zero, slope, low, high):
-    """The part of columns [first, last) where at_zero + slope * column is within 2 layers of the slab."""
+    """Clips columns [first, last) to those where at_zero + slope * column is within 2 layers of the slab."""
     slope = tl.where(tl.abs(slope) < 1e-12, 1e-12, slope)
     p, q = (low - 2 - at_zero) / slope, (high + 2 - at_zero) / slope
     near = tl.minimum(tl.maximum(tl.minimum(p, q), first.to(tl.float64)), last.to(tl.float64))
@@ -66,14 +66,14 @@ def _narrow(first, last, at_zero, slope, low, high):
 
 @triton.jit
 def _whole(low, high, start, stop):
-    """The cells of [start, stop) from the one that holds `low` to the one that holds `high`, as a range."""
+    """Returns the range of cells of [start, stop) from that of `low` to that of `high`."""
     first = tl.floor(tl.minimum(tl.maximum(low, start), stop)).to(tl.int32)
     return first, tl.floor(tl.maximum(tl.minimum(high, stop - 1.0), start - 1.0)).to(tl.int32) + 1
 
 
 @triton.jit
 def _add_plane(system, row, nx, ny, nz, distance, weight, px, py, pz, x, y, z, mask):
-    """Adds to systems the squared distance to a plane and, with weights p, to a point (x, y, z): one atomic a sum."""
+    """Adds to systems the squared distance to a plane and, with weights p, to a point (x, y, z): one atomic per sum."""
     at = system + row * 9
     xx = (weight * (nx * nx) * FIXED_POINT).to(tl.int64) + (px * FIXED_POINT).to(tl.int64)
     yy = (weight * (ny * ny) * FIXED_POINT).to(tl.int64) + (py * FIXED_POINT).to(tl.int64)
@@ -97,7 +97,7 @@ def _visit_rows(
     row_triangle, row_place, n_rows, corners, normals, offsets, settings, bits, last_ranks, system, intersected,
     low, high, nx, ny, nz, stride_x, stride_y, axis: tl.constexpr, adding: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Crossings with the grid edges along `axis`: marks the voxels around each, or adds to their systems."""
+    """Crossings of triangles with grid edges along `axis`: marks the voxels around each, or adds to their systems."""
     lane = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     live = lane < n_rows
     triangle = tl.load(row_triangle + lane, mask=live, other=0).to(tl.int64)
@@ -107,7 +107,7 @@ def _visit_rows(
     low_a, low_b, low_c = _load_rotated(corners, triangle * 3, axis, live)
     mid_a, mid_b, mid_c = _load_rotated(corners, triangle * 3 + 1, axis, live)
     high_a, high_b, high_c = _load_rotated(corners, triangle * 3 + 2, axis, live)
-    # Sorted along b by exchanges of neighbours, which keep the order of equals.
+    # Stable sort along b by swaps of neighbours.
     for turn in tl.static_range(3):
         if turn == 1:
             swap = high_b < mid_b
@@ -174,7 +174,7 @@ def _visit_rows(
 
 @triton.jit
 def _flat_overlap(u, v, au, av, bu, bv, cu, cv, sign):
-    """Whether the triangle abc, seen along the third axis, meets the unit square at (u, v)."""
+    """Returns whether the triangle abc, projected along the third axis, meets the unit square at (u, v)."""
     ab = _edge_clearance(u, v, au, av, bu, bv, sign) >= 0.0
     bc = _edge_clearance(u, v, bu, bv, cu, cv, sign) >= 0.0
     ca = _edge_clearance(u, v, cu, cv, au, av, sign) >= 0.0
@@ -183,7 +183,7 @@ def _flat_overlap(u, v, au, av, bu, bv, cu, cv, sign):
 
 @triton.jit
 def _widen(near, far, row, au, av, bu, bv):
-    """near and far, widened by the edge ab's extent along u within row <= v <= row + 1."""
+    """Widens near and far by the edge ab's extent along u within row <= v <= row + 1."""
     rise = tl.where(bv == av, 1.0, bv - av)
     for d in tl.static_range(2):
         part = tl.minimum(tl.maximum((row + d - av) / rise, 0.0), 1.0)
@@ -239,7 +239,7 @@ def _add_overlaps(
         flat = (column < last) & _flat_overlap(column, place, p_a, p_b, q_a, q_b, r_a, r_b, sign_c)
         middle = at_zero + slope * column
         lowest, end = _whole(middle - half, middle + half, start_c, stop_c)
-        # The plane rises by 2 at most over a cell, so it is in 4 cells at most, SLACK_VOXELS included.
+        # The plane rises by at most 2 over a cell, so it meets at most 4 cells, SLACK_VOXELS included.
         for above in tl.static_range(4):
             layer = lowest + above
             x, y, z = rotate_back(axis, column, place, layer)
@@ -290,7 +290,7 @@ def _add_lines(
     edges, n_edges, starts, ways, matrices, settings, bits, last_ranks, system,
     low, high, nx, ny, nz, stride_x, stride_y, block: tl.constexpr,
 ):  # fmt: skip
-    """Adds the lines of open edges to the marked voxels that they pass: the first, and each that they enter."""
+    """Adds the lines of open edges to the marked voxels on them: that of the start, and each that the edge enters."""
     lane = tl.program_id(0) * block + tl.arange(0, block)
     live = lane < n_edges
     edge = tl.load(edges + lane, mask=live, other=0)
@@ -323,7 +323,7 @@ def _add_lines(
 
 @device_guard
 def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
-    """The slab's voxels, dual vertices and flags."""
+    """Returns the slab's coords [N, 3] int32, dual vertices [N, 3] float32 and flags [N, 3] bool."""
     nx, ny, nz = soup.shape
     row_words = -(-nz // 32)
     n_words = (slab.high - slab.low) * ny * row_words
@@ -360,7 +360,7 @@ def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
 
 
 def _settings(soup: Soup, weights: QefWeights) -> Tensor:
-    """[8] float64, as a scalar argument would not be: voxel size, weights of a point by axis, of a face, of an edge."""
+    """Returns [8] float64: voxel size, point weights by axis, face and edge weight. Scalar arguments lose precision."""
     points = [max(weights.regularization, MIN_REGULARIZATION) * s * s for s in soup.stretch]
     values = [*soup.voxel_size, *points, weights.face, weights.boundary]
     return torch.tensor(values, dtype=torch.float64, device=soup.corners.device)

@@ -1,8 +1,8 @@
-"""Mesh -> dual grid of one slab under numba: a pass over the triangles marks voxels, a second adds up their systems.
+"""Mesh to dual grid of one slab in numba: a first pass marks voxels, a second accumulates their QEF systems.
 
-A slab's voxels are bits in the order of their coordinates, so a voxel's row is the number of set bits before it. The
-compiled functions hold no lock: one slab a thread. They take the same decisions as reference.py, whose letters and
-axis names they share.
+A slab's voxels are bits in coordinate order, so a voxel's row is the number of set bits before it. The compiled
+functions need no lock: one slab per thread. They take the same decisions as reference.py, and share its letters and
+axis names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .soup import MIN_REGULARIZATION, Part, QefWeights, Slab, Soup
 
 SLAB_VOXELS = 1 << 25
 LONG_ROW = 8  # columns
-SLACK_VOXELS = 1e-6  # candidates only have to contain the voxels that pass the test
+SLACK_VOXELS = 1e-6  # candidates are a superset of the voxels that pass the test
 FIXED_POINT = formulas.FIXED_POINT
 
 _interpolate = njit(formulas.interpolate)
@@ -38,7 +38,7 @@ def _compiled(function: Callable) -> Callable:
 
 
 class Frame(NamedTuple):
-    """A slab: layers low to high - 1. size: world units; stride: bits from a voxel to the next along x, y and z."""
+    """A slab: layers low to high - 1. size [3]: world units; stride [3]: bits to the next voxel along x, y and z."""
 
     low: int
     high: int
@@ -48,7 +48,10 @@ class Frame(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Marked voxels and what they add up. ranks: set bits before each word of `bits`."""
+    """Marked voxels and their sums. ranks [W]: set bits before each word of `bits` [W]; N voxels.
+
+    system: [N, 9], see dual_vertex.py.  intersected: [N, 3].
+    """
 
     bits: NDArray[np.uint64]
     ranks: NDArray[np.int32]
@@ -57,7 +60,7 @@ class Sums(NamedTuple):
 
 
 def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
-    """The slab's voxels, dual vertices and flags."""
+    """Returns the slab's coords [N, 3] int32, dual vertices [N, 3] float32 and flags [N, 3] bool."""
     _, ny, nz = soup.shape
     row_words = -(-nz // 64)
     stride = np.array([ny * row_words * 64, row_words * 64, 1])
@@ -84,7 +87,7 @@ def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
 
 @_compiled
 def _visit(triangles, corners, normals, offsets, frame, sums, points, face):
-    """Marks the voxels of the triangles' crossings; once there are ranks, adds crossings and overlaps instead."""
+    """Marks the voxels of the triangles' crossings; once `ranks` is filled, adds crossings and overlaps instead."""
     adding = len(sums.ranks) > 0
     scaled = np.empty((3, 3))
     for t in triangles:
@@ -100,7 +103,7 @@ def _visit(triangles, corners, normals, offsets, frame, sums, points, face):
 
 @_compiled
 def _visit_rows(axis, corners, plane, frame, sums, points, adding):
-    """The crossings of one triangle with the grid edges along `axis`."""
+    """Visits the crossings of one triangle, `corners` [3, 3], with the grid edges along `axis`."""
     a, b = (axis + 1) % 3, (axis + 2) % 3
     low = np.float64(corners[0, a]), np.float64(corners[0, b]), np.float64(corners[0, axis])
     mid = np.float64(corners[1, a]), np.float64(corners[1, b]), np.float64(corners[1, axis])
@@ -147,7 +150,7 @@ def _visit_rows(axis, corners, plane, frame, sums, points, adding):
 
 @_compiled
 def _visit_crossing(axis, cell, height, plane, frame, sums, points, adding):
-    """The up to four voxels of the slab round one crossing. cell: the lowest of them, along a, b and `axis`."""
+    """Visits the up to four voxels of the slab around one crossing. cell: the lowest of them, along a, b and `axis`."""
     a, b = (axis + 1) % 3, (axis + 2) % 3
     column, place, layer = cell
     low_a, high_a, low_b, high_b = 0, 2, 0, 2
@@ -223,7 +226,7 @@ def _add_overlaps(corners, plane, frame, sums, weight):
 
 @_compiled
 def _flat_overlap(corners, u, v, cell_u, cell_v, sign):
-    """Whether the triangle, seen along the third axis, meets the unit square at (cell_u, cell_v)."""
+    """Returns whether the triangle, projected along the third axis, meets the unit square at (cell_u, cell_v)."""
     for i in range(3):
         j = (i + 1) % 3
         au, av, bu, bv = corners[i, u], corners[i, v], corners[j, u], corners[j, v]
@@ -234,7 +237,7 @@ def _flat_overlap(corners, u, v, cell_u, cell_v, sign):
 
 @_compiled
 def _span(corners, a, b, row):
-    """Low and high end along a of the triangle within row <= b <= row + 1."""
+    """Returns the triangle's extent along a within row <= b <= row + 1."""
     near, far = np.inf, -np.inf
     for i in range(3):
         j = (i + 1) % 3
@@ -250,7 +253,7 @@ def _span(corners, a, b, row):
 
 @_compiled
 def _extent(corners, axis, frame):
-    """First voxel and one past the last that the triangle's box, the grid and the slab share along an axis."""
+    """Returns the range of voxels along an axis shared by the triangle's box, the grid and the slab."""
     low = min(corners[0, axis], corners[1, axis], corners[2, axis])
     high = max(corners[0, axis], corners[1, axis], corners[2, axis])
     first, end = (frame.low, frame.high) if axis == 0 else (0, frame.shape[axis])
@@ -259,14 +262,14 @@ def _extent(corners, axis, frame):
 
 @_compiled
 def _whole(low, high, start, stop):
-    """The cells of [start, stop) from the one that holds `low` to the one that holds `high`, as a range."""
+    """Returns the range of cells of [start, stop) from that of `low` to that of `high`."""
     first = math.floor(min(max(low, float(start)), float(stop)))
     return first, math.floor(max(min(high, stop - 1.0), start - 1.0)) + 1
 
 
 @_compiled
 def _add_lines(rows, starts, ways, matrices, frame, sums, weight):
-    """Adds the lines of open edges to the marked voxels that they pass: the first, and each that they enter."""
+    """Adds the lines of open edges to the marked voxels on them: that of the start, and each that the edge enters."""
     cell = np.empty(3)
     for e in rows:
         start, way = starts[e], ways[e]
@@ -285,7 +288,7 @@ def _add_lines(rows, starts, ways, matrices, frame, sums, weight):
 
 @_compiled
 def _planes_met(start, way, axis, frame):
-    """First and last grid plane across `axis` that an edge meets: not the one it starts on, unless it goes back."""
+    """First and last grid plane across `axis` that an edge crosses; one at its start only if the edge goes back."""
     if way == 0.0:
         return 0, -1
     first = math.floor(start) + 1.0 if way > 0.0 else math.ceil(start + way)
@@ -296,7 +299,7 @@ def _planes_met(start, way, axis, frame):
 
 @_compiled
 def _add_line(cell, start, matrix, frame, sums, weight):
-    """Adds the squared distance to a line to the voxel `cell` [3] float, if that is one of the slab's."""
+    """Adds the squared distance to a line to the voxel `cell` [3] float, if it is in the slab."""
     for i in range(3):
         lowest, end = (frame.low, frame.high) if i == 0 else (0, frame.shape[i])
         if not lowest <= cell[i] < end:
@@ -331,19 +334,19 @@ def _add_plane(system, row, plane, distance, weight):
 
 @_compiled
 def _index(position, axis, frame):
-    """Voxel index of a world position, clamped into the grid."""
+    """Returns the voxel index of a world position, clamped into the grid."""
     return int(min(max(position / frame.size[axis], 0.0), frame.shape[axis] - 1.0))
 
 
 @_compiled
 def _line(place, axis, frame):
-    """World position of grid line place + 1, rounded to float32 as the original's are."""
+    """Returns the world position of grid line place + 1, rounded to float32 as in the original."""
     return np.float64(np.float32(place + 1) * frame.size[axis])
 
 
 @_compiled
 def _narrow(first, last, at_zero, slope, frame):
-    """The part of columns [first, last) where at_zero + slope * column is within 2 layers of the slab."""
+    """Clips columns [first, last) to those where at_zero + slope * column is within 2 layers of the slab."""
     if abs(slope) < 1e-12:
         slope = 1e-12
     ends = (frame.low - 2 - at_zero) / slope, (frame.high + 2 - at_zero) / slope
@@ -359,6 +362,6 @@ def _is_marked(bit, sums):
 
 @_compiled
 def _rank_of(bit, sums):
-    """Row of a marked voxel."""
+    """Returns the row of a marked voxel."""
     below = (np.uint64(1) << np.uint64(bit & 63)) - np.uint64(1)
     return sums.ranks[bit >> 6] + popcount(sums.bits[bit >> 6] & below)

@@ -1,4 +1,4 @@
-"""The best point of each voxel under numba: as reference.py finds it, one voxel after another."""
+"""Box-constrained QEF minimiser in numba: as dual_vertex.py, one voxel after another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _energy = njit(formulas.energy)
 
 
 def solve_in_box(system: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Points [N, 3] for systems [N, 9]."""
+    """Returns the minimisers [N, 3] float32 of systems [N, 9] int64."""
     dual = np.empty((len(system), 3), np.float32)
     _compiled_solve(system, dual)
     return dual
@@ -29,7 +29,7 @@ def _compiled(function):
 
 @_compiled
 def _compiled_solve(system, dual):
-    """The point of the unit box where each system's u^T A u - 2 b . u is least, as reference.py finds it."""
+    """Writes the minimiser of each system's u^T A u - 2 b . u in the unit box, as dual_vertex.py."""
     a, b, point, free = np.empty((3, 3)), np.empty(3), np.empty(3), np.empty(3)
     for n in range(len(system)):
         entry = 0

@@ -1,6 +1,6 @@
-"""What the numba functions of this op share: voxels as bits.
+"""Voxel bit sets of the numba kernels of this op.
 
-A slab's voxels are bits of uint64 words in the order of their coordinates; each row of voxels along z begins a word.
+A slab's voxels are bits of uint64 words in coordinate order; each row of voxels along z begins a word.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ...core.kernel_cpu import cached_njit
 
 @cached_njit
 def popcount(word):
-    """Set bits of a uint64; LLVM knows the idiom."""
+    """Returns the set bits of a uint64; LLVM recognises the idiom."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
     word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
@@ -21,7 +21,7 @@ def popcount(word):
 
 @cached_njit
 def count_ranks(bits, ranks):
-    """Fills `ranks` with the number of set bits before each word; returns the number of voxels."""
+    """Fills `ranks` [W] with the number of set bits before each word of `bits` [W]; returns the number of voxels."""
     total = 0
     for i in range(len(bits)):
         ranks[i] = total

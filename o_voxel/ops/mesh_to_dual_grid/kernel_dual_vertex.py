@@ -1,4 +1,4 @@
-"""The best point of each voxel under Triton: as reference.py finds it, a lane a voxel."""
+"""Box-constrained QEF minimiser in Triton: as dual_vertex.py, one voxel per lane."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _energy = formula(formulas.energy)
 
 
 def solve_in_box(system: Tensor) -> Tensor:
-    """Points [N, 3] float32 for systems [N, 9] int64."""
+    """Returns the minimisers [N, 3] float32 of systems [N, 9] int64."""
     dual = torch.empty((len(system), 3), dtype=torch.float32, device=system.device)
     launch(_solve, len(system), system, dual, len(system))
     return dual
@@ -31,11 +31,11 @@ def _unit(x):
 
 @triton.jit(do_not_specialize=VARIABLE)
 def _solve(system, dual, n_rows, block: tl.constexpr):
-    """The point of the unit box where each system's u^T A u - 2 b . u is least, as reference.py finds it."""
+    """Writes the minimiser of each system's u^T A u - 2 b . u in the unit box, as dual_vertex.py."""
     lane = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     live = lane < n_rows
     at = system + lane * 9
-    # The identity for lanes without a voxel.
+    # Lanes without a voxel load the identity.
     xx = tl.load(at, mask=live, other=1).to(tl.float64) / FIXED_POINT
     xy = tl.load(at + 1, mask=live, other=0).to(tl.float64) / FIXED_POINT
     xz = tl.load(at + 2, mask=live, other=0).to(tl.float64) / FIXED_POINT

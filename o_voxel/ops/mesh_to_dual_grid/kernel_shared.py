@@ -1,6 +1,6 @@
-"""What the Triton kernels of this op share: the formulas, rotated axes, and voxels as bits.
+"""Formulas, axis rotation and voxel bit sets of the Triton kernels of this op.
 
-A slab's voxels are bits of int32 words in the order of their coordinates; each row of voxels along z begins a word.
+A slab's voxels are bits of int32 words in coordinate order; each row of voxels along z begins a word.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import triton.language as tl
 from ...core.device import device_guard
 
 BLOCK = 128
-# Integer arguments that would each double the kernels to compile, for their being 1 or multiples of 16.
+# Integer arguments not to specialise on: being 1 or a multiple of 16 would each double the compiled kernels.
 VARIABLE = ("n_rows", "n_words", "n_edges", "low", "high", "nx", "ny", "nz", "stride_x", "stride_y")
 
 
 def formula(function: Callable) -> Callable:
-    """`function` for use in kernels; as it is under Triton's interpreter, which refuses to wrap one from its module."""
+    """Compiles `function` for use in kernels; unchanged under Triton's interpreter, which refuses to wrap it."""
     compiled = triton.jit(function)
     return compiled if isinstance(compiled, triton.JITFunction) else function
 
 
 @triton.jit
 def rotate(axis: tl.constexpr, x, y, z):
-    """(a, b, c) of (x, y, z): the two axes after `axis`, and `axis`."""
+    """Returns (a, b, c) of (x, y, z): the two axes after `axis`, and `axis`."""
     a, b, c = x, y, z
     if axis == 0:
         a, b, c = y, z, x
@@ -36,7 +36,7 @@ def rotate(axis: tl.constexpr, x, y, z):
 
 @triton.jit
 def rotate_back(axis: tl.constexpr, a, b, c):
-    """(x, y, z) of (a, b, c)."""
+    """Returns (x, y, z) of (a, b, c)."""
     x, y, z = a, b, c
     if axis == 0:
         x, y, z = c, a, b
@@ -47,7 +47,7 @@ def rotate_back(axis: tl.constexpr, a, b, c):
 
 @triton.jit
 def popcount(word):
-    """Set bits of an int32."""
+    """Returns the set bits of an int32."""
     word = word - ((word >> 1) & 0x55555555)
     word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
     word = (word + (word >> 4)) & 0x0F0F0F0F
@@ -56,13 +56,13 @@ def popcount(word):
 
 @triton.jit
 def row_of(bit, word, last_rank):
-    """Row of a marked voxel. last_rank: set bits up to and including its word."""
+    """Returns the row of a marked voxel. last_rank: set bits up to and including its word."""
     return (last_rank - popcount(word & ~((1 << (bit & 31)) - 1))).to(tl.int64)
 
 
 @triton.jit(do_not_specialize=VARIABLE)
 def count_bits(bits, counts, n_words, block: tl.constexpr):
-    """Set bits of each word."""
+    """Writes the set bits of each word [n_words]."""
     lane = tl.program_id(0) * block + tl.arange(0, block)
     live = lane < n_words
     tl.store(counts + lane, popcount(tl.load(bits + lane, mask=live, other=0)), mask=live)
@@ -70,7 +70,7 @@ def count_bits(bits, counts, n_words, block: tl.constexpr):
 
 @triton.jit(do_not_specialize=VARIABLE)
 def write_coords(bits, last_ranks, coords, n_words, low, stride_x, stride_y, block: tl.constexpr):
-    """Coordinates [N, 3] of the marked voxels. low: first layer; strides: bits from a voxel to the next."""
+    """Writes coordinates [N, 3] of the marked voxels. low: first layer; strides: bits from a voxel to the next."""
     lane = tl.program_id(0) * block + tl.arange(0, block)
     live = lane < n_words
     word = tl.load(bits + lane, mask=live, other=0)
@@ -88,6 +88,6 @@ def write_coords(bits, last_ranks, coords, n_words, low, stride_x, stride_y, blo
 
 @device_guard
 def launch(kernel: Callable, lanes: int, *arguments: object) -> None:
-    """Runs a kernel, whose last parameter is its block size, on that many lanes."""
+    """Runs a kernel, whose last parameter is its block size, on `lanes` lanes."""
     if lanes:
         kernel[(triton.cdiv(lanes, BLOCK),)](*arguments, BLOCK, num_warps=4, enable_fp_fusion=False)

@@ -1,4 +1,4 @@
-"""Mesh -> dual grid of one slab in plain torch, on any device: the meaning of the op, and the fallback.
+"""Mesh to dual grid of one slab in plain torch, on any device: the definition of the op, and the fallback.
 
 Letters: T triangles, R rows (a triangle and a grid line over it), H crossings, P pairs of a voxel and a term of its
 system, N voxels. Axes a and b follow `axis` cyclically: (axis, a, b) is a rotation of (x, y, z).
@@ -18,14 +18,14 @@ from .soup import MIN_REGULARIZATION, OpenEdges, Part, QefWeights, Slab, Soup, e
 
 SLAB_VOXELS = 1 << 27
 TRIANGLES_A_STEP = 1 << 18
-SLACK_VOXELS = 1e-6  # candidates only have to contain the voxels that pass the test
+SLACK_VOXELS = 1e-6  # candidates are a superset of the voxels that pass the test
 LONG_ROW = 8  # columns
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Grid lines along a over triangles seen along `axis`: triangle [R]; place [R], the line's number along b less 1;
-    left, right: [R, 2] float64, where it enters and leaves the triangle: world position along a and along `axis`.
+    """Grid lines along a over triangles projected along `axis`: triangle [R] int64; place [R] int64, the line's index
+    along b less 1; left, right: [R, 2] float64, entry and exit of the triangle: world position along a and `axis`.
     """
 
     triangle: Tensor
@@ -37,8 +37,8 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Crossings:
-    """Where triangles cross grid edges along `axis`: triangle [H]; cell [H, 3], the lowest of the four voxels round
-    the edge; height [H] float64, place along the edge in voxels from the cell's low side.
+    """Intersections of triangles with grid edges along `axis`: triangle [H] int64; cell [H, 3] int64, the lowest of the
+    four voxels around the edge; height [H] float64, position along the edge in voxels from the cell's low side.
     """
 
     triangle: Tensor
@@ -48,7 +48,7 @@ class Crossings:
 
 
 def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
-    """The slab's voxels, dual vertices and flags."""
+    """Returns the slab's coords [N, 3] int32, dual vertices [N, 3] float32 and flags [N, 3] bool."""
     steps = slab.triangles.split(TRIANGLES_A_STEP)
     crossings = [_crossings(_rows(soup, slab, step, axis), soup, slab) for step in steps for axis in range(3)]
     keys = torch.unique(torch.cat([_keys(cell, soup, slab) for c in crossings for cell, _ in _voxels_around(c)]))
@@ -93,11 +93,11 @@ def _rows(soup: Soup, slab: Slab, triangles: Tensor, axis: int) -> Rows:
 
 
 def _crossings(rows: Rows, soup: Soup, slab: Slab) -> Crossings:
-    """Crossings whose own cell, or its neighbour along x, is in the slab."""
+    """Returns the crossings whose cell, or its neighbour along x, is in the slab."""
     axis, a, b = rows.axis, (rows.axis + 1) % 3, (rows.axis + 2) % 3
     start, stop = _clip(_index(rows.left[:, 0], soup, a), _index(rows.right[:, 0], soup, a), a, slab)
     if axis == 0:
-        # A short row is not worth it, and its slope may be too steep to extrapolate.
+        # Not worth it for short rows, whose slope may be too steep to extrapolate.
         slope = (rows.right[:, 1] - rows.left[:, 1]) / (rows.right[:, 0] - rows.left[:, 0])
         first = rows.left[:, 1] + slope * (soup.voxel_size[a] - rows.left[:, 0])
         slope = slope * soup.voxel_size[a] / soup.voxel_size[axis]
@@ -117,7 +117,7 @@ def _crossings(rows: Rows, soup: Soup, slab: Slab) -> Crossings:
 
 
 def _voxels_around(crossing: Crossings) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each of the four voxels round the edge: cells [H, 3], and the crossing from its low corner [H, 3] float64."""
+    """Yields, for the four voxels around the edge, cells [H, 3] and the crossing [H, 3] float64 from their corner."""
     a, b = (crossing.axis + 1) % 3, (crossing.axis + 2) % 3
     for da in (0, 1):
         for db in (0, 1):
@@ -129,9 +129,10 @@ def _voxels_around(crossing: Crossings) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _cells_near(soup: Soup, slab: Slab, triangles: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of a triangle [P] and a cell [P, 3] in slab and triangle's box: every one that overlaps, few others.
+    """Returns pairs of a triangle [P] and a cell [P, 3] within the slab: all overlapping pairs and few others.
 
-    Columns of cells along `axis`, the largest component of the normal, each met by the plane over at most 3 cells.
+    Enumerates columns of cells along `axis`, the largest component of the normal; the plane meets at most 3 cells of
+    each.
     """
     triangles = triangles[(soup.normals[triangles] != 0).any(dim=1)]
     axes = soup.normals[triangles].abs().argmax(dim=1)
@@ -166,7 +167,7 @@ def _cells_near_along(soup: Soup, slab: Slab, triangles: Tensor, axis: int) -> t
 
 
 def _span(corners: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    """Low and high end [R] along the first axis of flat triangles [R, 3, 2] within row <= second axis <= row + 1."""
+    """Returns the extent [R] along the first axis of 2D triangles [R, 3, 2] within row <= second axis <= row + 1."""
     to = corners.roll(-1, dims=1)
     rise = to[:, :, 1] - corners[:, :, 1]
     rise = torch.where(rise == 0, 1.0, rise)
@@ -179,7 +180,7 @@ def _span(corners: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _overlaps(pairs: tuple[Tensor, Tensor], soup: Soup) -> tuple[Tensor, Tensor]:
-    """The pairs of which the triangle meets the cell, touching included (separating axes, without the boxes)."""
+    """Returns the pairs whose triangle meets the cell, touching included (separating axis test, without the boxes)."""
     triangle, cell = pairs
     normal = soup.normals[triangle]
     corners = soup.corners[triangle].to(torch.float64) / normal.new_tensor(soup.voxel_size)
@@ -195,14 +196,14 @@ def _overlaps(pairs: tuple[Tensor, Tensor], soup: Soup) -> tuple[Tensor, Tensor]
 
 
 def _cells_along(soup: Soup, slab: Slab) -> tuple[Tensor, Tensor]:
-    """Pairs of an open edge [P] and a cell [P, 3] that it passes: the one it starts in, and each that it enters."""
+    """Returns pairs of an open edge [P] and a cell [P, 3] on it: that of its start, and each that it enters."""
     start, way = soup.edges.start[slab.edges], soup.edges.way[slab.edges]
     stop = start + way
     found = [(slab.edges, start.floor())]
     for axis in range(3):
         forward = way[:, axis] > 0
         low, high = (slab.low, slab.high) if axis == 0 else (0, soup.shape[axis])
-        # The grid planes it meets: not one that it starts on, unless it goes back from there; and one that it ends on.
+        # Grid planes crossed: excludes one at the start unless the edge goes back, includes one at the end.
         first = torch.where(forward, start[:, axis].floor() + 1, stop[:, axis].ceil()).clamp(low, high + 1)
         last = torch.where(forward, stop[:, axis].floor(), start[:, axis].floor()).clamp(low - 1, high)
         last = torch.where(way[:, axis] == 0, first - 1, last)
@@ -244,34 +245,34 @@ def _add(system: Tensor, voxel: Tensor, terms: list[Tensor]) -> None:
 
 
 def _dot(p: Tensor, q: Tensor) -> Tensor:
-    """Row by row, summed in the order of the kernels."""
+    """Returns row-wise dot products [P], summed in the order of the kernels."""
     return p[:, 0] * q[:, 0] + p[:, 1] * q[:, 1] + p[:, 2] * q[:, 2]
 
 
 def _line(place: Tensor, soup: Soup, axis: int) -> Tensor:
-    """World position [R] float64 of grid line place + 1; rounded to float32, as the original's are."""
+    """Returns the world position [R] float64 of grid line place + 1, rounded to float32 as in the original."""
     return ((place + 1).to(torch.float32) * soup.voxel_size[axis]).to(torch.float64)
 
 
 def _index(position: Tensor, soup: Soup, axis: int) -> Tensor:
-    """Voxel indices of world positions, clamped into the grid."""
+    """Returns voxel indices of world positions, clamped into the grid."""
     return (position / soup.voxel_size[axis]).clamp(0, soup.shape[axis] - 1).to(torch.int64)
 
 
 def _whole(low: Tensor, high: Tensor, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-    """The cells of [start, stop) from the one that holds `low` to the one that holds `high`, as a range."""
+    """Returns the range of cells of [start, stop) from that of `low` to that of `high`."""
     start, stop = start.to(low.dtype), stop.to(low.dtype)
     first, last = low.maximum(start).minimum(stop).floor(), high.minimum(stop - 1).maximum(start - 1).floor()
     return first.to(torch.int64), last.to(torch.int64) + 1
 
 
 def _clip(start: Tensor, stop: Tensor, axis: int, slab: Slab) -> tuple[Tensor, Tensor]:
-    """Grid lines start + 1 to stop along `axis`, less those with no voxel in the slab on either side."""
+    """Clips grid lines start + 1 to stop along `axis` to those with a voxel in the slab on either side."""
     return (start.clamp(min=slab.low - 1), stop.clamp(max=slab.high)) if axis == 0 else (start, stop)
 
 
 def _narrow(start: Tensor, stop: Tensor, at_zero: Tensor, slope: Tensor, slab: Slab) -> tuple[Tensor, Tensor]:
-    """The part of columns [start, stop) where at_zero + slope * column is near the slab: within 2 layers of it."""
+    """Clips columns [start, stop) to those where at_zero + slope * column is within 2 layers of the slab."""
     slope = torch.where(slope.abs() < 1e-12, 1e-12, slope)
     ends = torch.stack(((slab.low - 2 - at_zero) / slope, (slab.high + 2 - at_zero) / slope))
     ends = ends.clamp(-1, 1 << 20)
@@ -280,13 +281,13 @@ def _narrow(start: Tensor, stop: Tensor, at_zero: Tensor, slope: Tensor, slab: S
 
 
 def _expand_range(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-    """One entry for each integer of each [start, stop): its row [M] and the integer [M]."""
+    """Enumerates the integers of each [start, stop): (row [M], integer [M])."""
     owner, step = expand((stop - start).clamp(min=0))
     return owner, start[owner] + step
 
 
 def _keys(cell: Tensor, soup: Soup, slab: Slab) -> Tensor:
-    """Keys [P] int64, ordered as the cells [P, 3] are; -1 outside slab or grid."""
+    """Returns keys [P] int64, ordered as the cells [P, 3] are; -1 outside slab or grid."""
     x, y, z = cell.unbind(dim=1)
     _, ny, nz = soup.shape
     inside = (x >= slab.low) & (x < slab.high) & (y >= 0) & (y < ny) & (z >= 0) & (z < nz)
@@ -299,7 +300,7 @@ def _coords(keys: Tensor, soup: Soup) -> Tensor:
 
 
 def _find(keys: Tensor, cell: Tensor, soup: Soup, slab: Slab) -> tuple[Tensor, Tensor]:
-    """(voxel, pair): for each cell [P, 3] that is one of the sorted `keys`, its place there and its row."""
+    """Returns (voxel, pair): the index in the sorted `keys` [N] of each cell [P, 3] found there, and the cell's row."""
     wanted = _keys(cell, soup, slab)
     place = torch.searchsorted(keys, wanted)
     padded = torch.cat((keys, keys.new_full((1,), -2)))

@@ -1,4 +1,4 @@
-"""Rows of grid edges and of cells, dealt out to the lanes of kernels.
+"""Enumeration of triangle rows (of grid edges and of cells) for the lanes of the Triton kernels.
 
 A triangle has as many rows as it spans grid lines: none for most of a fine mesh, thousands for a large triangle.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from .soup import Slab, Soup
 
-ROWS_A_STEP = 1 << 22  # about 40 bytes a row while it is dealt
+ROWS_A_STEP = 1 << 22  # about 40 bytes of temporary memory per row
 
 
 @dataclass(frozen=True, eq=False)
 class DealtRows:
-    """Rows start to start + count - 1 of each of `triangles` [T], total in all; ends: the running sum of counts."""
+    """Rows start to start + count - 1 of `triangles`, total in all; ends: cumulative counts. All [T] int64."""
 
     triangles: Tensor
     start: Tensor
@@ -27,7 +27,7 @@ class DealtRows:
     total: int
 
     def steps(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Triangle and place of each row, at most ROWS_A_STEP at a time, both [M] int32."""
+        """Yields the triangle and grid line of each row, at most ROWS_A_STEP at a time, both [M] int32."""
         for first in range(0, self.total, ROWS_A_STEP):
             number = torch.arange(first, min(first + ROWS_A_STEP, self.total), device=self.ends.device)
             owner = torch.searchsorted(self.ends, number, right=True)
@@ -36,7 +36,7 @@ class DealtRows:
 
 
 def deal_rows(soup: Soup, slab: Slab) -> tuple[list[DealtRows], list[DealtRows]]:
-    """For each axis, the rows of grid edges that triangles cross, and of cells that the steepest along it may meet."""
+    """Returns, by axis, the rows of grid edges that triangles cross, and of cells of triangles steepest along it."""
     corners, normals = soup.corners[slab.triangles], soup.normals[slab.triangles]
     size = normals.new_tensor(soup.voxel_size)
     first, end = normals.new_tensor([(slab.low, 0, 0), (slab.high, *soup.shape[1:])])

@@ -1,4 +1,4 @@
-"""What every backend starts from: the mesh as loose triangles and open edges, and its cut into slabs along x."""
+"""Input of every backend: the mesh as triangle soup and open edges, and its partition into slabs along x."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ...core.grid import Grid, Vector3
 from ...values import Mesh
 
 TRIANGLES_A_STEP = 1 << 20
-# Rounding can put a crossing just outside its triangle's extent; a slab takes triangles this much beyond it.
+# Rounding can put a crossing just outside its triangle's extent; slabs select triangles with this margin.
 MARGIN_VOXELS = 1e-6
 MIN_REGULARIZATION = 1e-6
 
 
 @dataclass(frozen=True)
 class QefWeights:
-    """What a voxel's vertex minimises: a sum of squared distances, each term with its weight.
+    """Weights of the quadratic error function (QEF), a sum of squared distances, that a voxel's dual vertex minimises.
 
-    Always in the sum with weight 1: the plane of each triangle at each crossing of a grid edge of the voxel.
-    face: planes of the triangles that overlap the voxel (the original knows 0 and 1 only).
+    Fixed weight 1: the plane of each triangle at each crossing of a grid edge of the voxel.
+    face: planes of the triangles that overlap the voxel (the original has 0 and 1 only).
     boundary: lines through the open edges in the voxel.
-    regularization: distance to the mean crossing, times the number of crossings; below 1e-6 it acts as 1e-6, since a
-    flat voxel has no single best point without it. Each is from 0 to 1000; the defaults are the training data's.
+    regularization: distance to the mean crossing, times the number of crossings; at least 1e-6 is used, since a flat
+    voxel has no unique minimum without it. Each is from 0 to 1000; the defaults are the training data's.
     """
 
     face: float = 1.0
@@ -42,7 +42,7 @@ class OpenEdges:
     """Lines through the edges of exactly one triangle, [E] of them, in voxels from the grid's origin, float64.
 
     start: [E, 3]. way: [E, 3], from the start to the end. matrix: [E, 3, 3]; the squared distance of u to the line,
-    in largest voxels, is (u - start)^T matrix (u - start).
+    in units of the largest voxel size, is (u - start)^T matrix (u - start).
     """
 
     start: Tensor
@@ -52,10 +52,10 @@ class OpenEdges:
 
 @dataclass(frozen=True, eq=False)
 class Soup:
-    """A mesh in the frames the backends work in.
+    """A mesh in the coordinate frames of the backends.
 
     corners: [F, 3, 3] float32, world units from the grid's origin.
-    normals: [F, 3] float64, unit normal times voxel size over the largest voxel size, 0 for a triangle without area;
+    normals: [F, 3] float64, unit normal times voxel size over the largest voxel size, 0 for a degenerate triangle;
     offsets: [F] float64; a point u in voxels is on the triangle's plane when normal . u = offset.
     shape: voxels along each axis. voxel_size: world units, float32 values.
     """
@@ -69,13 +69,13 @@ class Soup:
 
     @property
     def stretch(self) -> Vector3:
-        """Voxel size over the largest."""
+        """Voxel size over the largest voxel size, by axis."""
         return _stretch(self.voxel_size)
 
 
 @dataclass(frozen=True, eq=False)
 class Slab:
-    """Layers low to high - 1 along x, and the rows of the soup's triangles and open edges that may touch them."""
+    """Layers low to high - 1 along x, and the rows [T], [E] int64 of triangles and open edges that may touch them."""
 
     low: int
     high: int
@@ -85,7 +85,7 @@ class Slab:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A slab's voxels in the order of their coordinates: the fields of a DualGrid."""
+    """A slab's voxels in coordinate order: coords [N, 3] int32, dual [N, 3] float32, intersected [N, 3] bool."""
 
     coords: Tensor
     dual: Tensor
@@ -93,7 +93,10 @@ class Part:
 
 
 def triangle_soup(mesh: Mesh, grid: Grid) -> Soup:
-    """The mesh as the backends want it. Raises ValueError for face indices out of range or positions not finite."""
+    """Converts `mesh` (vertices [V, 3] float32, faces [F, 3] int) for the backends.
+
+    Raises ValueError for face indices out of range or positions not finite.
+    """
     faces = mesh.faces.to(torch.int64)
     vertices = mesh.vertices - mesh.vertices.new_tensor(grid.origin)
     if len(faces):
@@ -115,7 +118,7 @@ def _stretch(voxel_size: Vector3) -> Vector3:
 
 
 def _planes(corners: Tensor, voxel_size: Vector3) -> tuple[Tensor, Tensor]:
-    """(normals [F, 3], offsets [F]) of `corners` [F, 3, 3], as Soup has them."""
+    """Returns (normals [F, 3], offsets [F]) of `corners` [F, 3, 3], as in Soup."""
     corners = corners.to(torch.float64)
     sides = corners[:, 1:] - corners[:, :2]
     normals = torch.linalg.cross(sides[:, 0], sides[:, 1])
@@ -125,7 +128,7 @@ def _planes(corners: Tensor, voxel_size: Vector3) -> tuple[Tensor, Tensor]:
 
 
 def _open_edges(faces: Tensor, n_vertices: int) -> Tensor:
-    """Vertex pairs [E, 2] of the edges that occur once in `faces` [F, 3] int64."""
+    """Returns vertex pairs [E, 2] of the edges that occur once in `faces` [F, 3] int64."""
     ends = torch.stack((faces, faces.roll(-1, dims=1)), dim=-1).reshape(-1, 2)
     keys = (ends.amin(dim=1) * n_vertices + ends.amax(dim=1)).sort().values
     differs = torch.ones(len(keys) + 1, dtype=torch.bool, device=keys.device)
@@ -135,7 +138,10 @@ def _open_edges(faces: Tensor, n_vertices: int) -> Tensor:
 
 
 def _lines(ends: Tensor, voxel_size: Vector3) -> OpenEdges:
-    """The lines through `ends` [E, 2, 3] float32, less those without length: matrix = stretch (I - d d^T) stretch."""
+    """Returns the lines through `ends` [E, 2, 3] float32, without those of zero length.
+
+    matrix = stretch (I - d d^T) stretch, with d the unit direction.
+    """
     ends = ends[(ends[:, 0] != ends[:, 1]).any(dim=1)].to(torch.float64)
     stretch = ends.new_tensor(_stretch(voxel_size))
     direction = ends[:, 1] - ends[:, 0]
@@ -146,7 +152,7 @@ def _lines(ends: Tensor, voxel_size: Vector3) -> OpenEdges:
 
 
 def cut_slabs(soup: Soup, layers: int) -> list[Slab]:
-    """The slabs of `layers` layers each that have triangles, from low to high x."""
+    """Returns the slabs of `layers` layers each that have triangles, in order of x."""
     size = soup.normals.new_tensor(soup.voxel_size)
     stop = soup.edges.start + soup.edges.way
     triangles = _members(soup.corners.amin(dim=1) / size, soup.corners.amax(dim=1) / size, soup.shape, layers)
@@ -157,7 +163,7 @@ def cut_slabs(soup: Soup, layers: int) -> list[Slab]:
 
 
 def _members(low: Tensor, high: Tensor, shape: tuple[int, int, int], layers: int) -> list[Tensor]:
-    """For each slab, the rows of the boxes `low` to `high` [N, 3], in voxels, that touch it and the grid."""
+    """Returns, for each slab, the rows of the boxes `low` to `high` [N, 3], in voxels, that touch it and the grid."""
     low, high = low - MARGIN_VOXELS, high + MARGIN_VOXELS
     rows = ((high >= 0) & (low < low.new_tensor(shape))).all(dim=1).nonzero()[:, 0]
     first = low[rows, 0].clamp(min=0).to(torch.int64) // layers
@@ -169,6 +175,6 @@ def _members(low: Tensor, high: Tensor, shape: tuple[int, int, int], layers: int
 
 
 def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For `counts` [N] int64, one entry per unit: (its row [M], its place among the row's [M]), both int64."""
+    """Repeats each row of `counts` [N] int64 by its count: (row [M], index within the row [M]), both int64."""
     owner = torch.repeat_interleave(counts)
     return owner, torch.arange(len(owner), device=counts.device) - (counts.cumsum(0) - counts)[owner]

@@ -1,4 +1,4 @@
-"""For each texel of an image the nearest one that has a value: what fills the gutters of a texture atlas."""
+"""Exact nearest-feature transform of a texel mask: the nearest covered texel of each texel, for gutter dilation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MAX_SIDE = 1 << 14
 
 
 def nearest_texel(covered: Tensor, *, backend: str = "auto") -> Tensor:
-    """The number row * W + column [H, W] int32 of the nearest texel that is `covered` [H, W] bool.
+    """Returns the number row * W + column [H, W] int32 of the nearest texel that is `covered` [H, W] bool.
 
-    A covered texel is its own; -1 everywhere where none is covered. Exact, between texel centres; of equally near
-    texels the one in the nearer column, then the left one, then the upper one. All backends give the same bytes:
+    A covered texel maps to itself; -1 everywhere if none is covered. Exact, between texel centres; of equally near
+    texels the one in the nearer column, then the left one, then the upper one. All backends return the same bytes:
     "triton" (GPU), "numba" (CPU, all of torch's threads), "reference" (plain torch), or "auto".
     Cost: grows with the distance to the nearest covered column, so with the width of the gutters.
     Raises ValueError for sides above 16384.
@@ -40,4 +40,4 @@ def nearest_texel(covered: Tensor, *, backend: str = "auto") -> Tensor:
     return nearest_columns(rows)
 
 
-__all__ = ["CHOICES", "MAX_SIDE", "nearest_texel"]
+__all__ = ["BACKENDS", "MAX_SIDE", "nearest_texel"]

@@ -1,4 +1,4 @@
-"""The search along the rows on the GPU: a lane a texel, columns ever farther out."""
+"""Row pass of the nearest-texel transform in Triton: one texel per lane, columns at growing distance."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ...core.device import device_guard
 from .reference import NOWHERE
 
 BLOCK = 128
-# Far from anything covered a texel looks at every column; short launches keep display drivers patient.
+# A texel far from any covered one scans every column; short launches avoid a display driver's watchdog.
 TEXELS_A_LAUNCH = 1 << 21
 _NOWHERE = tl.constexpr(NOWHERE)
 
 
 @device_guard
 def nearest_columns_gpu(rows: Tensor) -> Tensor:
-    """Texel numbers [H, W] int32 from reference.nearest_rows [H, W]."""
+    """Returns texel numbers [H, W] int32 from reference.nearest_rows [H, W] int32."""
     rows = rows.contiguous()
     found = torch.empty_like(rows)
     for start in range(0, rows.numel(), TEXELS_A_LAUNCH):

@@ -1,4 +1,4 @@
-"""The nearest covered texel under numba: one sweep down and one up, then outward along each row."""
+"""Nearest-texel transform in numba: one sweep down and one up, then outward along each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS_A_TASK = 32
 
 
 def nearest_cpu(covered: Tensor) -> Tensor:
-    """Texel numbers [H, W] int32; argument as `nearest_texel`, checked there."""
+    """Returns texel numbers [H, W] int32 of the mask `covered` [H, W] bool."""
     mask = covered.contiguous().numpy()
     rows, found = np.empty(mask.shape, np.int32), np.empty(mask.shape, np.int32)
     find_rows(mask, rows)
@@ -30,7 +30,7 @@ def nearest_cpu(covered: Tensor) -> Tensor:
 
 @cached_njit
 def find_rows(covered, rows):
-    """Writes reference.nearest_rows."""
+    """Writes reference.nearest_rows [H, W] int32."""
     height, width = covered.shape
     for x in range(width):
         rows[0, x] = 0 if covered[0, x] else -1
@@ -40,14 +40,14 @@ def find_rows(covered, rows):
     for y in range(height - 2, -1, -1):
         for x in range(width):
             below, above = rows[y + 1, x], rows[y, x]
-            # `below` is above this texel too where nothing is covered further down.
+            # `below` is a row above this texel if nothing is covered further down.
             if below > y and (above < 0 or below - y < y - above):
                 rows[y, x] = below
 
 
 @cached_njit
 def find_columns(rows, first, last, found):
-    """Writes reference.nearest_columns of the rows first to last."""
+    """Writes rows first to last of reference.nearest_columns [H, W] int32."""
     width = rows.shape[1]
     for y in range(first, last):
         for x in range(width):

@@ -1,7 +1,7 @@
-"""The nearest covered texel in plain torch: along the columns first, then along the rows.
+"""Nearest-texel transform in plain torch: along the columns first, then along the rows.
 
-The square of a distance is the sum of those along both axes, so the nearest texel of all is among the nearest of each
-column (Saito and Toriwaki, New Algorithms for Euclidean Distance Transformation, 1994).
+Squared distances are separable, so the nearest texel is among the nearest of each column (Saito and Toriwaki, New
+Algorithms for Euclidean Distance Transformation, 1994).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Farther than any texel, and its square plus that of the largest side still fits int32.
+# Above any distance; its square plus that of the largest side still fits int32.
 NOWHERE = 30_000
 
 
 def nearest_rows(covered: Tensor) -> Tensor:
-    """The row [H, W] int32 of the nearest texel of the same column that is `covered` [H, W] bool; -1 without one."""
+    """Returns rows [H, W] int32 of the nearest texel in the same column that is `covered` [H, W] bool; -1 if none."""
     height = len(covered)
     row = torch.arange(height, dtype=torch.int32, device=covered.device)[:, None]
     above = torch.where(covered, row, -NOWHERE).cummax(0).values
@@ -24,7 +24,7 @@ def nearest_rows(covered: Tensor) -> Tensor:
 
 
 def nearest_columns(rows: Tensor) -> Tensor:
-    """`nearest_texel` from the `nearest_rows` [H, W]: columns ever farther out, while they can still be nearer."""
+    """Returns `nearest_texel` [H, W] from `nearest_rows` [H, W]: scans columns outwards while they can be nearer."""
     height, width = rows.shape
     row = torch.arange(height, dtype=torch.int32, device=rows.device)[:, None]
     column = torch.arange(width, dtype=torch.int32, device=rows.device)

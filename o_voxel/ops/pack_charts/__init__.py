@@ -1,4 +1,8 @@
-"""Charts turned, scaled alike and put into a square of texels, gutters between them; by their outlines, not boxes."""
+"""UV chart packing: rotates charts, scales them alike and places their cell masks (not boxes) in a square atlas.
+
+Search: many greedy bottom-left packings ("sketches") on a coarse grid in perturbed orders, then the best of them at
+the atlas's resolution at growing scales.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +23,26 @@ from .reference import NOWHERE, Outlines, Traces, joined
 
 BACKENDS = (Backend("numba", numba_probe), Backend("reference", always))
 
-BOX_TURNS = 32  # over a quarter turn, of the boxes around a chart; then finer ones about the best
+BOX_TURNS = 32  # angles per quarter turn in the search for a chart's smallest box; then finer ones about the best
 TRACE_PARTS = 16
-MOST_CELLS = 768  # along a side, where the gutter can be one cell
+MOST_CELLS = 768  # target number of cells along a side; a cell is at most as wide as the gutter
 START_FILL = 0.72
-ROOM = 2.0  # rows of the grid on which charts are sketched, of its columns
-RESCALE = 1.15  # rows of the first sketches, of the columns, beyond which the charts are sketched anew, smaller
-SPREAD = 7  # different numbers of columns of sketches: first about those that make a square, then up to the best's
-NOISE = 0.05  # of all places, by which a chart's place in the order is changed
-SLACKS = 10, 3, 30, 100  # rows of a sketch that charts may come to lie lower than there; the first is tried first
-FIRST_STEPS = 0.015 * np.arange(4)  # of the scale, beyond that of the sketch
-STEPS = np.array([0.003, 0.006, 0.012])  # beyond the best so far
-SHRINK = 0.95  # of the scale, where nothing fits
+ROOM = 2.0  # rows of a sketch's grid, as a multiple of its columns
+RESCALE = 1.15  # the first sketches are repeated at a smaller scale if their rows exceed this multiple of the columns
+SPREAD = 7  # different column counts of sketches: first about a square, then up to the best sketch's side
+NOISE = 0.05  # standard deviation of a chart's shift in the order, as a fraction of the number of charts
+SLACKS = 10, 3, 30, 100  # sketch rows by which charts may be placed lower than in it; first alone, then all
+FIRST_STEPS = 0.015 * np.arange(4)  # relative increases of the scale over the sketch's
+STEPS = np.array([0.003, 0.006, 0.012])  # relative increases over the best scale so far
+SHRINK = 0.95  # factor of the scale if nothing fits
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What is spent on up to `charts` charts. turns: of each, over a full turn.  columns: of a sketch; 0: as the atlas.
-    rounds, sketches: as many rounds of so many.  finalists: how many are drawn at the atlas's resolution.  redrawn: how
-    often at most they are drawn larger once they fit, each time one after the other."""
+    """Search effort for up to `charts` charts. turns: rotations of each, over a full turn.  columns: of a sketch; 0: as
+    the atlas.  rounds, sketches: number of rounds, and sketches in each.  finalists: sketches placed at the atlas's
+    resolution.  enlargements: maximum number of scale increases after the charts fit, one after another.
+    """
 
     charts: int
     turns: int
@@ -45,7 +50,7 @@ class Effort:
     rounds: int
     sketches: int
     finalists: int
-    redrawn: int
+    enlargements: int
 
 
 EFFORTS = (
@@ -59,8 +64,8 @@ EFFORTS = (
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Point p of chart k comes to p turned by turn[k] (cosine, sine), times scale, plus offset[k], in texels from a
-    corner. turn, offset: [K, 2] float64.  overlaps: [K] bool, charts that lie over themselves at a texel's centre.
+    """Point p of chart k maps to p rotated by turn[k] (cosine, sine), times scale, plus offset[k], in texels from a
+    corner. turn, offset: [K, 2] float64.  overlaps: [K] bool, charts that overlap themselves at a texel's centre.
     """
 
     scale: float
@@ -77,15 +82,15 @@ def pack(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> Packing:
-    """Where each chart comes to lie in `size` x `size` texels, as large as it finds room for.
+    """Packs K charts (outlines [B, 2]) into `size` x `size` texels at the largest common scale found.
 
-    Between texels that meet different charts are `gutter` free ones at least, at the borders half as many. The square
-    is divided into cells of one or more texels, at most as many as the gutter; charts own whole cells. They are put
-    one after another, large ones first, each in the turn and place that ends lowest: many times on a coarse grid, in
-    different orders; then at the atlas's resolution, in the order, turns and about the rows of the best of those, at
-    ever larger scales. On the CPU, in torch's threads, of which the result is independent. Deterministic; both
-    backends give the same, up to how they round; "reference" takes minutes.
-    Raises ValueError where the charts do not fit however small.
+    Texels of different charts are separated by at least `gutter` free ones, and by half as many from the borders. The
+    square is divided into cells of one or more texels, at most `gutter`; charts occupy whole cells. They are placed
+    greedily, large ones first, each in the rotation and position with the lowest upper end: many times on a coarse
+    grid, in different orders; then at the atlas's resolution, in the order, rotations and about the rows of the best of
+    those, at ever larger scales. On the CPU, in torch's threads, with a result independent of their number.
+    Deterministic; both backends agree up to rounding; "reference" takes minutes.
+    Raises ValueError if the charts do not fit at any scale.
     """
     chosen = resolve_backend(backend, BACKENDS, device("cpu"))
     charts = len(outlines.area)
@@ -109,8 +114,9 @@ def pack(
 
 @dataclass(frozen=True, eq=False)
 class _Sketch:
-    """Charts put in `order` [K] on a coarse grid: rows and columns come to `side`. turns: [K, 2] as Packing.turn.
-    low: [K] rows. scale: of the charts."""
+    """A packing on a coarse grid; its rows and columns reach `side`. order: [K], placement order. turns: [K, 2] as
+    Packing.turn.  low: [K] rows.  scale: of the charts.
+    """
 
     side: int
     order: ndarray
@@ -121,8 +127,9 @@ class _Sketch:
 
 @dataclass(frozen=True, eq=False)
 class _Placed:
-    """Charts put into the atlas, in cells: as Packing, but place [K, 2] is that of their boxes, origin [K, 2] their
-    origins in them. rows: those used, of those there are; above 1 where they do not fit."""
+    """A packing into the atlas, in cells: as Packing, but place [K, 2] is the position of the boxes and origin [K, 2]
+    the chart origins in them. rows: used rows as a fraction of the atlas's; above 1 if the charts do not fit.
+    """
 
     rows: float
     scale: float
@@ -133,9 +140,9 @@ class _Placed:
 
 
 class _Packer:
-    """The search for the largest scale at which `outlines` fit into side x side cells, `gap` free ones between them.
+    """Searches the largest scale at which `outlines` fit into side x side cells, with `gap` free ones between them.
 
-    share: `map`, which may run in threads.
+    share: `map`, possibly multithreaded.
     """
 
     def __init__(self, outlines: Outlines, side: int, gap: int, backend: str, share: Callable):
@@ -150,13 +157,13 @@ class _Packer:
         self.area = float(outlines.area.sum())
 
     def sketches(self, report: Progress) -> list[_Sketch]:
-        """The best few sketches, the best first; none where the charts do not fit however small."""
+        """Returns the best sketches, best first; none if the charts do not fit at any scale."""
         angle = upright(self.outlines)[:, None] + np.arange(self.effort.turns) * (2 * math.pi / self.effort.turns)
         turns = np.stack((np.cos(angle), np.sin(angle)), axis=2)
         scale = self.columns * math.sqrt(START_FILL / self.area)
         sizes = chart_sizes(self.outlines)
         firsts = [np.argsort(-size, kind="stable") for size in sizes]
-        # A sketch's cells are as wide as some gutters; what a chart takes beyond its outline is enough there.
+        # A sketch's cell can be as wide as a gutter; the partly covered cells of a chart then suffice as one.
         gap = round(self.gap * self.columns / self.side)
         for trial in range(64):
             report(min(0.05 + 0.02 * trial, 0.3))
@@ -189,13 +196,13 @@ class _Packer:
                     if done
                     else (firsts[n % len(firsts)], square + SPREAD // 2)
                 )
-                orders.append(_shuffled(order, random) if done or n >= len(firsts) else order)
+                orders.append(_perturbed(order, random) if done or n >= len(firsts) else order)
                 columns.append(most - SPREAD + 1 + n % SPREAD)
             found += self.share(sketch, orders, columns)
         return sorted(found, key=lambda sketch: sketch.side)[: self.effort.finalists]
 
     def _traces(self, turns: ndarray, scale: float) -> Traces:
-        """The traces of all charts in turns [K, T, 2], shared out."""
+        """Returns the traces of all charts in turns [K, T, 2], computed in parts."""
         parts = np.array_split(np.arange(len(turns)), min(len(turns), TRACE_PARTS))
         spans = [(int(part[0]), int(part[-1]) + 1) for part in parts]
         return joined(
@@ -203,25 +210,25 @@ class _Packer:
         )
 
     def largest(self, sketches: list[_Sketch], report: Progress) -> _Placed | None:
-        """The sketch and scale that fill the atlas best, at its resolution; None where none fits however small."""
+        """Returns the sketch and scale that fill the atlas best, at its resolution; None if none fits at any scale."""
         base, best = max(sketch.scale * self.side / sketch.side for sketch in sketches), None
-        redrawn = 0
+        enlargements = 0
         for trial in range(64):
             report(min(0.6 + 0.08 * trial, 0.95))
             steps, slacks = (FIRST_STEPS, SLACKS[:1]) if best is None else (STEPS, SLACKS)
             scaled = list(itertools.product(sketches, base * (1 + steps)))
             traces = self.share(lambda job: self.trace_charts(self.outlines, job[0].turns[:, None], job[1]), scaled)
             jobs = [(*job, found, slack) for job, found in zip(scaled, traces, strict=True) for slack in slacks]
-            placed = list(self.share(lambda job: self._drawn(*job), jobs))
+            placed = list(self.share(lambda job: self._place_at_resolution(*job), jobs))
             fitting = [(found.scale, n) for n, found in enumerate(placed) if found.rows <= 1]
             if fitting:
                 if best is None:
-                    sketches = self._promising(sketches, placed)
+                    sketches = self._better_half(sketches, placed)
                 else:
-                    redrawn += 1
+                    enlargements += 1
                 base, n = max(fitting)
                 best = placed[n]
-                if redrawn == self.effort.redrawn:
+                if enlargements == self.effort.enlargements:
                     break
             elif best is None:
                 base *= SHRINK
@@ -229,8 +236,8 @@ class _Packer:
                 break
         return best
 
-    def _drawn(self, sketch: _Sketch, scale: float, traces: Traces, slack: int) -> _Placed:
-        """A sketch at the atlas's resolution, charts at most `slack` of its rows lower than they were there."""
+    def _place_at_resolution(self, sketch: _Sketch, scale: float, traces: Traces, slack: int) -> _Placed:
+        """Places a sketch's charts at the atlas's resolution, at most `slack` of its rows lower than in the sketch."""
         low = np.maximum(((sketch.low - slack) * (scale / sketch.scale)).astype(np.int64), 0)
         room = math.ceil(1.05 * self.side), self.side
         rows, _, place = self.place_charts(traces, sketch.order, room, self.gap, low)
@@ -238,22 +245,22 @@ class _Packer:
         return _Placed(rows, scale, sketch.turns, place, traces.origin[:, 0], traces.overlaps[:, 0])
 
     @staticmethod
-    def _promising(sketches: list[_Sketch], placed: list[_Placed]) -> list[_Sketch]:
-        """The half of the sketches that fill the most where they are drawn, as many drawings of each in a row."""
+    def _better_half(sketches: list[_Sketch], placed: list[_Placed]) -> list[_Sketch]:
+        """Returns the half of the sketches that fill the atlas best; `placed` has equally many trials per sketch."""
         filled = (
             np.array([found.scale / max(found.rows, 1.0) for found in placed]).reshape(len(sketches), -1).max(axis=1)
         )
         return [sketches[n] for n in np.argsort(-filled, kind="stable")[: -(-len(sketches) // 2)]]
 
 
-def _shuffled(order: ndarray, random: np.random.Generator) -> ndarray:
-    """`order` [K] with every chart some places further up or down."""
+def _perturbed(order: ndarray, random: np.random.Generator) -> ndarray:
+    """Returns `order` [K] with every chart moved by a random number of positions."""
     places = np.arange(len(order)) + NOISE * len(order) * random.standard_normal(len(order))
     return order[np.argsort(places, kind="stable")]
 
 
 def upright(outlines: Outlines) -> ndarray:
-    """Angles [K] that turn charts so that the boxes around them are about as small as can be."""
+    """Returns angles [K] that rotate each chart to about its smallest bounding box."""
     first = outlines.first[:-1]
     owner = np.repeat(np.arange(len(first)), np.diff(outlines.first))
     x, y = outlines.start.T
@@ -275,7 +282,7 @@ def upright(outlines: Outlines) -> ndarray:
 
 
 def chart_sizes(outlines: Outlines) -> list[ndarray]:
-    """Sizes [K] of charts in whose order it is worth putting them: longest side, area, both, the box."""
+    """Returns size measures [K] worth sorting charts by: longest side, area, both, the box."""
     first = outlines.first[:-1]
     low, high = np.minimum.reduceat(outlines.start, first), np.maximum.reduceat(outlines.start, first)
     box = high - low
@@ -283,4 +290,4 @@ def chart_sizes(outlines: Outlines) -> list[ndarray]:
     return [longest, area, longest * np.sqrt(np.maximum(area, 0)), box.prod(axis=1)]
 
 
-__all__ = ["CHOICES", "Outlines", "Packing", "pack"]
+__all__ = ["BACKENDS", "Outlines", "Packing", "pack"]

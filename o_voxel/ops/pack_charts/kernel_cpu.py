@@ -1,4 +1,4 @@
-"""Packing on the CPU: charts as runs of cells, in an atlas of one bit a cell."""
+"""Chart packing in numba: charts as runs of cells, the atlas as one bit per cell."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .reference import BUCKET_RATIO, BUCKETS, NOWHERE, TALL, Outlines, Traces
 
 FAR = 1 << 40
 NONE, ONE, ALL = np.uint64(0), np.uint64(1), np.uint64(2**64 - 1)
-DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)  # its 64 windows of 6 bits are all different
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)  # all 64 windows of 6 bits differ
 LOWEST_BIT = np.zeros(64, np.int64)
 LOWEST_BIT[[(int(DE_BRUIJN) << bit) % 2**64 >> 58 for bit in range(64)]] = np.arange(64)
 
 
 def trace_charts(outlines: Outlines, turns: ndarray, scale: float) -> Traces:
-    """As `reference.trace_charts`."""
+    """As `reference.trace_charts`: turns [K, T, 2] (cosine, sine)."""
     return Traces(*trace_all(outlines.start, outlines.end, outlines.first, turns, scale))
 
 
 def place_charts(
     traces: Traces, order: ndarray, size: tuple[int, int], gutter: int, low: ndarray | None = None
 ) -> tuple[int, ndarray, ndarray]:
-    """As `reference.place_charts`."""
+    """As `reference.place_charts`: (rows used, turn [K], place [K, 2])."""
     turn, place = np.zeros(len(order), np.int64), np.zeros((len(order), 2), np.int64)
     start = np.zeros(0, np.int64) if low is None else low
     runs = traces.runs, traces.first, traces.size
@@ -34,7 +34,7 @@ def place_charts(
 
 
 def trace_all(start, end, first, turns, scale):
-    """The fields of Traces, of every chart in each of its turns [K, T, 2]."""
+    """Returns the fields of Traces, of every chart in each of its rotations `turns` [K, T, 2]."""
     charts, count = turns.shape[:2]
     ends, size = np.zeros(charts * count + 1, np.int64), np.empty((charts, count, 2), np.int64)
     origin, overlaps = np.empty((charts, count, 2)), np.empty((charts, count), np.bool_)
@@ -56,8 +56,8 @@ def trace_all(start, end, first, turns, scale):
 
 
 def place_all(runs, first, size, order, start, rows, width, gutter, turn, place):
-    """Rows used, as `place_charts`; start: `low`, or empty. turn [K] and place [K, 2] int64 are written."""
-    used = np.zeros((rows, (width + 63) >> 6), np.uint64)  # a bit a cell
+    """Returns rows used, as `place_charts`, and writes turn [K] and place [K, 2] int64. start: `low` [K], or empty."""
+    used = np.zeros((rows, (width + 63) >> 6), np.uint64)  # one bit per cell
     room = np.full(rows, width, np.int64)  # the longest free run of a row
     reached = np.zeros((BUCKETS, BUCKETS), np.int64)
     count = size.shape[1]
@@ -87,7 +87,7 @@ def place_all(runs, first, size, order, start, rows, width, gutter, turn, place)
 
 
 def trace(start, end, cosine, sine, scale):
-    """(runs [R, 3] int32, rows, columns, x, y, overlaps), as `reference.trace` and `reference.runs_of`."""
+    """Returns (runs [R, 3] int32, rows, columns, x, y, overlaps), as `reference.trace` and `reference.runs_of`."""
     line = np.empty((len(start), 4))
     low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
     for s in range(len(start)):
@@ -113,7 +113,7 @@ def trace(start, end, cosine, sine, scale):
 
 
 def _spans(line, ends, high, wide):
-    """(spans [N, 2], turns [N, 2]) by row: the cells that a line meets, and where the winding changes by how much."""
+    """Returns (spans [N, 2], turns [N, 2]) by row: cells met by a segment; column and change of the winding number."""
     spans, turns = np.empty((ends[high], 2), np.int32), np.zeros((ends[high], 2), np.int32)
     upto = ends.copy()
     for s in range(len(line)):
@@ -134,7 +134,7 @@ def _spans(line, ends, high, wide):
 
 
 def _runs(spans, turns, ends, high):
-    """Runs [R, 3] int32 of the cells that are met or wound around, and whether one is wound around twice."""
+    """Returns runs [R, 3] int32 of the cells met or wound around, and True if one is wound around twice."""
     runs = np.empty((2 * len(spans), 3), np.int32)
     count, overlaps = 0, False
     for row in range(high):
@@ -142,7 +142,7 @@ def _runs(spans, turns, ends, high):
         _sort(spans, first, last)
         _sort(turns, first, last)
         begin, n, winding, left = count, first, 0, 0
-        # Two lists by their left ends, merged: spans, and stretches between two turns where the winding is positive.
+        # Merges two sorted lists: spans, and intervals between two changes where the winding number is positive.
         for t in range(first, last + 1):
             while n < last and (t == last or spans[n, 0] <= turns[t, 0]):
                 count = _append(runs, begin, count, row, spans[n, 0], spans[n, 1])
@@ -156,7 +156,7 @@ def _runs(spans, turns, ends, high):
 
 
 def _append(runs, begin, count, row, left, right):
-    """Add left to right to the runs of a row, which start at `begin`; the last ones grow where they touch it."""
+    """Appends left to right to the runs of a row, which start at `begin`, merging with the last ones it touches."""
     while count > begin and left <= runs[count - 1, 2] + 1:
         count -= 1
         left, right = min(left, runs[count, 1]), max(right, runs[count, 2])
@@ -179,7 +179,7 @@ def _bucket(size):
 
 
 def _find(used, room, runs, width, wide, low, high, stride):
-    """The row from low to high, and column, where the runs are free."""
+    """Returns the first row from low to high by stride, and column, where the runs are free; then moves down."""
     count = len(runs)
     widest = 0
     for k in range(count):
@@ -193,7 +193,7 @@ def _find(used, room, runs, width, wide, low, high, stride):
             row, right = y + runs[k, 0], x + runs[k, 2]
             blocked = _next(used, row, x + runs[k, 1], right, NONE)
             if blocked <= right:
-                # Nothing fits until this run is past what blocks it; it is the likeliest to be blocked again.
+                # Skip until this run is past the blocking cells, and test it first: it is likely to be blocked again.
                 x, free_runs = _next(used, row, blocked, width - 1, ALL) - runs[k, 1], 0
                 continue
             free_runs += 1
@@ -206,7 +206,7 @@ def _find(used, room, runs, width, wide, low, high, stride):
 
 
 def _next(used, row, left, right, flip):
-    """The first used cell of a row from left to right, or free one where flip is ALL; right + 1: none."""
+    """Returns the first used cell of a row from left to right, or free one if flip is ALL; right + 1: none."""
     at = left >> 6
     word = (used[row, at] ^ flip) & (ALL << np.uint64(left & 63))
     while word == NONE:
@@ -219,7 +219,7 @@ def _next(used, row, left, right, flip):
 
 
 def _free(used, runs, x, y):
-    """Whether the runs are free at (x, y)."""
+    """Returns whether the runs are free at (x, y)."""
     for k in range(len(runs)):
         right = x + runs[k, 2]
         if _next(used, y + runs[k, 0], x + runs[k, 1], right, NONE) <= right:
@@ -228,7 +228,7 @@ def _free(used, runs, x, y):
 
 
 def _use(used, room, runs, width, x, y, gutter):
-    """Mark the runs at (x, y) as used, and the gutter around them."""
+    """Marks the runs at (x, y) as used, and the gutter around them."""
     rows = len(used)
     for k in range(len(runs)):
         left, right = max(x + runs[k, 1] - gutter, 0), min(x + runs[k, 2] + gutter, width - 1)

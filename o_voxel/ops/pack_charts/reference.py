@@ -1,6 +1,6 @@
-"""Packing in numpy: the rules that every backend follows, and the fallback; minutes where the kernel takes seconds.
+"""Chart packing in numpy: the rules of every backend, and the fallback (minutes where the kernel takes seconds).
 
-Letters: K charts, B lines of outlines, T turns, W columns and H rows of the atlas in cells, R runs of cells.
+Letters: K charts, B outline segments, T rotations, W columns and H rows of the atlas in cells, R runs of cells.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-BUCKET_RATIO = 1.1  # charts of sizes within this ratio do not look below each other
+BUCKET_RATIO = 1.1  # a chart is not tried below the last one whose size is within this ratio
 BUCKETS = 96
-TALL = 32  # rows of a chart for which only every second row is tried; every third for twice as many, and so on
+TALL = 32  # chart height from which only every second row is tried; every third from twice that, and so on
 NOWHERE = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Outlines:
-    """The borders of K charts in the plane, as B lines with the chart on their left.
+    """The outlines of K charts in the plane, as B directed segments with the chart on their left.
 
-    start, end: [B, 2] float64.  first: [K + 1] int64, chart k has the lines first[k] to first[k + 1], at least one.
+    start, end: [B, 2] float64.  first: [K + 1] int64, chart k has the segments first[k] to first[k + 1], at least one.
     area: [K] float64.
     """
 
@@ -31,7 +31,7 @@ class Outlines:
     area: ndarray
 
     def span(self, begin: int, end: int) -> Outlines:
-        """The charts from `begin` up to `end`."""
+        """Returns the charts from `begin` up to `end`."""
         lines = slice(self.first[begin], self.first[end])
         first = self.first[begin : end + 1] - self.first[begin]
         return Outlines(self.start[lines], self.end[lines], first, self.area[begin:end])
@@ -39,11 +39,11 @@ class Outlines:
 
 @dataclass(frozen=True, eq=False)
 class Traces:
-    """The cells of K charts in each of T turns.
+    """The cell masks of K charts in T rotations each, as runs.
 
-    runs: [R, 3] int32 row, first and last cell.  first: [K T + 1] int64, chart k in its turn t has the runs first[n] to
+    runs: [R, 3] int32 row, first and last cell.  first: [K T + 1] int64, chart k in rotation t has the runs first[n] to
     first[n + 1], n = k T + t.  size: [K, T, 2] int64 rows and columns.  origin: [K, T, 2] float64 (x, y) of the
-    chart's origin in cells.  overlaps: [K, T] bool, whether the outline winds twice around a cell's centre.
+    chart's origin in cells.  overlaps: [K, T] bool, the outline winds twice around a cell's centre.
     """
 
     runs: ndarray
@@ -54,7 +54,7 @@ class Traces:
 
 
 def joined(parts: list[Traces]) -> Traces:
-    """The traces of one or more sets of charts, in the same number of turns."""
+    """Concatenates traces (runs [R, 3]) of one or more sets of charts with the same number of rotations."""
     counts = np.concatenate([np.diff(part.first) for part in parts])
     fields = ([getattr(part, name) for part in parts] for name in ("runs", "size", "origin", "overlaps"))
     runs, size, origin, overlaps = (np.concatenate(field) for field in fields)
@@ -62,7 +62,7 @@ def joined(parts: list[Traces]) -> Traces:
 
 
 def trace_charts(outlines: Outlines, turns: ndarray, scale: float) -> Traces:
-    """The traces of all charts, each in its own turns [K, T, 2] (cosine, sine)."""
+    """Returns the traces of all charts, each in its own rotations `turns` [K, T, 2] (cosine, sine)."""
     charts, count = turns.shape[:2]
     masks = [[trace(outlines, k, turns[k, t], scale) for t in range(count)] for k in range(charts)]
     found = [runs_of(mask) for row in masks for mask, _, _ in row]
@@ -73,10 +73,10 @@ def trace_charts(outlines: Outlines, turns: ndarray, scale: float) -> Traces:
 
 
 def trace(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[ndarray, tuple[float, float], bool]:
-    """(mask [h, w] bool, (x, y) of the chart's origin in it, whether the outline winds twice around a cell's centre).
+    """Returns (mask [h, w] bool, (x, y) of the chart's origin in it, True if a cell centre has a winding number > 1).
 
-    The chart is turned by (cosine, sine), scaled, and put in the middle of its box, rounded up to whole cells. A cell
-    is in the mask when the chart meets it: a line passes it, or the outline winds around its centre.
+    The chart is rotated by (cosine, sine), scaled, and centred in its box, rounded up to whole cells. A cell is in the
+    mask if a segment passes it or the outline winds around its centre.
     """
     lines = slice(outlines.first[chart], outlines.first[chart + 1])
     start, end = outlines.start[lines], outlines.end[lines]
@@ -108,7 +108,7 @@ def trace(outlines: Outlines, chart: int, turn: ndarray, scale: float) -> tuple[
 
 
 def runs_of(mask: ndarray) -> ndarray:
-    """Runs [R, 3] int64 of row, first and last texel of mask [h, w] bool."""
+    """Returns runs [R, 3] int64 of row, first and last texel of mask [h, w] bool."""
     edge = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     row, left = np.nonzero(edge == 1)
     return np.stack((row, left, np.nonzero(edge == -1)[1] - 1), axis=1)
@@ -117,12 +117,12 @@ def runs_of(mask: ndarray) -> ndarray:
 def place_charts(
     traces: Traces, order: ndarray, size: tuple[int, int], gutter: int, low: ndarray | None = None
 ) -> tuple[int, ndarray, ndarray]:
-    """(rows used, turn [K], place [K, 2]) of charts put one after another as low, then as far left, as they fit.
+    """Places charts one after another, as low and then as far left as they fit: (rows used, turn [K], place [K, 2]).
 
-    order: [K].  Of all turns the one with the lowest upper end is taken, then the one put lowest, then the first.
-    size: (H, W).  gutter: free cells between charts.  low: [K] rows below which charts are not put; without it, charts
-    do not look below where the last of their size was put.
-    Rows used is NOWHERE where a chart does not fit.
+    order: [K].  Takes the rotation with the lowest upper end, then the lowest position, then the first rotation.
+    size: (H, W).  gutter: free cells between charts.  low: [K], lowest row of each chart; None: charts are not tried
+    below the last one of their size.
+    Rows used is NOWHERE if a chart does not fit.
     """
     rows, width = size
     used = np.zeros((rows, width), bool)
@@ -155,7 +155,7 @@ def place_charts(
 
 
 def _find(count: ndarray, runs: ndarray, wide: int, low: int, high: int, stride: int) -> tuple[int, int]:
-    """The first row from low to high by stride, and column, where the runs are free; or the lowest just below it.
+    """Returns the first row from low to high by stride, and column, where the runs are free; then moves down.
 
     count: [H, W + 1], used cells before each.
     """
@@ -171,7 +171,7 @@ def _find(count: ndarray, runs: ndarray, wide: int, low: int, high: int, stride:
 
 
 def _free(count: ndarray, runs: ndarray, y: int, x: int, columns: int) -> ndarray:
-    """Whether the runs are free at row y and each of `columns` columns from x on."""
+    """Returns flags [columns]: the runs are free at row y and each column from x on."""
     fits = np.ones(columns, bool)
     for row, left, right in runs.tolist():
         line = count[y + row]
@@ -182,7 +182,7 @@ def _free(count: ndarray, runs: ndarray, y: int, x: int, columns: int) -> ndarra
 
 
 def _use(used: ndarray, count: ndarray, best: tuple, gutter: int) -> None:
-    """Mark the texels of the best place, and the gutter around them."""
+    """Marks the cells of the best position, and the gutter around them."""
     _, y, x, _, runs = best
     rows, width = used.shape
     for row, left, right in runs.tolist():

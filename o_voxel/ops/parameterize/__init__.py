@@ -1,4 +1,4 @@
-"""Triangles in the plane moved towards the shapes they have on the surface, one vertex at a time, never over."""
+"""Mesh parameterization: minimises the symmetric Dirichlet energy by per-vertex Newton steps without flipping faces."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ def relax(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    """`position` after `sweeps` passes over all vertices, each moved to lower the energy of its faces.
+    """Returns `position` [U, 2] after `sweeps` passes over all vertices, each moved to lower the energy of its faces.
 
-    position: [U, 2] float64.  corner: [F, 3] int64, rows of `position`.  rest: [F, 3] float64, the squared lengths that
-    a face's edges should have, edge k from corner k to the next; they must belong to a triangle with area.
-    color: [U] integer, below 64; corners of a face have different colours; vertices are moved in their order.
-    group: [U] integer; corners of a face are in one group. The result does not depend on it; the CPU shares out groups.
+    position: [U, 2] float64.  corner: [F, 3] int64, rows of `position`.  rest: [F, 3] float64, squared target lengths
+    of a face's edges, edge k from corner k to the next; they must form a triangle with area.
+    color: [U] integer, below 64; corners of a face have different colours; vertices are moved in colour order.
+    group: [U] integer; corners of a face are in one group. The CPU distributes groups over threads; the result does not
+    depend on them.
 
     The energy of a face is its area times |J|^2 + |J^-1|^2 (symmetric Dirichlet; Smith and Schaefer, Bijective
     Parameterization with Free Boundaries, 2015), J the map from the rest shape: 4 for an isometry, infinite for a face
-    about to turn over. A step is a Newton step of one vertex, halved until the energy is lower. Around a vertex with a
-    face that is turned over already, the energy of Garanzha et al. (Foldover-free maps in 50 lines of code, 2021)
-    pulls it back instead. So a face that is not turned over never turns over because of a vertex whose faces are all
-    right. Deterministic; backends "triton", "numba" and "reference" agree up to rounding.
+    about to flip. A step is a Newton step of one vertex, halved until the energy decreases. Around a vertex with a
+    flipped face, the energy of Garanzha et al. (Foldover-free maps in 50 lines of code, 2021) untangles it instead. A
+    vertex without flipped faces therefore never flips one. Deterministic; backends "triton", "numba" and "reference"
+    agree up to rounding.
     """
     vertices = len(check_tensor(position, "position", (None, 2), torch.float64))
     faces = len(check_tensor(corner, "corner", (None, 3), torch.int64))
@@ -57,4 +58,4 @@ def relax(
     return relax_torch(position, corner, rest, color, sweeps)
 
 
-__all__ = ["CHOICES", "distortion", "relax"]
+__all__ = ["BACKENDS", "distortion", "relax"]

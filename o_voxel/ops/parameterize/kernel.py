@@ -1,4 +1,4 @@
-"""Relaxation on the GPU (Triton): one vertex a lane, one launch a colour, so that no two neighbours move at once."""
+"""Symmetric Dirichlet relaxation in Triton: one vertex per lane, one launch per colour, so neighbours move in turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TRIALS = tl.constexpr(HALVINGS + 1)
 
 @device_guard
 def relax_gpu(position: Tensor, corner: Tensor, rest: Tensor, color: Tensor, sweeps: int) -> Tensor:
-    """As `relax`, checked there."""
+    """As `relax`: positions [U, 2] float64."""
     moved = position.contiguous().clone()
     following, preceding, shape = corner_table(corner, rest)
     by_vertex = corner.reshape(-1).sort(stable=True)
@@ -38,7 +38,7 @@ def relax_gpu(position: Tensor, corner: Tensor, rest: Tensor, color: Tensor, swe
 
 @triton.jit
 def _face(position_ptr, ends_ptr, shape_ptr, at, ok, x, y):
-    """(a, b, c, root of det G, u, w, |J|^2, det J) of the faces at corners `at`, with their vertex at (x, y)."""
+    """Returns (a, b, c, sqrt(det G), u, w, |J|^2, det J) of the faces at corners `at`, with their vertex at (x, y)."""
     p, q = tl.load(ends_ptr + 2 * at, mask=ok, other=0), tl.load(ends_ptr + 2 * at + 1, mask=ok, other=0)
     a, b = tl.load(shape_ptr + 4 * at, mask=ok, other=0.0), tl.load(shape_ptr + 4 * at + 1, mask=ok, other=0.0)
     c, root = tl.load(shape_ptr + 4 * at + 2, mask=ok, other=0.0), tl.load(shape_ptr + 4 * at + 3, mask=ok, other=1.0)
@@ -56,7 +56,7 @@ def _face(position_ptr, ends_ptr, shape_ptr, at, ok, x, y):
 
 @triton.jit
 def _energy(position_ptr, ends_ptr, shape_ptr, first, count, most, x, y, tangled):
-    """Energy of the faces around each lane's vertex at (x, y); inf where one turns over and it is not `tangled`."""
+    """Returns the energy of the faces around each lane's vertex at (x, y); inf if one flips and it is not `tangled`."""
     total = tl.zeros_like(x)
     for t in range(most):
         ok = t < count
@@ -71,7 +71,7 @@ def _energy(position_ptr, ends_ptr, shape_ptr, first, count, most, x, y, tangled
 
 @triton.jit
 def _newton_step(position_ptr, ends_ptr, shape_ptr, first, count, most, x, y, tangled):
-    """The Newton step [2] of each lane's vertex, its Hessian lifted to be convex; 0 where there is none."""
+    """Returns the Newton step [2] of each lane's vertex, its Hessian lifted to be convex; 0 if there is none."""
     gx, gy, hxx = tl.zeros_like(x), tl.zeros_like(x), tl.zeros_like(x)
     hxy, hyy = tl.zeros_like(x), tl.zeros_like(x)
     for t in range(most):
@@ -112,7 +112,7 @@ def _newton_step(position_ptr, ends_ptr, shape_ptr, first, count, most, x, y, ta
 
 @triton.jit(do_not_specialize=["n"])
 def _move(position_ptr, ends_ptr, shape_ptr, start_ptr, batch_ptr, n, BLOCK: tl.constexpr):
-    """One Newton step of each vertex of a batch, halved until it lowers the energy of the faces around it."""
+    """Moves each vertex of a batch by one Newton step, halved until it lowers the energy of its faces."""
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     used = lane < n
     v = tl.load(batch_ptr + lane, mask=used, other=0)

@@ -1,4 +1,4 @@
-"""Relaxation on the CPU: numba, one group of vertices after the other, groups shared out over torch's threads."""
+"""Symmetric Dirichlet relaxation in numba: group after group, with groups distributed over torch's threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARES_A_THREAD = 4
 
 
 def relax_cpu(position: Tensor, corner: Tensor, rest: Tensor, color: Tensor, group: Tensor, sweeps: int) -> Tensor:
-    """As `relax`, checked there."""
+    """As `relax`: positions [U, 2] float64."""
     moved = position.contiguous().clone()
     following, preceding, shape = corner_table(corner, rest)
     rows = corner.reshape(-1)
@@ -39,7 +39,10 @@ def relax_cpu(position: Tensor, corner: Tensor, rest: Tensor, color: Tensor, gro
 
 
 def relax_groups(position, ends, shape, start, order, members, first, last, sweeps):
-    """Move the vertices of groups first to last, in place: each group's members [G + 1] stand in `order` by colour."""
+    """Moves the vertices of groups first to last in place: rows members[g] to members[g + 1] of `order`, by colour.
+
+    position: [U, 2].  ends: [3 F, 2], next and previous vertex, shape: [3 F, 4], both sorted by vertex; start: [U + 1].
+    """
     for g in range(first, last):
         for _ in range(sweeps):
             for n in range(members[g], members[g + 1]):
@@ -49,7 +52,7 @@ def relax_groups(position, ends, shape, start, order, members, first, last, swee
 
 
 def _energy(position, ends, shape, first, last, x, y, tangled):
-    """Energy of the faces of the corners first to last, with their vertex at (x, y); inf where a face turns over."""
+    """Returns the energy of the faces of corners first to last, with their vertex at (x, y); inf if a face flips."""
     total = 0.0
     for t in range(first, last):
         p, q = ends[t, 0], ends[t, 1]
@@ -67,7 +70,7 @@ def _energy(position, ends, shape, first, last, x, y, tangled):
 
 
 def _move(position, ends, shape, first, last, v):
-    """One Newton step of vertex v, halved until it lowers the energy."""
+    """Moves vertex v by one Newton step, halved until it lowers the energy."""
     x, y = position[v, 0], position[v, 1]
     before = _energy(position, ends, shape, first, last, x, y, False)
     tangled = before == np.inf

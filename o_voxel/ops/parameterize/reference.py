@@ -1,6 +1,6 @@
-"""Relaxation of a layout in plain torch, and the distortion of its faces.
+"""Symmetric Dirichlet relaxation in plain torch, and the distortion of faces.
 
-Seen from a corner, with u and w the face's two edges from there in the plane, and the rest triangle's Gram matrix
+At a corner, with u and w the face's two edges from it in the plane, and the rest triangle's Gram matrix
 [[g11, g12], [g12, g22]] of the same edges, |J|^2 = a |u|^2 - 2 b u.w + c |w|^2 with
 (a, b, c) = (g22, g12, g11) / det G, and det J = (u x w) / sqrt(det G). |J^-1|^2 is |J|^2 / (det J)^2.
 
@@ -12,14 +12,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FLAT = 1e-9  # det J of a face that counts as turned over
-SOFTNESS = 0.1  # how far into negative det J the untangling energy looks
+FLAT = 1e-9  # a face with det J up to this counts as flipped
+SOFTNESS = 0.1  # regularisation of det J in the untangling energy
 HALVINGS = 8
-CONVEXITY = 1e-3  # least curvature of a Newton step, of the sum of both
+CONVEXITY = 1e-3  # least eigenvalue of a Newton step's Hessian, as a fraction of its trace
 
 
 def corner_table(corner: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(next vertex, previous vertex [3 F] int64, (a, b, c, sqrt(det G)) [3 F, 4] float64) of every corner 3 f + k."""
+    """Returns (next vertex, previous vertex [3 F] int64, (a, b, c, sqrt(det G)) [3 F, 4] float64) of corners 3 f + k.
+
+    corner: [F, 3] int64.  rest: [F, 3] float64, squared edge lengths.
+    """
     g11, g22, opposite = rest, rest.roll(1, dims=1), rest.roll(-1, dims=1)
     g12 = (g11 + g22 - opposite) / 2
     det = g11 * g22 - g12 * g12
@@ -28,8 +31,9 @@ def corner_table(corner: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def distortion(position: Tensor, corner: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-    """(det J [F], L2 stretch [F]) of the faces, inf where one is turned over; arguments as `relax`.
+    """Returns (det J [F], L2 stretch [F]) of the faces, stretch inf for flipped ones.
 
+    position: [U, 2] float64.  corner: [F, 3] int64.  rest: [F, 3] float64, squared edge lengths.
     L2 stretch is sqrt(|J^-1|^2 / 2), 1 for an isometry.
     """
     following, preceding, shape = corner_table(corner, rest)
@@ -40,7 +44,7 @@ def distortion(position: Tensor, corner: Tensor, rest: Tensor) -> tuple[Tensor, 
 
 
 def relax_torch(position: Tensor, corner: Tensor, rest: Tensor, color: Tensor, sweeps: int) -> Tensor:
-    """As `relax`."""
+    """As `relax`: positions [U, 2] float64."""
     position = position.clone()
     following, preceding, shape = corner_table(corner, rest)
     by_vertex = corner.reshape(-1).sort(stable=True)
@@ -58,21 +62,21 @@ def relax_torch(position: Tensor, corner: Tensor, rest: Tensor, color: Tensor, s
 
 
 def _measure(u: Tensor, w: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
-    """|J|^2 and det J [C] of faces with edges u, w [C, 2]."""
+    """Returns |J|^2 and det J, [C] each, of faces with edges u, w [C, 2]."""
     uu, uw, ww = (u * u).sum(dim=1), (u * w).sum(dim=1), (w * w).sum(dim=1)
     norm = shape[:, 0] * uu - 2 * shape[:, 1] * uw + shape[:, 2] * ww
     return norm, (u[:, 0] * w[:, 1] - u[:, 1] * w[:, 0]) / shape[:, 3]
 
 
 def _soft(det: Tensor) -> tuple[Tensor, Tensor]:
-    """det J, but positive, and its derivative."""
+    """Returns a positive approximation of det J, and its derivative."""
     root = (det * det + SOFTNESS * SOFTNESS).sqrt()
     value = (det + root) / 2
     return value, value / root
 
 
 def _energies(u: Tensor, w: Tensor, shape: Tensor, tangled: Tensor) -> Tensor:
-    """Energy [C] of each corner's face; tangled [C]: with the energy that untangles."""
+    """Returns the energy [C] of each corner's face; tangled [C] bool selects the untangling energy."""
     norm, det = _measure(u, w, shape)
     tight = torch.where(det > FLAT, norm * (1 + 1 / det.square()), torch.inf)
     return shape[:, 3] * torch.where(tangled, (norm + 1 + det * det) / _soft(det)[0], tight)
@@ -81,7 +85,7 @@ def _energies(u: Tensor, w: Tensor, shape: Tensor, tangled: Tensor) -> Tensor:
 def _moved(
     position: Tensor, vertex: Tensor, slot: Tensor, following: Tensor, preceding: Tensor, shape: Tensor
 ) -> Tensor:
-    """New positions [N, 2] of vertices no two of which share a face; slot [C]: the vertex of each corner."""
+    """Returns new positions [N, 2] of vertices no two of which share a face; slot [C]: the vertex of each corner."""
 
     def total(values: Tensor) -> Tensor:
         return torch.zeros(len(vertex), dtype=values.dtype, device=values.device).index_add_(0, slot, values)
@@ -108,7 +112,7 @@ def _moved(
 
 
 def _derivatives(u: Tensor, w: Tensor, shape: Tensor, tangled: Tensor) -> tuple[Tensor, ...]:
-    """(gx, gy, hxx, hxy, hyy) [C] of each face's energy over its area, as its corner moves."""
+    """Returns (gx, gy, hxx, hxy, hyy), [C] each: derivatives of each face's energy per area by its corner."""
     a, b, c, root = shape.unbind(dim=1)
     norm, det = _measure(u, w, shape)
     nx, ny = (-2 * ((a - b) * u[:, k] + (c - b) * w[:, k]) for k in (0, 1))

@@ -1,4 +1,4 @@
-"""Which triangle each pixel sees, and where in it: the rasteriser under the renderer and the texture baker."""
+"""Triangle rasterisation: visible face, barycentrics and depth per pixel, for rendering and texture baking."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAX_SIDE = 1 << 15
 
 @dataclass(frozen=True, eq=False)
 class Raster:
-    """What the pixels see; row 0 is the top (clip y = +w).
+    """Per-pixel results; row 0 is the top (clip y = +w).
 
-    face: [H, W] int32, -1 where no face is.  bary: [H, W, 3] float32, perspective-correct weights of the face's three
-    corners, 0 where empty.  depth: [H, W] float32, z / w in [-1, 1], inf where empty.
+    face: [H, W] int32, -1 if empty.  bary: [H, W, 3] float32, perspective-correct weights of the face's three corners,
+    0 if empty.  depth: [H, W] float32, z / w in [-1, 1], inf if empty.
     """
 
     face: Tensor
@@ -31,18 +31,18 @@ BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Back
 
 
 def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, backend: str = "auto") -> Raster:
-    """The nearest face of each pixel, on the vertices' device.
+    """Returns the nearest face of each pixel, on the vertices' device.
 
-    clip_vertices [V, 4] float32: (x, y, z, w), as OpenGL's clip space: the view volume is -w <= x, y, z <= w, the
-    picture's right is +x and its top row +y. A drawing in the plane, as a UV layout, has w = 1 and z = 0.
-    faces [F, 3] int32 or int64.  size: (H, W) pixels, each at most 32768.  backend: "auto", "triton", "numba" or
-    "reference"; all give the same bytes. Apple's GPU has no float64: there the work goes to the CPU and back.
+    clip_vertices: [V, 4] float32 (x, y, z, w), OpenGL clip space: the view volume is -w <= x, y, z <= w, the image's
+    right is +x and its top row +y. A 2D drawing, such as a UV layout, has w = 1 and z = 0.
+    faces: [F, 3] int32 or int64.  size: (H, W) pixels, each at most 32768.  backend: "auto", "triton", "numba" or
+    "reference"; all return the same bytes. Apple's GPU has no float64: there the CPU does the work.
 
-    A face covers the pixels whose centre is inside it; a centre on an edge goes to the face of which it is a left or
-    top edge, so faces that meet at an edge never share or miss a pixel. Both windings are drawn. A face that crosses
-    the near, far or camera plane is cut there pixel by pixel; nothing behind the camera is drawn. Faces without area
-    are never drawn. Depths within 2^-29 of each other count as equal, and the lowest face wins. Deterministic.
-    Raises ValueError for vertices that are not finite or faces outside the vertices.
+    A face covers the pixels whose centre is inside it; a centre on an edge belongs to the face of which it is a left or
+    top edge, so faces that meet at an edge never share or miss a pixel. No backface culling. A face that crosses the
+    near, far or camera plane is clipped per pixel; nothing behind the camera is drawn, nor degenerate faces. Depths
+    within 2^-29 of each other count as equal, and the lowest face wins. Deterministic.
+    Raises ValueError for vertices that are not finite or faces with out-of-range vertices.
     """
     check_tensor(clip_vertices, "clip_vertices", (None, 4), torch.float32)
     check_tensor(faces, "faces", (None, 3), (torch.int32, torch.int64))
@@ -71,4 +71,4 @@ def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, ba
     return Raster(face, *interpolate(clip_vertices, faces, face))
 
 
-__all__ = ["CHOICES", "MAX_SIDE", "Raster", "rasterize"]
+__all__ = ["BACKENDS", "MAX_SIDE", "Raster", "rasterize"]

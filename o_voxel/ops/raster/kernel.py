@@ -1,6 +1,6 @@
-"""Triangle rasterisation on the GPU (Triton): an atomic minimum on a key of depth above face, so order is no matter.
+"""Triangle rasterisation in Triton: an atomic minimum on a (depth, face) key, independent of the drawing order.
 
-Small faces are drawn one a lane. The few whose rectangle passes SMALL_PIXELS are drawn one tile a program. Fused
+Small faces take one lane each; faces whose rectangle exceeds SMALL_PIXELS take one program per tile. Fused
 multiply-adds are off: shared edges need exactly opposite values, and the reference's bytes its order of operations.
 """
 
@@ -26,7 +26,7 @@ _MARGIN_PIXELS = tl.constexpr(MARGIN_PIXELS)
 
 @device_guard
 def rasterize_gpu(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Face [H, W] int32, barycentrics [H, W, 3] and depth [H, W] float32; arguments as `rasterize`, checked there."""
+    """Returns face [H, W] int32, barycentrics [H, W, 3] and depth [H, W] float32; arguments as `rasterize`."""
     height, width = size
     clip, faces = clip.contiguous(), faces.contiguous()
     centers = pixel_centers(size, clip.device)
@@ -50,7 +50,7 @@ def rasterize_gpu(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> tuple[T
 
 @device_guard
 def _draw_large_faces(clip: Tensor, faces: Tensor, large: Tensor, size: tuple[int, int], keys: Tensor) -> None:
-    """Draw the faces `large` [N] int64 into `keys`, every tile of their rectangles."""
+    """Draws the faces `large` [N] int64 into `keys` [H * W] int64, every tile of their rectangles."""
     if not len(large):
         return
     boxes = face_boxes(clip[faces[large]].double(), size)
@@ -69,7 +69,7 @@ def _draw_large_faces(clip: Tensor, faces: Tensor, large: Tensor, size: tuple[in
 
 @triton.jit
 def _load_face(clip, faces, face, mask):
-    """x, y, z, w of the three corners of faces [N] int64, in float64."""
+    """Loads x, y, z, w of the three corners of faces [N] int64, as float64."""
     i = clip + tl.load(faces + 3 * face, mask, 0).to(tl.int64) * 4
     j = clip + tl.load(faces + 3 * face + 1, mask, 0).to(tl.int64) * 4
     k = clip + tl.load(faces + 3 * face + 2, mask, 0).to(tl.int64) * 4
@@ -84,7 +84,7 @@ def _load_face(clip, faces, face, mask):
 
 @triton.jit
 def _edges(x0, y0, w0, x1, y1, w1, x2, y2, w2):
-    """The coefficients and determinant of reference.edge_functions, turned so that the determinant is not negative."""
+    """Returns the coefficients and determinant of reference.edge_functions, negated if the determinant is negative."""
     a0, b0, c0 = y1 * w2 - y2 * w1, x2 * w1 - x1 * w2, x1 * y2 - x2 * y1
     a1, b1, c1 = y2 * w0 - y0 * w2, x0 * w2 - x2 * w0, x2 * y0 - x0 * y2
     a2, b2, c2 = y0 * w1 - y1 * w0, x1 * w0 - x0 * w1, x0 * y1 - x1 * y0
@@ -98,13 +98,13 @@ def _edges(x0, y0, w0, x1, y1, w1, x2, y2, w2):
 
 @triton.jit
 def _owns(e, a, b):
-    """Whether a pixel with edge value e is on the inner side, or on the edge where it is a left or top one."""
+    """Returns whether a pixel with edge value e is inside, or on an edge that is a left or top one."""
     return (e > 0) | ((e == 0) & ((a > 0) | ((a == 0) & (b < 0))))
 
 
 @triton.jit
 def _key(a0, b0, c0, a1, b1, c1, a2, b2, c2, det, z0, z1, z2, px, py, face):
-    """Depth above, face below; _EMPTY where the pixel is outside the face or the view volume."""
+    """Returns keys of depth above, face below; _EMPTY where the pixel is outside the face or the view volume."""
     e0, e1, e2 = a0 * px + (b0 * py + c0), a1 * px + (b1 * py + c1), a2 * px + (b2 * py + c2)
     inside = _owns(e0, a0, b0) & _owns(e1, a1, b1) & _owns(e2, a2, b2) & (det > 0)
     depth = ((e0 * z0 + e1 * z1) + e2 * z2) / tl.where(det > 0, det, 1.0)
@@ -115,7 +115,7 @@ def _key(a0, b0, c0, a1, b1, c1, a2, b2, c2, det, z0, z1, z2, px, py, face):
 
 @triton.jit
 def _span(n0, n1, n2, w0, w1, w2, sign, side):
-    """First and last + 1 pixel [N] int32, of `side` along an axis, that corners in front of the camera may cover."""
+    """Returns the first and last + 1 pixel [N] int32, of `side` along an axis, that may be covered; all w > 0."""
     p0, p1, p2 = sign * n0 / w0, sign * n1 / w1, sign * n2 / w2
     low = (tl.minimum(p0, tl.minimum(p1, p2)) + 1) * (side * 0.5) - 0.5
     high = (tl.maximum(p0, tl.maximum(p1, p2)) + 1) * (side * 0.5) - 0.5
@@ -126,7 +126,7 @@ def _span(n0, n1, n2, w0, w1, w2, sign, side):
 
 @triton.jit
 def _beyond(n0, n1, n2, w0, w1, w2):
-    """Whether the three corners are outside one same plane of the view volume's pair along an axis."""
+    """Returns whether the three corners are outside the same plane of the view volume's pair along an axis."""
     return ((n0 > w0) & (n1 > w1) & (n2 > w2)) | ((n0 < -w0) & (n1 < -w1) & (n2 < -w2))
 
 
@@ -134,7 +134,7 @@ def _beyond(n0, n1, n2, w0, w1, w2):
 def _draw_small(
     clip, faces, centers_x, centers_y, keys, large, count, height, width, BLOCK: tl.constexpr, LIMIT: tl.constexpr
 ):
-    """Draw the faces of at most LIMIT pixels, one a lane; mark the others in `large` [F] bool."""
+    """Draws the faces of at most LIMIT pixels, one per lane; marks the others in `large` [F] bool."""
     face = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = face < count
     x0, y0, z0, w0, x1, y1, z1, w1, x2, y2, z2, w2 = _load_face(clip, faces, face, mask)
@@ -162,7 +162,7 @@ def _draw_small(
 
 @triton.jit
 def _draw_tiles(clip, faces, centers_x, centers_y, keys, tile_face, tile_x, tile_y, height, width, TILE: tl.constexpr):
-    """Draw one tile of TILE x TILE pixels a program: of face tile_face, from pixel tile_x, tile_y, each [N] int64."""
+    """Draws one tile of TILE x TILE pixels per program: of face tile_face, from (tile_x, tile_y), [N] int64 each."""
     face = tl.load(tile_face + tl.program_id(0))
     lane = tl.arange(0, TILE * TILE)
     x = tl.load(tile_x + tl.program_id(0)) + lane % TILE
@@ -178,7 +178,7 @@ def _draw_tiles(clip, faces, centers_x, centers_y, keys, tile_face, tile_x, tile
 
 @triton.jit
 def _interpolate(clip, faces, centers_x, centers_y, keys, face_out, bary, depth, count, width, BLOCK: tl.constexpr):
-    """The keys [H * W] read out: face, barycentrics and depth of each pixel, as reference.interpolate."""
+    """Decodes the keys [H * W]: face, barycentrics and depth of each pixel, as reference.interpolate."""
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = pixel < count
     key = tl.load(keys + pixel, mask, _EMPTY)

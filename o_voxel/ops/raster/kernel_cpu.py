@@ -1,6 +1,6 @@
-"""Triangle rasterisation on the CPU: numba, one horizontal band of the image at a time, all of torch's threads.
+"""Triangle rasterisation in numba: one horizontal band of the image at a time, on all of torch's threads.
 
-Bands are drawn apart, each with its faces in ascending order, so the result does not depend on the threads.
+Bands are independent, each with its faces in ascending order, so the result does not depend on the threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FACES_A_TASK = 1 << 16
 
 
 def rasterize_cpu(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Face [H, W] int32, barycentrics [H, W, 3] and depth [H, W] float32; arguments as `rasterize`, checked there."""
+    """Returns face [H, W] int32, barycentrics [H, W, 3] and depth [H, W] float32; arguments as `rasterize`."""
     height, width = size
     corners, triangles = clip.detach().contiguous().numpy(), faces.to(torch.int32).contiguous().numpy()
     centers = [axis.numpy() for axis in pixel_centers(size, clip.device)]
@@ -56,7 +56,7 @@ _compiled = partial(cached_njit, error_model="numpy")
 
 @_compiled
 def _edges(corners, i, j, k):
-    """The nine coefficients and the determinant, as reference.edge_functions."""
+    """Returns the nine coefficients and the determinant, as reference.edge_functions."""
     x0, y0, w0 = np.float64(corners[i, 0]), np.float64(corners[i, 1]), np.float64(corners[i, 3])
     x1, y1, w1 = np.float64(corners[j, 0]), np.float64(corners[j, 1]), np.float64(corners[j, 3])
     x2, y2, w2 = np.float64(corners[k, 0]), np.float64(corners[k, 1]), np.float64(corners[k, 3])
@@ -72,7 +72,7 @@ def _edges(corners, i, j, k):
 
 @_compiled
 def find_boxes(corners, faces, height, width, first, last, boxes, counts):
-    """Boxes [F, 4] (x0, y0, x1, y1) of faces first to last, and how many of them each band [B] meets."""
+    """Writes boxes [F, 4] int32 (x0, y0, x1, y1) of faces first to last, and counts the faces per band [B]."""
     for f in range(first, last):
         boxes[f] = 0
         low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
@@ -108,7 +108,7 @@ def find_boxes(corners, faces, height, width, first, last, boxes, counts):
 
 @_compiled
 def fill_bands(boxes, first, last, cursors, members):
-    """Write the faces first to last into the lists of the bands that they meet, from `cursors` [B] on."""
+    """Appends the faces first to last, with `boxes` [F, 4], to the lists of their bands, at `cursors` [B]."""
     for f in range(first, last):
         x0, y0, x1, y1 = boxes[f]
         if x1 > x0 and y1 > y0:
@@ -119,7 +119,7 @@ def fill_bands(boxes, first, last, cursors, members):
 
 @_compiled
 def draw_band(corners, faces, boxes, members, centers_x, centers_y, first_row, last_row, face):
-    """Write the nearest of the faces `members`, in ascending order, into rows first_row to last_row of `face`."""
+    """Writes the nearest of the ascending faces `members` [n] into rows first_row to last_row of `face` [H, W]."""
     nearest = np.full((last_row - first_row, face.shape[1]), 2**31 - 1, np.int32)
     face[first_row:last_row] = -1
     for f in members:
@@ -154,17 +154,17 @@ def draw_band(corners, faces, boxes, members, centers_x, centers_y, first_row, l
 
 @_compiled
 def interpolate_band(corners, faces, face, centers_x, centers_y, first_row, last_row, bary, depth):
-    """Barycentrics and depth of rows first_row to last_row, as reference.interpolate."""
+    """Writes barycentrics [H, W, 3] and depth [H, W] of rows first_row to last_row, as reference.interpolate."""
     for y in range(first_row, last_row):
-        py, known = centers_y[y], -1
+        py, current = centers_y[y], -1
         for x in range(face.shape[1]):
             f = face[y, x]
             if f < 0:
                 bary[y, x] = 0
                 depth[y, x] = np.inf
                 continue
-            if f != known:
-                known = f
+            if f != current:
+                current = f
                 i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
                 a0, b0, c0, a1, b1, c1, a2, b2, c2, det = _edges(corners, i, j, k)
                 z0, z1, z2 = np.float64(corners[i, 2]), np.float64(corners[j, 2]), np.float64(corners[k, 2])

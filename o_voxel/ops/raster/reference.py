@@ -1,10 +1,10 @@
-"""Triangle rasterisation in plain torch: the rules every backend follows, and the fallback.
+"""Triangle rasterisation in plain torch: the rules of every backend, and the fallback.
 
 With v = (x, y, w) of a clip-space vertex, the edge function opposite vertex i is e_i = v_j x v_k, a linear form of the
 pixel (px, py, 1). Homogeneous edge functions need no clipping: a pixel is inside when the three have the sign of the
 determinant, which also puts it in front of the camera (Olano and Greer, Triangle Scan Conversion using 2D Homogeneous
 Coordinates, 1997). The products of two float32 are exact in float64, so two faces get exactly opposite values on a
-shared edge. The order of operations is fixed, with no fused multiply-add: all backends give the same bytes.
+shared edge. The order of operations is fixed, without fused multiply-adds: all backends return the same bytes.
 
 Letters: F faces, P pixels.
 """
@@ -22,7 +22,7 @@ PIXELS_A_STEP = 1 << 21
 
 
 def pixel_centers(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """NDC of pixel centres, float64: x [W] left to right, y [H] from the top (+1) row down."""
+    """Returns NDC of pixel centres, float64: x [W] left to right, y [H] from the top (+1) row down."""
     height, width = size
     x = (2 * torch.arange(width, dtype=torch.float64, device=device) + 1) / width - 1
     y = 1 - (2 * torch.arange(height, dtype=torch.float64, device=device) + 1) / height
@@ -30,9 +30,9 @@ def pixel_centers(size: tuple[int, int], device: torch.device) -> tuple[Tensor, 
 
 
 def edge_functions(corners: Tensor) -> tuple[Tensor, Tensor]:
-    """corners [F, 3, 4] float64 clip space -> coefficients [F, 3, 3] of (px, py, 1) and determinant [F].
+    """Returns edge coefficients [F, 3, 3] of (px, py, 1) and determinant [F] of clip-space `corners` [F, 3, 4] float64.
 
-    The determinant is exactly 0 for a face without area.
+    The determinant is exactly 0 for a degenerate face.
     """
     x, y, w = corners[..., 0], corners[..., 1], corners[..., 3]
     j, k = [1, 2, 0], [2, 0, 1]
@@ -46,9 +46,9 @@ def edge_functions(corners: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def face_boxes(corners: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pixel rectangles [F, 4] int64 (x, y, width, height) that contain the faces `corners` [F, 3, 4] float64.
+    """Returns pixel rectangles [F, 4] int64 (x, y, width, height) that contain the faces `corners` [F, 3, 4] float64.
 
-    Width and height are 0 for a face outside the view volume; a face that crosses the camera plane gets the image.
+    Width and height are 0 for a face outside the view volume; a face that crosses the camera plane gets the full image.
     """
     height, width = size
     xyz, w = corners[..., :3], corners[..., 3]
@@ -66,19 +66,19 @@ def face_boxes(corners: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def evaluate(edges: Tensor, px: Tensor, py: Tensor) -> Tensor:
-    """Edge functions `edges` [P, 3, 3] at px, py [P] float64 -> [P, 3]."""
+    """Evaluates edge functions `edges` [P, 3, 3] at px, py [P] float64: [P, 3]."""
     return edges[..., 0] * px[:, None] + (edges[..., 1] * py[:, None] + edges[..., 2])
 
 
 def interpolate_depth(values: Tensor, z: Tensor, det: Tensor) -> Tensor:
-    """Clip z [P, 3] over w at the pixel, from its edge values [P, 3] and determinant [P] -> [P]."""
+    """Returns z / w [P] at the pixel, from clip z [P, 3], edge values [P, 3] and determinant [P]."""
     return ((values[:, 0] * z[:, 0] + values[:, 1] * z[:, 1]) + values[:, 2] * z[:, 2]) / det
 
 
 def visible_faces(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> Tensor:
-    """The nearest face of each pixel [H, W] int32, -1 where there is none; of equal depths the lowest face.
+    """Returns the nearest face of each pixel [H, W] int32, -1 if none; of equal depths the lowest face.
 
-    Tests every pixel of every face's rectangle, PIXELS_A_STEP at a time.
+    clip: [V, 4] float32.  faces: [F, 3] int. Tests every pixel of every face's rectangle, PIXELS_A_STEP at a time.
     """
     height, width = size
     centers_x, centers_y = pixel_centers(size, clip.device)
@@ -99,7 +99,7 @@ def visible_faces(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _keys(corners: Tensor, face: Tensor, px: Tensor, py: Tensor) -> Tensor:
-    """Depth above, face below [P] int64; EMPTY where the pixel is outside the face or the view volume."""
+    """Returns keys [P] int64, depth above, face below; EMPTY for pixels outside the face or the view volume."""
     edges, det = edge_functions(corners)
     edges, det = edges * det.sign()[:, None, None], det.abs()
     values = evaluate(edges, px, py)
@@ -113,7 +113,7 @@ def _keys(corners: Tensor, face: Tensor, px: Tensor, py: Tensor) -> Tensor:
 
 
 def interpolate(clip: Tensor, faces: Tensor, face: Tensor) -> tuple[Tensor, Tensor]:
-    """Barycentrics [H, W, 3] and depth [H, W], float32, of the visible faces `face` [H, W] int32."""
+    """Returns barycentrics [H, W, 3] and depth [H, W], float32, of the visible faces `face` [H, W] int32."""
     height, width = face.shape
     centers_x, centers_y = pixel_centers((height, width), clip.device)
     bary = torch.zeros((height * width, 3), dtype=torch.float32, device=clip.device)

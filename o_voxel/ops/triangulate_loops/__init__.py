@@ -1,4 +1,4 @@
-"""Triangles over closed loops of points in space: those that lie smoothest with what is around and are best shaped."""
+"""Triangulation of closed 3D polygons by dynamic programming over chords (Liepa, Filling Holes in Meshes, 2003)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from . import reference
 
 BACKENDS = (Backend("numba", numba_probe), Backend("reference", always))
 MAX_POINTS = 128
-# Points cubed that take about as long, 0.4 ms, as a few threads take to start.
+# Work (points cubed) below which threads do not pay: 0.4 ms, about the start of a few threads.
 THREAD_WORK = 200_000
 
 
 def triangulate_loops(
     points: Tensor, rim: Tensor, start: Tensor, barred: Tensor, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """(triangles [T, 3] int64, rows of `points`, by loop; whole [L] bool), on the CPU.
+    """Returns (triangles [T, 3] int64, rows of `points`, by loop; whole [L] bool: loop triangulated), on the CPU.
 
-    points [P, 3] float64: loop l runs through the points start[l] to start[l + 1] ([L + 1] int64), 3 to 128 of them,
-    and back.  rim [P, 3] float64: unit normal of the surface beyond the edge from each point to the next, zero where it
-    is unknown.  barred [B, 2] int64: points that no triangle may join, such as those joined by an edge already.
+    points: [P, 3] float64.  start: [L + 1] int64; loop l is the polygon start[l] to start[l + 1], 3 to 128 points.
+    rim: [P, 3] float64, unit normal of the surface beyond the edge from each point to the next, zero if unknown.
+    barred: [B, 2] int64, pairs of points that no triangle may join, such as existing edges.
 
-    Of all triangulations the one with the least sum of squared sides, plus at every edge of length l with a bend b
-    BEND l^2 (1 - cos b), and FOLD l perimeter (-cos b) where that is more than a right angle. Triangles run along
-    their loop. Where each triangulation needs a barred edge or a triangle without area, there is none, and `whole` is
-    False. O(n^3) in the points of a loop; deterministic; the backends ("numba", "reference") agree but for rounding.
+    The cost (not Liepa's) is the sum of squared edge lengths over the triangles, plus for every edge of length l and
+    dihedral bend b BEND l^2 (1 - cos b), and FOLD l perimeter (-cos b) for bends above a right angle. Triangles follow
+    the loop's orientation. If every triangulation needs a barred edge or a degenerate triangle, the loop gets none and
+    `whole` is False. O(n^3) in the points of a loop; deterministic; backends ("numba", "reference") agree up to
+    rounding.
     """
     count = len(check_tensor(points, "points", (None, 3), torch.float64))
     check_tensor(rim, "rim", (count, 3), torch.float64)
@@ -45,7 +46,7 @@ def triangulate_loops(
 
 
 def _in_threads(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
-    """The numba kernel on runs of loops of about equal cost, on as many of torch's threads as have enough to do."""
+    """Runs the numba kernel on ranges of loops of about equal cost, on as many threads as the work justifies."""
     from . import kernel_cpu
 
     points, rim, starts, barred = (column.contiguous().numpy() for column in (points, rim, start, barred))
@@ -68,4 +69,4 @@ def _in_threads(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> t
     return torch.cat(triangles), torch.cat(whole)
 
 
-__all__ = ["CHOICES", "MAX_POINTS", "triangulate_loops"]
+__all__ = ["BACKENDS", "MAX_POINTS", "triangulate_loops"]

@@ -1,4 +1,4 @@
-"""The same dynamic programming, one loop after another, compiled on first call."""
+"""Minimum-weight triangulation of loops in numba, one loop after another."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ...core.kernel_cpu import cached_njit
 
 @cached_njit
 def _bend(squared, cosine, weight, fold):
-    """What an edge costs: its length squared, the cosine between the normals on either side."""
+    """Returns the dihedral cost of an edge from its squared length and the cosine between the adjacent normals."""
     return weight * squared * (1 - cosine) + fold * np.sqrt(squared) * max(-cosine, 0.0)
 
 
 @cached_njit
 def bars_by_loop(start, barred):
-    """(pairs [B, 2], bars [L + 1]): those of `barred` within loop l are pairs[bars[l] : bars[l + 1]]."""
+    """Returns (pairs [B, 2], bars [L + 1]) int64: `barred` within loop l are pairs[bars[l] : bars[l + 1]]."""
     bars = np.zeros(len(start) + 1, np.int64)
     loop = np.full(len(barred), -1)
     for pair in range(len(barred)):
@@ -34,10 +34,11 @@ def bars_by_loop(start, barred):
 
 @cached_njit
 def triangulate_loops(points, rim, start, barred, bars, span, bend, fold, flat):
-    """See the op. barred, bars: of `bars_by_loop`.
+    """See the op. barred [B, 2], bars [L + 1]: from `bars_by_loop`.
 
-    span: the first loop and the one after the last.  bend, fold, flat: the constants of `reference`, which numba's
-    cache would not see change.
+    span: the first loop and the one after the last.  bend, fold, flat: the constants of `reference`, passed because
+    numba's cache would not notice their change.
+    `wide` [n, n] marks the chords that may be used, later those of the result.
     """
     loops = span[1] - span[0]
     triangles = np.empty((start[span[1]] - start[span[0]] - 2 * loops, 3), np.int64)
@@ -76,7 +77,7 @@ def triangulate_loops(points, rim, start, barred, bars, span, bend, fold, flat):
                     ab = b0 * b0 + b1 * b1 + b2 * b2
                     bc = (c0 - b0) ** 2 + (c1 - b1) ** 2 + (c2 - b2) ** 2
                     total = cost[i, k] + cost[k, j] + (ab + bc + ac)
-                    # Bends only add to it, but for rounding.
+                    # Dihedral costs only increase it, up to rounding.
                     if total > least * (1 + 1e-9):
                         continue
                     n0, n1, n2 = b1 * c2 - b2 * c1, b2 * c0 - b0 * c2, b0 * c1 - b1 * c0

@@ -1,4 +1,7 @@
-"""Dynamic programming over the chords of a loop, many loops at once, in plain torch on the CPU."""
+"""Minimum-weight triangulation of loops in plain torch on the CPU: dynamic programming over chords, many loops at once.
+
+Letters: L loops of a batch, n points of its longest.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Weights against the shape of triangles: of a bend, for an edge of unit length, and of folding back by more than a
+# Weights relative to squared edge lengths: BEND of a dihedral bend, for an edge of unit length; FOLD of a bend above a
 # right angle, for an edge of unit length in a loop of unit perimeter.
 BEND, FOLD = 4.0, 128.0
-# A triangle has no area when its doubled area is below this share of its longest side squared.
+# A triangle is degenerate if its doubled area is below this share of its longest side squared.
 FLAT = 1e-6
-# Loops done together: up to so many times points squared, and none more than so much longer than another.
+# Limits of a batch: loops times points squared, and the length ratio of its longest and shortest loop.
 BATCH, UNEVEN = 1 << 20, 1.3
 
 
 @dataclass(frozen=True, eq=False)
 class _Chords:
-    """What is known of the part of each loop from point i to point j, all [L, n, n], filled in place as it grows.
+    """Dynamic programming table over the chords i to j of each loop, all [L, n, n], filled in place by growing gap.
 
-    cost: float64, of its best triangles.  apex: int64, the third point of the one at the chord.  normal: [..., 3]
-    float64, of that one, or beyond the rim.  barred: bool.  perimeter: [L, 1, 1] float64, of the loops.
+    cost: float64, of the best triangulation.  apex: int64, the third point of the triangle at the chord.
+    normal: [..., 3] float64, of that triangle, or beyond the rim.  barred: bool.  perimeter: [L, 1, 1] float64.
     """
 
     cost: Tensor
@@ -31,14 +34,14 @@ class _Chords:
     perimeter: Tensor
 
     def bend(self, squared: Tensor, face: Tensor, beyond: Tensor) -> Tensor:
-        """What an edge costs: its length squared [L, ...], unit normals [L, ..., 3] on either side."""
+        """Returns the dihedral cost of an edge: squared length [L, ...], unit normals [L, ..., 3] on either side."""
         cosine = _dot(face, beyond)
         folded = FOLD * self.perimeter
         return BEND * squared * (1 - cosine) + folded * squared.sqrt() * (-cosine).clamp_min(0)
 
 
 def triangulate_loops(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
-    """See the op."""
+    """See the op: (triangles [T, 3] int64, whole [L] bool)."""
     sizes = start.diff()
     loop = torch.repeat_interleave(sizes)
     barred = barred[loop[barred[:, 0]] == loop[barred[:, 1]]].sort(1).values
@@ -54,7 +57,7 @@ def triangulate_loops(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor
 
 
 def _batches(sizes: Tensor) -> list[Tensor]:
-    """Rows of `sizes` [L], split so that those of a batch are about alike."""
+    """Splits the rows of `sizes` [L] into batches of similar size."""
     ordered, rows = sizes.sort(stable=True)
     batches, begin = [], 0
     for end in range(1, len(sizes) + 1):
@@ -66,7 +69,7 @@ def _batches(sizes: Tensor) -> list[Tensor]:
 
 
 def _batch(points: Tensor, rim: Tensor, start: Tensor, size: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
-    """(whole [L], triangles [T, 4]: loop of the batch, then three points of it) of loops padded to the longest."""
+    """Returns (whole [L] bool, triangles [T, 4]: loop of the batch, three points) of loops padded to the longest."""
     loops, most = torch.arange(len(size)), int(size.max())
     row = torch.minimum(torch.arange(most), size[:, None] - 1) + start[:, None]
     ending = rim[start + size - 1]
@@ -121,7 +124,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _collect(apex: Tensor, whole: Tensor, size: Tensor) -> Tensor:
-    """Triangles [T, 4] (loop, i, k, j) of the best triangulations, chord by chord from the outermost."""
+    """Returns triangles [T, 4] (loop, i, k, j) of the best triangulations, from the outermost chord inwards."""
     loop = whole.nonzero().squeeze(1)
     i, j = torch.zeros_like(loop), size[loop] - 1
     parts = [torch.zeros(0, 4, dtype=torch.int64)]

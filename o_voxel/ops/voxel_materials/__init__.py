@@ -1,6 +1,6 @@
-"""Mean material values of the triangles that touch each voxel: scan lines, then texture reads, then segment sums.
+"""Mean material of the triangles that touch each voxel: scan conversion, texture sampling, then segment sums.
 
-"numba" runs on the CPU, "reference" (plain torch) wherever torch has float64; both give the same rows.
+"numba" runs on the CPU, "reference" (plain torch) wherever torch has float64; both return the same rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .reference import weighted_means
 from .scan_lines import triangle_voxel_pairs
 from .scene import Scene, pack_scene
 
-# Grid lines and samples at once. A sample holds about 1 KiB while it is made.
+# Grid lines and samples per step. A sample takes about 1 KiB of temporary memory.
 SCAN_SLAB = 1 << 22
 SAMPLE_SLAB = 1 << 20
 
@@ -36,7 +36,10 @@ BACKENDS = (Backend("numba", _numba), Backend("reference", _float64))
 
 
 def find_pairs(scene: Scene, *, backend: str = "auto", report: Progress, slab: int = SCAN_SLAB) -> Tensor:
-    """Keys [P] int64, ascending and unique, of every (voxel, triangle) that touch: voxel << tri_bits | triangle."""
+    """Returns keys [P] int64, ascending and unique, of all touching pairs of voxels and triangles [F, 3, 3].
+
+    key: voxel << tri_bits | triangle.  slab: grid lines per step.
+    """
     if resolve_backend(backend, BACKENDS, scene.device) == "numba":
         from . import cpu
 
@@ -47,9 +50,9 @@ def find_pairs(scene: Scene, *, backend: str = "auto", report: Progress, slab: i
 def voxel_means(
     scene: Scene, keys: Tensor, voxels: Tensor, *, backend: str = "auto", report: Progress, slab: int = SAMPLE_SLAB
 ) -> Tensor:
-    """[N, C] float32 means over the pairs `keys` [P] of the voxels numbered `voxels` [N] int64, ascending; 0 for none.
+    """Returns means [N, C] float32 over the pairs `keys` [P] int64 of `voxels` [N] int64, ascending; 0 if none.
 
-    Every pair's voxel must be among them. Deterministic, whatever the slab or the number of threads.
+    Every pair's voxel must be among `voxels`. Deterministic, for any slab and number of threads.
     """
     ends = torch.searchsorted(keys >> scene.tri_bits, voxels, right=True)
     triangles = keys & ((1 << scene.tri_bits) - 1)
@@ -62,9 +65,9 @@ def voxel_means(
 
 
 def unravel(voxels: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(x, y, z), each int64, of voxels numbered (x * Y + y) * Z + z."""
+    """Returns (x, y, z), [N] int64 each, of voxel numbers `voxels` [N] = (x * Y + y) * Z + z."""
     column = voxels // shape[2]
     return column // shape[1], column % shape[1], voxels % shape[2]
 
 
-__all__ = ["CHOICES", "Scene", "find_pairs", "nearest_rows", "pack_scene", "unravel", "voxel_means"]
+__all__ = ["BACKENDS", "Scene", "find_pairs", "nearest_rows", "pack_scene", "unravel", "voxel_means"]

@@ -1,4 +1,4 @@
-"""The CPU's way: numba kernels on ranges of triangles or voxels, one thread a core."""
+"""CPU backend of voxel materials: numba kernels on ranges of triangles or voxels, on all of torch's threads."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ...core.progress import Progress
 from .reference import LEAST_WEIGHT
 from .scene import FLAT_SINE, Scene
 
-# Keys a thread holds before it hands them on, and pieces a thread gets, so that uneven ones even out.
+# Keys in a thread's buffer, and ranges per thread, for load balancing.
 BUFFER = 1 << 18
 PIECES = 8
 
 
 def triangle_voxel_pairs(scene: Scene, report: Progress) -> Tensor:
-    """See `scan_lines.triangle_voxel_pairs`; the same keys."""
+    """See `scan_lines.triangle_voxel_pairs`: the same keys [P] int64."""
     from .kernel_cpu import room_for, scan_range
 
     triangles, voxel_size = scene.triangles.contiguous().numpy(), scene.voxel_size.numpy()
@@ -41,7 +41,7 @@ def triangle_voxel_pairs(scene: Scene, report: Progress) -> Tensor:
 
 
 def weighted_means(scene: Scene, voxels: Tensor, triangles: Tensor, ends: Tensor, report: Progress) -> Tensor:
-    """See `reference.weighted_means`; the same bytes."""
+    """See `reference.weighted_means`: the same bytes [N, C] float32."""
     from .kernel_cpu import means_range
 
     out = np.empty((len(voxels), scene.factors.shape[1]), np.float32)
@@ -62,7 +62,9 @@ def _spans(items: int) -> list[tuple[int, int]]:
 
 
 def _in_threads(work: Callable, spans: Iterable[tuple[int, int]], report: Progress) -> list:
-    """Results of `work` on every span, in order. `report` is called here; where it raises, the rest is dropped."""
+    """Returns the results of `work` on every span, in order. `report` runs in this thread; if it raises, the rest is
+    cancelled.
+    """
     spans = list(spans)
     results = []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -77,7 +79,7 @@ def _in_threads(work: Callable, spans: Iterable[tuple[int, int]], report: Progre
 
 
 def _scene_arrays(scene: Scene) -> tuple[tuple, tuple, tuple, tuple]:
-    """(surface, materials, tables, settings) for `kernel_cpu.means_range`."""
+    """Returns (surface, materials, tables, settings) for `kernel_cpu.means_range`."""
     absent = scene.plane.new_zeros(len(scene.plane), 0)
     columns = (scene.plane, scene.uv, scene.colors, scene.normals, scene.tangents, scene.lod, scene.material)
     surface = tuple((absent if column is None else column).contiguous().numpy() for column in columns)
@@ -89,7 +91,7 @@ def _scene_arrays(scene: Scene) -> tuple[tuple, tuple, tuple, tuple]:
 
 
 def _table_arrays(scene: Scene) -> tuple[np.ndarray, ...]:
-    """The texture tables as arrays over (table, material, level), offsets counted in bytes of one run of texels."""
+    """Returns the texture tables as arrays over (table, material, level); offsets are bytes into one texel array."""
     tables, materials = scene.tables, len(scene.factors)
     depth = max((table.offset.shape[1] for table in tables), default=1)
     levels = np.zeros((len(tables), materials, depth, 3), np.int64)

@@ -1,6 +1,6 @@
-"""Scan lines and sampling compiled by numba: the same steps and float32 order as `scan_lines` and `reference`.
+"""Scan conversion and material sampling in numba: the steps and float32 order of `scan_lines` and `reference`.
 
-Every kernel works on a range and writes only its own output, so that threads need no lock and change no byte.
+Each kernel processes a range and writes only its own output: no locks, and no dependence on the number of threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _mix(a, b, at, value_a, value_b):
 
 @cached_njit
 def _bound(corners, voxel_size, shape):
-    """At least as many keys as one triangle [3, 3] writes."""
+    """Returns an upper bound of the keys that one triangle [3, 3] writes."""
     cells = np.empty(3, np.int64)
     for axis in range(3):
         low = min(corners[0, axis], corners[1, axis], corners[2, axis])
@@ -45,7 +45,7 @@ def _bound(corners, voxel_size, shape):
 
 @cached_njit
 def _scan_axis(corners, axis, voxel_size, shape, out, used):
-    """Write the voxel numbers around the grid lines along `axis` that cross one triangle; returns the new `used`."""
+    """Writes the voxel numbers around the grid lines along `axis` that cross one triangle; returns the new `used`."""
     a0, a1 = (axis + 1) % 3, (axis + 2) % 3
     strides = (shape[1] * shape[2], shape[2], 1)
     p = np.empty((3, 3), np.float64)
@@ -83,9 +83,9 @@ def _scan_axis(corners, axis, voxel_size, shape, out, used):
 
 @cached_njit
 def scan_range(triangles, voxel_size, shape, tri_bits, first, last, out):
-    """Write the keys of triangles [first, last) to `out` [K] int64 while they surely fit.
+    """Writes the keys of triangles [first, last) to `out` [K] int64 while they are sure to fit.
 
-    Returns (next triangle, keys written); where the next is `first`, `out` must be larger: `room_for` says how large.
+    Returns (next triangle, keys written); if the next is `first`, `out` is too short: see `room_for`.
     """
     used = 0
     for t in range(first, last):
@@ -108,7 +108,7 @@ def scan_range(triangles, voxel_size, shape, tri_bits, first, last, out):
 
 @cached_njit
 def room_for(triangle, voxel_size, shape):
-    """Length of `out` that is enough for one triangle [3, 3] float32."""
+    """Returns a sufficient length of `out` for one triangle [3, 3] float32."""
     return _bound(triangle, voxel_size, shape)
 
 
@@ -134,7 +134,7 @@ def _taps(position, size, mode, nearest):
 
 @cached_njit
 def _bilinear(texels, at, channels, wrap, nearest, u, v, out):
-    """Write to `out` [channels] the texture whose level is `at` = (first byte, height, width), at (u, v)."""
+    """Writes to `out` [channels] the texel at (u, v) of the level `at` = (first byte, height, width)."""
     first, height, width = at[0], at[1], at[2]
     x0, x1, wx = _taps(u * np.float32(width), width, wrap[0], nearest)
     y0, y1, wy = _taps((ONE - v) * np.float32(height), height, wrap[1], nearest)
@@ -151,7 +151,7 @@ def _bilinear(texels, at, channels, wrap, nearest, u, v, out):
 
 @cached_njit
 def _read_tables(tables, lod, material, uv, fine, coarse, values):
-    """Overwrite the textured channels of `values` [C] at uv = (u, v); `fine`, `coarse` are scratch."""
+    """Overwrites the textured channels of `values` [C] at uv = (u, v); `fine`, `coarse` are scratch."""
     texels, levels, last_level, wrap, nearest, channels, channel_count = tables
     for g in range(len(levels)):
         if last_level[g, material] < 0:
@@ -173,7 +173,7 @@ def _read_tables(tables, lod, material, uv, fine, coarse, values):
 
 @cached_njit
 def _project(plane, point, flat_sine):
-    """(barycentrics of the last two corners, signed distance) of `point` over one row of Scene.plane."""
+    """Returns (barycentrics of the last two corners, signed distance) of `point` [3] over one row of Scene.plane."""
     ox, oy, oz = point[0] - plane[0], point[1] - plane[1], point[2] - plane[2]
     distance = ox * plane[9] + (oy * plane[10] + oz * plane[11])
     ox = (point[0] - distance * plane[9]) - plane[0]
@@ -194,14 +194,14 @@ def _project(plane, point, flat_sine):
 
 @cached_njit
 def _blend(corners, count, u, v, w, out):
-    """Write the mix of three corners' values, `corners` [3 count]."""
+    """Interpolates three corners' values, `corners` [3 count]."""
     for k in range(count):
         out[k] = u * corners[k] + v * corners[count + k] + w * corners[2 * count + k]
 
 
 @cached_njit
 def _bend_normal(values, at, smooth, tangents, factors, textured):
-    """Turn the three texels at `at` into a normal in place; without a texture, the smooth one."""
+    """Turns the three texels at `at` into a normal in place; without a texture, writes the smooth normal."""
     if not textured:
         values[at : at + 3] = smooth
         return
@@ -228,9 +228,10 @@ def _alpha(alpha, mode, cutoff):
 
 @cached_njit
 def means_range(voxels, triangles, ends, span, surface, materials, tables, settings, out):
-    """Write the weighted means of voxels span = (first, last) to `out` [N, C].
+    """Writes the weighted means of voxels span = (first, last) to `out` [N, C] float32.
 
-    surface: (plane, uv, colors, normals, tangents, lod, material), a table of width 0 where the scene has none.
+    voxels: [N, 3], triangles: [P], ends: [N], all int64, as `reference.weighted_means`.
+    surface: (plane, uv, colors, normals, tangents, lod, material), with width 0 for tables the scene lacks.
     materials: (factors, alpha_mode, alpha_cutoff, normal_table).  settings: (voxel_size, side, normal_at, flat_sine,
     least_weight).
     """

@@ -1,4 +1,7 @@
-"""Sampling in plain torch, over slabs of voxels: one pass of whole-tensor operations a slab, on any device."""
+"""Material sampling in plain torch, one slab of voxels at a time, on any device.
+
+Letters: P (voxel, triangle) pairs, N voxels, F triangles, M materials, C channels.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ def weighted_means(
     slab: int,
     report: Progress,
 ) -> Tensor:
-    """[N, C] float32: each voxel's mean over its triangles' samples, weighted by 1 - signed distance / grid side.
+    """Returns [N, C] float32: each voxel's mean over its samples, weighted by 1 - signed distance / grid side.
 
-    voxels: [N, 3] int64.  triangles: [P] int64, grouped by voxel in rising order.  ends: [N] int64, each voxel's last
-    pair + 1.  slab: pairs sampled at once. Voxels without a pair get 0. Sums run in the order of the triangles.
+    voxels: [N, 3] int64.  triangles: [P] int64, grouped by voxel in ascending order.  ends: [N] int64, each voxel's
+    last pair + 1.  slab: pairs per step. Voxels without a pair get 0. Sums run in the order of the triangles.
     """
     parts = [scene.factors.new_zeros(0, scene.factors.shape[1])]
     counts = torch.diff(ends, prepend=ends.new_zeros(1))
@@ -39,7 +42,7 @@ def weighted_means(
 
 
 def sample(scene: Scene, voxels: Tensor, triangles: Tensor) -> tuple[Tensor, Tensor]:
-    """(values [P, C], weights [P]) float32 of triangles [P] at the centres of voxels [P, 3], projected onto them."""
+    """Returns (values [P, C], weights [P]) float32 of triangles [P] at the projected centres of voxels [P, 3]."""
     bary, distance = project(scene.plane[triangles], (voxels.to(torch.float32) + 0.5) * scene.voxel_size)
     material = scene.material[triangles]
     values = bary.new_ones(len(bary), scene.factors.shape[1])
@@ -65,10 +68,10 @@ def sample(scene: Scene, voxels: Tensor, triangles: Tensor) -> tuple[Tensor, Ten
 
 
 def project(plane: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """(barycentrics [P, 3], signed distance to the plane [P]) of points [P, 3] over triangles, rows of Scene.plane.
+    """Returns (barycentrics [P, 3], signed distance [P]) of points [P, 3] over triangles, rows of Scene.plane.
 
-    Not held inside the triangle: beyond its rim a texture continues. On a triangle that is nearly a line, the nearest
-    place on its first or second edge is taken instead.
+    Barycentrics are not clamped: textures extrapolate beyond the triangle. On a nearly degenerate triangle the closest
+    point on the longer of its edges ab and ac is taken instead.
     """
     corner, ab, ac, normal = (plane[:, i : i + 3] for i in (0, 3, 6, 9))
     d00, d01, d11, determinant = plane[:, 12:].unbind(1)
@@ -87,7 +90,7 @@ def project(plane: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_texture(table: TextureTable, material: Tensor, uv: Tensor, lod: Tensor) -> Tensor:
-    """[P, C] float32 in [0, 1] at `uv` [P, 2]: bilinear on the two mip levels around `lod` [P], or a nearest texel."""
+    """Returns [P, C] float32 in [0, 1] at `uv` [P, 2]: trilinear (mip levels around `lod` [P]), or nearest."""
     lower = lod.floor()
     fraction = (lod - lower)[:, None]
     level = lower.to(torch.int64)
@@ -114,7 +117,7 @@ def _bilinear(table: TextureTable, material: Tensor, uv: Tensor, level: Tensor) 
 def _taps(
     position: Tensor, size: Tensor, wrap: Tensor, nearest: Tensor
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The two texels around `position` [P] along one side, and their weights; the nearest has weight 1."""
+    """Returns the two texels around `position` [P] along one side, and their weights; 1 and 0 if `nearest`."""
     low = torch.where(nearest, position.floor(), (position - 0.5).floor())
     weight = torch.where(nearest, 0.0, position - low - 0.5)
     low = low.to(torch.int64)
@@ -122,7 +125,7 @@ def _taps(
 
 
 def _wrapped(texel: Tensor, size: Tensor, wrap: Tensor) -> Tensor:
-    """Texel numbers int64 brought into [0, size)."""
+    """Applies the wrap mode: texel indices int64 into [0, size)."""
     repeated = texel % size
     mirrored = texel % (2 * size)
     mirrored = torch.minimum(mirrored, 2 * size - 1 - mirrored)
@@ -132,7 +135,7 @@ def _wrapped(texel: Tensor, size: Tensor, wrap: Tensor) -> Tensor:
 
 
 def _blend(bary: Tensor, corners: Tensor) -> Tensor:
-    """[P, K] values at barycentrics [P, 3] of the three corners' values [P, 3 K]."""
+    """Returns [P, K] values at barycentrics [P, 3] of the three corners' values [P, 3 K]."""
     a, b, c = corners.chunk(3, 1)
     return bary[:, :1] * a + bary[:, 1:2] * b + bary[:, 2:] * c
 
@@ -145,7 +148,7 @@ def _alpha(scene: Scene, alpha: Tensor, material: Tensor) -> Tensor:
 
 
 def _normals(scene: Scene, texels: Tensor, bary: Tensor, triangles: Tensor, material: Tensor) -> Tensor:
-    """[P, 3] the interpolated normals, bent by the normal texture where the material has one."""
+    """Returns [P, 3] interpolated normals, perturbed by the normal texture where the material has one."""
     smooth = _blend(bary, scene.normals[triangles])
     table = next((t for t in scene.tables if scene.normal_at in t.channels), None)
     if table is None:

@@ -1,7 +1,7 @@
-"""Which voxels a triangle touches, in plain torch: the reference's scan lines, over slabs of rows.
+"""Scan conversion of triangles to (voxel, triangle) pairs in plain torch, over slabs of rows.
 
-Along each axis, every grid line that crosses a triangle touches the four voxels around it. Positions are float64; grid
-planes are float32 products, as the original computes them. Crossings outside the grid are left out (the original takes
+Along each axis, every grid line that crosses a triangle touches the four voxels around it. Positions are float64;
+grid planes are float32 products, as in the original. Crossings outside the grid are dropped (the original keeps
 those up to a voxel below it).
 """
 
@@ -15,15 +15,15 @@ from torch import Tensor
 from ...core.progress import Progress
 from .scene import Scene
 
-# Triangles whose rows are counted at once, and keys held before duplicates are merged.
+# Triangles per step, and keys buffered before duplicates are merged.
 TRIANGLES = 1 << 20
 PENDING = 1 << 25
 
 
 def triangle_voxel_pairs(scene: Scene, slab: int, report: Progress) -> Tensor:
-    """Keys [P] int64, ascending and unique, of every (voxel, triangle) that touch: voxel << tri_bits | triangle.
+    """Returns keys [P] int64, ascending and unique, of all touching pairs of voxels and triangles [F, 3, 3].
 
-    A voxel's number is (x * Y + y) * Z + z. slab: grid lines crossed at once, which bounds the memory.
+    key: voxel << tri_bits | triangle, with voxel = (x * Y + y) * Z + z.  slab: grid lines per step, bounds the memory.
     """
     parts: list[Tensor] = [torch.zeros(0, dtype=torch.int64, device=scene.device)]
     pending = 0
@@ -40,16 +40,16 @@ def triangle_voxel_pairs(scene: Scene, slab: int, report: Progress) -> Tensor:
 
 
 def sorted_unique(keys: Tensor) -> Tensor:
-    """The distinct non-negative values of `keys` [K] int64, ascending."""
+    """Returns the distinct non-negative values of `keys` [K] int64, ascending."""
     keys = keys.sort().values
     fresh = torch.cat((keys[:1] == keys[:1], keys[1:] != keys[:-1]))
     return keys[fresh & (keys >= 0)]
 
 
 def cuts(ends: Tensor, budget: int) -> list[tuple[int, int, int, int]]:
-    """Slabs (first, last, items before, items) of runs with these cumulative counts `ends` [N] int64.
+    """Returns slabs (first, last, items before, items) of runs with the cumulative counts `ends` [N] int64.
 
-    A slab holds at most `budget` items more than its longest run. Two host synchronisations.
+    A slab exceeds `budget` items by at most its longest run. Two host synchronisations.
     """
     if len(ends) == 0:
         return []
@@ -62,7 +62,7 @@ def cuts(ends: Tensor, budget: int) -> list[tuple[int, int, int, int]]:
 
 
 def _scan_axis(scene: Scene, corners: Tensor, first: int, axis: int, slab: int) -> Iterator[Tensor]:
-    """Keys [K] int64, -1 among them, of the grid lines along `axis` that cross `corners` [n, 3, 3] float64."""
+    """Yields keys [K] int64, -1 for none, of the grid lines along `axis` that cross `corners` [n, 3, 3] float64."""
     order = ((axis + 1) % 3, (axis + 2) % 3, axis)
     size = scene.voxel_size[list(order)]
     count = [scene.shape[a] for a in order]
@@ -86,7 +86,7 @@ def _scan_axis(scene: Scene, corners: Tensor, first: int, axis: int, slab: int) 
 
 
 def _keys(scene: Scene, order: tuple[int, int, int], cell: Tensor, inside: Tensor, triangle: Tensor) -> Tensor:
-    """Keys [4 n] of the four voxels around each crossing: `cell` [n, 3] in `order` and its upper neighbours."""
+    """Returns keys [4 n] of the four voxels around each crossing: `cell` [n, 3] in `order` and its upper neighbours."""
     strides = [(scene.shape[1] * scene.shape[2], scene.shape[2], 1)[a] for a in order]
     base = cell[:, 0] * strides[0] + cell[:, 1] * strides[1] + cell[:, 2] * strides[2]
     offsets = torch.tensor([0, strides[1], strides[0], strides[0] + strides[1]], device=base.device)
@@ -95,7 +95,7 @@ def _keys(scene: Scene, order: tuple[int, int, int], cell: Tensor, inside: Tenso
 
 
 def _row_ends(points: Tensor, upper: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rows at `y` [n] enter and leave triangles `points` [n, 3, 3]: (left, right), each [n, 2] = (x, height).
+    """Returns where rows at `y` [n] enter and leave triangles `points` [n, 3, 3]: [n, 2] (x, height) left and right.
 
     upper: [n] bool, the row lies between the first and second corner, else between the second and third.
     """
@@ -107,23 +107,23 @@ def _row_ends(points: Tensor, upper: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _mix(a: Tensor, b: Tensor, at: Tensor, value_a: Tensor, value_b: Tensor) -> Tensor:
-    """The line through (a, value_a) and (b, value_b), read at `at`; value_a where a = b."""
+    """Interpolates the line through (a, value_a) and (b, value_b) at `at`; value_a where a = b."""
     alpha = (at - a) / (b - a)
     return torch.where(a == b, value_a, (1 - alpha) * value_a + alpha * value_b)
 
 
 def _cell(position: Tensor, size: Tensor, count: int) -> Tensor:
-    """Cells int64 of float64 positions, held inside the grid."""
+    """Returns cells int64 of float64 positions, clamped into the grid."""
     return (position / size).clamp(0, count - 1).to(torch.int64)
 
 
 def _line(cell: Tensor, size: Tensor) -> Tensor:
-    """float64 position of the upper plane of cells int64."""
+    """Returns the float64 position of the upper plane of cells int64."""
     return ((cell + 1).to(torch.float32) * size).to(torch.float64)
 
 
 def _expand(start: Tensor, count: Tensor, ends: Tensor, piece: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
-    """(run, value), each [items]: every run r in first to last, repeated for start[r], start[r] + 1, ..."""
+    """Returns (run, value), [items] each: every run r in first to last, repeated for start[r], start[r] + 1, ..."""
     first, last, before, items = piece
     run = torch.arange(first, last, device=start.device).repeat_interleave(count[first:last], output_size=items)
     place = torch.arange(before, before + items, device=start.device)

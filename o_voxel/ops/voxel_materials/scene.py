@@ -1,7 +1,7 @@
-"""A textured mesh and a grid, laid out as the tables that sampling reads: one row a triangle, one a material.
+"""Textured mesh and grid as flat tables for sampling: one row per triangle, one per material.
 
-The order of the float32 operations is the reference's (facts: O-Voxel's volumetric attributes), because eight-bit
-results truncate: one unit in the last place can show. So sums are spelt out and nothing is fused.
+The order of float32 operations is the reference's (O-Voxel's volumetric attributes), because truncation to eight bits
+exposes differences of one unit in the last place. Sums are therefore written out and not fused.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .textures import TextureTable, pack_textures
 ALPHA_CODES = {"OPAQUE": 0, "MASK": 1, "BLEND": 2}
 PBR_SLOTS = {f"{name}_texture": tuple(range(s.start, s.stop)) for name, s in PBR_CHANNELS.items()}
 ALPHA = PBR_CHANNELS["alpha"].start
-# Below this sine of the angle between two edges, a triangle (in space or in UV) counts as a line.
+# A triangle (in space or in UV) is degenerate below this sine of the angle between two edges.
 FLAT_SINE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What sampling reads. F triangles, M materials, C values a sample: PBR_CHANNELS, then what was asked for.
+    """Tables for sampling. F triangles, M materials, C values per sample: PBR_CHANNELS, then the optional ones.
 
     triangles: [F, 3, 3] float32, world units from the grid's corner.  voxel_size: [3] float32.
     tri_bits: low bits of a pair's key that hold the triangle.  side: the grid's longest side, world units.
@@ -33,7 +33,7 @@ class Scene:
     uv: [F, 6], colors: [F, 12], normals: [F, 9], tangents: [F, 6] (along u, along v), all float32 or None.
     material: [F] int64.  factors: [M, C] float32.  alpha_mode: [M] int64.  alpha_cutoff: [M] float32.
     normal_at: the first channel of the normal, or -1.
-    tables: the textures.  lod: [F, tables] float32, the mip level a triangle reads, 0 the full image.
+    tables: the textures.  lod: [F, tables] float32, mip level per triangle, 0 the full image.
     """
 
     shape: tuple[int, int, int]
@@ -60,7 +60,10 @@ class Scene:
 
 
 def pack_scene(mesh: TexturedMesh, grid: Grid, *, emissive: bool, normal: bool, mip_offset: float) -> Scene:
-    """Tables of a checked `mesh` in `grid`, on the mesh's device. Raises ValueError when keys would pass 63 bits."""
+    """Builds the tables of a checked `mesh` (vertices [V, 3], faces [F, 3]) in `grid`, on the mesh's device.
+
+    Raises ValueError when pair keys would exceed 63 bits.
+    """
     device = mesh.mesh.vertices.device
     slots = _slots(mesh.materials, emissive, normal)
     voxel_size = torch.tensor(grid.voxel_size, dtype=torch.float32, device=device)
@@ -102,24 +105,24 @@ def pack_scene(mesh: TexturedMesh, grid: Grid, *, emissive: bool, normal: bool, 
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """[...] products of [..., 3] vectors, summed in the reference's order."""
+    """Returns the dot products [...] of [..., 3] vectors, summed in the reference's order."""
     product = a * b
     return product[..., 0] + (product[..., 1] + product[..., 2])
 
 
 def root(values: Tensor) -> Tensor:
-    """float32 square roots, correctly rounded: torch's own is one unit off now and then on the CPU."""
+    """Returns correctly rounded float32 square roots, same shape; torch's are sometimes off by one unit on the CPU."""
     return values.to(torch.float64).sqrt().to(torch.float32)
 
 
 def normalize(vectors: Tensor) -> Tensor:
-    """[..., 3] vectors of length 1; zero stays zero."""
+    """Normalises [..., 3] vectors; zero stays zero."""
     length = root(dot(vectors, vectors))[..., None]
     return torch.where(length > 0, vectors / length, vectors)
 
 
 def plane_table(triangles: Tensor) -> Tensor:
-    """[F, 16] float32, see Scene.plane, of triangles [F, 3, 3]."""
+    """Returns Scene.plane [F, 16] float32 of triangles [F, 3, 3]."""
     a, b, c = triangles.unbind(1)
     ab, ac = b - a, c - a
     x, y, z = (ab[:, i] * ac[:, j] - ab[:, j] * ac[:, i] for i, j in ((1, 2), (2, 0), (0, 1)))
@@ -130,11 +133,11 @@ def plane_table(triangles: Tensor) -> Tensor:
 
 
 def uv_frame(plane: Tensor, uv: Tensor) -> tuple[Tensor, Tensor]:
-    """(tangents [F, 6], world units along a unit of UV [F]) of triangles with corners' `uv` [F, 6].
+    """Returns (tangents [F, 6], world units per unit of UV [F]) of triangles with corner `uv` [F, 6].
 
-    Triangles without area in UV get the axes x and y, and a length so large that they read the full image. Unlike the
-    reference this is judged by the angle in UV, not by the area (whose fixed 1e-6 takes the small triangles of a dense
-    mesh for flat), and mirrored UVs turn the tangents round.
+    Triangles degenerate in UV get the axes x and y, and a length so large that they read the full image. Unlike in the
+    reference, the test is by the angle in UV, not the area (whose fixed 1e-6 rejects the small triangles of a dense
+    mesh), and mirrored UVs flip the tangents.
     """
     ab, ac = plane[:, 3:6], plane[:, 6:9]
     u1, v1, u2, v2 = uv[:, 2] - uv[:, 0], uv[:, 3] - uv[:, 1], uv[:, 4] - uv[:, 0], uv[:, 5] - uv[:, 1]
@@ -153,7 +156,7 @@ def uv_frame(plane: Tensor, uv: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mip_levels(tables: tuple[TextureTable, ...], material: Tensor, footprint: Tensor, offset: float) -> Tensor:
-    """[F, tables] float32 mip levels; footprint: [F] float32, the UV length of a voxel on each triangle."""
+    """Returns [F, tables] float32 mip levels; footprint: [F] float32, the UV length of a voxel on each triangle."""
     columns = []
     for table in tables:
         # In float64, then rounded: float32 logarithms differ between devices.
@@ -164,7 +167,7 @@ def _mip_levels(tables: tuple[TextureTable, ...], material: Tensor, footprint: T
 
 
 def _slots(materials: tuple[Material, ...], emissive: bool, normal: bool) -> dict[str, tuple[int, ...]]:
-    """The textures that matter and the channels they fill."""
+    """Returns the textures to read and the channels they fill."""
     slots = dict(PBR_SLOTS)
     if all(material.alpha_mode == "OPAQUE" for material in materials):
         del slots["alpha_texture"]
@@ -177,7 +180,7 @@ def _slots(materials: tuple[Material, ...], emissive: bool, normal: bool) -> dic
 
 
 def _factors(materials: tuple[Material, ...], emissive: bool, normal: bool) -> Tensor:
-    """[M, C] float32. A normal's x and y carry its scale, so that all channels multiply alike."""
+    """Returns factors [M, C] float32. A normal's x and y hold its scale, so that all channels multiply alike."""
     rows = []
     for m in materials:
         row = [*m.base_color_factor, m.metallic_factor, m.roughness_factor, m.alpha_factor]

@@ -1,7 +1,7 @@
-"""Textures of many materials packed into flat tables, so that one gather reads them all.
+"""Textures of many materials packed into flat tables, read by a single gather.
 
 Slots (base colour, metallic, ...) whose textures agree in size, wrap and filter for every material share a table and
-are read together: the usual asset then needs two reads a sample, not six.
+are read together: a typical asset needs two reads per sample instead of six.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ WRAP_CODES = {"repeat": 0, "clamp": 1, "mirror": 2}
 
 @dataclass(frozen=True, eq=False)
 class TextureTable:
-    """Every image and mip level of one group of slots.   M = materials, L = levels of the deepest chain.
+    """All images and mip levels of one group of slots.   M = materials, L = levels of the deepest chain.
 
-    channels: where each of the C texel channels goes among a sample's values.  texels: [T, C] uint8.
+    channels: target of each of the C texel channels among a sample's values.  texels: [T, C] uint8.
     offset, height, width: [M, L] int64, a level's first texel and its size.
     last_level: [M] int64, 0 for a single level and -1 where the material has no texture here.
     wrap: [M, 2] int64, along u and v, by WRAP_CODES.  nearest: [M] bool.  everywhere: all materials are textured.
@@ -39,7 +39,7 @@ class TextureTable:
     everywhere: bool
 
     def texture_size(self) -> Tensor:
-        """[M] float32, the side of the square with as many texels as the full image."""
+        """Returns [M] float32, the side of the square with as many texels as the full image."""
         area = self.height[:, 0].to(torch.float64) * self.width[:, 0]
         return area.sqrt().to(torch.float32)
 
@@ -47,7 +47,7 @@ class TextureTable:
 def pack_textures(
     materials: Sequence[Material], slots: Mapping[str, tuple[int, ...]], device: torch.device
 ) -> tuple[TextureTable, ...]:
-    """Tables for the slots that some material uses. slots: texture name -> its channels among a sample's values."""
+    """Packs the textures ([H, W, C] uint8) of the used slots. slots: texture name -> its channels of a sample."""
     groups: dict[tuple, list[str]] = {}
     for name in slots:
         textures = [getattr(material, name) for material in materials]
@@ -91,16 +91,16 @@ def _pack_group(
 
 
 def _chain(textures: Sequence[Texture], device: torch.device) -> list[Tensor]:
-    """Mip levels [H, W, C] uint8 of the textures side by side, the full image first."""
+    """Returns mip levels [H, W, C] uint8 of the textures stacked along channels, the full image first."""
     image = torch.cat([texture.image.to(device) for texture in textures], 2)
     return [image] if textures[0].filter == "nearest" else mip_chain(image)
 
 
 def mip_chain(image: Tensor) -> list[Tensor]:
-    """The levels of `image` [H, W, C] uint8, itself first, down to one texel.
+    """Returns the mip levels of `image` [H, W, C] uint8, starting with itself, down to one texel.
 
-    Each level halves both sides, rounding down, with an area-weighted mean rounded down: for even sides the mean of
-    2 x 2 texels, for odd ones three taps a side. Integer arithmetic: the same bytes on every device.
+    Each level halves both sides, rounding down, by an area-weighted mean rounded down: for even sides the mean of
+    2 x 2 texels, for odd ones three taps per side. Integer arithmetic: the same bytes on every device.
     """
     levels = [image]
     while max(levels[-1].shape[:2]) > 1:
@@ -119,7 +119,7 @@ def _halve(image: Tensor) -> Tensor:
 
 
 def _pair_sums(values: Tensor, dim: int) -> Tensor:
-    """Half as many along `dim`: each the sum of two neighbours, or of three weighted ones for an odd count n."""
+    """Halves `dim`: sums of two neighbours, or of three weighted ones for an odd size n."""
     n = values.shape[dim]
     half = n // 2
     if n == 1:
