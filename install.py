@@ -275,9 +275,9 @@ def run_demo(machine: Machine, arguments: Sequence[str], chosen: Options) -> int
     parser.add_argument("--picture", default=DEMO_IMAGE)
     parser.add_argument("--model")
     options, rest = parser.parse_known_args(arguments)
-    known = load_file(f"{ALIAS}_builtin", machine.root / "trellis2" / "checkpoint" / "builtin.py")
-    random = options.model is None and known.find_built_in(machine.root) is None
-    model = options.model or (TINY_MODEL if random else known.PLACE)
+    builtin = load_file(f"{ALIAS}_builtin", machine.root / "trellis2" / "checkpoint" / "builtin.py")
+    random = options.model is None and builtin.find_built_in(machine.root) is None
+    model = options.model or (TINY_MODEL if random else builtin.RELATIVE_PATH)
     generate = ["generate", options.picture, "-o", DEMO_OUTPUT, "--model", model, *DEMO_OPTIONS, *rest]
     command = [machine.python, str(machine.root / "install.py"), "--run-cli"]
     code = prepare(machine, cpu=chosen.cpu)
