@@ -57,7 +57,7 @@ def test_what_falls_short_is_shown_on_the_node(comfy):
     found = SimplifyMesh().simplify(mesh, 5, 0.0)
     (light,) = found["result"]
     assert len(light.faces) > 5
-    assert found["ui"]["text"][0].startswith(f"{len(light.faces)} triangles where 5 were wanted")
+    assert found["ui"]["text"][0].startswith(f"{len(light.faces)} triangles instead of 5")
 
 
 def test_game_ready_asset_in_one(ball, comfy):
