@@ -1,13 +1,13 @@
-"""Puts the pack on a machine. Standard library only.
+"""Installs the pack. Standard library only.
 
-    python install.py            what ComfyUI Manager runs: adds the missing requirements to this Python, never torch
-    python3 install.py --demo    a fresh machine: makes .venv, installs, turns a picture into output/demo.glb with the
-                                 checkpoint that comes with the pack; --picture FILE for another one
+    python install.py            run by ComfyUI Manager: adds the missing requirements to this Python, never torch
+    python3 install.py --demo    a fresh machine: makes .venv, installs, turns an image into output/demo.glb with the
+                                 built-in checkpoint; --picture FILE for another image
     python3 install.py --test    a fresh machine: makes .venv, installs, runs the tests; with --fast only the quick ones
 
-Both put a `trellis2` command into .venv. With --cpu both install torch without the CUDA packages. Everything may be run
-again: what is there is left alone. Arguments after --demo go to `trellis2 generate`, those after --test to pytest. Exit
-codes are those of the command that failed, else 0.
+Both add a `trellis2` command to .venv. With --cpu both install torch without the CUDA packages. Everything may be run
+again: installed parts are kept. Arguments after --demo go to `trellis2 generate`, those after --test to pytest. The
+exit code is that of the command that failed, else 0.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OPTIONAL = frozenset({"numba"})  # no wheel for this Python: the numpy and scipy
 
 TINY_MODEL = "output/tiny"
 NO_MODEL = """this copy of the pack comes without its trained checkpoint: the demo's model is random and tiny.
-  What it makes looks like nothing; it shows that every stage runs here.
+  Its output is noise; it shows that every stage runs here.
   The published model, a 16 GB download:  python3 install.py --demo --model microsoft/TRELLIS.2-4B"""
 DEMO_IMAGE = "assets/images/teapot.png"
 DEMO_OUTPUT = "output/demo.glb"
@@ -64,7 +64,7 @@ NO_PIP = "neither pip nor uv was found for this Python; run `python -m ensurepip
 
 
 def load_file(name: str, path: Path) -> ModuleType:
-    """The module or package at `path`, imported as `name`."""
+    """Imports the module or package at `path` as `name`."""
     folder = [str(path.parent)] if path.name == "__init__.py" else None
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder)
     module = importlib.util.module_from_spec(spec)
@@ -77,12 +77,12 @@ requirements = load_file(f"{ALIAS}_requirements", ROOT / "wheels" / "requirement
 
 
 class InstallError(Exception):
-    """Something the user must do first; the message says what."""
+    """The user must act first; the message states how."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The Python that runs this, as far as installing needs it."""
+    """The Python that runs this script, reduced to what installing needs."""
 
     root: Path
     python: str
@@ -93,7 +93,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The interpreter that runs this script."""
+    """Returns the interpreter that runs this script."""
     return Machine(
         root=ROOT,
         python=sys.executable,
@@ -105,7 +105,7 @@ def this_machine() -> Machine:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """A progress line on `file`, else on stdout, before whatever a child process prints next."""
+    """Prints a progress line to `file`, by default stdout, flushed before the output of child processes."""
     print(f"[trellis2] {text}", flush=True, file=file)
 
 
@@ -113,7 +113,7 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 
 def installer(machine: Machine) -> list[str]:
-    """The start of an install command for this Python: pip's, else uv's."""
+    """Returns the start of an install command for this Python: pip's, else uv's."""
     if machine.has_module("pip"):
         isolated = ["-s"] if sys.flags.no_user_site else []
         options = ["install", "--disable-pip-version-check", "--prefer-binary"]
@@ -124,9 +124,9 @@ def installer(machine: Machine) -> list[str]:
 
 
 def add_missing(machine: Machine, wanted: Sequence[requirements.Requirement]) -> int:
-    """Installs what of `wanted` is missing and changes nothing else. 0, or the installer's exit code.
+    """Installs what of `wanted` is missing and changes nothing else. Returns 0, or the installer's exit code.
 
-    If the lot does not install together, each is tried alone, so that one without a wheel costs only itself.
+    If they do not install together, each is tried alone, so that one without a wheel blocks no other.
     """
     versions = machine.versions()
     lacking = requirements.missing(wanted, versions)
@@ -150,7 +150,7 @@ def add_missing(machine: Machine, wanted: Sequence[requirements.Requirement]) ->
 
 
 def _report(failed: Mapping[requirements.Requirement, int]) -> int:
-    """Says what did not install; the exit code of the first that the pack cannot do without."""
+    """Prints what did not install. Returns the exit code of the first requirement that the pack needs."""
     for requirement in failed:
         need = "optional: slower without it" if requirement.name in OPTIONAL else "needed"
         say(f"could not install {requirement} ({need})")
@@ -158,7 +158,7 @@ def _report(failed: Mapping[requirements.Requirement, int]) -> int:
 
 
 def install_into_host(machine: Machine) -> int:
-    """What ComfyUI Manager runs: the missing pure requirements, into the running interpreter, with torch left alone."""
+    """Run by ComfyUI Manager: installs the missing pure requirements into the running interpreter, but never torch."""
     code = add_missing(machine, requirements.read_requirements(machine.root / "requirements.txt"))
     if "torch" not in machine.versions():
         say("torch is not installed in this Python; ComfyUI needs it, and this script does not install it")
@@ -166,9 +166,9 @@ def install_into_host(machine: Machine) -> int:
 
 
 def install_torch(machine: Machine, cpu: bool) -> int:
-    """Installs torch, for `cpu` in its build without CUDA. The exit code.
+    """Installs torch, for `cpu` in its build without CUDA. Returns the exit code.
 
-    On Linux that build is not in pip's default index: pip finds it only if it is set up to, uv knows its place.
+    On Linux that build is not in pip's default index: pip finds it only if configured to, uv knows its location.
     """
     if not (cpu and sys.platform == "linux"):
         say(f"installing {TORCH} (a large download; for another build, install torch here first)")
@@ -186,7 +186,7 @@ def install_torch(machine: Machine, cpu: bool) -> int:
 
 
 def prepare(machine: Machine, extra: Sequence[str] = (), *, cpu: bool = False) -> int:
-    """An environment that can run the pack: torch if absent, the requirements, and `extra` ones. The exit code."""
+    """Completes the environment: torch if absent, the requirements, and `extra` ones. Returns the exit code."""
     if "torch" not in machine.versions() and (code := install_torch(machine, cpu)):
         return code
     wanted = requirements.read_requirements(machine.root / "requirements.txt")
@@ -197,17 +197,17 @@ def prepare(machine: Machine, extra: Sequence[str] = (), *, cpu: bool = False) -
 
 
 def venv_python(root: Path) -> Path:
-    """Where the Python of `.venv` is."""
+    """Returns the path of `.venv`'s Python."""
     return root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def command_file(root: Path) -> Path:
-    """Where the `trellis2` command of `.venv` is."""
+    """Returns the path of `.venv`'s `trellis2` command."""
     return venv_python(root).with_name("trellis2.cmd" if os.name == "nt" else "trellis2")
 
 
 def add_command(root: Path) -> None:
-    """Writes the `trellis2` command of `.venv`, which is this script's --run-cli, unless pip has put one there.
+    """Writes the `trellis2` command of `.venv`, this script's --run-cli, unless pip has installed one there.
 
     An editable install would need setuptools, and write into the tree.
     """
@@ -224,7 +224,7 @@ def add_command(root: Path) -> None:
 
 
 def ensure_venv(machine: Machine) -> Path:
-    """The Python of a working `.venv` in the root, made or mended first if need be, with the `trellis2` command."""
+    """Returns the Python of a working `.venv` in the root, created or repaired if need be, with `trellis2`."""
     python = _ensure_venv_python(machine)
     add_command(machine.root)
     return python
@@ -252,7 +252,7 @@ def _ensure_venv_python(machine: Machine) -> Path:
 
 
 def in_environment(machine: Machine, arguments: Sequence[str], job: Callable[[], int]) -> int:
-    """`job()` when this Python is a virtual environment's, else this script with `arguments`, run by `.venv`'s."""
+    """Runs `job()` if this Python is a virtual environment's, else this script by `.venv`'s Python."""
     if machine.in_venv:
         return job()
     return machine.run([str(ensure_venv(machine)), str(machine.root / "install.py"), *arguments])
@@ -263,21 +263,21 @@ def in_environment(machine: Machine, arguments: Sequence[str], job: Callable[[],
 
 @dataclass(frozen=True)
 class Options:
-    """What the jobs leave to the user."""
+    """Options shared by the jobs."""
 
     cpu: bool = False  # torch without CUDA
     fast: bool = False  # the tests that are neither slow nor need a GPU
 
 
 def run_demo(machine: Machine, arguments: Sequence[str], chosen: Options) -> int:
-    """A picture of the repository to output/demo.glb, through every stage, with the built-in checkpoint."""
+    """Converts an image of the repository to output/demo.glb, through every stage, with the built-in checkpoint."""
     parser = argparse.ArgumentParser(prog="install.py --demo", add_help=False, allow_abbrev=False)
     parser.add_argument("--picture", default=DEMO_IMAGE)
     parser.add_argument("--model")
     options, rest = parser.parse_known_args(arguments)
-    known = load_file(f"{ALIAS}_builtin", machine.root / "trellis2" / "checkpoint" / "builtin.py")
-    random = options.model is None and known.find_built_in(machine.root) is None
-    model = options.model or (TINY_MODEL if random else known.PLACE)
+    builtin = load_file(f"{ALIAS}_builtin", machine.root / "trellis2" / "checkpoint" / "builtin.py")
+    random = options.model is None and builtin.find_built_in(machine.root) is None
+    model = options.model or (TINY_MODEL if random else builtin.RELATIVE_PATH)
     generate = ["generate", options.picture, "-o", DEMO_OUTPUT, "--model", model, *DEMO_OPTIONS, *rest]
     command = [machine.python, str(machine.root / "install.py"), "--run-cli"]
     code = prepare(machine, cpu=chosen.cpu)
@@ -295,15 +295,15 @@ def run_demo(machine: Machine, arguments: Sequence[str], chosen: Options) -> int
 
 
 def run_tests(machine: Machine, arguments: Sequence[str], chosen: Options) -> int:
-    """The tests."""
+    """Runs the tests."""
     command = [machine.python, "-c", PYTEST, *PARALLEL, *(FAST if chosen.fast else ()), *arguments]
     return prepare(machine, TEST_REQUIREMENTS, cpu=chosen.cpu) or machine.run(command)
 
 
 def run_kernel_tests(machine: Machine, arguments: Sequence[str], chosen: Options) -> int:
-    """The tests of the Triton kernels under a second Triton, for this run alone.
+    """Runs the tests of the Triton kernels under a second Triton, for this run alone.
 
-    The newest one where the environment has the one that torch pins, else the pinned one.
+    That is the newest one if the environment has the one that torch pins, else the pinned one.
     """
     if code := prepare(machine, TEST_REQUIREMENTS, cpu=chosen.cpu):
         return code
@@ -322,7 +322,7 @@ def run_kernel_tests(machine: Machine, arguments: Sequence[str], chosen: Options
 
 
 def run_linter(machine: Machine, arguments: Sequence[str], chosen: Options) -> int:
-    """The linter."""
+    """Runs the linter."""
     ruff = [machine.python, "-m", "ruff", "check", *arguments]
     return prepare(machine, TEST_REQUIREMENTS, cpu=chosen.cpu) or machine.run(ruff)
 
@@ -331,7 +331,7 @@ JOBS = {"--demo": run_demo, "--test": run_tests, "--test-kernels": run_kernel_te
 
 
 def run_cli(machine: Machine, arguments: Sequence[str]) -> int:
-    """The `trellis2` command of this tree, without installing the tree; in `.venv` if this Python has no torch."""
+    """Runs the `trellis2` command of this tree, without installing the tree; in `.venv` if this Python has no torch."""
     if machine.has_module("torch"):
         return _run_cli_here(machine, arguments)
     if not machine.in_venv:
@@ -348,7 +348,7 @@ def _run_cli_here(machine: Machine, arguments: Sequence[str]) -> int:
 
 
 def accelerator(machine: Machine, name: str) -> int:
-    """Installs an optional accelerator if wheels/index.json has a build for this machine, else says why not."""
+    """Installs an optional accelerator if wheels/index.json has a build for this machine, else prints the reason."""
     resolver = load_file(f"{ALIAS}_wheels_resolve", machine.root / "wheels" / "resolve.py")
     index = resolver.read_index(machine.root / "wheels" / "index.json")
     choice = resolver.resolve(name, resolver.this_host(), index)
@@ -367,12 +367,12 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--accelerator", metavar="NAME", help="add an optional accelerator to this Python")
     mode.add_argument("--run-cli", nargs=argparse.REMAINDER, metavar="...", help="the trellis2 command")
     parser.add_argument("--cpu", action="store_true", help="after --demo or --test: torch without CUDA's packages")
-    parser.add_argument("--fast", action="store_true", help="after --test: leave out what is slow or needs a GPU")
+    parser.add_argument("--fast", action="store_true", help="after --test: skip slow tests and those that need a GPU")
     return parser
 
 
 def main(argv: Sequence[str], machine: Machine) -> int:
-    """Runs the mode that `argv` names; its exit code."""
+    """Runs the mode that `argv` names. Returns its exit code."""
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
     chosen = Options(cpu=options.cpu, fast=options.fast)

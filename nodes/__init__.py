@@ -1,4 +1,4 @@
-"""The node layer: the only code that knows ComfyUI. Ids, once released, never change."""
+"""ComfyUI nodes. Only this package imports ComfyUI. Node ids never change once released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Surfaces to assets: unwrap, bake, and everything in one node."""
+"""Nodes that unwrap and bake, and one that makes a finished asset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .widgets import CATEGORY
 
 TEXTURE_SIZES = ["512", "1024", "2048", "4096", "8192"]
 FROM_PRESET = "from preset"
-SIZE = "Texels a side. Time and file size grow as its square."
+SIZE = "Texels a side. Time and file size grow with its square."
 
 
 class Unwrap:
@@ -30,14 +30,16 @@ class Unwrap:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        gutter = "Empty texels between charts, at least, at the texture size. More keeps seams clean from further away."
-        crease = "Edges that bend by more than this many degrees are shaded sharp. 180: smooth everywhere."
+        gutter = (
+            "Minimum empty texels between charts at the texture size. More keeps seams clean at a distance (mipmaps)."
+        )
+        crease = "Edges with more degrees between their face normals are shaded sharp. 180: smooth everywhere."
         return {
             "required": {
                 "mesh": (MESH, {"tooltip": "From Simplify Mesh. Time grows with its faces: 200,000 is comfortable."}),
                 "texture_size": (
                     TEXTURE_SIZES,
-                    {"default": "2048", "tooltip": "Texels a side that the gutters are meant for."},
+                    {"default": "2048", "tooltip": "Texture size, in texels a side, for which the gutter is measured."},
                 ),
                 "gutter": ("INT", {"default": 2, "min": 1, "max": 64, "tooltip": gutter}),
                 "crease_deg": ("FLOAT", {"default": 60.0, "min": 0.0, "max": 180.0, "step": 1.0, "tooltip": crease}),
@@ -45,33 +47,38 @@ class Unwrap:
         }
 
     def unwrap(self, mesh: Mesh, texture_size: str, gutter: int, crease_deg: float) -> tuple[TexturedMesh]:
-        known = host.at_work(expect(mesh, MESH))
-        uv_map = unwrap(known, resolution=int(texture_size), gutter=gutter, progress=host.progress())
-        shaded, normals, _ = smooth_by_angle(known, crease_deg)
+        mesh = host.at_work(expect(mesh, MESH))
+        uv_map = unwrap(mesh, resolution=int(texture_size), gutter=gutter, progress=host.progress())
+        shaded, normals, _ = smooth_by_angle(mesh, crease_deg)
         return (host.at_rest(TexturedMesh(shaded, uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)),)
 
 
 class BakeTextures:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Paints textures from voxels: base colour, metallic, roughness, alpha; also normals and occlusion."
+    DESCRIPTION = (
+        "Bakes textures from voxels: base colour, metallic, roughness, alpha; also normal map and ambient occlusion."
+    )
     FUNCTION = "bake"
     RETURN_TYPES = (TEXTURED_MESH,)
     RETURN_NAMES = ("textured_mesh",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        surface = "The detailed surface, from Clean Mesh: texels look there for their colour, normals and shadow."
-        samples = "Samples along each side of a texel. 2 smooths fine patterns and costs four times the time."
-        alpha = "auto uses transparency only where a real part of the surface is below 1."
+        surface = "The detailed surface, from Clean Mesh: source of colour, normals and occlusion."
+        samples = "Samples along each side of a texel. 2 antialiases fine patterns and takes four times as long."
+        alpha = "auto: opaque unless a significant part of the surface has alpha below 1."
         return {
             "required": {
-                "textured_mesh": (TEXTURED_MESH, {"tooltip": "From Unwrap, or Load Mesh with its own coordinates."}),
+                "textured_mesh": (TEXTURED_MESH, {"tooltip": "From Unwrap, or Load Mesh with texture coordinates."}),
                 "detailed_mesh": (MESH, {"tooltip": surface}),
                 "voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh or O-Voxel to Mesh."}),
                 "texture_size": (TEXTURE_SIZES, {"default": "2048", "tooltip": SIZE}),
                 "supersample": (["1", "2", "4"], {"default": "1", "tooltip": samples}),
-                "normal_map": ("BOOLEAN", {"default": True, "tooltip": "Fine shape as a texture: one more image."}),
-                "occlusion": ("BOOLEAN", {"default": True, "tooltip": "Shadow in corners, for ambient light."}),
+                "normal_map": (
+                    "BOOLEAN",
+                    {"default": True, "tooltip": "Bake a normal map of the detailed surface: one more image."},
+                ),
+                "occlusion": ("BOOLEAN", {"default": True, "tooltip": "Bake ambient occlusion."}),
                 "alpha_mode": (["auto", "OPAQUE", "MASK", "BLEND"], {"default": "auto", "tooltip": alpha}),
             }
         }
@@ -112,7 +119,9 @@ class BakeTextures:
 
 class GameReadyAsset:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Raw surface and voxels to a finished asset: cleaned, simplified, unwrapped, baked. Choose a preset."
+    DESCRIPTION = (
+        "Makes a finished asset from a raw surface and voxels: cleaned, simplified, unwrapped, baked. Choose a preset."
+    )
     FUNCTION = "make"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
@@ -121,11 +130,12 @@ class GameReadyAsset:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         presets = "; ".join(f"{name}: {_describe(name)}" for name in PRESETS)
         surface = (
-            "cleaned keeps everything; remeshed wraps both sides of every sheet; outer shell is one watertight solid."
+            "cleaned: keeps the surface; remeshed: a closed surface around both sides of every sheet; outer shell: one "
+            "watertight solid."
         )
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Decode Mesh, as it comes."}),
+                "mesh": (MESH, {"tooltip": "From Decode Mesh, unprocessed."}),
                 "preset": (list(PRESETS), {"default": "game high", "tooltip": presets}),
                 "faces": (
                     "INT",
@@ -153,11 +163,11 @@ class GameReadyAsset:
             options = replace(options, texture_size=int(texture_size))
         if surface != FROM_PRESET:
             options = replace(options, surface=surface)
-        known = None if voxels is None else host.at_work(expect(voxels, VOXELS))
+        field = None if voxels is None else host.at_work(expect(voxels, VOXELS))
         warnings: list[str] = []
         asset = make_asset(
             host.at_work(expect(mesh, MESH)),
-            known,
+            field,
             options,
             progress=host.staged_progress(STAGES),
             on_warning=warnings.append,
@@ -168,6 +178,7 @@ class GameReadyAsset:
 
 
 def _describe(preset: str) -> str:
+    """Summarises a preset for its tooltip."""
     options = PRESETS[preset]
     texture = f"{options.texture_size}² texture" if options.texture_size else "no texture"
     maps = [name for name, wanted in (("normals", options.normal_map), ("occlusion", options.occlusion)) if wanted]

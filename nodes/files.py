@@ -1,4 +1,4 @@
-"""Mesh files in and out."""
+"""Nodes that load and save mesh files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .widgets import CATEGORY, filename_prefix
 
 class LoadMesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Loads a GLB, OBJ, PLY or STL with its materials, turned to z up."
+    DESCRIPTION = "Loads a GLB, OBJ, PLY or STL with its materials, rotated to z up."
     FUNCTION = "load"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
@@ -27,7 +27,7 @@ class LoadMesh:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         path = "A file in ComfyUI's input folder, or an absolute path: .glb, .gltf, .obj, .ply, .stl."
-        fit = "Centre and scale the mesh to the unit cube, where the models work. Off keeps its own position and size."
+        fit = "Centre and scale the mesh to the unit cube, the domain of the models. Off: keep position and size."
         return {
             "required": {
                 "file": ("STRING", {"default": "mesh.glb", "tooltip": path}),
@@ -43,7 +43,7 @@ class LoadMesh:
 
 class SaveGLB:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Saves a mesh as GLB in ComfyUI's output folder, coloured where voxels are connected."
+    DESCRIPTION = "Saves a mesh as GLB in ComfyUI's output folder, with vertex colours if voxels are connected."
     FUNCTION = "save"
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("model_file",)
@@ -56,7 +56,7 @@ class SaveGLB:
                 "mesh": (MESH, {"tooltip": "From Decode Mesh."}),
                 "filename_prefix": filename_prefix("3d/trellis2"),
             },
-            "optional": {"voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh; they become vertex colours."})},
+            "optional": {"voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh, saved as vertex colours."})},
         }
 
     def save(self, mesh: Mesh, filename_prefix: str, voxels: VoxelField | None = None) -> dict[str, Any]:
@@ -79,15 +79,20 @@ class SaveMesh:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        kind = "glb holds everything; obj has its textures beside it; ply has colours; stl has the shape only."
+        kind = "glb: everything in one file; obj: textures in separate files; ply: vertex colours; stl: shape only."
         images = (
-            "Textures of a glb. png opens everywhere; jpeg takes a quarter; webp least, but game engines refuse it."
+            "Texture format of a glb. png: opens everywhere; jpeg: a quarter of the size; webp: smallest, but not read "
+            "by game engines."
         )
-        budget = "Most MiB that a glb may take: smaller encodings first, then smaller textures. 0: no limit."
+        budget = "Maximum size of a glb in MiB, met by smaller encodings, then by smaller textures. 0: no limit."
         geometry = (
-            "Vertices of a glb. quantized halves them; draco needs the package DracoPy and a viewer that reads it."
+            "Vertex format of a glb. quantized: half the size; draco: needs the package DracoPy and a viewer with "
+            "Draco."
         )
-        scale = "Units of the file for one of ours; the object is about 1 long. Printers read STL in millimetres: 100."
+        scale = (
+            "File units per world unit; the object is about 1 long. For STL in millimetres, e.g. 100: about 100 mm "
+            "long."
+        )
         return {
             "required": {
                 "mesh": (TEXTURED_MESH, {"tooltip": "From Game-Ready Asset, Bake Textures, Unwrap or Load Mesh."}),
@@ -123,6 +128,6 @@ class SaveMesh:
 
 
 def _shown(name: str, subfolder: str) -> dict[str, Any]:
-    """What ComfyUI wants to know of a saved model, and the path that Preview 3D takes."""
+    """Returns the preview entry of a saved model for ComfyUI, and its path for Preview 3D."""
     saved = {"filename": name, "subfolder": subfolder, "type": "output"}
     return {"ui": {"3d": [saved]}, "result": ((f"{subfolder}/" if subfolder else "") + name,)}

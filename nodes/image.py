@@ -1,4 +1,4 @@
-"""Pictures to conditions: examples, crop and matte, image tokens."""
+"""Nodes from images to conditions: examples, crop and matte, image tokens."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PREVIEW_SIZE = 512
 
 
 class ExampleImage:
-    """Outputs what Load Image would for the same file."""
+    """Has the outputs of Load Image for the same file."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "One of the pack's example pictures. Replace it with Load Image to use your own."
+    DESCRIPTION = "Loads one of the pack's example images. Replace it with Load Image to use your own."
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGE", "MASK")
     RETURN_NAMES = ("image", "mask")
@@ -35,7 +35,7 @@ class ExampleImage:
         names = sorted(path.stem for path in PICTURES.glob("*.png"))
         return {
             "required": {
-                "picture": (names, {"default": "teapot", "tooltip": "A picture with a transparent background."})
+                "picture": (names, {"default": "teapot", "tooltip": "An image with a transparent background."})
             }
         }
 
@@ -48,7 +48,9 @@ class ExampleImage:
 
 class PrepareImage:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Cuts the object out and crops it to a square on black, byte for byte as the model was trained."
+    DESCRIPTION = (
+        "Mattes the object and crops it to a square on black, byte-identical to the reference's preprocessing."
+    )
     FUNCTION = "prepare"
     RETURN_TYPES = (IMAGES, "IMAGE")
     RETURN_NAMES = ("images", "preview")
@@ -57,17 +59,17 @@ class PrepareImage:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "image": ("IMAGE", {"tooltip": "One picture, or a batch. An alpha channel is used as the matte."}),
+                "image": ("IMAGE", {"tooltip": "One image, or a batch. An alpha channel is the matte."}),
                 "mask_marks": (
                     [BACKGROUND, OBJECT],
                     {
                         "default": BACKGROUND,
-                        "tooltip": "What is white in the mask: the background (Load Image) or the object "
+                        "tooltip": "Meaning of white in the mask: the background (Load Image) or the object "
                         "(Remove Background and most segmentation nodes).",
                     },
                 ),
             },
-            "optional": {"mask": ("MASK", {"tooltip": "The matte. Needed for a picture without an alpha channel."})},
+            "optional": {"mask": ("MASK", {"tooltip": "The matte. Required for an image without an alpha channel."})},
         }
 
     def prepare(self, image: Tensor, mask_marks: str, mask: Tensor | None = None) -> tuple[PreparedImages, Tensor]:
@@ -78,19 +80,19 @@ class PrepareImage:
 
 class ConditionOnImage:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Image tokens (DINOv3) that guide every stage."
+    DESCRIPTION = "Encodes images as DINOv3 tokens, the condition of every stage."
     FUNCTION = "condition"
     RETURN_TYPES = (CONDITION,)
     RETURN_NAMES = ("condition",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        batch = "Whether a batch of pictures is that many objects, or one object seen from several sides."
+        batch = "Meaning of a batch: one object per image, or one object seen from several sides."
         mode = (
-            "How several views guide the sampling. average: every step follows all of them, at that many times the "
-            "cost. cycle: they take turns, one a step, at the cost of one. No effect with one view."
+            "How several views guide the sampling. average: every step uses all views, at the cost of each. cycle: "
+            "steps alternate between views, at the cost of one. No effect with one view."
         )
-        tokens = "1024 serves every resolution; 512 is quicker and serves 512 surfaces only."
+        tokens = "1024: for every resolution. 512: faster, for 512 surfaces only."
         return {
             "required": {
                 "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
@@ -107,5 +109,5 @@ class ConditionOnImage:
         pictures = expect(images, IMAGES).images
         objects = [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures]
         run = expect(pipeline, PIPELINE).condition
-        found = run(objects, resolution=int(tokens), view_mode=view_mode, progress=host.progress())
-        return (host.at_rest(found),)
+        encoded = run(objects, resolution=int(tokens), view_mode=view_mode, progress=host.progress())
+        return (host.at_rest(encoded),)

@@ -1,4 +1,4 @@
-"""To and from what other nodes pass around: core's MESH, and the TRIMESH of the mesh packs."""
+"""Nodes that convert to and from ComfyUI's MESH and other mesh packs' TRIMESH."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import trimesh
 
 
-SOURCE = "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh. One material: bake several into one first."
+SOURCE = "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh. One material only: bake several into one first."
 
 
 class ToComfyMesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "A mesh for ComfyUI's own mesh nodes (MESH), with its textures but for alpha; turned to y up."
+    DESCRIPTION = "Converts to ComfyUI's MESH, with textures except alpha; rotated to y up."
     FUNCTION = "convert"
     RETURN_TYPES = (COMFY_MESH,)
     RETURN_NAMES = ("mesh",)
@@ -37,7 +37,7 @@ class ToComfyMesh:
 
 class FromComfyMesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "ComfyUI's own MESH, a batch as a list, with its colours and textures; turned to z up."
+    DESCRIPTION = "Converts ComfyUI's MESH, a batch to a list, with colours and textures; rotated to z up."
     FUNCTION = "convert"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
@@ -45,16 +45,16 @@ class FromComfyMesh:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"mesh": (COMFY_MESH, {"tooltip": "From any node of ComfyUI that makes a MESH."})}}
+        return {"required": {"mesh": (COMFY_MESH, {"tooltip": "From any ComfyUI node that outputs a MESH."})}}
 
     def convert(self, mesh: Any) -> tuple[list[TexturedMesh], list[Mesh]]:
-        found = [host.at_rest(item) for item in from_comfy_mesh(mesh)]
-        return found, [item.mesh for item in found]
+        meshes = [host.at_rest(item) for item in from_comfy_mesh(mesh)]
+        return meshes, [item.mesh for item in meshes]
 
 
 class ToTrimesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "A mesh for packs that pass trimesh objects (TRIMESH), with its textures; turned to y up."
+    DESCRIPTION = "Converts to a trimesh object (TRIMESH) for other mesh packs, with textures; rotated to y up."
     FUNCTION = "convert"
     RETURN_TYPES = (TRIMESH,)
     RETURN_NAMES = ("trimesh",)
@@ -69,14 +69,14 @@ class ToTrimesh:
 
 class FromTrimesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "A trimesh object or scene (TRIMESH) of another pack, with its materials."
+    DESCRIPTION = "Converts a trimesh object or scene (TRIMESH) of another pack, with materials."
     FUNCTION = "convert"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        up = "Which axis points up in it. y is glTF's, and what mesh packs pass around."
+        up = "Up axis of the input. y: as in glTF and most mesh packs."
         return {
             "required": {
                 "trimesh": (TRIMESH, {"tooltip": "From a node of another mesh pack."}),
@@ -88,5 +88,5 @@ class FromTrimesh:
         if not hasattr(trimesh, "faces") and not hasattr(trimesh, "geometry"):
             kind = type(trimesh)
             raise TypeError(f"trimesh: expected a trimesh mesh or scene, got {kind.__module__}.{kind.__qualname__}")
-        found = host.at_rest(from_trimesh(trimesh, y_up=up == "y"))
-        return found, found.mesh
+        converted = host.at_rest(from_trimesh(trimesh, y_up=up == "y"))
+        return converted, converted.mesh

@@ -1,4 +1,4 @@
-"""Surfaces to better surfaces: clean, fill holes, simplify, remesh."""
+"""Nodes that process surfaces: clean, fill holes, simplify, remesh."""
 
 from __future__ import annotations
 
@@ -20,19 +20,25 @@ log = logging.getLogger(__name__)
 
 class CleanMesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Makes a raw surface sound: welded, no doubled faces or crumbs, one winding, small holes closed."
+    DESCRIPTION = (
+        "Cleans a raw surface: welds vertices, removes duplicate faces and tiny parts, orients faces, fills "
+        "small holes."
+    )
     FUNCTION = "clean"
     RETURN_TYPES = (MESH,)
     RETURN_NAMES = ("mesh",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        weld = "Vertices closer than this become one, in world units; the object is about 1 long. 0: equal places only."
-        share = "Parts with less than this share of the whole area are removed as crumbs. 0 keeps all."
-        keep = "Keep only so many parts, the largest. 0 keeps all."
-        hole = "Holes with a rim up to this long are closed, in world units. 0 closes none."
+        weld = (
+            "Vertices closer than this are merged, in world units; the object is about 1 long. 0: equal positions only."
+        )
+        share = "Parts with less than this share of the total area are removed. 0: keep all."
+        keep = "Number of parts to keep, the largest first. 0: all."
+        hole = "Holes with a perimeter up to this are closed, in world units. 0: none."
         outward = (
-            "How outside is told: volume suits closed parts and is fast; views looks from 14 sides, for open shells."
+            "How the outside is determined. volume: by signed volume, fast, for closed parts; views: by visibility from"
+            " 14 sides, for open shells."
         )
         return {
             "required": {
@@ -75,22 +81,27 @@ class CleanMesh:
 
 class FillHoles:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Closes holes of a cleaned mesh by the length of their rim, with patches that follow the surface."
+    DESCRIPTION = "Closes holes of a cleaned mesh up to a perimeter, with patches that follow the surface."
     FUNCTION = "fill"
     RETURN_TYPES = (MESH,)
     RETURN_NAMES = ("mesh",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        perimeter = "Longest rim to close, in world units; the object is about 1 long. A large one closes mouths too."
+        perimeter = (
+            "Longest perimeter to close, in world units; the object is about 1 long. Large values close openings too."
+        )
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Clean Mesh; unwelded seams look like holes."}),
+                "mesh": (MESH, {"tooltip": "From Clean Mesh; unwelded seams count as holes."}),
                 "max_perimeter": (
                     "FLOAT",
                     {"default": 0.1, "min": 0.0, "max": 10.0, "step": 0.001, "round": False, "tooltip": perimeter},
                 ),
-                "curved": ("BOOLEAN", {"default": True, "tooltip": "Patches bend as the surface around does."}),
+                "curved": (
+                    "BOOLEAN",
+                    {"default": True, "tooltip": "Patches continue the curvature of the surrounding surface."},
+                ),
             }
         }
 
@@ -100,15 +111,15 @@ class FillHoles:
 
 class SimplifyMesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Fewer triangles for the same shape, by edge collapses at the least error."
+    DESCRIPTION = "Reduces the number of triangles by edge collapses of least quadric error."
     FUNCTION = "simplify"
     RETURN_TYPES = (MESH,)
     RETURN_NAMES = ("mesh",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        faces = "At most so many triangles. 8,000 suits a prop seen from afar, 50,000 a close one, 1,000,000 film."
-        error = "Stop before the surface moves further than this, in world units. 0: only the number of faces counts."
+        faces = "Maximum triangles. 8,000: a distant prop; 50,000: a close one; 1,000,000: film."
+        error = "Maximum deviation of the surface, in world units. 0: limit the number of faces only."
         return {
             "required": {
                 "mesh": (MESH, {"tooltip": "From Clean Mesh or Remesh."}),
@@ -126,22 +137,24 @@ class SimplifyMesh:
         result = (host.at_rest(light),)
         if max_error or len(light.faces) <= faces:
             return result
-        line = f"{len(light.faces):,} triangles where {faces:,} were wanted: no collapse is left that keeps the surface"
+        line = f"{len(light.faces):,} triangles instead of {faces:,}: no collapse is left that preserves the surface"
         log.warning(line)
         return {"ui": {"text": [line]}, "result": result}
 
 
 class Remesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "A new closed surface around the old one: both sides of every sheet, or only the outer shell."
+    DESCRIPTION = "Makes a new closed surface around the input: both sides of every sheet, or only the outer shell."
     FUNCTION = "remesh"
     RETURN_TYPES = (MESH,)
     RETURN_NAMES = ("mesh",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        kind = "outer shell: one watertight solid without inner walls, for printing. both sides: keeps hollows."
-        resolution = "Voxels along the longest side. Detail below one is lost; memory and time grow as its square."
+        kind = "outer shell: one watertight solid without inner walls, for printing. both sides: keeps cavities."
+        resolution = (
+            "Voxels along the longest side. Detail below a voxel is lost; memory and time grow with its square."
+        )
         return {
             "required": {
                 "mesh": (MESH, {"tooltip": "From Clean Mesh or Decode Mesh."}),

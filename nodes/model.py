@@ -1,4 +1,4 @@
-"""Load a checkpoint, and change how a stage samples."""
+"""Nodes that load a checkpoint and override the sampling settings of a stage."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..trellis2.pipeline import Pipeline
 from ..trellis2.runtime.streaming import VRAM_MODES
 from . import host
 from .sockets import PIPELINE, SAMPLER, SamplerOverrides
-from .widgets import CATEGORY, OWN, STEP_CACHE, own
+from .widgets import CATEGORY, FROM_MODEL, STEP_CACHE, override
 
 QUANTIZATIONS = ["none", *FORMATS]
-# A schedule that shifts less would put nearly all steps at the end.
+# Smaller values would put nearly all steps at the end of the schedule.
 LEAST_SHIFT = 0.1
 
 
 class LoadModel:
-    """Networks are read from disk when a stage first needs them, and moved by ComfyUI's memory management."""
+    """Networks are read from disk on first use by a stage, and moved by ComfyUI's memory management."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Opens a TRELLIS.2 checkpoint. Each network is loaded when a stage first needs it."
+    DESCRIPTION = "Opens a TRELLIS.2 checkpoint. Each network is loaded on first use."
     FUNCTION = "load"
     RETURN_TYPES = (PIPELINE,)
     RETURN_NAMES = ("pipeline",)
@@ -31,13 +31,13 @@ class LoadModel:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         choices = host.model_choices()
-        ours = (
-            f"{host.BUILT_IN}: our own small one, no download; everyday objects at 512."
+        built_in = (
+            f"{host.BUILT_IN}: a small bundled model, no download; everyday objects at 512."
             if host.BUILT_IN in choices
-            else "This copy of the pack comes without our own small one (assets/mini)."
+            else "This copy of the pack comes without the small bundled model (assets/mini)."
         )
         model = (
-            f"{ours} A folder in models/trellis2, or a published checkpoint, downloaded when first used: "
+            f"{built_in} A folder in models/trellis2, or a published checkpoint, downloaded on first use: "
             "microsoft/TRELLIS.2-4B (16 GB, into models/trellis2) or Comfy-Org/TRELLIS.2 (12 GB, the files that "
             "ComfyUI's own nodes use)."
         )
@@ -46,14 +46,14 @@ class LoadModel:
             "decoders), float32 on a CPU. float32 doubles the memory."
         )
         quantization = (
-            "8-bit products in the flow networks: half their memory and faster sampling, for a small change of the "
-            "result. int8: any recent card; takes Comfy-Org's int8 file (5 GB) if that model is chosen. fp8: Ada, "
-            "Hopper and newer. Made while loading from 16-bit files."
+            "8-bit products in the flow networks: half their memory and faster sampling, with slightly different "
+            "results. int8: any recent card; uses Comfy-Org's int8 file (5 GB) if that model is chosen. fp8: Ada, "
+            "Hopper and newer. 16-bit files are quantised on loading."
         )
-        attention = "Implementation of attention. auto: the fastest that works here; reference: slow, exact float32."
+        attention = "Attention backend. auto: the fastest available; reference: slow, explicit float32."
         vram = (
-            "How much of the networks is kept on the card. auto: by ComfyUI's memory management, streaming on cards "
-            "under 6 GB; high: each loaded whole; low: about 1 GB of the network at work, the rest streamed from "
+            "Network weights kept in GPU memory. auto: by ComfyUI's memory management, streaming on cards under 6 GB; "
+            "high: each network loaded whole; low: about 1 GB of the active network, the rest streamed from main "
             "memory as it computes. Same result."
         )
         names = ["auto", *(choice.name for choice in ATTENTION)]
@@ -78,11 +78,12 @@ class LoadModel:
 
 
 class SamplerSettings:
-    """The sampling settings that few people change, for any stage's `sampler` input."""
+    """Rarely changed sampling settings, for any stage's `sampler` input."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Rescale, guidance interval, schedule and step cache of one stage; connect it to the stage's sampler input."
+        "Guidance rescale, guidance interval, schedule and step cache of one stage; connect it to the stage's sampler "
+        "input."
     )
     FUNCTION = "settings"
     RETURN_TYPES = (SAMPLER,)
@@ -90,26 +91,29 @@ class SamplerSettings:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        share = {"default": OWN, "min": OWN, "max": 1.0, "step": 0.01}
+        share = {"default": FROM_MODEL, "min": FROM_MODEL, "max": 1.0, "step": 0.01}
         rescale = (
-            "Pulls the contrast that guidance adds back to the unguided one; 0 none, 1 all. -1: the model's own, of "
-            "the published one 0.7 for the structure, 0.5 for the shape, 0 for the texture."
+            "Rescales the guided sample's contrast to the unguided one's; 0: not at all, 1: fully. -1: the model's own,"
+            " 0.7 (structure), 0.5 (shape) and 0 (texture) in the published one."
         )
         start = (
-            "Guidance applies from this time (1 is pure noise, 0 the result). -1: the model's own, 0.6 of the "
+            "Guidance applies from this time (1 is pure noise, 0 the result). -1: the model's own, 0.6 in the "
             "published one. Higher is faster."
         )
-        end = "Guidance applies up to this time. -1: the model's own, of the published one 1.0, for the texture 0.9."
+        end = "Guidance applies up to this time. -1: the model's own, 1.0 (texture 0.9) in the published one."
         shift = (
-            "Spends more steps near the noise when above 1; at least 0.1. -1: the model's own, of the published one 5 "
-            "for the structure, 3 for shape and texture."
+            "Above 1: more steps near the noise; at least 0.1. -1: the model's own, 5 (structure) and 3 (shape, "
+            "texture) in the published one."
         )
         return {
             "required": {
                 "guidance_rescale": ("FLOAT", {**share, "tooltip": rescale}),
                 "interval_start": ("FLOAT", {**share, "tooltip": start}),
                 "interval_end": ("FLOAT", {**share, "tooltip": end}),
-                "rescale_t": ("FLOAT", {"default": OWN, "min": OWN, "max": 20.0, "step": 0.1, "tooltip": shift}),
+                "rescale_t": (
+                    "FLOAT",
+                    {"default": FROM_MODEL, "min": FROM_MODEL, "max": 20.0, "step": 0.1, "tooltip": shift},
+                ),
             },
             "optional": {"step_cache": STEP_CACHE},
         }
@@ -127,4 +131,4 @@ class SamplerSettings:
         if 0 <= rescale_t < LEAST_SHIFT:
             raise ValueError(f"rescale_t: expected at least {LEAST_SHIFT}, or -1 for the model's own, got {rescale_t}")
         numbers = (guidance_rescale, interval_start, interval_end, rescale_t)
-        return (SamplerOverrides(*map(own, numbers), step_cache=step_cache),)
+        return (SamplerOverrides(*map(override, numbers), step_cache=step_cache),)

@@ -1,4 +1,4 @@
-"""Pictures of meshes, as IMAGE."""
+"""Node that renders meshes to IMAGE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .widgets import CATEGORY
 
 class RenderPreview:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Renders a mesh in a small studio: one picture, or a turntable as a batch of pictures."
+    DESCRIPTION = "Renders a mesh in a studio setup: one image, or a turntable as a batch of images."
     FUNCTION = "render"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("images",)
@@ -27,18 +27,18 @@ class RenderPreview:
         return {
             "required": {
                 "mesh": (MESH, {"tooltip": "From Decode Mesh or O-Voxel to Mesh."}),
-                "frames": ("INT", {"default": 1, "min": 1, "max": 360, "tooltip": "Pictures round the object."}),
+                "frames": ("INT", {"default": 1, "min": 1, "max": 360, "tooltip": "Images around the object."}),
                 "size": ("INT", {"default": 512, "min": 64, "max": 2048, "step": 64, "tooltip": "Pixels a side."}),
                 "yaw_deg": (
                     "FLOAT",
-                    {"default": 30.0, "min": -180.0, "max": 180.0, **angle, "tooltip": "Degrees round the vertical."},
+                    {"default": 30.0, "min": -180.0, "max": 180.0, **angle, "tooltip": "Azimuth in degrees."},
                 ),
                 "pitch_deg": (
                     "FLOAT",
-                    {"default": 20.0, "min": -90.0, "max": 90.0, **angle, "tooltip": "Degrees above the horizon."},
+                    {"default": 20.0, "min": -90.0, "max": 90.0, **angle, "tooltip": "Elevation in degrees."},
                 ),
             },
-            "optional": {"voxels": (VOXELS, {"tooltip": "Materials from the same node as the mesh; without: clay."})},
+            "optional": {"voxels": (VOXELS, {"tooltip": "Materials of the same object. Without them: clay."})},
         }
 
     def render(

@@ -1,4 +1,4 @@
-"""The sockets: their type names, and the frozen value that travels on each."""
+"""Socket type names, and the frozen value type of each."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class PreparedImages:
-    """Cropped, matted RGB pictures, ready to be conditioned on; sizes may differ."""
+    """Cropped, matted RGB images for the image encoder; sizes may differ."""
 
     images: tuple[Image.Image, ...]
 
 
 @dataclass(frozen=True)
 class SamplerOverrides:
-    """What replaces a checkpoint's own sampling settings in one stage; None: its own. See `SamplerParams`."""
+    """Overrides of a checkpoint's sampling settings in one stage; None: the checkpoint's. See `SamplerParams`."""
 
     guidance_rescale: float | None = None
     interval_start: float | None = None
@@ -44,7 +44,7 @@ MESH = "T2_MESH"
 VOXELS = "T2_VOXELS"
 TEXTURED_MESH = "T2_TEXTURED_MESH"
 O_VOXEL = "T2_O_VOXEL"
-# Others' sockets, whose values are theirs.
+# Sockets of ComfyUI and other packs, with their values.
 COMFY_MESH = "MESH"
 TRIMESH = "TRIMESH"
 
@@ -64,12 +64,12 @@ VALUES: dict[str, type] = {
 
 
 def expect(value: Any, socket: str) -> Any:
-    """`value` itself once it is what `socket` carries; another pack may use the same socket name for its own.
+    """Returns `value` if it has the type of `socket`; another pack may use the same socket name for another type.
 
-    Raises TypeError saying what was expected and what came.
+    Raises TypeError naming the expected and the actual type.
     """
     kind = VALUES[socket]
     if not isinstance(value, kind):
-        came = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise TypeError(f"{socket}: expected a {kind.__name__} from a TRELLIS.2 node, got {came}")
+        actual = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(f"{socket}: expected a {kind.__name__} from a TRELLIS.2 node, got {actual}")
     return value

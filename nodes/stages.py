@@ -1,4 +1,4 @@
-"""The stages of sampling: structure, shape, cascade, texture and decoding; and all of them in one node."""
+"""Nodes of the sampling stages: structure, shape, cascade, texture and decoding; and one with all of them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .sockets import (
     SamplerOverrides,
     expect,
 )
-from .widgets import CATEGORY, OWN_TYPE, SEED, STEP_CACHE, TOKENS, configured, guidance, settings, steps
+from .widgets import CATEGORY, SEED, STEP_CACHE, TOKENS, TYPE_FROM_MODEL, configured, guidance, settings, steps
 
-RESOLUTIONS = [OWN_TYPE, "1024", "1536", "2048"]
+RESOLUTIONS = [TYPE_FROM_MODEL, "1024", "1536", "2048"]
 STAGES = ("condition", "structure", "shape", "cascade", "texture", "decode")
 
 
 class SampleStructure:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Samples which voxels of a coarse grid the object occupies."
+    DESCRIPTION = "Samples the voxels of a coarse grid that the object occupies."
     FUNCTION = "sample"
     RETURN_TYPES = (STRUCTURE,)
     RETURN_NAMES = ("structure",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        grid = "Voxels a side. 32: for 512 surfaces and every cascade (published). 64: for 1024 without a cascade."
+        grid = "Voxels a side. 32: for 512 surfaces and all cascades (published). 64: for 1024 without a cascade."
         return {
             "required": {
                 "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
@@ -115,7 +115,7 @@ class SampleShape:
 
 class CascadeShape:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Samples the shape again on the finer voxels that the coarse shape predicts."
+    DESCRIPTION = "Samples the shape again, on the finer voxels predicted from the coarse shape."
     FUNCTION = "sample"
     RETURN_TYPES = (SHAPE,)
     RETURN_NAMES = ("shape",)
@@ -123,8 +123,8 @@ class CascadeShape:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         resolution = (
-            "Voxels a side of the final surface. The model's own: 1024 of the published one; of the built-in mini, "
-            "which knows 512 only, the shape as it came in. Tokens, and with them time and memory, grow about 2x from "
+            "Voxels a side of the final surface. The model's own: 1024 for the published one; the built-in mini, which "
+            "supports 512 only, returns the input shape. Tokens, and with them time and memory, grow about 2x from "
             "1024 to 1536 and 4x to 2048."
         )
         return {
@@ -135,7 +135,7 @@ class CascadeShape:
                 "seed": SEED,
                 "steps": steps(),
                 "guidance": guidance(7.5),
-                "resolution": (RESOLUTIONS, {"default": OWN_TYPE, "tooltip": resolution}),
+                "resolution": (RESOLUTIONS, {"default": TYPE_FROM_MODEL, "tooltip": resolution}),
                 "max_tokens": TOKENS,
             },
             "optional": {"sampler": settings()},
@@ -153,8 +153,8 @@ class CascadeShape:
         max_tokens: int,
         sampler: SamplerOverrides | None = None,
     ) -> tuple[ShapeLatent]:
-        own = expect(pipeline, PIPELINE).pipeline_type(None).cascade
-        target = own if resolution == OWN_TYPE else int(resolution)
+        default = expect(pipeline, PIPELINE).pipeline_type(None).cascade
+        target = default if resolution == TYPE_FROM_MODEL else int(resolution)
         if target is None:
             return (host.at_rest(expect(shape, SHAPE)),)
         finer = pipeline.cascade_shape(
@@ -212,10 +212,10 @@ class SampleTexture:
 
 
 class DecodeMesh:
-    """A batch comes out as lists, which ComfyUI feeds to the following nodes one object at a time."""
+    """A batch is returned as lists, which ComfyUI passes to the following nodes one object at a time."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Decodes the shape to a surface and the texture to materials on its voxels."
+    DESCRIPTION = "Decodes the shape to a surface and the texture to PBR materials on its voxels."
     FUNCTION = "decode"
     RETURN_TYPES = (MESH, VOXELS)
     RETURN_NAMES = ("mesh", "voxels")
@@ -229,23 +229,23 @@ class DecodeMesh:
                 "shape": (SHAPE, {"tooltip": "From Sample Shape or Shape Cascade."}),
             },
             "optional": {
-                "texture": (TEXTURE, {"tooltip": "From Sample Texture, of this same shape. Without it: no materials."})
+                "texture": (TEXTURE, {"tooltip": "From Sample Texture, for the same shape. Without it: no materials."})
             },
         }
 
     def decode(
         self, pipeline: Pipeline, shape: ShapeLatent, texture: TextureLatent | None = None
     ) -> tuple[list[Mesh], list[VoxelField | None]]:
-        known = None if texture is None else expect(texture, TEXTURE)
-        assets = expect(pipeline, PIPELINE).decode(expect(shape, SHAPE), known, progress=host.progress())
+        latent = None if texture is None else expect(texture, TEXTURE)
+        assets = expect(pipeline, PIPELINE).decode(expect(shape, SHAPE), latent, progress=host.progress())
         return [host.at_rest(asset.mesh) for asset in assets], [host.at_rest(asset.field) for asset in assets]
 
 
 class ImageTo3D:
-    """The same calls as the separate nodes, with the checkpoint's settings."""
+    """Makes the same calls as the separate nodes, with the checkpoint's settings."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Pictures to meshes with materials in one node. The separate nodes redo only what you change."
+    DESCRIPTION = "Images to meshes with materials in one node. The separate nodes recompute only the changed stages."
     FUNCTION = "generate"
     RETURN_TYPES = (MESH, VOXELS)
     RETURN_NAMES = ("mesh", "voxels")
@@ -254,17 +254,17 @@ class ImageTo3D:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         kind = (
-            "Voxels a side of the surface. The model's own: 1024_cascade of the published one, 512 of the built-in "
-            "mini, which has no other. A cascade samples at 512 first, then finer: sharper and the published way; "
-            "plain 1024 samples once from a 64 grid. On a data-centre card about 3 s, 8 s, 17 s and 60 s from 512 up."
+            "Voxels a side of the surface. The model's own: 1024_cascade for the published one, 512 for the built-in "
+            "mini, its only type. A cascade samples at 512 first, then finer: sharper, and the published default; "
+            "plain 1024 samples once from a 64 grid. About 3 s, 8 s, 17 s and 60 s from 512 up on a data-centre card."
         )
-        batch = "Whether a batch of pictures is that many objects, or one object seen from several sides."
-        mode = "How several views guide the sampling: average follows all at every step, cycle takes turns."
+        batch = "Meaning of a batch: one object per image, or one object seen from several sides."
+        mode = "How several views guide the sampling. average: all at every step; cycle: one after the other."
         return {
             "required": {
                 "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
                 "images": (IMAGES, {"tooltip": "From Prepare Image."}),
-                "pipeline_type": ([OWN_TYPE, *PIPELINE_TYPES], {"default": OWN_TYPE, "tooltip": kind}),
+                "pipeline_type": ([TYPE_FROM_MODEL, *PIPELINE_TYPES], {"default": TYPE_FROM_MODEL, "tooltip": kind}),
                 "seed": SEED,
                 "steps": steps(),
                 "max_tokens": TOKENS,
@@ -289,7 +289,7 @@ class ImageTo3D:
         pictures = expect(images, IMAGES).images
         assets = expect(pipeline, PIPELINE).run(
             [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures],
-            pipeline_type=None if pipeline_type == OWN_TYPE else pipeline_type,
+            pipeline_type=None if pipeline_type == TYPE_FROM_MODEL else pipeline_type,
             seed=seed,
             steps=steps,
             max_tokens=max_tokens,

@@ -1,4 +1,4 @@
-"""Meshes to O-Voxels and back, and their files."""
+"""Nodes that convert meshes to O-Voxels and back, and load and save O-Voxels."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ RESOLUTION = {"default": 512, "min": 16, "max": 2048, "step": 16}
 
 class MeshToVoxels:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Any mesh, open or closed, with inner parts or not, to an O-Voxel over the unit cube."
+    DESCRIPTION = "Converts any mesh, open or closed, with or without inner parts, to an O-Voxel over the unit cube."
     FUNCTION = "voxelize"
     RETURN_TYPES = (O_VOXEL,)
     RETURN_NAMES = ("o_voxel",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        resolution = "Voxels a side. Detail below one voxel is lost; memory and time grow with the square of it."
+        resolution = "Voxels a side. Detail below a voxel is lost; memory and time grow with its square."
         return {
             "required": {
                 "textured_mesh": (TEXTURED_MESH, {"tooltip": "From Load Mesh, fitted to the unit cube."}),
                 "resolution": ("INT", {**RESOLUTION, "tooltip": resolution}),
-                "materials": ("BOOLEAN", {"default": True, "tooltip": "Also sample the textures on every voxel."}),
+                "materials": ("BOOLEAN", {"default": True, "tooltip": "Also sample the materials at every voxel."}),
             }
         }
 
     def voxelize(self, textured_mesh: TexturedMesh, resolution: int, materials: bool) -> tuple[OVoxel]:
         mesh = host.at_work(expect(textured_mesh, TEXTURED_MESH))
-        found = voxelize(mesh, Grid.cube(resolution), materials=materials, progress=host.progress())
-        return (host.at_rest(found),)
+        voxels = voxelize(mesh, Grid.cube(resolution), materials=materials, progress=host.progress())
+        return (host.at_rest(voxels),)
 
 
 class VoxelsToMesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "The surface of an O-Voxel, and its materials where it has any."
+    DESCRIPTION = "Extracts the surface of an O-Voxel, and its materials if any."
     FUNCTION = "extract"
     RETURN_TYPES = (MESH, VOXELS)
     RETURN_NAMES = ("mesh", "voxels")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        tile = "Thickness in voxels of the slabs to work in, for large grids; 0: the whole at once. Same result."
+        tile = "Slab thickness in voxels, to save memory on large grids. 0: the whole grid at once. Same result."
         return {
             "required": {
                 "o_voxel": (O_VOXEL, {"tooltip": "From Mesh to O-Voxel or Load O-Voxel."}),
@@ -75,7 +75,7 @@ class LoadVoxels:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         path = "A file in ComfyUI's input folder, or an absolute path: .vxz, .npz, .ply."
-        resolution = "Voxels a side of its grid, which no file says. 0: the smallest power of two that holds them."
+        resolution = "Voxels a side of the grid, which files do not store. 0: the smallest power of two that fits."
         return {
             "required": {
                 "file": ("STRING", {"default": "object.vxz", "tooltip": path}),
@@ -90,7 +90,7 @@ class LoadVoxels:
 
 class SaveVoxels:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Saves an O-Voxel in ComfyUI's output folder, readable by the original's own tools."
+    DESCRIPTION = "Saves an O-Voxel in ComfyUI's output folder, in formats that the original's tools read."
     FUNCTION = "save"
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("file",)
@@ -102,7 +102,7 @@ class SaveVoxels:
             "required": {
                 "o_voxel": (O_VOXEL, {"tooltip": "From Mesh to O-Voxel."}),
                 "filename_prefix": filename_prefix("3d/voxels"),
-                "format": (["vxz", "npz", "ply"], {"default": "vxz", "tooltip": "vxz is by far the smallest."}),
+                "format": (["vxz", "npz", "ply"], {"default": "vxz", "tooltip": "vxz: by far the smallest."}),
             }
         }
 

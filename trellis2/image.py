@@ -1,4 +1,4 @@
-"""Image preparation: matte, crop and premultiply as the reference does; conversion from and to ComfyUI's tensors.
+"""Prepares images as the reference does (matte, crop, premultiply) and converts from and to ComfyUI's tensors.
 
 Alpha is 255 (PIL) or 1 (tensors) on the object and 0 outside. ComfyUI's LoadImage outputs 1 - alpha as MASK, its
 background removal nodes output alpha. Functions here take alpha; the caller inverts.
@@ -21,18 +21,18 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-_PLACEHOLDER_SIDE = 64  # ComfyUI's LoadImage gives a 64x64 MASK for a file that has no alpha
+_PLACEHOLDER_SIDE = 64  # ComfyUI's LoadImage outputs a 64x64 MASK for a file without alpha
 
 
 def prepare_image(image: Image.Image, mask: Image.Image | None = None) -> Image.Image:
-    """A square crop around the object, multiplied by its alpha, on black.
+    """Crops a square around the object and multiplies it by its alpha, on black.
 
     image: any 8-bit mode, W x H pixels.  mask: "L" or "1", W x H, 255 on the object; it replaces the image's alpha.
-    Returns RGB, N x N pixels with N even: the longer side of the box of pixels with alpha above OBJECT_ALPHA, in the
-    image downscaled to at most MAX_SIDE pixels a side. N is no input size of the encoder; `to_pixels` resizes.
+    Returns RGB, N x N pixels with N even: the longer side of the bounding box of alpha above OBJECT_ALPHA, in the image
+    downscaled to at most MAX_SIDE pixels a side. N is not the encoder's input size; `to_pixels` resizes.
 
-    Raises ValueError: no transparency and no mask, nothing opaque, an object under 3 pixels, a mask of another size,
-    a mode with more than 8 bits. Same bytes as the reference's preprocess_image on an image with alpha
+    Raises ValueError: no transparency and no mask, nothing opaque, an object under 3 pixels, a mask of another size, a
+    mode with more than 8 bits. Same bytes as the reference's preprocess_image on an image with alpha
     (microsoft/TRELLIS.2, trellis2_image_to_3d.py) for one version of Pillow; another may round its resize differently.
     """
     rgba = _downscale(_with_alpha(image, mask))
@@ -40,27 +40,28 @@ def prepare_image(image: Image.Image, mask: Image.Image | None = None) -> Image.
 
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:
-    """The encoder's input [3, size, size] float32: a Lanczos resize, normalised by ImageNet's mean and deviation.
+    """Returns the encoder's input [3, size, size] float32: Lanczos resize, normalised by ImageNet's mean and deviation.
 
-    size: pixels a side.  Raises ValueError unless `image` is RGB, as `prepare_image` returns it, and `size` positive.
+    size: pixels a side.  Raises ValueError unless `image` is RGB, as from `prepare_image`, and `size` positive.
     """
     _check_rgb(image, "image")
     return normalize_pixels(torch.from_numpy(np.array(_resized(image, size)))).permute(2, 0, 1)
 
 
 def normalize_pixels(image: Tensor) -> Tensor:
-    """RGB bytes [..., 3] uint8 to float32, normalised by ImageNet's mean and deviation, on the same device."""
+    """Normalises RGB bytes [..., 3] uint8 by ImageNet's mean and deviation to float32, on the same device."""
     check_tensor(image, "image", (None,) * (image.ndim - 1) + (3,), torch.uint8)
     mean, std = (torch.tensor(values, device=image.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (image.float() / 255 - mean) / std
 
 
 def from_comfy(images: Tensor, alpha: Tensor | None = None) -> list[Image.Image]:
-    """A ComfyUI IMAGE batch as RGBA images; bytes are 255 * value rounded, so those of a loaded file return.
+    """Converts a ComfyUI IMAGE batch to RGBA images; bytes are round(255 * value), which restores those of a loaded
+    file.
 
     images: [B, H, W, 3 or 4] float, 0 to 1 (clamped), straight (not premultiplied) colour.
     alpha: [B, H, W], [1, H, W] (for every image) or [H, W] float, 1 on the object; it replaces a fourth channel. For
-    the MASK of LoadImage pass 1 - mask. With neither, alpha is 255 everywhere, which `prepare_image` refuses.
+    the MASK of LoadImage pass 1 - mask. With neither, alpha is 255 everywhere, which `prepare_image` rejects.
 
     Raises ValueError for other shapes or dtypes and for NaN. An empty batch gives an empty list.
     """
@@ -80,11 +81,11 @@ def from_comfy(images: Tensor, alpha: Tensor | None = None) -> list[Image.Image]
 
 
 def to_comfy(images: Sequence[Image.Image], size: int | None = None) -> Tensor:
-    """RGB images as a ComfyUI IMAGE batch, [B, H, W, 3] float32, 0 to 1.
+    """Converts RGB images to a ComfyUI IMAGE batch, [B, H, W, 3] float32, 0 to 1.
 
-    size: pixels a side to resize every image to (Lanczos), needed for a batch of images of different sizes. Resized
-    images are a preview: condition on the originals, since `to_pixels` would resample these a second time. Without
-    `size`, `from_comfy` restores the same bytes.
+    size: pixels a side to resize every image to (Lanczos), required for images of different sizes. Resized images are a
+    preview: condition on the originals, since `to_pixels` would resample these again. Without `size`, `from_comfy`
+    restores the same bytes.
 
     Raises ValueError for an empty list, a mode other than RGB, and different sizes without `size`.
     """
@@ -108,7 +109,7 @@ def _with_alpha(image: Image.Image, mask: Image.Image | None) -> Image.Image:
     if mask is None:
         if rgba.getextrema()[3][0] == 255:
             raise ValueError(
-                "image: it has no transparent part, so the object is unknown; remove the background first, "
+                "image: expected a transparent background, got an opaque image; remove the background first, "
                 "and connect its MASK or an RGBA image"
             )
         return rgba
@@ -121,7 +122,8 @@ def _with_alpha(image: Image.Image, mask: Image.Image | None) -> Image.Image:
 
 
 def _downscale(rgba: Image.Image) -> Image.Image:
-    """At most MAX_SIDE pixels a side. Pillow resizes RGBA premultiplied, so transparent colours do not bleed in."""
+    """Downscales to at most MAX_SIDE pixels a side. Pillow resizes RGBA premultiplied: no colour bleeds from
+    transparent pixels."""
     scale = min(1, MAX_SIDE / max(rgba.size))
     if scale == 1:
         return rgba
@@ -132,7 +134,8 @@ def _downscale(rgba: Image.Image) -> Image.Image:
 
 
 def _object_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
-    """(left, upper, right, lower) in pixels of a square around the object, which may extend beyond the image."""
+    """Returns (left, upper, right, lower), in pixels, of a square around the object in alpha [H, W] uint8; it may
+    exceed the image."""
     inside = alpha > OBJECT_ALPHA
     columns, rows = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
     if columns.size == 0:
@@ -157,7 +160,7 @@ def _premultiplied(rgba: Image.Image) -> Image.Image:
 
 
 def _unit_array(image: Image.Image) -> np.ndarray:
-    """[H, W, C] float32, 0 to 1."""
+    """Returns the image as [H, W, C] float32, 0 to 1."""
     return np.asarray(image).astype(np.float32) / 255
 
 
@@ -169,10 +172,11 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
 
 def _check_rgb(image: Image.Image, name: str) -> None:
     if image.mode != "RGB":
-        raise ValueError(f"{name}: expected an RGB image, as prepare_image returns it, got mode {image.mode}")
+        raise ValueError(f"{name}: expected an RGB image, as from prepare_image, got mode {image.mode}")
 
 
 def _to_bytes(values: Tensor, name: str) -> np.ndarray:
+    """Converts values [...] float, clamped to 0 to 1, to uint8 on the CPU. Raises ValueError for NaN."""
     values = values.detach().to("cpu", torch.float32)
     if values.isnan().any():
         raise ValueError(f"{name}: expected numbers from 0 to 1, got NaN")
@@ -180,7 +184,7 @@ def _to_bytes(values: Tensor, name: str) -> np.ndarray:
 
 
 def _batched_alpha(alpha: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """alpha: [B, H, W], [1, H, W] or [H, W] -> [B, H, W]."""
+    """Expands alpha [B, H, W], [1, H, W] or [H, W] to `shape`, [B, H, W]."""
     if isinstance(alpha, Tensor) and alpha.ndim == 2:
         alpha = alpha[None]
     check_tensor(alpha, "alpha", (None, None, None), FLOATS)

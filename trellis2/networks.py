@@ -1,4 +1,4 @@
-"""The networks of a checkpoint, each loaded when first used and lent out on the compute device under its own type."""
+"""Loads a checkpoint's networks on first use and places them on the compute device, with a typed accessor for each."""
 
 from __future__ import annotations
 
@@ -28,20 +28,19 @@ SHAPE_ENCODER, TEXTURE_ENCODER = "shape_slat_encoder", "tex_slat_encoder"
 
 
 class Networks:
-    """A checkpoint's networks, and the residency that decides which of them are on the device.
+    """A checkpoint's networks and the residency that places them on the device.
 
-    Each accessor is a context manager: inside it the network is on `device`, loaded from the checkpoint if this is its
-    first use. num_tokens: flow tokens or latent voxels of all objects together.  num_image_tokens: of all objects and
-    views. The residency keeps memory free for that much work, see `workspace`.
+    Each accessor is a context manager that yields the network on `device` and loads it on first use. num_tokens: flow
+    tokens or latent voxels, summed over objects.  num_image_tokens: summed over objects and views. The residency keeps
+    free the memory that `workspace` estimates for them.
 
-    Accessors raise as `Checkpoint.load_model`, and ConfigError where the checkpoint has a network of another type
-    under the role.
+    Accessors raise the errors of `Checkpoint.load_model`, and ConfigError if the role's network has another type.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, residency: Residency, dtype: str | None = None, backends: Backends | None = None
     ) -> None:
-        """dtype: of the networks' torsos, None as published."""
+        """dtype: of the networks' torsos; None: as published."""
         self.residency = residency
         self.config: PipelineConfig = checkpoint.config
         self.loaded: dict[str, nn.Module] = {}
@@ -49,50 +48,50 @@ class Networks:
 
     @property
     def device(self) -> torch.device:
-        """The device that networks compute on."""
+        """The compute device."""
         return self.residency.device
 
     def image_encoder(self) -> AbstractContextManager[DinoVisionTransformer]:
-        """The vision transformer that turns images into tokens."""
+        """Vision transformer from images [B, 3, S, S] to tokens [B, T, C]."""
         return self._lend(IMAGE_ENCODER, DinoVisionTransformer)
 
     def structure_flow(self, num_tokens: int, num_image_tokens: int) -> AbstractContextManager[StructureFlow]:
-        """The flow model of the sparse structure."""
+        """Flow model of the sparse structure."""
         return self._lend("sparse_structure_flow_model", StructureFlow, num_tokens, num_image_tokens)
 
     def structure_decoder(self) -> AbstractContextManager[StructureDecoder]:
-        """The decoder from a structure latent to occupancy."""
+        """Decoder from a structure latent [B, C, R, R, R] to occupancy logits [B, 1, 4 R, 4 R, 4 R]."""
         return self._lend("sparse_structure_decoder", StructureDecoder)
 
     def shape_flow(self, image_size: int, num_tokens: int, num_image_tokens: int) -> AbstractContextManager[LatentFlow]:
-        """The flow model of the shape latent, for image tokens of `image_size` pixels (512 or 1024)."""
+        """Flow model of the shape latent, for image tokens of `image_size` pixels (512 or 1024)."""
         return self._lend(f"shape_slat_flow_model_{image_size}", LatentFlow, num_tokens, num_image_tokens)
 
     def texture_flow(
         self, image_size: int, num_tokens: int, num_image_tokens: int
     ) -> AbstractContextManager[LatentFlow]:
-        """The flow model of the texture latent, for image tokens of `image_size` pixels (512 or 1024)."""
+        """Flow model of the texture latent, for image tokens of `image_size` pixels (512 or 1024)."""
         return self._lend(f"tex_slat_flow_model_{image_size}", LatentFlow, num_tokens, num_image_tokens)
 
     def shape_decoder(self, num_tokens: int) -> AbstractContextManager[ShapeDecoder]:
-        """The decoder from a shape latent to dual grids."""
+        """Decoder from a shape latent [T, C] to dual grids."""
         return self._lend("shape_slat_decoder", ShapeDecoder, num_tokens)
 
     def texture_decoder(self, num_tokens: int) -> AbstractContextManager[TextureDecoder]:
-        """The decoder from a texture latent to PBR fields."""
+        """Decoder from a texture latent [T, C] to PBR fields."""
         return self._lend("tex_slat_decoder", TextureDecoder, num_tokens)
 
     def shape_encoder(self) -> AbstractContextManager[ShapeEncoder]:
-        """The encoder of dual grids. The published checkpoint has none."""
+        """Encoder of dual grids, absent from the published checkpoint."""
         return self._lend(SHAPE_ENCODER, ShapeEncoder)
 
     def texture_encoder(self) -> AbstractContextManager[TextureEncoder]:
-        """The encoder of PBR fields. The published checkpoint has none."""
+        """Encoder of PBR fields, absent from the published checkpoint."""
         return self._lend(TEXTURE_ENCODER, TextureEncoder)
 
     @contextmanager
     def model(self, role: str, num_tokens: int = 0, num_image_tokens: int = 0) -> Iterator[nn.Module]:
-        """The network of any role of pipeline.json, or of "image_encoder"."""
+        """Yields the network of any role of pipeline.json, or of "image_encoder"."""
         if role not in self.loaded:
             self.loaded[role] = self._checkpoint.load_model(
                 role, dtype=self._dtype, backends=self._backends, device=self.device
@@ -102,7 +101,7 @@ class Networks:
             yield placed
 
     def unload(self) -> None:
-        """Drop all loaded networks and their CUDA graphs; the next use loads them again."""
+        """Drops all loaded networks and their CUDA graphs; the next use loads them again."""
         for network in self.loaded.values():
             clear_graphs(network)
         self.loaded.clear()

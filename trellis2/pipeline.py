@@ -1,4 +1,4 @@
-"""Image to textured surface in six stages: condition, structure, shape, cascade, texture, decode."""
+"""Generates textured surfaces from images in six stages: condition, structure, shape, cascade, texture, decode."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MAX_TOKENS = 49152
 
 @dataclass(frozen=True)
 class PipelineType:
-    """structure: voxels a side of the sparse structure.  shape: voxels a side of the first shape's surface.
-    cascade: of the second shape's surface, None without a cascade."""
+    """Resolutions in voxels a side. structure: of the sparse structure.  shape: of the first shape's surface.  cascade:
+    of the second shape's surface, None without a cascade."""
 
     structure: int
     shape: int
@@ -35,7 +35,7 @@ class PipelineType:
 
     @property
     def resolution(self) -> int:
-        """Voxels a side of the final surface, at most."""
+        """Upper bound of the final surface's voxels a side."""
         return self.cascade or self.shape
 
 
@@ -49,11 +49,10 @@ PIPELINE_TYPES = {
 
 
 class Pipeline:
-    """A checkpoint's networks and the six stages over them; see `stages` for what each one computes.
+    """Runs the six stages (see `stages`) with a checkpoint's networks.
 
-    Every stage takes and returns batches: item i of a batch draws the noise of seed + i, so a batch equals that many
-    single runs. sampler: None for the checkpoint's own.  progress(fraction) is called as a stage advances and cancels
-    it by raising.
+    Stages take and return batches. Item i draws its noise from seed + i, so a batch equals single runs with those
+    seeds. sampler: None: the checkpoint's.  progress(fraction) is called as a stage advances and may raise to cancel.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Pipeline:
         dtype: str = "auto",
         backends: Backends | None = None,
     ) -> None:
-        """See `load`. Raises ValueError for a quantization that the device cannot compute with."""
+        """See `load`. Raises ValueError for a quantization that the device does not support."""
         self.checkpoint = checkpoint
         residency = residency or choose_residency(vram, default_device())
         if checkpoint.quantization != "none":
@@ -84,32 +83,34 @@ class Pipeline:
         quantization: str = "none",
         backends: Backends | None = None,
     ) -> Pipeline:
-        """A pipeline over a folder or a hub repository; see `Checkpoint.open` for source and quantization.
+        """Opens a folder or a hub repository; see `Checkpoint.open` for source and quantization.
 
-        vram: how much of the networks may stay on the device where no residency is given, see `choose_residency`.
-        dtype: of the networks' torsos; "auto" for the published one unless the device is bad at it.
+        vram: residency mode if no residency is given, see `choose_residency`.
+        dtype: of the networks' torsos; "auto": as published unless the device lacks fast arithmetic for it.
         """
         checkpoint = Checkpoint.open(source, quantization=quantization)
         return cls(checkpoint, residency, vram=vram, dtype=dtype, backends=backends)
 
     @property
     def config(self) -> PipelineConfig:
-        """The checkpoint's pipeline.json."""
+        """The contents of pipeline.json."""
         return self.networks.config
 
     @property
     def residency(self) -> Residency:
-        """Places the networks on the compute device."""
+        """The residency that places the networks on the compute device."""
         return self.networks.residency
 
     def unload(self) -> None:
-        """Drop the loaded networks; the next stage loads what it needs again."""
+        """Drops the loaded networks; later stages load them again."""
         self.networks.unload()
 
     def model(self, role: str, tokens: int = 0, image_tokens: int = 0) -> AbstractContextManager[nn.Module]:
-        """The network of a role of pipeline.json, or of "image_encoder", on the device. `networks` has typed ones.
+        """Returns a context manager with the network of a role of pipeline.json, or of "image_encoder", on the device.
+        `networks` has typed accessors.
 
-        tokens, image_tokens: how many of each it will work on, by which memory is kept free; see `workspace`.
+        tokens, image_tokens: numbers that the network will process, from which `workspace` estimates the memory to keep
+        free.
         """
         return self.networks.model(role, tokens, image_tokens)
 
@@ -121,10 +122,10 @@ class Pipeline:
         view_mode: str = "average",
         progress: Progress | None = None,
     ) -> ImageCondition:
-        """Image tokens of prepared images (see `prepare_image`): one sequence of views an object, as many for each.
+        """Encodes prepared images (see `prepare_image`) to tokens [B, V, L, C] fp32. objects: B sequences of V views.
 
-        resolution: of the surface to come. 512 leaves out the tokens of 1024-pixel images, which every pipeline type
-        but "512" needs.
+        resolution: of the final surface. 512 skips the tokens of 1024-pixel images, which every pipeline type but "512"
+        needs.
         """
         image_sizes = (512, 1024) if resolution > 512 else (512,)
         return stages.encode_images(
@@ -140,7 +141,7 @@ class Pipeline:
         sampler: SamplerConfig | None = None,
         progress: Progress | None = None,
     ) -> SparseStructure:
-        """The occupied voxels on a grid of 32 or 64 a side. Raises ValueError for an object without any."""
+        """Samples the occupied voxels on a grid of 32 or 64 a side. Raises ValueError for an object without any."""
         sampler = sampler or self.config.sparse_structure_sampler
         return stages.sample_structure(
             self.networks, condition, sampler, seed=seed, resolution=resolution, progress=progress
@@ -155,7 +156,8 @@ class Pipeline:
         sampler: SamplerConfig | None = None,
         progress: Progress | None = None,
     ) -> ShapeLatent:
-        """The shape latent on the structure's voxels: of a 512 surface on a grid of 32, of a 1024 one on 64."""
+        """Samples the shape latent [T, C] fp32 on the structure's voxels: a 32 grid gives a 512 surface, a 64 grid a
+        1024 one."""
         sampler = sampler or self.config.shape_slat_sampler
         return stages.sample_shape(self.networks, condition, structure, sampler, seed=seed, progress=progress)
 
@@ -170,8 +172,8 @@ class Pipeline:
         sampler: SamplerConfig | None = None,
         progress: Progress | None = None,
     ) -> ShapeLatent:
-        """The shape latent again, for a finer surface of `resolution` voxels a side, which is lowered object by object
-        until the latent has fewer than max_tokens voxels."""
+        """Samples the shape latent [T, C] fp32 again for a finer surface. resolution: voxels a side, lowered for each
+        object until its latent has fewer than max_tokens voxels."""
         return stages.cascade_shape(
             self.networks,
             condition,
@@ -192,7 +194,7 @@ class Pipeline:
         sampler: SamplerConfig | None = None,
         progress: Progress | None = None,
     ) -> TextureLatent:
-        """The material latent on the voxels of a shape latent."""
+        """Samples the material latent [T, C] fp32 on the voxels of a shape latent."""
         sampler = sampler or self.config.tex_slat_sampler
         return stages.sample_texture(self.networks, condition, shape, sampler, seed=seed, progress=progress)
 
@@ -204,7 +206,7 @@ class Pipeline:
         progress: Progress | None = None,
         memory_budget: int | None = None,
     ) -> list[Asset]:
-        """The surface of each object and, given a texture latent, its materials on the same voxels.
+        """Decodes the surface of each object and, given a texture latent, its materials on the same voxels.
 
         memory_budget: bytes, see `SparseDecoder.forward`.
         """
@@ -222,7 +224,7 @@ class Pipeline:
         step_cache: bool = False,
         progress: StageProgress | None = None,
     ) -> list[Asset]:
-        """All six stages. steps: of every sampler, None for the checkpoint's own.  step_cache: see `with_step_cache`.
+        """Runs all six stages. steps: of every sampler; None: the checkpoint's.  step_cache: see `with_step_cache`.
         progress(stage, fraction)."""
         kind = self.pipeline_type(pipeline_type)
         report = partial(staged, progress)
@@ -259,7 +261,7 @@ class Pipeline:
         return self.decode(shape, texture, progress=report("decode"))
 
     def pipeline_type(self, name: str | None) -> PipelineType:
-        """The type of that name, or the checkpoint's default. Raises ValueError for an unknown one."""
+        """Returns the named type, or the checkpoint's default for None. Raises ValueError for an unknown name."""
         name = name or self.config.default_pipeline_type
         if name not in PIPELINE_TYPES:
             raise ValueError(f"pipeline type: expected one of {list(PIPELINE_TYPES)}, got {name!r}")

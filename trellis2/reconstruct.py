@@ -1,4 +1,4 @@
-"""A mesh through the VAEs alone, without a picture or a flow: the upper bound of what a checkpoint can reproduce."""
+"""Encodes and decodes voxels with the VAEs alone, without image or flow: the upper bound of a checkpoint's quality."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .values import Asset, ShapeLatent, TextureLatent
 
 @torch.no_grad()
 def encode(pipeline: Pipeline, voxels: OVoxel) -> tuple[ShapeLatent, TextureLatent | None]:
-    """The latents of one object, [T, C] fp32: the encoders' means, which the flows learn to sample.
+    """Encodes one object to its shape and texture latents, [T, C] fp32: the encoders' means, the flows' training
+    target.
 
-    The texture latent is None for an object without materials. Raises MissingFileError where pipeline.json names no
-    encoders, as the published one.
+    The texture latent is None for an object without materials. Raises MissingFileError if pipeline.json names no
+    encoders, as in the published checkpoint.
     """
     networks, resolution = pipeline.networks, voxels.dual_grid.grid.shape[0]
     voxels = to_device(voxels, networks.device)
@@ -31,5 +32,6 @@ def encode(pipeline: Pipeline, voxels: OVoxel) -> tuple[ShapeLatent, TextureLate
 
 
 def reconstruct(pipeline: Pipeline, voxels: OVoxel) -> Asset:
-    """One object encoded and decoded, with the subdivisions that the decoder predicts. Raises as `encode`."""
+    """Encodes and decodes one object, with the subdivisions that the decoder predicts. Raises the errors of
+    `encode`."""
     return pipeline.decode(*encode(pipeline, voxels))[0]

@@ -1,4 +1,4 @@
-"""Values that flow between the stages. Frozen: a stage returns new ones and never writes to its inputs.
+"""Frozen values passed between the stages: a stage returns new ones and never writes to its inputs.
 
 Letters: B objects, V views of each, L image tokens of a view, N voxels, T latent voxels of all objects, C channels.
 """
@@ -18,15 +18,15 @@ VIEW_MODES = ("average", "cycle")
 
 
 class EmptyOutputError(ValueError):
-    """A network's output has no voxels or no faces, so that later stages have no input."""
+    """A network's output has no voxels or no faces, so later stages have no input."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageCondition:
-    """Image tokens of B objects seen in V views each.
+    """Image tokens of B objects with V views each.
 
     tokens_512, tokens_1024: [B, V, L, C] fp32, of the images resized to 512 and to 1024 pixels a side. tokens_1024 is
-    None where only the 512 models will run.  view_mode: how several views guide the sampling, "average" or "cycle".
+    None if only the 512 models run.  view_mode: how several views guide the sampling, "average" or "cycle".
 
     Raises ValueError for other shapes, no image, or an unknown view_mode.
     """
@@ -50,18 +50,18 @@ class ImageCondition:
         return len(self.tokens_512)
 
     def views(self, image_size: int) -> list[PackedSequences]:
-        """The condition of each of V views, B sequences [B L, C] fp32: tokens of images of image_size pixels a side.
+        """Returns the condition of each of V views, B sequences [B L, C] fp32, from images of image_size pixels a side.
 
-        image_size: 512, any other means 1024. Raises ValueError for 1024 where `tokens_1024` is None.
+        image_size: 512; any other value means 1024. Raises ValueError for 1024 if `tokens_1024` is None.
         """
         return [PackedSequences.from_items(view) for view in self._tokens(image_size).unbind(1)]
 
     def num_tokens(self, image_size: int) -> int:
-        """B V L, the number of image tokens at image_size pixels a side. Raises as `views`."""
+        """Returns B V L, the number of image tokens at image_size pixels a side. Raises the errors of `views`."""
         return self._tokens(image_size).shape[:3].numel()
 
     def _tokens(self, image_size: int) -> Tensor:
-        """[B, V, L, C] fp32."""
+        """Returns [B, V, L, C] fp32."""
         tokens = self.tokens_512 if image_size == 512 else self.tokens_1024
         if tokens is None:
             raise ValueError("condition: the 1024 models need image tokens at 1024; condition with resolution 1024")
@@ -85,7 +85,7 @@ class Latent:
     """A structured latent in the decoders' space, not normalised.
 
     slat: [T, C] fp32 on the latent voxels of B objects.  resolutions: of each object's decoded surface in voxels a
-    side, 16 times its latent grid; a cascade may reach a different one for each.  noise_history: of each object.
+    side, 16 times its latent grid; they may differ after a cascade.  noise_history: of each object.
     """
 
     slat: SparseTensor
@@ -99,17 +99,16 @@ class Latent:
 
 
 class ShapeLatent(Latent):
-    """A latent of the shape. A type of its own, so that a node's socket does not take a texture for it."""
+    """Latent of the shape. A separate type, so that node sockets reject a texture latent."""
 
 
 class TextureLatent(Latent):
-    """A latent of the materials, on the voxels of the shape latent that it was sampled for."""
+    """Latent of the materials, on the voxels of the shape latent that it was sampled for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Asset:
-    """A decoded object. mesh: its raw surface.  field: its PBR materials on the surface's voxels, None without a
-    texture."""
+    """A decoded object. mesh: raw surface.  field: PBR materials on the surface's voxels, None without a texture."""
 
     mesh: Mesh
     field: VoxelField | None

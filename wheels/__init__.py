@@ -1,1 +1,1 @@
-"""Optional accelerators: which builds exist for which machine. Standard library only."""
+"""Selects builds of optional accelerators for a machine. Standard library only."""

@@ -1,4 +1,4 @@
-"""What requirements.txt asks for, what is installed, and what is missing. Standard library only."""
+"""Parses requirements.txt and compares it with the installed distributions. Standard library only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VERSION = re.compile(
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line of requirements.txt: a name and the bounds that its version must keep."""
+    """One line of requirements.txt: a name and version bounds."""
 
     name: str
     bounds: tuple[tuple[str, str], ...] = ()
@@ -40,17 +40,18 @@ class Requirement:
         return self.name + ",".join(sign + version for sign, version in self.bounds)
 
     def allows(self, version: str) -> bool:
-        """Whether the release part of `version` keeps every bound. Pre-release and local parts are not compared."""
+        """True if the release part of `version` satisfies every bound. Pre-release and local parts are not compared."""
         return all(COMPARE[sign](release(version), release(bound)) for sign, bound in self.bounds)
 
 
 def canonical(name: str) -> str:
-    """A distribution's name as package indexes compare it."""
+    """Returns a distribution's name in the normalised form of package indexes."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version without trailing zeros: "2.13.0+cpu" is (2, 13)."""
+    """Returns the numbers of a version without trailing zeros: "2.13.0+cpu" is (2, 13). Raises ValueError for other
+    text."""
     match = VERSION.fullmatch(version)
     if match is None:
         raise ValueError(f"version: expected numbers such as 2.13.0, got {version!r}")
@@ -61,7 +62,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def parse_requirement(line: str) -> Requirement:
-    """`line` ("numpy", "fast-simplification>=0.2.0,<1") as a requirement; ValueError on anything richer."""
+    """Parses `line` ("numpy", "fast-simplification>=0.2.0,<1"). Raises ValueError on any other syntax."""
     match = REQUIREMENT.fullmatch(line.strip())
     bounds = [BOUND.fullmatch(part.strip()) for part in (match["bounds"] or "").split(",") if part] if match else [None]
     if match is None or None in bounds:
@@ -70,7 +71,8 @@ def parse_requirement(line: str) -> Requirement:
 
 
 def read_requirements(path: Path) -> list[Requirement]:
-    """The requirements in a file, comments and empty lines left out. ValueError if it names a package of torch's."""
+    """Parses a requirements file, ignoring comments and empty lines. Raises ValueError if it names a package of
+    torch's."""
     lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
     wanted = [parse_requirement(line) for line in lines if line]
     if named := sorted({r.name for r in wanted} & set(TORCH_FAMILY)):
@@ -79,7 +81,8 @@ def read_requirements(path: Path) -> list[Requirement]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Canonical name to version of every distribution that this interpreter sees, the first on the path winning."""
+    """Returns canonical name to version of every distribution visible to this interpreter, the first on the path
+    winning."""
     importlib.invalidate_caches()
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
@@ -90,14 +93,15 @@ def installed_versions() -> dict[str, str]:
 
 
 def missing(wanted: Iterable[Requirement], versions: Mapping[str, str]) -> list[Requirement]:
-    """Those requirements that are absent or whose installed version breaks a bound."""
+    """Returns the requirements that are absent or whose installed version violates a bound."""
     return [r for r in wanted if r.name not in versions or not r.allows(versions[r.name])]
 
 
 def constraints(versions: Mapping[str, str], replaced: Iterable[str]) -> str:
-    """A constraints file under which pip only adds: it pins all that is installed but `replaced`, and rules out torch.
+    """Returns a constraints file under which pip only adds: it pins all installed versions but `replaced`, and excludes
+    torch.
 
-    An absent package of torch's that is not asked for is bound below 0, so that no dependency can bring it.
+    An absent package of torch's that is not requested is bound below 0, so that no dependency can install it.
     """
     wanted = set(replaced)
     pins = [f"{name}=={version}" for name, version in sorted(versions.items()) if name not in wanted]

@@ -1,4 +1,4 @@
-"""Picks the build of an optional accelerator for this machine from index.json, or says why there is none.
+"""Selects the build of an optional accelerator for this machine from index.json, or reports why none fits.
 
 Nothing here imports torch: its version and its CUDA are read from its files.
 """
@@ -30,7 +30,7 @@ FORMATS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """One row of the index. "any" in a column: the build does not depend on it; README.md says the rest."""
+    """One row of the index. "any" in a column: the build does not depend on it; README.md documents the others."""
 
     package: str
     version: str
@@ -43,13 +43,14 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """What pip is given: it refuses the file if the checksum differs."""
+        """The requirement for pip, which rejects the file if the checksum differs."""
         return f"{self.package} @ {self.url}#sha256={self.sha256}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """What a build must fit. `torch` and `cuda` are "2.13" and "13.0", or None: no torch, a torch without CUDA."""
+    """Properties that a build must fit. `torch` and `cuda` are "2.13" and "13.0", or None: no torch, a torch without
+    CUDA."""
 
     platform: str
     python: str
@@ -59,14 +60,14 @@ class Host:
 
 @dataclass(frozen=True)
 class Choice:
-    """The build to install, or None, and why in one sentence."""
+    """The build to install, or None, and the reason in one sentence."""
 
     wheel: Wheel | None
     reason: str
 
 
 def read_index(path: Path) -> tuple[Wheel, ...]:
-    """The rows of an index file. ValueError on another schema, an unknown or missing column, a malformed value."""
+    """Parses an index file. Raises ValueError on another schema, an unknown or missing column, a malformed value."""
     data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict) or set(data) != {"schema", "wheels"} or data["schema"] != SCHEMA:
         raise ValueError(f'{path.name}: expected {{"schema": {SCHEMA}, "wheels": [...]}}, got {str(data)[:80]}')
@@ -88,9 +89,10 @@ def _row(row: object, where: str) -> Wheel:
 
 
 def resolve(package: str, host: Host, index: Iterable[Wheel]) -> Choice:
-    """The newest build of `package` that fits `host`, of equals the one with the newest CUDA.
+    """Returns the newest build of `package` that fits `host`, among equals the one with the newest CUDA.
 
-    Without one, the reason names the first property of the host that no build fits, and what the builds there are fit.
+    Without one, the reason names the first property of the host that no build fits, and the values that the builds
+    support.
     """
     named = [wheel for wheel in index if _canonical(wheel.package) == _canonical(package)]
     if not named:
@@ -114,7 +116,7 @@ def _fits_python(wheel: Wheel, host: Host) -> bool:
 
 
 def _fits_cuda(wheel: Wheel, host: Host) -> bool:
-    """A CUDA runtime serves builds made with it or with an older minor of the same major."""
+    """True if the host's CUDA has the build's major version and an equal or newer minor one."""
     if wheel.cuda in (ANY, "none"):
         return wheel.cuda == ANY or host.cuda is None
     if host.cuda is None:
@@ -132,7 +134,7 @@ _TESTS: dict[str, Callable[[Wheel, Host], bool]] = {
 
 
 def this_host() -> Host:
-    """The running interpreter's machine and torch."""
+    """Returns the running interpreter's platform, Python, torch and CUDA."""
     torch, cuda = _installed_torch()
     return Host(
         platform=platform_name(platform.system(), platform.machine()),
@@ -143,7 +145,8 @@ def this_host() -> Host:
 
 
 def platform_name(system: str, machine: str) -> str:
-    """The two answers of the `platform` module as wheel file names spell them, without glibc and macOS versions."""
+    """Converts the system and machine of the `platform` module to wheel file names' spelling, without glibc and macOS
+    versions."""
     family = {"Linux": "linux", "Windows": "win", "Darwin": "macosx"}.get(system, system.lower())
     return f"{family}_{machine.lower()}"
 
@@ -159,7 +162,7 @@ def _installed_torch() -> tuple[str | None, str | None]:
 
 
 def cuda_of(version_file: str) -> str | None:
-    """The CUDA that a torch was built with, from the text of its version.py; None for CPU and ROCm builds."""
+    """Returns the CUDA version of a torch build, from the text of its version.py; None for CPU and ROCm builds."""
     match = re.search(r"^cuda\b[^=\n]*=\s*['\"](\d+\.\d+)", version_file, re.MULTILINE)
     return match[1] if match else None
 

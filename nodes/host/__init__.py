@@ -1,4 +1,4 @@
-"""ComfyUI through one door: folders, progress and cancel, devices, model residency. Outside it, plain stand-ins."""
+"""Access to ComfyUI: folders, progress and cancel, devices, model residency; with plain substitutes outside it."""
 
 from __future__ import annotations
 

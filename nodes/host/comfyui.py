@@ -1,4 +1,4 @@
-"""ComfyUI itself: its modules, its MESH, the progress bar with the user's cancel. Nothing else imports it."""
+"""Imports ComfyUI's modules and wraps its MESH and its progress bar with cancel. No other module imports ComfyUI."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ PROGRESS_TICKS = 1000
 
 
 def module(name: str) -> ModuleType | None:
-    """The module `name` of the ComfyUI that we run in, or None outside one."""
+    """Returns the module `name` of the running ComfyUI, or None outside it."""
     inside = importlib.util.find_spec("folder_paths") is not None
     return importlib.import_module(name) if inside else None
 
 
 def mesh(**parts: Any) -> Any:
-    """ComfyUI's own MESH of these parts; outside it, an object with the same names."""
+    """Returns ComfyUI's MESH of these parts; outside it, an object with the same attributes."""
     api = module("comfy_api.latest")
     return api.Types.MESH(**parts) if api else SimpleNamespace(**parts)
 
 
 def progress() -> Callable[[float], None]:
-    """A callback for long work: moves the node's bar, and raises when the user has cancelled."""
+    """Returns report(fraction), which moves the node's progress bar and raises if the user has cancelled."""
     utils, management = module("comfy.utils"), module("comfy.model_management")
     if utils is None or management is None:
         return lambda fraction: None
@@ -38,6 +38,6 @@ def progress() -> Callable[[float], None]:
 
 
 def staged_progress(stages: Sequence[str]) -> Callable[[str, float], None]:
-    """`progress` for work that reports (stage, fraction), each stage an equal part of the bar."""
+    """Returns report(stage, fraction), `progress` with an equal part of the bar for each stage."""
     report = progress()
     return lambda stage, fraction: report((stages.index(stage) + fraction) / len(stages))

@@ -1,11 +1,11 @@
-"""The device policy: where each node works, and where its results rest.
+"""Device policy: where each node computes, and where its results are stored.
 
-Results rest in main memory. ComfyUI keeps them in its cache, where they would take the card's memory from networks and
-from other packs. Three ways to work:
+Results are stored in main memory: in ComfyUI's cache they would take device memory from networks and other packs. Nodes
+compute in three ways:
 
-- DEVICE: the node moves what it computes on to the working device with `at_work`, and its results back with `at_rest`.
-- NETWORKS: the pipeline moves inputs to its networks' device as it samples or decodes; the node calls `at_rest`.
-- HOST: files, pictures and other packs' objects, in main memory; a value of ours is brought there with `at_rest`.
+- DEVICE: the node moves its inputs to the working device with `at_work`, and its results back with `at_rest`.
+- NETWORKS: the pipeline moves inputs to its networks' device to sample or decode; the node calls `at_rest`.
+- HOST: files, images and other packs' objects, in main memory; values of this pack are moved there with `at_rest`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ...o_voxel.values import tensor_bytes, to_device
 from ...trellis2.runtime.residency import default_device
 from . import comfyui
 
-# Mesh work on a GPU takes about so many times the memory of what it works on.
+# Estimated memory of mesh work on a GPU, as a multiple of its input's.
 WORK_FACTOR = 20
 
 DEVICE, NETWORKS, HOST = "device", "networks", "host"
-# id -> how the node works.
+# id -> where the node computes.
 POLICY = {
     "T2ExampleImage": HOST,
     "T2LoadModel": HOST,  # networks are read when a stage needs them, and moved by `residency`
@@ -60,15 +60,16 @@ T = TypeVar("T")
 
 
 def working_device() -> torch.device:
-    """Where mesh work runs: ComfyUI's device, outside it the accelerator that torch finds; never Apple's, which lacks
-    the float64 that mesh work needs."""
+    """Returns the device for mesh work: ComfyUI's, outside it the accelerator that torch finds; never Apple's, which
+    lacks the float64 that mesh work needs."""
     management = comfyui.module("comfy.model_management")
     device = management.get_torch_device() if management else default_device()
     return torch.device("cpu") if device.type == "mps" else device
 
 
 def at_work(value: T) -> T:
-    """`value` on the working device, with room made there for work on it. Raises TypeError, see `to_device`."""
+    """Moves `value` to the working device, after freeing memory there for work on it. Raises TypeError, see
+    `to_device`."""
     device = working_device()
     management = comfyui.module("comfy.model_management")
     if management and device.type != "cpu":
@@ -77,5 +78,5 @@ def at_work(value: T) -> T:
 
 
 def at_rest(value: T) -> T:
-    """`value` in main memory, where ComfyUI's cache may keep it. Raises TypeError, see `to_device`."""
+    """Moves `value` to main memory, for ComfyUI's cache. Raises TypeError, see `to_device`."""
     return to_device(value, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Where files are: models, the input and the output folder. Outside ComfyUI, folders beside the pack."""
+"""Paths of models, input and output. Outside ComfyUI, folders next to the pack."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from ...trellis2.checkpoint.layouts import COMFY_ORG, MICROSOFT
 from . import comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
-# Where our models live under ComfyUI's models folder.
+# Folder of this pack's models under ComfyUI's models folder.
 FOLDER = "trellis2"
-# The checkpoint that comes with the pack, as the loader's widget names it. Saved workflows hold this value.
+# Name of the bundled checkpoint in the loader's widget. Saved workflows contain this value.
 BUILT_IN = "mini (built in)"
 
 
 def models_folder() -> Path:
-    """ComfyUI's models folder; outside it, `models` beside the pack."""
+    """Returns ComfyUI's models folder; outside it, `models` in the pack's folder."""
     folders = comfyui.module("folder_paths")
     return Path(folders.models_dir) if folders else ROOT / "models"
 
 
 def model_choices() -> list[str]:
-    """What the loader offers: the built-in checkpoint if this copy of the pack has it, so that a first run needs no
-    download; folders with a pipeline.json under models/trellis2; then what can be downloaded."""
+    """Returns the loader's choices: the built-in checkpoint if this copy of the pack has it, so that a first run needs
+    no download; folders with a pipeline.json under models/trellis2; then downloadable checkpoints."""
     base = models_folder() / FOLDER
     found = [path.parent for depth in ("*", "*/*") for path in base.glob(f"{depth}/pipeline.json")]
     local = {folder.relative_to(base).as_posix() for folder in found}
-    ours = [BUILT_IN] if find_built_in() else []
-    return [*ours, *sorted(local - {MICROSOFT}), MICROSOFT, COMFY_ORG]
+    built_in_choice = [BUILT_IN] if find_built_in() else []
+    return [*built_in_choice, *sorted(local - {MICROSOFT}), MICROSOFT, COMFY_ORG]
 
 
 def model_source(choice: str) -> tuple[str, Path]:
-    """(source, folder) for `Checkpoint.open`. Downloads land where ComfyUI, and core's own nodes, look for them.
-    Raises FileNotFoundError for the built-in checkpoint where it is absent."""
+    """Returns (source, folder) for `Checkpoint.open`. Downloads go where ComfyUI and its core nodes look for them.
+    Raises FileNotFoundError for the built-in checkpoint if absent."""
     if choice == BUILT_IN:
         return str(built_in()), built_in()
     if choice == COMFY_ORG:
@@ -43,7 +43,7 @@ def model_source(choice: str) -> tuple[str, Path]:
 
 
 def input_path(name: str) -> Path:
-    """A file that the user names: in ComfyUI's input folder, or an absolute path. Raises FileNotFoundError."""
+    """Returns the path of a file in ComfyUI's input folder, or of an absolute path. Raises FileNotFoundError."""
     folders = comfyui.module("folder_paths")
     base = Path(folders.get_input_directory()) if folders else ROOT / "input"
     path = base / name  # an absolute name replaces the folder
@@ -53,20 +53,20 @@ def input_path(name: str) -> Path:
 
 
 def output_folder() -> Path:
-    """ComfyUI's output folder; outside it, `output` beside the pack."""
+    """Returns ComfyUI's output folder; outside it, `output` in the pack's folder."""
     folders = comfyui.module("folder_paths")
     return Path(folders.get_output_directory()) if folders else ROOT / "output"
 
 
 def output_path(prefix: str, extension: str) -> tuple[Path, str]:
-    """(file to write, its subfolder of the output folder), numbered by ComfyUI's own rules and never outside it."""
+    """Returns (file to write, its subfolder of the output folder), numbered by ComfyUI's rules and never outside it."""
     folders, base = comfyui.module("folder_paths"), output_folder().resolve()
     if folders:
         folder, name, counter, subfolder, _ = folders.get_save_image_path(prefix, str(base))
         return Path(folder) / f"{name}_{counter:05}_.{extension}", subfolder
     target = (base / prefix).resolve()
     if not target.is_relative_to(base):
-        raise ValueError(f"filename_prefix: expected a place inside {base}, got {prefix!r}")
+        raise ValueError(f"filename_prefix: expected a path inside {base}, got {prefix!r}")
     taken = len(list(target.parent.glob(f"{target.name}_*_.{extension}"))) if target.parent.is_dir() else 0
     subfolder = target.parent.relative_to(base).as_posix()
     return target.with_name(f"{target.name}_{taken + 1:05}_.{extension}"), "" if subfolder == "." else subfolder

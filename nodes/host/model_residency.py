@@ -1,4 +1,4 @@
-"""Networks on the device: ComfyUI's own model management inside it, ours outside."""
+"""Places networks on the device: with ComfyUI's model management, outside ComfyUI with the pack's own."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ...trellis2.runtime.residency import Residency, default_device
 from ...trellis2.runtime.streaming import LOW_WEIGHTS, VRAM_MODES, Streamed, choose_residency, weights_at_once
 from . import comfyui
 
-# With less than this, a flow network and its work do not fit at once.
+# Below this size, a flow network and its workspace do not fit together.
 SMALL_CARD = 6 * GIB
 
 
 def residency(vram: str = "auto") -> Residency:
-    """ComfyUI's own model management inside it, so that its other models make room for ours and ours for them.
-    vram: see `choose_residency`. Raises ValueError for an unknown mode."""
+    """Returns ComfyUI's model management inside it, so that its models and this pack's make room for each other. vram:
+    see `choose_residency`. Raises ValueError for an unknown mode."""
     management = comfyui.module("comfy.model_management")
     if not management:
         return choose_residency(vram, default_device())
@@ -34,7 +34,7 @@ def residency(vram: str = "auto") -> Residency:
 
 
 class ComfyResidency:
-    """Networks as ModelPatchers: ComfyUI decides what stays on the device."""
+    """Wraps networks as ModelPatchers: ComfyUI decides which ones stay on the device."""
 
     def __init__(self, management: Any) -> None:
         self._management = management
@@ -54,12 +54,12 @@ class ComfyResidency:
         yield model
 
     def release(self) -> None:
-        """Let ComfyUI forget our networks."""
+        """Drops the references to the networks' patchers."""
         self._patchers.clear()
 
 
 class ComfyStreamed(Streamed):
-    """One network at a time, streamed: ComfyUI's models make room for it, and then it is ours alone."""
+    """Streams one network at a time: ComfyUI frees memory for it, then this pack manages the network alone."""
 
     def __init__(self, management: Any, device: torch.device) -> None:
         super().__init__(device, LOW_WEIGHTS)

@@ -3,7 +3,7 @@ counts, bfloat16."""
 
 import torch
 from bench import DEVICE, Table, replayed
-from comfyui_trellis2.trellis2.ops.norm_modulate import Branch, add_norm_modulate, layer_norm, norm_modulate
+from comfyui_trellis2.trellis2.ops.norm_modulate import ResidualBranch, add_norm_modulate, layer_norm, norm_modulate
 from comfyui_trellis2.trellis2.ops.quantized_linear import FORMATS
 
 CHANNELS = 1536
@@ -16,7 +16,7 @@ def main() -> None:
         x = torch.randn(tokens, CHANNELS, device=DEVICE, dtype=dtype)
         scale, shift = torch.randn(2, 1, CHANNELS, device=DEVICE, dtype=dtype)
         weight, bias = torch.randn(2, CHANNELS, device=DEVICE)
-        branch, traffic = Branch(torch.randn_like(x), scale), 2.0 * x.nbytes
+        branch, traffic = ResidualBranch(torch.randn_like(x), scale), 2.0 * x.nbytes
         for backend in ("auto", "reference"):
             table.add(
                 f"{tokens} modulate {backend}",

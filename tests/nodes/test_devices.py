@@ -11,7 +11,7 @@ from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host
 from comfyui_trellis2.nodes.host import devices
 from comfyui_trellis2.nodes.host.devices import DEVICE, HOST, NETWORKS, POLICY
 from comfyui_trellis2.nodes.sockets import VALUES, PreparedImages
-from comfyui_trellis2.nodes.widgets import OWN_TYPE
+from comfyui_trellis2.nodes.widgets import TYPE_FROM_MODEL
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.voxels.read_write import write_voxels
 from comfyui_trellis2.o_voxel.files.voxels.records import to_records
@@ -104,7 +104,7 @@ def arguments(values, models, tmp_path, monkeypatch):
         "mask": torch.nn.functional.pad(torch.zeros(1, 6, 6), (1, 1, 1, 1), value=1.0),
     }
     special = {
-        ("T2ShapeCascade", "resolution"): OWN_TYPE,
+        ("T2ShapeCascade", "resolution"): TYPE_FROM_MODEL,
         ("T2Remesh", "resolution"): 32,
         ("T2SaveMesh", "mesh"): textured,
         ("T2BakeTextures", "detailed_mesh"): textured.mesh,

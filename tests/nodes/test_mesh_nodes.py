@@ -61,7 +61,7 @@ def test_what_falls_short_is_shown_on_the_node(comfy, monkeypatch):
     found = SimplifyMesh().simplify(mesh, 5, 0.0)
     (light,) = found["result"]
     assert len(light.faces) == 1728
-    assert found["ui"]["text"][0].startswith("1,728 triangles where 5 were wanted")
+    assert found["ui"]["text"][0].startswith("1,728 triangles instead of 5")
 
 
 def test_game_ready_asset_in_one(ball, comfy):

@@ -1,6 +1,6 @@
-"""The small checkpoint that comes with the pack: where it is, and whether this copy of the pack has it.
+"""Locates the small checkpoint bundled with the pack.
 
-Standard library only, and no imports of ours: install.py loads this file before anything is installed.
+Standard library only, without imports from the package: install.py loads this file before anything is installed.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAME = "mini"  # what it is called on the command line
-PLACE = f"assets/{NAME}"  # below the pack's root, in the published layout
+NAME = "mini"  # on the command line
+RELATIVE_PATH = f"assets/{NAME}"  # relative to the pack's root, in the published layout
 
 
 def find_built_in(root: Path = ROOT) -> Path | None:
-    """The checkpoint's folder, or None where a copy of the pack comes without its weights."""
-    folder = root / PLACE
+    """Returns the checkpoint's folder, or None if this copy of the pack lacks the weights."""
+    folder = root / RELATIVE_PATH
     return folder if (folder / "pipeline.json").is_file() else None
 
 
 def built_in() -> Path:
-    """The checkpoint's folder. Raises FileNotFoundError where a copy of the pack comes without its weights."""
+    """Returns the checkpoint's folder. Raises FileNotFoundError if this copy of the pack lacks the weights."""
     folder = find_built_in()
     if folder is None:
         raise FileNotFoundError(
-            f"{NAME}: this copy of the pack comes without its trained checkpoint ({PLACE}); choose another"
+            f"{NAME}: this copy of the pack comes without its trained checkpoint ({RELATIVE_PATH}); choose another"
         )
     return folder

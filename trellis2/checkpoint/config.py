@@ -1,6 +1,6 @@
-"""Configurations as frozen dataclasses, parsed once from pipeline.json and the models' .json files.
+"""Parses pipeline.json and the models' .json files into frozen dataclasses.
 
-Field names are the files' own. Unknown keys raise: an option that is not read could change what the network computes.
+Field names are those of the files. Unknown keys raise: an ignored option could change the network's output.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ C = TypeVar("C")
 
 
 class ConfigError(ValueError):
-    """A configuration file with missing or unknown keys, or values that are not supported."""
+    """A configuration file with missing or unknown keys, or unsupported values."""
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -45,8 +45,8 @@ class FlowConfig:
     share_mod: bool = False
     qk_rms_norm: bool = False
     qk_rms_norm_cross: bool = False
-    initialization: str = "vanilla"  # of training; no effect on a loaded model
-    use_checkpoint: bool = False  # of training: blocks are computed again for their gradients, which saves memory
+    initialization: str = "vanilla"  # training only
+    use_checkpoint: bool = False  # training only: gradient checkpointing of the blocks
 
     def __post_init__(self) -> None:
         if self.pe_mode not in ("ape", "rope"):
@@ -73,7 +73,7 @@ class FlowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VaeConfig:
-    """Fields of every encoder and decoder. dtype, when given, overrides use_fp16 for the torso."""
+    """Fields shared by all encoders and decoders. dtype, when given, overrides use_fp16 for the torso."""
 
     latent_channels: int
     use_fp16: bool = False
@@ -87,9 +87,9 @@ class VaeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StructureVaeConfig(VaeConfig):
-    """Fields of both halves of the dense VAE of the sparse structure."""
+    """Fields shared by encoder and decoder of the dense VAE of the sparse structure."""
 
-    channels: tuple[int, ...]  # a level each, in the order they run
+    channels: tuple[int, ...]  # per level, in execution order
     num_res_blocks: int
     num_res_blocks_middle: int = 2
     norm_type: str = "layer"
@@ -115,12 +115,12 @@ class StructureDecoderConfig(StructureVaeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SparseVaeConfig(VaeConfig):
-    """Fields of both halves of the sparse VAEs of shape and texture."""
+    """Fields shared by encoder and decoder of the sparse VAEs of shape and texture."""
 
-    model_channels: tuple[int, ...]  # a level each, in the order they run
-    num_blocks: tuple[int, ...]  # ConvNeXt blocks a level
+    model_channels: tuple[int, ...]  # per level, in execution order
+    num_blocks: tuple[int, ...]  # ConvNeXt blocks per level
     block_type: tuple[str, ...]
-    block_args: tuple[Mapping[str, Any], ...] = ()  # of training
+    block_args: tuple[Mapping[str, Any], ...] = ()  # training only
 
     def __post_init__(self) -> None:
         levels = len(self.model_channels)
@@ -142,7 +142,7 @@ class SparseEncoderConfig(SparseVaeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _expect_all(self.down_block_type, "SparseResBlockS2C3d", "down_block_type")
-        # The skip path averages the eight children's channels down to the next level's.
+        # The skip path averages the eight children's channels to the next level's width.
         _expect_steps(self.model_channels, lambda width, following: 8 * width % following == 0)
 
 
@@ -157,7 +157,7 @@ class SparseDecoderConfig(SparseVaeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _expect_all(self.up_block_type, "SparseResBlockC2S3d", "up_block_type")
-        # The skip path deals the channels out to eight children, and repeats them up to the next level's.
+        # The skip path splits the channels over eight children and repeats them to the next level's width.
         _expect_steps(self.model_channels, lambda width, following: width % 8 == 0 and following % (width // 8) == 0)
 
 
@@ -172,7 +172,7 @@ class ShapeEncoderConfig(SparseEncoderConfig):
 class ShapeDecoderConfig(SparseDecoderConfig):
     """FlexiDualGridVaeDecoder."""
 
-    resolution: int  # of training; decoding takes its own
+    resolution: int  # training only; decoding takes it as an argument
     out_channels: int = 7
     voxel_margin: float = 0.5
 
@@ -206,7 +206,7 @@ class SamplerArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """A sampler of pipeline.json. Its published name is the only one accepted."""
+    """A sampler of pipeline.json. Only its published name is accepted."""
 
     name: str
     args: SamplerArgs
@@ -219,14 +219,14 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Normalization:
-    """Statistics of a latent by channel: model space = (latent - mean) / std."""
+    """Per-channel statistics of a latent: model space = (latent - mean) / std."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
-            raise ConfigError(f"normalization: expected positive stds, one a mean, got {self.std} for {self.mean}")
+            raise ConfigError(f"normalization: expected positive stds, one per mean, got {self.std} for {self.mean}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +239,7 @@ class ExternalModelArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalModel:
-    """A model of another project: the image encoder, the background remover."""
+    """A model of another project: image encoder or background remover."""
 
     name: str
     args: ExternalModelArgs
@@ -272,7 +272,7 @@ NESTED = {
 
 
 def parse(kind: type[C], data: object, where: str) -> C:
-    """A `kind` from parsed JSON. Raises ConfigError naming `where` and the first five unknown or missing keys."""
+    """Parses JSON data to a `kind`. Raises ConfigError naming `where` and the first five unknown or missing keys."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: expected an object, got {type(data).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -296,7 +296,7 @@ def _value(declared: str, value: object, where: str) -> object:
 
 
 def parse_pipeline(data: object, where: str) -> PipelineConfig:
-    """A PipelineConfig from the parsed contents of pipeline.json. Raises ConfigError naming `where`."""
+    """Parses the contents of pipeline.json. Raises ConfigError naming `where`."""
     if not isinstance(data, Mapping) or set(data) != {"name", "args"}:
         raise ConfigError(f"{where}: expected the keys 'name' and 'args'")
     if data["name"] != "Trellis2ImageTo3DPipeline":
@@ -312,4 +312,4 @@ def _expect_all(values: tuple[str, ...], expected: str, name: str) -> None:
 def _expect_steps(widths: tuple[int, ...], fits: Callable[[int, int], bool]) -> None:
     for width, following in zip(widths, widths[1:], strict=False):
         if not fits(width, following):
-            raise ConfigError(f"model_channels: {width} cannot go on to {following} at eight children a voxel")
+            raise ConfigError(f"model_channels: {width} and {following} do not fit eight children per voxel")

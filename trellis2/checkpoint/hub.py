@@ -1,4 +1,4 @@
-"""Where a checkpoint's files are: a folder, or a hub repository fetched when first needed."""
+"""Finds a checkpoint's files in a folder, or downloads them from a hub repository on first use."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-# download(repository, file name, folder to keep it in or None for the hub's own cache) -> the local file
+# download(repository, file name, folder to store it in or None: the hub's cache) -> path of the local file
 Download = Callable[[str, str, Path | None], Path]
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class MissingFileError(FileNotFoundError):
-    """A file of a checkpoint that is not there and cannot be had, with what to do about it."""
+    """A checkpoint's file is absent and cannot be downloaded; the message gives the remedy."""
 
 
 def hub_download(repository: str, name: str, folder: Path | None) -> Path:
-    """Fetch one file, resuming a broken download and checking its digest. Raises MissingFileError, saying why."""
+    """Downloads one file, resuming partial downloads and verifying its digest. Raises MissingFileError with the
+    reason."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -39,17 +40,17 @@ def hub_download(repository: str, name: str, folder: Path | None) -> Path:
 
 
 def download_command(repository: str, name: str, folder: Path | None) -> str:
-    """The shell command that fetches one file."""
+    """Returns the shell command that downloads one file."""
     where = f' --local-dir "{folder}"' if folder else ""
     return f"hf download {repository} {name}{where}"
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A checkpoint's files. folder: where they are, or are downloaded to; None for the hub's cache.
+    """Source of a checkpoint's files.
 
-    repository: where missing ones come from; a source without one never downloads.
-    official: the repository to name to a user who has to fetch a file by hand.
+    folder: local files and downloads; None: the hub's cache.  repository: source of absent files; None: never download.
+    official: repository named in error messages, for a manual download.
     """
 
     folder: Path | None
@@ -61,7 +62,8 @@ class FileSource:
     def open(
         cls, source: str, official: str, folder: Path | None = None, download: Download = hub_download
     ) -> FileSource:
-        """A local folder as it is, or a repository "owner/name" (kept in `folder`, or in the hub's cache)."""
+        """Opens a local folder, or a repository "owner/name" with downloads in `folder` (None: the hub's cache). Raises
+        MissingFileError for anything else."""
         path = Path(source).expanduser()
         if path.is_dir():
             return cls(path, None, official, download)
@@ -70,12 +72,13 @@ class FileSource:
         raise MissingFileError(f"{source}: expected a folder that exists, or a hub repository 'owner/name'")
 
     def find(self, name: str) -> Path | None:
-        """The file or folder if it is in the source's folder."""
+        """Returns the path of a file or folder in the source's folder, or None."""
         path = self.folder / name if self.folder else None
         return path if path is not None and path.exists() else None
 
     def get(self, name: str) -> Path:
-        """The file, downloaded if need be. Raises MissingFileError naming file, folder, repository and command."""
+        """Returns the file's path, downloading it if absent. Raises MissingFileError naming file, folder, repository
+        and command."""
         found = self.find(name)
         if found is not None:
             return found
@@ -88,18 +91,20 @@ class FileSource:
         )
 
     def elsewhere(self, path: str) -> tuple[FileSource, str]:
-        """The source and name of `owner/repository/name`, a path that leaves this checkpoint.
+        """Resolves `owner/repository/name`, a path outside this checkpoint, to a source and a file name.
 
-        Beside our own folder it is looked for as models are usually kept, `<models>/owner/repository` or
-        `<models>/repository`, before it is downloaded.
+        Looks for the usual local layouts near this folder, `<models>/owner/repository` and `<models>/repository`,
+        before the hub.
         """
         if path.count("/") < 2:
-            raise MissingFileError(f"{path}: it is not in {self.folder}, and names no repository 'owner/name'")
+            raise MissingFileError(
+                f"{path}: not found in {self.folder}; expected a file there, or a path 'owner/name/file'"
+            )
         owner, repository, name = path.split("/", 2)
         repo = f"{owner}/{repository}"
         parents = [] if self.folder is None else [self.folder, self.folder.parent, self.folder.parent.parent]
         for parent in parents:
-            for place in (parent / owner / repository, parent / repository):
-                if place.is_dir():
-                    return FileSource(place, None, repo, self.download), name
+            for candidate in (parent / owner / repository, parent / repository):
+                if candidate.is_dir():
+                    return FileSource(candidate, None, repo, self.download), name
         return FileSource(None, repo, repo, self.download), name

@@ -1,13 +1,13 @@
-"""Linear layers that a file stores in 8 bits, in ComfyUI's layout, and the Hadamard rotation of their channels.
+"""Reads int8 linear layers from files in ComfyUI's layout, and computes the Hadamard rotation of their channels.
 
 A layer `name` is stored as name.weight [N, K] int8, name.weight_scale [N, 1], [N] or scalar float32, and
 name.comfy_quant, the bytes of a JSON object: {"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 256}.
-With "convrot" the weight's channels were rotated before it was quantised, and the layer's input has to be rotated
-likewise (facts: ComfyUI's comfy/ops.py and comfy-kitchen's tensor/int8.py, read 2026-11).
+With "convrot" the weight's channels were rotated before quantisation, and the layer's input needs the same rotation
+(facts: ComfyUI's comfy/ops.py and comfy-kitchen's tensor/int8.py, read 2026-11).
 
-The rotation mixes groups of channels by a regular Hadamard matrix H. As H is orthogonal and symmetric, (x H)(w H)^T
-equals x w^T, and outliers of single channels are spread over their group, which 8 bits represent better (ConvRot,
-arXiv 2512.03673).
+The rotation multiplies groups of channels by a regular Hadamard matrix H. As H is orthogonal and symmetric, (x H)(w
+H)^T equals x w^T, and outliers of single channels are spread over their group, which lowers the quantisation error
+(ConvRot, arXiv 2512.03673).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..ops.quantized_linear import Quantized
 MARK, SCALE, WEIGHT = ".comfy_quant", ".weight_scale", ".weight"
 FORMAT = "int8_tensorwise"
 DEFAULT_GROUP = 256
-# Keys that do not affect the computation; any other unknown one might, and is refused.
+# Keys without effect on the computation; any other unknown key raises.
 IGNORED_KEYS = {"per_row", "orig_dtype", "orig_shape", "params"}
 # Hadamard matrix of order 4 with one -1 in every row: no row is constant, so a group's mean is spread as well.
 HADAMARD_4 = ((1, 1, 1, -1), (1, 1, -1, 1), (1, -1, 1, 1), (-1, 1, 1, 1))
@@ -36,7 +36,7 @@ HADAMARD_4 = ((1, 1, 1, -1), (1, 1, -1, 1), (1, -1, 1, 1), (-1, 1, 1, 1))
 @cache
 @normal_tensors
 def hadamard_matrix(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[size, size], orthogonal and symmetric, exact in any float dtype: the Kronecker power of HADAMARD_4 / 2.
+    """Returns [size, size], orthogonal and symmetric, exact in any float dtype: the Kronecker power of HADAMARD_4 / 2.
 
     Raises ValueError unless size is a power of 4.
     """
@@ -50,22 +50,22 @@ def hadamard_matrix(size: int, device: torch.device, dtype: torch.dtype) -> Tens
 
 
 def hadamard_transform(x: Tensor, group: int) -> Tensor:
-    """x [..., K] with every `group` consecutive channels multiplied by a Hadamard matrix, in x's dtype. Self-inverse.
+    """Multiplies every `group` consecutive channels of x [..., K] by a Hadamard matrix, in x's dtype. Self-inverse.
 
     Raises ValueError unless K is a multiple of group and group a power of 4.
     """
     if x.shape[-1] % group:
         raise ValueError(f"rotation: expected a multiple of {group} channels, got {x.shape[-1]}")
-    mixed = x.unflatten(-1, (-1, group)) @ hadamard_matrix(group, x.device, x.dtype)
-    return mixed.flatten(-2)
+    rotated = x.unflatten(-1, (-1, group)) @ hadamard_matrix(group, x.device, x.dtype)
+    return rotated.flatten(-2)
 
 
 @dataclass(frozen=True, eq=False)
 class Int8FileLinear:
-    """A linear layer as the file stores it.
+    """An int8 linear layer as stored in a file.
 
     weight: [N, K] int8 with scale [N] fp32.  hadamard_group: channels of a rotated group, 0 without rotation.
-    dequantize_first: the file asks for products of dequantised weights, "full_precision_matrix_mult".
+    dequantize_first: multiply by the dequantised weight, the file's "full_precision_matrix_mult".
     """
 
     weight: Quantized
@@ -73,13 +73,14 @@ class Int8FileLinear:
     dequantize_first: bool
 
     def dequantize(self) -> Tensor:
-        """[N, K] float32, the weight before rotation and quantisation, up to the latter's rounding."""
+        """Returns the weight [N, K] float32 before rotation, up to the rounding of its quantisation."""
         weight = self.weight.dequantize()
         return hadamard_transform(weight, self.hadamard_group) if self.hadamard_group else weight
 
 
 def split_int8_layers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Int8FileLinear]]:
-    """(tensors of no 8-bit layer, 8-bit layers by name). Raises ValueError naming a layer in another format."""
+    """Splits tensors into (tensors of no int8 layer, int8 layers by name). Raises ValueError naming a layer in another
+    format."""
     names = [key.removesuffix(MARK) for key in tensors if key.endswith(MARK)]
     layers = {name: _read_layer(name, tensors) for name in names}
     used = {name + suffix for name in names for suffix in (MARK, SCALE, WEIGHT)}
@@ -101,7 +102,7 @@ def _read_layer(name: str, tensors: Mapping[str, Tensor]) -> Int8FileLinear:
 
 
 def _read_options(name: str, mark: Tensor) -> dict[str, Any]:
-    """The JSON object of a layer's mark, flattened: some writers nest the options under "params"."""
+    """Parses a layer's comfy_quant [bytes] uint8 as JSON, flattened: some writers nest the options under "params"."""
     try:
         options = json.loads(bytes(mark.tolist()))
         nested = options.get("params")

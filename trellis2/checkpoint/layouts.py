@@ -1,7 +1,7 @@
-"""Published checkpoints: the files of each network's weights and configuration, in either published layout.
+"""Opens published checkpoints: finds each network's weights and configuration in either published layout.
 
 Microsoft: pipeline.json and, for every role, <path>.json + <path>.safetensors; a path may name another repository.
-Comfy-Org: files of several networks each, distinguished by key prefix, without configurations (facts: the key names in
+Comfy-Org: files of several networks each, separated by key prefix, without configurations (facts: the key names in
 ComfyUI 0.33, checked against the published tables); the published configurations come with this package.
 
 A role is a key of `models` in pipeline.json, or IMAGE_ENCODER.
@@ -33,7 +33,7 @@ MICROSOFT = "microsoft/TRELLIS.2-4B"
 COMFY_ORG = "Comfy-Org/TRELLIS.2"
 IMAGE_ENCODER = "image_encoder"
 
-# Ungated copies of the DINOv3 weights, tried in this order where the named repository cannot be read.
+# Ungated copies of the DINOv3 weights, tried in this order if the named repository cannot be read.
 UNGATED_ENCODERS = (
     (COMFY_ORG, "clip_vision/dino_v3_vit_l.safetensors"),
     ("timm/vit_large_patch16_dinov3.lvd1689m", "model.safetensors"),
@@ -57,23 +57,23 @@ COMFY_ROLES: Mapping[str, tuple[str, str]] = {
 COMFY_ENCODER = "clip_vision/dino_v3_vit_l.safetensors"
 
 
-class Layout(Protocol):
-    """An arrangement of a checkpoint's files."""
+class CheckpointLayout(Protocol):
+    """Interface of a file layout: finds and loads the network of a role."""
 
     config: PipelineConfig
 
     def files(self, role: str) -> list[Path]:
-        """The files of a role's network, downloaded if need be. Raises MissingFileError."""
+        """Returns the files of a role's network, downloading absent ones. Raises MissingFileError."""
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
-        """The network of a role, on the CPU, in eval mode. dtype: of its torso, None as published."""
+        """Loads a role's network on the CPU, in eval mode. dtype: of its torso; None: as published."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """An open checkpoint. layout: finds and reads its files.  quantization: "none", "int8" or "fp8", see `open`."""
 
-    layout: Layout
+    layout: CheckpointLayout
     quantization: str = "none"
 
     @classmethod
@@ -85,14 +85,14 @@ class Checkpoint:
         *,
         quantization: str = "none",
     ) -> Checkpoint:
-        """A checkpoint in a folder, in a hub repository "owner/name", or "mini", the one that comes with the pack.
+        """Opens a folder, a hub repository "owner/name", or "mini", the checkpoint bundled with the pack.
 
-        folder: where a repository's files are kept, None for the hub's cache.
+        folder: download folder of a repository; None: the hub's cache.
         quantization: number format of the flow networks' large products, "none", "int8" or "fp8". "int8" prefers
         Comfy-Org's int8 files where they exist, and computes with their weights unchanged; other weights are quantised
-        while they are loaded. Without "int8", the weights of int8 files are dequantised.
+        on loading. Without "int8", the weights of int8 files are dequantised.
 
-        Raises MissingFileError or ConfigError. Only pipeline.json is read here; weights are read when first used.
+        Raises MissingFileError or ConfigError. Only pipeline.json is read here; weights are read on first use.
         """
         if source == NAME and not Path(source).is_dir():
             source = str(built_in())
@@ -109,7 +109,7 @@ class Checkpoint:
         return self.layout.config
 
     def require(self, roles: list[str]) -> None:
-        """Download the files of these roles if need be. Raises MissingFileError for the first that cannot be had."""
+        """Downloads the absent files of these roles. Raises MissingFileError for the first unavailable one."""
         for role in roles:
             self.layout.files(role)
 
@@ -121,19 +121,19 @@ class Checkpoint:
         backends: Backends | None = None,
         device: torch.device | str = "cpu",
     ) -> nn.Module:
-        """The network of a role, on the CPU, in eval mode. `Networks` has accessors with precise types.
+        """Loads a role's network on the CPU, in eval mode. `Networks` has accessors with precise types.
 
-        dtype: of its torso, None as published.  device: on which weights are quantised, if they are.
+        dtype: of its torso; None: as published.  device: on which weights are quantised, if at all.
 
         Raises MissingFileError; ConfigError; CheckpointError for a missing, unexpected or misshapen key; ValueError for
-        a quantization that the device cannot compute with.
+        a quantization that the device does not support.
         """
         model = self.layout.load(role, dtype, backends)
         return model if self.quantization == "none" else quantize_model(model, self.quantization, torch.device(device))
 
 
 class Folder:
-    """Microsoft's layout: pipeline.json, and two files a network."""
+    """Microsoft's layout: pipeline.json, and two files per network."""
 
     def __init__(self, files: FileSource) -> None:
         """Reads pipeline.json. Raises MissingFileError or ConfigError."""
@@ -142,7 +142,7 @@ class Folder:
         self.config = parse_pipeline(_read_json(path), str(path))
 
     def files(self, role: str) -> list[Path]:
-        """The description and the weights of a role, downloaded if need be. Raises MissingFileError."""
+        """Returns the description and the weights of a role, downloading absent ones. Raises MissingFileError."""
         if role == IMAGE_ENCODER:
             return [path for path in self._encoder_files() if path is not None]
         if role not in self.config.models:
@@ -153,16 +153,17 @@ class Folder:
         return self.network_files(self.config.models[role])
 
     def network_files(self, path: str) -> list[Path]:
-        """[description, weights] at a path of pipeline.json, downloaded if need be. Raises MissingFileError."""
+        """Returns [description, weights] at a path of pipeline.json, downloading absent ones. Raises
+        MissingFileError."""
         source, name = self._files, path
-        # A path of three parts or more may name another repository; files of this one take precedence.
-        ours = all(source.find(f"{path}.{suffix}") for suffix in ("json", "safetensors"))
-        if path.count("/") >= 2 and not ours:
+        # A path of three parts or more may name another repository; files of this checkpoint take precedence.
+        local = all(source.find(f"{path}.{suffix}") for suffix in ("json", "safetensors"))
+        if path.count("/") >= 2 and not local:
             source, name = source.elsewhere(path)
         return [source.get(f"{name}.json"), source.get(f"{name}.safetensors")]
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
-        """See `Layout.load`. Raises as `Checkpoint.load_model`."""
+        """See `CheckpointLayout.load`. Raises the errors of `Checkpoint.load_model`."""
         if role == IMAGE_ENCODER:
             config, weights = self._encoder_files()
             return load_encoder(weights, read_encoder_config(config) if config else VIT_L16)
@@ -171,7 +172,7 @@ class Folder:
         return load_weights(model, read_tensors(weights), str(weights))
 
     def _encoder_files(self) -> tuple[Path | None, Path]:
-        """(config.json, weights) of the image encoder; None for the config of an ungated copy, which has none."""
+        """Returns (config.json or None, weights) of the image encoder; ungated copies come without a config."""
         name = self.config.image_cond_model.args.model_name
         if self._files.find(name) is not None:
             return self._files.get(f"{name}/config.json"), self._files.get(f"{name}/model.safetensors")
@@ -191,16 +192,16 @@ class Folder:
 
 
 class SingleFiles:
-    """Comfy-Org's layout: several networks a file."""
+    """Comfy-Org's layout: several networks per file."""
 
     def __init__(self, files: FileSource, int8: bool = False) -> None:
-        """int8: prefer the file of 8-bit flow networks, and keep its weights in 8 bits."""
+        """int8: prefer the int8 file of the flow networks, and keep its weights in int8."""
         self._files, self._int8 = files, int8
         self._published = _read_json(Path(__file__).with_name("published.json"))
         self.config = parse_pipeline(self._published["pipeline"], "published.json")
 
     def files(self, role: str) -> list[Path]:
-        """The file that holds a role's network, downloaded if need be. Raises MissingFileError."""
+        """Returns the file with a role's network, downloading it if absent. Raises MissingFileError."""
         if role == IMAGE_ENCODER:
             return [self._files.get(COMFY_ENCODER)]
         if role not in COMFY_ROLES:
@@ -212,7 +213,7 @@ class SingleFiles:
         return [self._files.find(first) or self._files.find(second) or self._files.get(first)]
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
-        """See `Layout.load`. Raises as `Checkpoint.load_model`."""
+        """See `CheckpointLayout.load`. Raises the errors of `Checkpoint.load_model`."""
         (weights,) = self.files(role)
         if role == IMAGE_ENCODER:
             return load_encoder(weights, VIT_L16)
@@ -227,9 +228,9 @@ class SingleFiles:
 
 
 def load_encoder(weights: Path, config: DinoConfig) -> DinoVisionTransformer:
-    """The image encoder, fp32 on the CPU, from a file in the transformers, timm or ComfyUI key layout.
+    """Loads the image encoder, fp32 on the CPU, from a file with transformers, timm or ComfyUI keys.
 
-    Raises CheckpointError for another layout, or keys and shapes that do not fit `config`.
+    Raises CheckpointError for another key layout, or keys and shapes that do not fit `config`.
     """
     model = DinoVisionTransformer(config, device="meta", dtype=torch.float32)
     try:
@@ -242,7 +243,7 @@ def load_encoder(weights: Path, config: DinoConfig) -> DinoVisionTransformer:
 
 
 def read_encoder_config(path: Path) -> DinoConfig:
-    """The image encoder's config.json. Raises ConfigError naming the file."""
+    """Parses the image encoder's config.json. Raises ConfigError naming the file."""
     try:
         return DinoConfig.from_transformers(_read_json(path))
     except ConfigError:

@@ -1,6 +1,6 @@
-"""A tiny checkpoint with random weights in the published layout: all of its files, a few megabytes, made in seconds.
+"""Writes a tiny checkpoint with random weights in the published layout: all files, a few megabytes, within seconds.
 
-It exercises every stage, file and node exactly as the published weights do; the surfaces it generates are noise.
+It passes through the same stages, files and nodes as the published weights; its surfaces are noise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..models.dino import DinoConfig, DinoVisionTransformer
 from ..models.structure_vae import StructureDecoder
 from .weights import randomize, save_weights
 
-# Share of the random structure decoder's grid that is occupied: about a hundred voxels of 64^3.
+# Occupied share of the random structure decoder's grid: about a hundred voxels of 64^3.
 OCCUPIED_SHARE = 4e-4
 ENCODER = {
     "model_type": "dinov3_vit",
@@ -39,11 +39,11 @@ ENCODER = {
 
 
 def make_tiny(folder: Path, seed: int = 0) -> Path:
-    """Write the checkpoint into `folder` and return `folder`. Deterministic: a seed determines all bytes."""
+    """Writes the checkpoint into `folder` and returns `folder`. Deterministic: the seed determines all bytes."""
     published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     pipeline, models = published["pipeline"], published["models"]
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):  # building a network draws from the global stream
+    with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
         _write_networks(folder, pipeline, models, generator)
     _write_json(folder / "pipeline.json", pipeline)
     return folder
@@ -52,7 +52,7 @@ def make_tiny(folder: Path, seed: int = 0) -> Path:
 def _write_networks(folder: Path, pipeline: dict[str, Any], models: dict[str, Any], generator: torch.Generator) -> None:
     for role, path in pipeline["args"]["models"].items():
         description = _shrunk(models[role])
-        # The fine-tuned networks have the configuration of those they came from, but for the resolution.
+        # The fine-tuned networks share the configuration of their base networks, except the resolution.
         model = build_model(description, role, dtype="float32", device="cpu")
         randomize(model, generator)
         if isinstance(model, StructureDecoder):
@@ -68,7 +68,7 @@ def _write_networks(folder: Path, pipeline: dict[str, Any], models: dict[str, An
 
 
 def _shrunk(description: dict[str, Any]) -> dict[str, Any]:
-    """The published description with narrow, shallow layers; latents keep their channels and grids."""
+    """Returns the published description with narrow, shallow layers; latents keep their channels and grids."""
     args = dict(description["args"])
     if "num_heads" in args:
         args |= {"model_channels": 32, "cond_channels": 32, "num_blocks": 2, "num_heads": 2, "mlp_ratio": 2}
@@ -80,7 +80,7 @@ def _shrunk(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_few(decoder: nn.Module, generator: torch.Generator) -> None:
-    """Lower the output's bias until OCCUPIED_SHARE of the grid is occupied."""
+    """Lowers the output's bias until OCCUPIED_SHARE of the grid is occupied."""
     latent = torch.randn(1, decoder.config.latent_channels, 16, 16, 16, generator=generator)
     logits = decoder(latent).flatten()
     decoder.out_layer[-1].bias -= logits.kthvalue(int(len(logits) * (1 - OCCUPIED_SHARE))).values

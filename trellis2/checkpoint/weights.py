@@ -1,4 +1,4 @@
-"""Strict loading of safetensors into a network: no key unused or missing, every shape as expected."""
+"""Loads safetensors into a network strictly: no key unused or missing, every shape as declared."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Rename = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class CheckpointError(ValueError):
-    """A weight file that is damaged, or does not fit the network."""
+    """A weight file is damaged, or does not fit the network."""
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a safetensors file whose keys start with `prefix`, by their keys without it.
+    """Returns the tensors of a safetensors file whose keys start with `prefix`, by their keys without it.
 
-    They are memory-mapped: nothing is copied. Raises CheckpointError for a damaged or truncated file.
+    Tensors are memory-mapped, not copied. Raises CheckpointError for a damaged or truncated file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -36,11 +36,11 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str, *, keep_int8: bool = False) -> nn.Module:
-    """Set the weights of `model`, built on the meta device, each in the dtype that the model declares. Returns `model`.
+    """Sets the weights of `model`, built on the meta device, in the dtypes that it declares. Returns `model`.
 
-    Buffers that the configuration determines (the model's `derived_buffers`) may be absent. Tensors of the right dtype
-    are used without a copy. Layers that the file stores in 8 bits (see `packed`) are dequantised or, with keep_int8,
-    compute in 8 bits where the model allows it.
+    Buffers determined by the configuration (the model's `derived_buffers`) may be absent. Tensors of the right dtype
+    are not copied. Int8 layers of the file (see `split_int8_layers`) are dequantised or, with keep_int8, compute in
+    int8 where the model allows it.
 
     Raises CheckpointError naming `where` and the first five keys that are missing, unexpected or of another shape.
     """
@@ -51,13 +51,13 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str, *,
     _refuse(where, "unexpected", [k for k in tensors if k not in expected])
     shapes = {k: (list(t.shape), list(expected[k].shape)) for k, t in tensors.items()}
     _refuse(where, "misshapen", [f"{k} {got}, expected {want}" for k, (got, want) in shapes.items() if got != want])
-    whole = {**derived, **tensors}
-    model.load_state_dict({key: whole[key].to(expected[key].dtype) for key in expected}, strict=True, assign=True)
+    complete = {**derived, **tensors}
+    model.load_state_dict({key: complete[key].to(expected[key].dtype) for key in expected}, strict=True, assign=True)
     return model.requires_grad_(False).eval()
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file atomically, also where several processes write the same one."""
+    """Writes a safetensors file atomically; several processes may write the same path."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata given to `save_weights`. Raises CheckpointError for a damaged or truncated file."""
+    """Returns the metadata given to `save_weights`. Raises CheckpointError for a damaged or truncated file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -78,7 +78,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def randomize(model: nn.Module, generator: torch.Generator) -> None:
-    """Fill `model` with Gaussian weights that keep activations near unit variance, and gains near one. For tests."""
+    """Fills `model` with Gaussian weights that keep activations near unit variance, and gains near one. For tests."""
     for name, parameter in model.named_parameters():
         flat = parameter.numel() // max(len(parameter), 1)
         noise = torch.randn(parameter.shape, generator=generator)
@@ -90,7 +90,7 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
 def _with_int8_layers(
     model: nn.Module, tensors: Mapping[str, Tensor], where: str, keep_int8: bool
 ) -> Mapping[str, Tensor]:
-    """The tensors by the keys of `model`, in which layers that are to compute in 8 bits are replaced."""
+    """Returns tensors under the keys of `model`, after replacing the layers of `model` that compute in int8."""
     try:
         plain, layers = split_int8_layers(tensors)
     except ValueError as error:

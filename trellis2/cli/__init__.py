@@ -1,1 +1,1 @@
-"""What the command line can do: modules of commands, each with `add_commands` for its own. They alone print."""
+"""Command line: one module per group of commands, each with `add_commands`. Only these modules print."""

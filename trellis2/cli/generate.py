@@ -1,13 +1,12 @@
-"""Pictures to meshes."""
+"""The generate command: images to mesh files."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from .bars import progress_bars
-from .choices import CHECKPOINT
 from .meshes import add_asset_options, asset_options
+from .shared import CHECKPOINT, progress_bars
 
 RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
 
@@ -19,7 +18,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     generate.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="a picture with a transparent background"
     )
-    generate.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb", help="_1, _2 … for several")
+    generate.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT.glb", help="file to write; _1, _2 … added for several"
+    )
     generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
     generate.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
     generate.add_argument("--views", action="store_true", help="the images are views of one object")
@@ -30,19 +31,21 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--vram",
         choices=("auto", "high", "low"),
         default="auto",
-        help="networks on the card: all (high), as little as pays (low), or by what it has (default)",
+        help="networks in GPU memory: all (high), about 1 GiB, streaming the rest (low), or by its size (default)",
     )
     generate.add_argument(
         "--quantization",
         choices=("none", "int8", "fp8"),
         default="none",
-        help="number format of the flow networks' large products: half the memory, faster, a small change",
+        help="number format of the flow networks' large products: half the memory, faster, slightly different results",
     )
     generate.add_argument(
-        "--step-cache", action="store_true", help="forecast every second step: near half the time, a small change"
+        "--step-cache",
+        action="store_true",
+        help="extrapolate every second step: about half the time, slightly different results",
     )
-    add_asset_options(generate, None, "make finished assets (default: the surface as decoded, coloured)")
-    generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: what is there)")
+    add_asset_options(generate, None, "make finished assets (default: the decoded surface with vertex colours)")
+    generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -76,9 +79,11 @@ def _generate(arguments: argparse.Namespace) -> int:
         warnings: list[str] = []
         if arguments.preset:
             options = asset_options(arguments)
-            found = make_asset(asset.mesh, asset.field, options, progress=progress_bars(), on_warning=warnings.append)
-            mesh = found.mesh
-            save_mesh(path, found)
+            finished = make_asset(
+                asset.mesh, asset.field, options, progress=progress_bars(), on_warning=warnings.append
+            )
+            mesh = finished.mesh
+            save_mesh(path, finished)
         else:
             mesh = asset.mesh
             write_glb(path, mesh, None if asset.field is None else vertex_materials(mesh, asset.field))

@@ -1,4 +1,4 @@
-"""This machine: what is there, and a checkpoint to try things out."""
+"""The doctor and make-tiny commands: a report on this machine, and a tiny checkpoint for trials."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """doctor, make-tiny"""
-    doctor = commands.add_parser("doctor", help="what was found here, and what each op would use")
+    doctor = commands.add_parser("doctor", help="report versions, device and the backends of each op")
     doctor.set_defaults(command=_doctor)
-    doctor.add_argument("--device", help="the device to ask about (default: what is there)")
+    doctor.add_argument("--device", help="the device to report on (default: the best available)")
 
     tiny = commands.add_parser("make-tiny", help="write a tiny random checkpoint in the published layout")
     tiny.set_defaults(command=_make_tiny)
@@ -39,8 +39,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
         for _, name, is_package in pkgutil.iter_modules(operations.__path__):
             if not is_package:
                 continue
-            choices = importlib.import_module(f"{operations.__name__}.{name}").BACKENDS
-            states = ", ".join(f"{choice}: {state}" for choice, state in explain(choices, device).items())
+            backends = importlib.import_module(f"{operations.__name__}.{name}").BACKENDS
+            states = ", ".join(f"{backend}: {state}" for backend, state in explain(backends, device).items())
             print(f"{package}.{name:<26}{states}")
     return 0
 

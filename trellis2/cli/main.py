@@ -1,4 +1,4 @@
-"""The command line: what users run without ComfyUI."""
+"""Entry point of the `trellis2` command, which runs without ComfyUI."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from . import generate, machine, meshes, training
 
-# What a user can mend: shown as one message. Anything else is ours, and shows its traceback.
+# Errors that a user can fix: printed as one message. Any other error is a bug and shows its traceback.
 USER_ERRORS = (ValueError, FileNotFoundError, ImportError, TypeError, MemoryError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit status: 0, 1 for an error that the user can mend, 130 when interrupted."""
+    """Runs a command. Returns the exit status: 0, 1 for an error that the user can fix, 130 when interrupted."""
     arguments = _parser().parse_args(argv)
     try:
         return arguments.command(arguments)

@@ -1,4 +1,4 @@
-"""Mesh and voxel files: from one to the other, to finished assets, to pictures."""
+"""Commands on mesh and voxel files: conversion, finished assets, renderings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .bars import progress_bars
+from .shared import progress_bars
 
 if TYPE_CHECKING:
     from ...o_voxel.asset import AssetOptions
@@ -22,35 +22,37 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     voxels.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply or .stl")
     voxels.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.vxz", help=".vxz, .npz or .ply")
     voxels.add_argument("--resolution", type=int, default=512, help="voxels a side (default 512)")
-    voxels.add_argument("--no-materials", action="store_true", help="the surface only")
+    voxels.add_argument("--no-materials", action="store_true", help="leave materials out")
 
     mesh = commands.add_parser("mesh", help="an O-Voxel file to a GLB")
     mesh.set_defaults(command=_mesh)
     mesh.add_argument("voxels", type=Path, metavar="VOXELS", help=".vxz, .npz or .ply")
     mesh.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.glb")
     mesh.add_argument("--resolution", type=int, help="voxels a side of its grid (default: the power of two that fits)")
-    mesh.add_argument("--tile-size", type=int, help="work in slabs of so many voxels")
+    mesh.add_argument("--tile-size", type=int, help="slab thickness in voxels, to save memory")
 
-    asset = commands.add_parser("asset", help="a mesh or O-Voxel file to a light, textured mesh")
+    asset = commands.add_parser("asset", help="a mesh or O-Voxel file to a simplified, textured mesh")
     asset.set_defaults(command=_asset)
-    asset.add_argument("file", type=Path, metavar="FILE", help="a .vxz or .npz, or a mesh, which becomes voxels")
+    asset.add_argument("file", type=Path, metavar="FILE", help="a .vxz or .npz, or a mesh, which is voxelized")
     asset.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".glb, .obj, .ply or .stl")
-    add_asset_options(asset, "game high", "what follows from it can be changed below (default game high)")
-    asset.add_argument("--resolution", type=int, default=512, help="voxels a side, of a mesh (default 512)")
-    asset.add_argument("--device", help="cpu, cuda … (default: what is there)")
+    add_asset_options(asset, "game high", "defaults of the options below (default game high)")
+    asset.add_argument(
+        "--resolution", type=int, default=512, help="voxels a side to voxelize a mesh with (default 512)"
+    )
+    asset.add_argument("--device", help="cpu, cuda … (default: the best available)")
 
     convert = commands.add_parser("convert", help="a mesh file to another format")
     convert.set_defaults(command=_convert)
     convert.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply or .stl")
     convert.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".glb, .obj, .ply or .stl")
-    convert.add_argument("--scale", type=float, default=1.0, help="units of the file for one of the mesh (default 1)")
-    convert.add_argument("--images", choices=("png", "jpeg", "webp"), default="png", help="textures of a .glb")
-    convert.add_argument("--max-texture", type=int, help="the most texels a side")
-    convert.add_argument("--quantize", action="store_true", help="a .glb's geometry in small integers")
-    convert.add_argument("--draco", action="store_true", help="a .glb's geometry by Draco")
-    convert.add_argument("--max-bytes", type=int, help="the most that a .glb may take")
+    convert.add_argument("--scale", type=float, default=1.0, help="file units per mesh unit (default 1)")
+    convert.add_argument("--images", choices=("png", "jpeg", "webp"), default="png", help="texture format of a .glb")
+    convert.add_argument("--max-texture", type=int, help="maximum texture size, texels a side")
+    convert.add_argument("--quantize", action="store_true", help="store a .glb's geometry as small integers")
+    convert.add_argument("--draco", action="store_true", help="compress a .glb's geometry by Draco")
+    convert.add_argument("--max-bytes", type=int, help="maximum size of a .glb in bytes")
 
-    render = commands.add_parser("render", help="a picture of a mesh or O-Voxel file, from several sides")
+    render = commands.add_parser("render", help="render a mesh or O-Voxel file from several sides")
     render.set_defaults(command=_render)
     render.add_argument("file", type=Path, metavar="FILE", help="a mesh, or a .vxz")
     render.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
@@ -58,20 +60,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def add_asset_options(parser: argparse.ArgumentParser, preset: str | None, help: str) -> None:
-    """The options that `asset_options` reads; `preset` is the default one."""
+    """Adds the options that `asset_options` reads; `preset` is the default one."""
     presets = ("preview", "game low", "game high", "film", "3D print")
     parser.add_argument("--preset", choices=presets, default=preset, help=help)
-    parser.add_argument("--faces", type=int, help="at most so many triangles")
-    parser.add_argument("--texture-size", type=int, help="texels a side; 0: colours at the vertices")
-    parser.add_argument("--surface", choices=("cleaned", "remeshed", "outer shell"), help="what is kept of the surface")
+    parser.add_argument("--faces", type=int, help="maximum number of triangles")
+    parser.add_argument("--texture-size", type=int, help="texels a side; 0: vertex colours")
+    parser.add_argument("--surface", choices=("cleaned", "remeshed", "outer shell"), help="processing of the surface")
 
 
 def asset_options(arguments: argparse.Namespace) -> AssetOptions:
-    """The preset with what was given beside it."""
+    """Returns the preset, with the options given on the command line replaced."""
     from ...o_voxel.asset import PRESETS
 
-    given = {name: getattr(arguments, name) for name in ("faces", "texture_size", "surface")}
-    return replace(PRESETS[arguments.preset], **{name: value for name, value in given.items() if value is not None})
+    overrides = {name: getattr(arguments, name) for name in ("faces", "texture_size", "surface")}
+    return replace(PRESETS[arguments.preset], **{name: value for name, value in overrides.items() if value is not None})
 
 
 def _voxelize(arguments: argparse.Namespace) -> int:
@@ -131,9 +133,9 @@ def _asset(arguments: argparse.Namespace) -> int:
         voxels = voxelize(mesh, Grid.cube(arguments.resolution), progress=lambda fraction: bars("voxelize", fraction))
     warnings: list[str] = []
     surface = dual_grid_to_mesh(voxels.dual_grid)
-    found = make_asset(surface, voxels.field, options, progress=bars, on_warning=warnings.append)
-    saved = save_mesh(arguments.output, found)
-    print(f"{saved.path}: {len(found.mesh.faces):,} triangles, {saved.size:,} bytes")
+    finished = make_asset(surface, voxels.field, options, progress=bars, on_warning=warnings.append)
+    saved = save_mesh(arguments.output, finished)
+    print(f"{saved.path}: {len(finished.mesh.faces):,} triangles, {saved.size:,} bytes")
     for line in warnings:
         print(f"{saved.path}: {line}")
     return 0

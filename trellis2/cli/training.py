@@ -1,4 +1,4 @@
-"""Training commands: the procedural world, runs, checkpoints and their evaluation."""
+"""Training commands: the procedural dataset, runs, checkpoints and their evaluation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .bars import metric_bars, progress_bars
-from .choices import CHECKPOINT
+from .shared import CHECKPOINT, metric_bars, progress_bars
 
 if TYPE_CHECKING:
     from ..training.recipe import Recipe
@@ -171,8 +170,8 @@ def _card(arguments: argparse.Namespace) -> int:
     from ..training.evaluation.evaluate import read_rows
     from ..training.evaluation.model_card import write_card
 
-    given = {"instances": arguments.instances, "families": arguments.families}
-    rows = {split: read_rows(path) for split, path in given.items() if path}
+    paths = {"instances": arguments.instances, "families": arguments.families}
+    rows = {split: read_rows(path) for split, path in paths.items() if path}
     print(f"wrote {write_card(arguments.recipe, arguments.checkpoint, rows)}")
     return 0
 

@@ -1,4 +1,4 @@
-"""The networks, under the names that the published configuration files give them."""
+"""Builds networks from the published configuration files, by their published class names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def build_model(
     backends: Backends | None = None,
     device: torch.device | str = "meta",
 ) -> nn.Module:
-    """The network of a model's .json, in eval mode, with unset weights on `device` ("meta": none at all).
+    """Builds the network of a model's .json, in eval mode, on `device` without loaded weights ("meta": without memory).
 
     description: {"name": class name, "args": {...}}.  dtype: overrides the torso's.  Raises ConfigError.
     """

@@ -1,11 +1,11 @@
-"""DINOv3 ViT: pixels to the image tokens that condition every stage.
+"""DINOv3 vision transformer: pixels to the image tokens that condition every stage.
 
 The feature is the reference's: the last layer's hidden state of all tokens, without the model's own final norm, then a
-layer norm that has no weights. Letters: B images, S pixels a side, P = (S / patch)^2 patches, R registers,
-T = 1 + R + P tokens, C channels, H heads, D = C / H.
+layer norm without weights. Letters: B images, S pixels a side, P = (S / patch)^2 patches, R registers, T = 1 + R + P
+tokens, C channels, H heads, D = C / H.
 
 Module names are the keys of the published transformers checkpoint (facebook/dinov3-vitl16-pretrain-lvd1689m);
-`to_transformers_keys` brings the timm and ComfyUI layouts to them. Architecture: DINOv3, arXiv 2508.10104.
+`to_transformers_keys` converts the timm and ComfyUI layouts. Architecture: DINOv3, arXiv 2508.10104.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ...o_voxel.core.checks import FLOATS, check_tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DinoConfig:
-    """The shape of one DINOv3 ViT with a plain GELU MLP. RoPE's periods go from 1 to almost rope_theta half images."""
+    """Configuration of a DINOv3 ViT with a plain GELU MLP. RoPE periods range from 1 to almost rope_theta half
+    images."""
 
     hidden_size: int
     num_layers: int
@@ -44,16 +45,16 @@ class DinoConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_heads):
             raise ValueError(
-                "DinoConfig: expected hidden_size to be a multiple of 4 * num_heads (RoPE turns pairs along two axes), "
+                "DinoConfig: expected a hidden_size divisible by 4 * num_heads (RoPE rotates pairs along two axes), "
                 f"got {self.hidden_size} and {self.num_heads}"
             )
 
     @classmethod
     def from_transformers(cls, values: Mapping[str, Any]) -> DinoConfig:
-        """Reads the config.json of a DINOv3 ViT; what it leaves out has transformers' default.
+        """Parses the config.json of a DINOv3 ViT; absent keys have transformers' defaults.
 
-        Raises ValueError naming the key: a size is absent, or the model is one that this module does not compute
-        (another model type, activation or input, or a gated MLP).
+        Raises ValueError naming the key: a size is absent, or the model is unsupported (another model type, activation
+        or input, or a gated MLP).
         """
         for key, supported in _SUPPORTED.items():
             if values.get(key, supported[0]) not in supported:
@@ -121,14 +122,15 @@ class DinoVisionTransformer(nn.Module):
         self.config = config
         self.embeddings = _Embeddings(config, factory)
         self.layer = nn.ModuleList(DinoLayer(config, factory) for _ in range(config.num_layers))
-        # Published with the weights and never applied: the feature is taken before it.
+        # Published with the weights but never applied: the feature is taken before it.
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, **factory)
         self.requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels: [B, 3, S, S] float from `image.to_pixels`, S a multiple of the patch size -> tokens [B, T, C].
+        """Encodes pixels [B, 3, S, S] float from `image.to_pixels`, S a multiple of the patch size, to tokens [B, T, C]
+        float32.
 
-        Tokens are in the order class, registers, patches row by row; float32. Raises ValueError on another shape.
+        Token order: class, registers, patches row by row. Raises ValueError on another shape.
         """
         check_tensor(pixels, "pixels", (None, 3, None, None), FLOATS)
         side, patch = pixels.shape[-1], self.config.patch_size
@@ -145,16 +147,16 @@ class DinoVisionTransformer(nn.Module):
 
 
 def rope_phases(config: DinoConfig, side: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every patch's angles, each [side * side, D / 2] float32, patches row by row.
+    """Returns cosine and sine of every patch's angles, each [side * side, D / 2] float32, patches row by row.
 
     The first D / 4 angles are the row's, the others the column's: 2 pi y theta^(-j / (D / 4)), with y the patch centre
-    in [-1, 1] over the image, whatever its size.
+    in [-1, 1] over the image, independent of its size.
     """
     count = config.hidden_size // config.num_heads // 4
     exponents = torch.arange(count, dtype=torch.float32, device=device) / count
     centres = (torch.arange(side, dtype=torch.float32, device=device) + 0.5) / side * 2 - 1
-    places = torch.stack(torch.meshgrid(centres, centres, indexing="ij"), dim=-1).view(-1, 2, 1)
-    angles = (2 * math.pi * places * (1 / config.rope_theta**exponents)).flatten(1)
+    positions = torch.stack(torch.meshgrid(centres, centres, indexing="ij"), dim=-1).view(-1, 2, 1)
+    angles = (2 * math.pi * positions * (1 / config.rope_theta**exponents)).flatten(1)
     return angles.cos(), angles.sin()
 
 
@@ -163,7 +165,7 @@ class _Embeddings(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.cls_token = nn.Parameter(torch.empty(1, 1, size, **factory))
-        # Pretraining's; kept so that the published state dict loads strictly.
+        # For pretraining only; kept so that the published state dict loads strictly.
         self.mask_token = nn.Parameter(torch.empty(1, 1, size, **factory))
         self.register_tokens = nn.Parameter(torch.empty(1, config.num_registers, size, **factory))
         self.patch_embeddings = nn.Conv2d(3, size, config.patch_size, config.patch_size, **factory)
@@ -236,12 +238,12 @@ def _normed(tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 
 def _rotated(heads: Tensor, phases: tuple[Tensor, Tensor]) -> Tensor:
-    """heads: [B, H, T, D] -> the same with its last P tokens turned: channel i is paired with channel i + D / 2."""
+    """Rotates the last P tokens of heads [B, H, T, D]: channel i is paired with channel i + D / 2."""
     cos, sin = phases
     prefix, patches = heads.split([heads.shape[-2] - len(cos), len(cos)], dim=-2)
     first, second = patches.to(cos.dtype).chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return torch.cat([prefix, turned.to(heads.dtype)], dim=-2)
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([prefix, rotated.to(heads.dtype)], dim=-2)
 
 
 _TIMM_KEYS = {
@@ -272,14 +274,14 @@ _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 def to_transformers_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A DINOv3 ViT state dict with the names that `DinoVisionTransformer` loads strictly, from any published layout.
+    """Renames a DINOv3 ViT state dict of any published layout to the keys of `DinoVisionTransformer`.
 
     transformers: `layer.0.…`, or `model.layer.0.…` as release 5 names it in memory.  ComfyUI: transformers' names, and
-    `naf.…`, the weights of an upsampler that TRELLIS.2 does not use, left out.  timm: `blocks.0.…` with query, key and
-    value in one matrix (split into views); the mask token, and query and value biases where the file has none, are
-    zero: timm drops them because the mask token is pretraining's and the distilled models' biases are all zero.
+    `naf.…`, the weights of an upsampler that TRELLIS.2 does not use, dropped here.  timm: `blocks.0.…` with query, key
+    and value in one matrix (split into views); the mask token, and query and value biases absent from the file, become
+    zero: the mask token serves pretraining only, and the distilled models' biases are all zero.
 
-    Tensors are shared, the input is unchanged. Raises ValueError on another layout and on names that none of them has.
+    Tensors are shared, the input is unchanged. Raises ValueError on another layout and on unknown names.
     """
     if "embeddings.cls_token" in state:
         kept = {key: value for key, value in state.items() if not key.startswith("naf.")}

@@ -1,4 +1,4 @@
-"""Small layers that several networks share."""
+"""Small layers shared by several networks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..ops.quantized_linear import Quantized
 
 @dataclass(frozen=True)
 class Backends:
-    """Which implementation each op of a network uses; see `resolve_backend`. launch: see `GraphCache.begin`."""
+    """The implementation of each op of a network; see `resolve_backend`. launch: see `GraphCache.begin`."""
 
     attention: str = "auto"
     conv: str = "auto"
     rope: str = "auto"
     norm: str = "auto"
-    linear: str = "auto"  # of quantised layers alone
+    linear: str = "auto"  # of quantised layers only
     launch: str = "auto"
 
 
 class LayerNorm32(nn.LayerNorm):
-    """Layer norm of [..., C], and SiLU after it if asked, in fp32 whatever the input, in the input's dtype."""
+    """Layer norm of [..., C], optionally followed by SiLU, computed in fp32 and returned in the input's dtype."""
 
     def forward(self, x: Tensor, silu: bool = False) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
@@ -35,7 +35,7 @@ class LayerNorm32(nn.LayerNorm):
 
 
 class MultiHeadRMSNorm(nn.Module):
-    """Holds gamma [H, d] fp32; `rms_norm_rope` does the arithmetic, fused with the rotation."""
+    """Weights gamma [H, d] fp32 of an RMS norm that `rms_norm_rope` computes, fused with the rotation."""
 
     def __init__(self, heads: int, head_channels: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class MultiHeadRMSNorm(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoids of the time, cosines first, through a two-layer MLP: [B] fp32 to [B, C] fp32."""
+    """Sinusoidal embedding of the time, cosines first, through a two-layer MLP: [B] fp32 to [B, C] fp32."""
 
     FREQUENCIES = 128
     MAX_PERIOD = 10_000
@@ -59,7 +59,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, tanh-approximated GELU, linear."""
+    """Linear, tanh-approximated GELU, linear: [T, C] to [T, C]."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -70,13 +70,14 @@ class FeedForward(nn.Module):
         if not isinstance(last, nn.Linear):
             return last(first(x), activation="gelu")
         if isinstance(first, nn.Linear) and _fuses_gelu(x, first):
-            # cuBLAS applies this very activation while it writes the product: one pass over the widest tensor saved.
+            # cuBLAS fuses this activation into the product, which saves a pass over the widest tensor.
             return last(torch._addmm_activation(first.bias, x, first.weight.t(), use_gelu=True))
         return self.mlp(x)
 
 
 def _fuses_gelu(x: Tensor, layer: nn.Linear) -> bool:
-    """Whether `torch._addmm_activation` takes these: private to torch, without a gradient, and in one dtype only."""
+    """True if `torch._addmm_activation` supports these: private to torch, without a gradient, and in one 16-bit dtype
+    only."""
     if not x.is_cuda or x.dtype == torch.float32 or x.dtype != layer.weight.dtype:
         return False
     learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, layer.weight, layer.bias))
@@ -84,7 +85,8 @@ def _fuses_gelu(x: Tensor, layer: nn.Linear) -> bool:
 
 
 def sinusoidal_positions(positions: Tensor, channels: int) -> Tensor:
-    """Absolute position embedding [T, C] float32 of voxels [T, 3]: per axis sines then cosines, zeros to fill C."""
+    """Returns the absolute position embedding [T, C] float32 of voxels [T, 3]: per axis sines then cosines, zero-padded
+    to C."""
     per_axis = channels // 3 // 2
     exponents = torch.arange(per_axis, dtype=torch.float32, device=positions.device) / per_axis
     angles = positions.to(torch.float32)[:, :, None] / 10_000**exponents
@@ -93,7 +95,7 @@ def sinusoidal_positions(positions: Tensor, channels: int) -> Tensor:
 
 
 def cast_layers(modules: Iterable[nn.Module], kinds: tuple[type[nn.Module], ...], dtype: torch.dtype) -> None:
-    """Convert the layers of these kinds inside `modules` to `dtype`; norms and everything else stay fp32."""
+    """Converts the layers of these kinds inside `modules` to `dtype`; norms and everything else stay fp32."""
     for module in modules:
         for layer in module.modules():
             if isinstance(layer, kinds):

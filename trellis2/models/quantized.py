@@ -1,4 +1,4 @@
-"""Linear layers in 8 bits in place of the flow models' large ones: W8A8, activations quantised as they come."""
+"""8-bit replacements (W8A8) of the flow models' large linear layers; activations are quantised at every call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ..checkpoint.config import FlowConfig
 from ..checkpoint.int8_file import hadamard_transform
 from ..ops.quantized_linear import BACKENDS, FORMATS, Format, Quantized, quantize_rows, quantized_linear
 
-# What is quantised: the products that a block's time goes into. Norms, embedders, modulation and the ends never are.
+# The quantised layers: products that dominate a block's time. Norms, embedders, modulation, first and last layers never
+# are.
 LAYERS = (
     "self_attn.to_qkv",
     "self_attn.to_out",
@@ -26,7 +27,7 @@ class QuantizedLinear(nn.Module):
     """A linear layer whose weight is int8 or fp8. The published int8 files have the same three tensors.
 
     weight: [N, K], rotated if `rotation`.  weight_scale: [N] fp32.  bias: [N] in the output's dtype.
-    rotation: the channels of a group that a Hadamard matrix has mixed, 0 for none; inputs are mixed likewise.
+    rotation: channels of a group of the weight's Hadamard rotation, 0 for none; inputs get the same rotation.
     """
 
     def __init__(self, weight: Quantized, bias: Tensor, form: Format, rotation: int = 0, backend: str = "auto") -> None:
@@ -37,7 +38,8 @@ class QuantizedLinear(nn.Module):
         self.form, self.rotation, self.backend = form, rotation, backend
 
     def forward(self, x: Tensor | Quantized, activation: str | None = None) -> Tensor:
-        """x: [T, K], of which act(x) is taken; or already quantised, by a norm that knows `input_form`."""
+        """Returns [T, N]. x: [T, K], to which `activation` is applied; or already quantised, by a norm that uses
+        `input_form`."""
         if not isinstance(x, Quantized):
             if self.rotation:
                 x, activation = hadamard_transform(_activated(x, activation), self.rotation), None
@@ -48,34 +50,35 @@ class QuantizedLinear(nn.Module):
 
 
 def input_form(layer: nn.Module) -> Format | None:
-    """The format in which `layer` wants its input ready-made, so that a norm can write it; None: as it is."""
+    """Returns the format in which `layer` takes a quantised input, so that a norm can write it; None: unquantised."""
     return layer.form if isinstance(layer, QuantizedLinear) and not layer.rotation else None
 
 
 def quantizable(model: nn.Module) -> list[str]:
-    """Names of the layers of a flow model that are quantised; none of another network."""
+    """Returns the names of a flow model's layers to quantise; empty for another network."""
     is_flow = isinstance(getattr(model, "config", None), FlowConfig)
     return [name for name, _ in model.named_modules() if name.endswith(LAYERS)] if is_flow else []
 
 
 def quantize_model(model: nn.Module, name: str, device: torch.device) -> nn.Module:
-    """The flow model with its large linear layers in the format `name`, made on `device`, kept where they were.
+    """Replaces the large linear layers of a flow model by layers in the format `name`, quantised on `device` and stored
+    where they were.
 
-    Layers that are quantised already stay. Raises ValueError where the device has no fast product of the format.
+    Layers that are quantised already stay. Raises ValueError if the device has no fast product of the format.
     """
     form = check_format(name, device)
     for path in quantizable(model):
         layer = model.get_submodule(path)
         if isinstance(layer, nn.Linear):
             weight = quantize_rows(layer.weight.detach().to(device), form)
-            home = layer.weight.device
-            weight = Quantized(weight.values.to(home), weight.scale.to(home))
+            storage = layer.weight.device
+            weight = Quantized(weight.values.to(storage), weight.scale.to(storage))
             model.set_submodule(path, QuantizedLinear(weight, layer.bias.detach(), form, backend=model.backends.linear))
     return model
 
 
 def check_format(name: str, device: torch.device) -> Format:
-    """The format of that name. Raises ValueError for an unknown one, or where a GPU would be slower for it."""
+    """Returns the format of that name. Raises ValueError for an unknown one, or where a GPU would be slower with it."""
     if name not in FORMATS:
         raise ValueError(f"quantization: expected 'none' or one of {list(FORMATS)}, got {name!r}")
     form = FORMATS[name]
@@ -85,4 +88,5 @@ def check_format(name: str, device: torch.device) -> Format:
 
 
 def _activated(x: Tensor, activation: str | None) -> Tensor:
+    """Applies the activation to x [T, K]."""
     return x if activation is None else nn.functional.gelu(x, approximate="tanh")

@@ -1,4 +1,4 @@
-"""Shape VAE: the sparse U-Net between a latent and a flexible dual grid."""
+"""Shape VAE: sparse U-Net between a latent and a flexible dual grid."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class ShapeEncoder(SparseEncoder):
 
 
 class ShapeDecoder(SparseDecoder):
-    """Published name: FlexiDualGridVaeDecoder. `dual_grids` reads its output."""
+    """Published name: FlexiDualGridVaeDecoder. `dual_grids` converts its output."""
 
     def dual_grids(self, output: SparseTensor, resolutions: Sequence[int]) -> list[DualGrid]:
-        """The dual grid of each item, from the decoder's seven channels on grids of these many voxels a side."""
+        """Converts the decoder's output [N, 7] to the dual grid of each item. resolutions: voxels a side of each
+        grid."""
         margin = self.config.voxel_margin
         return [
             DualGrid(
@@ -37,7 +38,8 @@ class ShapeDecoder(SparseDecoder):
 
 
 def dual_grid_features(dual_grids: Sequence[DualGrid]) -> SparseTensor:
-    """The encoder's input [N, 6] fp32: dual vertex and crossed edges, each moved to be centred on zero."""
+    """Returns the encoder's input [N, 6] fp32: dual vertex and intersected edges, both shifted to be centred on
+    zero."""
     items: list[tuple[Tensor, Tensor]] = [
         (g.coords, torch.cat([g.dual - 0.5, g.intersected.to(torch.float32) - 0.5], dim=1)) for g in dual_grids
     ]

@@ -1,10 +1,10 @@
-"""The sparse U-Net halves of the shape and texture VAEs: ConvNeXt blocks at five resolutions, 16x apart end to end.
+"""Sparse U-Net encoder and decoder of the shape and texture VAEs: ConvNeXt blocks at five resolutions, 16x in total.
 
-Going down, the eight children of a voxel are stacked into its channels; going up they are unstacked, and the decoder
-predicts which children exist.
+The encoder stacks the eight children of a voxel into its channels; the decoder unstacks them and predicts which
+children exist. Letters: N voxels, M finer voxels, C input and O output channels of a block.
 
-Memory: wide temporaries are made for some rows at a time (`rows.chunked`), and of the decoder's finest level nothing is
-whole but its voxels and the output, where a budget asks for it (`SparseDecoder.forward`).
+Memory: wide temporaries are computed for some rows at a time (`chunked`). Under a memory budget, only the voxels and
+the output of the decoder's finest level exist as a whole (`SparseDecoder.forward`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ..sparse import CoordSet, SparseTensor, Subdivision, SubmanifoldConv3d, spa
 from .chunked import chunk_size, chunked
 from .layers import Backends, LayerNorm32, cast_layers
 
-# Parts of the finest level are multiples of this many voxels, which the output layer takes at a time.
+# Parts of the finest level are multiples of this many voxels, the chunk size of the output layer.
 PART_ROWS = 2**18
-# Bytes that a voxel of such a part needs besides two rows of features: its neighbours, found, made local and arranged.
+# Bytes per voxel of a part besides two rows of features: its neighbours, global, local and tiled.
 PART_VOXEL_BYTES = 640
-# Of the free memory, what a part may take when no budget is given.
+# Share of the free memory that a part may take if no budget is given.
 PART_SHARE = 0.25
 
 
 class ConvNeXtBlock(nn.Module):
-    """Convolution, layer norm, MLP with SiLU, residual."""
+    """Convolution, layer norm, MLP with SiLU, residual: [N, C] to [N, C]."""
 
     def __init__(self, channels: int, backend: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class _Resample(nn.Module):
-    """The shared body of a down or up block: norm, conv, change of resolution, norm, conv."""
+    """Layers shared by down and up blocks: norm, conv, change of resolution, norm, conv."""
 
     def __init__(self, in_channels: int, middle: int, out_channels: int, backend: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Resample(nn.Module):
         self.conv2 = SubmanifoldConv3d(out_channels, out_channels, backend=backend)
 
     def active(self, norm: LayerNorm32, feats: Tensor, out: Tensor | None) -> Tensor:
-        """SiLU of the normalised features, written to `out` or to new memory: what a convolution takes."""
+        """Returns SiLU of the normalised features [N, C], a convolution's input, written to `out` if given."""
 
         def normed(feats: Tensor, out: Tensor | None) -> Tensor:
             feats = norm(feats, silu=True)
@@ -73,7 +73,7 @@ class _Resample(nn.Module):
 
 
 class DownBlock(_Resample):
-    """C channels to O at half the resolution; the skip path averages the stacked children down to O channels."""
+    """[M, C] to [N, O] at half the resolution; the skip path averages the stacked children to O channels."""
 
     def __init__(self, in_channels: int, out_channels: int, backend: str) -> None:
         super().__init__(in_channels, out_channels // 8, out_channels, backend)
@@ -88,7 +88,7 @@ class DownBlock(_Resample):
 
 
 class UpBlock(_Resample):
-    """C channels to O at twice the resolution, on the children that are given or predicted."""
+    """[N, C] to [M, O] at twice the resolution, on given or predicted children."""
 
     def __init__(self, in_channels: int, out_channels: int, predict: bool, backend: str) -> None:
         super().__init__(in_channels, 8 * out_channels, out_channels, backend)
@@ -98,7 +98,7 @@ class UpBlock(_Resample):
         self.predict = predict
 
     def logits(self, x: SparseTensor) -> Tensor | None:
-        """[N, 8]: a child exists where its logit is positive; None from a block that does not predict."""
+        """Returns [N, 8], positive for existing children; None from a block that does not predict."""
         return self.to_subdiv(x.feats) if self.predict else None
 
     def forward(self, x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
@@ -109,23 +109,24 @@ class UpBlock(_Resample):
         return SparseTensor(self._skip(self.conv2(SparseTensor(h, fine)).feats, x, parent, child), fine)
 
     def part(self, x: SparseTensor, active: Tensor, subdivision: Subdivision, start: int, stop: int) -> Tensor:
-        """[stop - start, O]: rows `start` to `stop` of what `forward` gives, of which no other row is made but those
-        that the second convolution reaches.  active: `self.active(self.norm1, x.feats, None)`."""
-        piece, total = with_halo(subdivision.fine, start, stop), len(subdivision.fine)
-        parent, child = piece.extend(subdivision.parent), piece.extend(subdivision.child)
+        """Returns [stop - start, O], rows `start` to `stop` of `forward`'s features, computed with the halo of the
+        second convolution only. active: `self.active(self.norm1, x.feats, None)`."""
+        tile, total = with_halo(subdivision.fine, start, stop), len(subdivision.fine)
+        parent, child = tile.extend(subdivision.parent), tile.extend(subdivision.child)
         h = self._children(active, x.coords, parent, child, total)
         out = submanifold_conv(
             h,
-            piece.neighbors,
+            tile.neighbors,
             self.conv2.weight,
             self.conv2.bias,
-            tiles=lambda: tile_neighbors(piece.neighbors, total=total),
+            tiles=lambda: tile_neighbors(tile.neighbors, total=total),
             backend=self.conv2.backend,
         )
         return self._skip(out, x, parent[: stop - start], child[: stop - start])
 
     def _children(self, active: Tensor, coords: CoordSet, parent: Tensor, child: Tensor, total: int) -> Tensor:
-        """[n, O]: these children, of `total`, after the first convolution, normalised for the second."""
+        """Returns [n, O]: the first convolution's output for these n children, of `total`, normalised for the
+        second."""
         neighbors = coords.neighbors()
         h = child_conv(
             active,
@@ -140,7 +141,7 @@ class UpBlock(_Resample):
         return self.active(self.norm2, h, h)
 
     def _skip(self, out: Tensor, x: SparseTensor, parent: Tensor, child: Tensor) -> Tensor:
-        """out [n, O] plus what the parents' features say of these children, each of its channels `repeat` times."""
+        """Adds the skip path to out [n, O]: the parents' channels for these children, each repeated `repeat` times."""
         children = x.feats.unflatten(1, (8, -1))
 
         def add(h: Tensor, parent: Tensor, child: Tensor, out: Tensor | None) -> Tensor:
@@ -152,7 +153,8 @@ class UpBlock(_Resample):
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """mean, logvar: the latent on the coarsest voxels, fp32.  subdivisions: coarse to fine, for a guided decode."""
+    """mean, logvar: the latent [N, latent] fp32 on the coarsest voxels.  subdivisions: coarse to fine, for a guided
+    decode."""
 
     mean: SparseTensor
     logvar: Tensor
@@ -161,7 +163,8 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """output: fp32 on the finest voxels.  subdivisions: coarse to fine.  logits: what was predicted, or None each."""
+    """output: [M, out] fp32 on the finest voxels.  subdivisions: coarse to fine.  logits: predicted ones of each level,
+    [N, 8] or None."""
 
     output: SparseTensor
     subdivisions: tuple[Subdivision, ...]
@@ -169,7 +172,7 @@ class Decoded:
 
 
 class SparseEncoder(nn.Module):
-    """Published name: SparseUnetVaeEncoder. Channels in, `latent_channels` out at 1/16 of the resolution."""
+    """Published name: SparseUnetVaeEncoder. `in_channels` in, `latent_channels` out at 1/16 of the resolution."""
 
     def __init__(self, config: SparseEncoderConfig, backends: Backends | None = None) -> None:
         super().__init__()
@@ -186,7 +189,7 @@ class SparseEncoder(nn.Module):
         cast_layers(self.blocks, (nn.Linear, SubmanifoldConv3d), self.torso_dtype)
 
     def forward(self, x: SparseTensor) -> Encoded:
-        """x: [N, in] fp32."""
+        """Encodes x [N, in] fp32."""
         h = x.replace(self.input_layer(x.feats).to(self.torso_dtype))
         subdivisions = []
         for block in (block for level in self.blocks for block in level):
@@ -201,7 +204,7 @@ class SparseEncoder(nn.Module):
 
 
 class SparseDecoder(nn.Module):
-    """Published name: SparseUnetVaeDecoder. `latent_channels` in, channels out at 16 times the resolution."""
+    """Published name: SparseUnetVaeDecoder. `latent_channels` in, `out_channels` out at 16 times the resolution."""
 
     def __init__(self, config: SparseDecoderConfig, backends: Backends | None = None) -> None:
         super().__init__()
@@ -224,18 +227,18 @@ class SparseDecoder(nn.Module):
         progress: Progress | None = None,
         memory_budget: int | None = None,
     ) -> Decoded:
-        """z: [N, latent] fp32.  guide: the subdivisions to follow, coarse to fine, starting at the voxels of z;
+        """Decodes z [N, latent] fp32. guide: subdivisions to follow, coarse to fine, starting at the voxels of z;
         without it they are predicted, which needs `pred_subdiv`.  progress(fraction) may raise to cancel.
 
         memory_budget: bytes for the features of the finest level; beyond it the level is computed in parts, each with
-        the halo that its convolution reaches. None: a quarter of what is free. With the Triton kernels the output is
-        the same to the bit for every budget, with the reference to rounding.
+        the halo of its convolution. None: a quarter of the free memory. With the Triton kernels the output is
+        bit-identical for every budget, with the reference equal up to rounding.
         """
         guide = self._checked_guide(z, guide)
         if guide is not None:
             z = SparseTensor(z.feats, guide[0].coarse)
         h = z.replace(self.from_latent(z.feats).to(self.torso_dtype))
-        # The last up block is the finest level's when no block follows it.
+        # The last up block belongs to the finest level if no block follows it.
         *most, last = [(level, block) for level, blocks in enumerate(self.blocks) for block in blocks]
         in_parts, subdivisions, logits = isinstance(last[1], UpBlock), [], []
 
@@ -261,7 +264,7 @@ class SparseDecoder(nn.Module):
     def _finest(
         self, block: UpBlock, x: SparseTensor, subdivision: Subdivision, memory_budget: int | None, report: Progress
     ) -> SparseTensor:
-        """The last up block and the output layer, in parts if need be."""
+        """Computes the last up block and the output layer, in parts if the budget requires it."""
         fine, step = subdivision.fine, self._part_rows(x.feats, memory_budget)
         if len(fine) <= step:
             output = self._read_out(block(x, subdivision).feats)
@@ -278,14 +281,14 @@ class SparseDecoder(nn.Module):
         return SparseTensor(out, fine)
 
     def _part_rows(self, feats: Tensor, memory_budget: int | None) -> int:
-        """How many voxels of the finest level to compute at a time."""
+        """Returns the number of the finest level's voxels to compute at a time."""
         if memory_budget is None:
             memory_budget = int(PART_SHARE * device_memory(feats.device).free)
         voxel = PART_VOXEL_BYTES + 2 * self.config.model_channels[-1] * feats.element_size()
         return max(1, memory_budget // (voxel * PART_ROWS)) * PART_ROWS
 
     def _read_out(self, feats: Tensor) -> Tensor:
-        """[N, width] of the finest level to the output [N, out], both norm and layer in fp32."""
+        """Maps features [N, width] of the finest level to the output [N, out], both norm and layer in fp32."""
 
         def last(feats: Tensor, out: Tensor | None) -> Tensor:
             feats = feats.to(self.output_layer.weight.dtype)
@@ -295,7 +298,8 @@ class SparseDecoder(nn.Module):
         return chunked(last, None, feats, rows=PART_ROWS)
 
     def upsample(self, z: SparseTensor, levels: int, progress: Progress | None = None) -> CoordSet:
-        """The predicted voxels after `levels` doublings; the last level's features are never computed."""
+        """Returns the predicted voxels after `levels` doublings of z [N, latent] fp32, without computing the last
+        level's features."""
         if not 1 <= levels < len(self.blocks):
             raise ValueError(f"levels: expected 1 to {len(self.blocks) - 1}, got {levels}")
         if not self.config.pred_subdiv:

@@ -1,4 +1,4 @@
-"""Flow model of the sparse structure: a transformer over every voxel of a small dense grid."""
+"""Flow model of the sparse structure: a transformer over all voxels of a small dense grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StructureFlow(FlowTransformer):
     """Velocity of a dense latent. Published name: SparseStructureFlowModel.
 
     The position table is a persistent buffer, as published. It follows from the configuration, so a file may lack it;
-    it is built with the default RoPE frequencies whatever `rope_freq` says, as in the reference.
+    it is built with the default RoPE frequencies regardless of `rope_freq`, as in the reference.
     """
 
     def __init__(self, config: FlowConfig, backends: Backends | None = None) -> None:
@@ -26,12 +26,13 @@ class StructureFlow(FlowTransformer):
             self.register_buffer(name, table)
 
     def derived_buffers(self) -> dict[str, Tensor]:
-        """The position table on the CPU, for a checkpoint that lacks it."""
+        """Returns the position table on the CPU, for a checkpoint that lacks it."""
         with torch.device("cpu"):
             return position_table(self.config)
 
     def forward(self, x: Tensor, t: Tensor, condition: PackedSequences | PreparedCondition) -> Tensor:
-        """x: [B, in, R, R, R] fp32 (axes x, y, z).  t: [B] fp32, 1000 * time.  Returns [B, out, R, R, R] fp32."""
+        """Returns the velocity [B, out, R, R, R] fp32. x: [B, in, R, R, R] fp32 (axes x, y, z).  t: [B] fp32, 1000 *
+        time."""
         c, r = self.config.in_channels, self.config.resolution
         items = check_tensor(x, "x", (None, c, r, r, r), torch.float32).shape[0]
         check_tensor(t, "t", (items,), torch.float32)
@@ -50,8 +51,8 @@ class StructureFlow(FlowTransformer):
 
 
 def position_table(config: FlowConfig) -> dict[str, Tensor]:
-    """The persistent buffer of the grid's positions, rows in (x, y, z) order, z fastest, under its published name:
-    rope_phases [R^3, d / 2] complex64, or pos_emb [R^3, C] float32."""
+    """Returns the persistent buffer of the grid's positions under its published name, rows in (x, y, z) order, z
+    fastest: rope_phases [R^3, d / 2] complex64, or pos_emb [R^3, C] float32."""
     axis = torch.arange(config.resolution)
     positions = torch.cartesian_prod(axis, axis, axis)
     if config.pe_mode == "ape":

@@ -1,4 +1,4 @@
-"""Sparse-structure VAE: dense 3D convolutions between an occupancy grid and a latent a quarter its size."""
+"""Sparse-structure VAE: dense 3D convolutions between an occupancy grid and a latent at a quarter of its resolution."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ResBlock3d(nn.Module):
 
 
 class DownsampleBlock3d(nn.Module):
-    """Halves the grid with a strided convolution."""
+    """Halves the grid with a strided convolution: [B, C, X, Y, Z] to [B, D, X / 2, Y / 2, Z / 2]."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class DownsampleBlock3d(nn.Module):
 
 
 class UpsampleBlock3d(nn.Module):
-    """Doubles the grid: a convolution to eight times the channels, which become 2x2x2 voxels."""
+    """Doubles the grid: a convolution to eight times the channels, rearranged to 2x2x2 voxels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -53,14 +53,15 @@ class UpsampleBlock3d(nn.Module):
 
 
 def pixel_shuffle_3d(x: Tensor) -> Tensor:
-    """[B, 8 C, X, Y, Z] to [B, C, 2 X, 2 Y, 2 Z]; input channel c * 8 + dx * 4 + dy * 2 + dz."""
+    """Rearranges [B, 8 C, X, Y, Z] to [B, C, 2 X, 2 Y, 2 Z]; input channel c * 8 + dx * 4 + dy * 2 + dz."""
     b, c, *size = x.shape
     blocks = x.reshape(b, c // 8, 2, 2, 2, *size).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return blocks.reshape(b, c // 8, *(2 * n for n in size))
 
 
 def _levels(channels: tuple[int, ...], num_res_blocks: int, change: type[nn.Module]) -> nn.ModuleList:
-    """The flat list of a published checkpoint: each level's residual blocks, then the change to the next level."""
+    """Builds the flat list of a published checkpoint: each level's residual blocks, then the change to the next
+    level."""
     blocks: list[nn.Module] = []
     for level, width in enumerate(channels):
         blocks += [ResBlock3d(width) for _ in range(num_res_blocks)]
@@ -70,7 +71,7 @@ def _levels(channels: tuple[int, ...], num_res_blocks: int, change: type[nn.Modu
 
 
 class _StructureNet(nn.Module):
-    """What encoder and decoder share: the parts, and fp16 for all but the two ends."""
+    """Layers shared by encoder and decoder; all but the first and last run in the torso's dtype."""
 
     def __init__(
         self, config: StructureEncoderConfig | StructureDecoderConfig, ends: tuple[int, int], change: type[nn.Module]
@@ -88,7 +89,7 @@ class _StructureNet(nn.Module):
 
 
 class StructureDecoder(_StructureNet):
-    """Latent [B, latent, R, R, R] fp32 to occupancy logits [B, 1, 4 R, 4 R, 4 R] fp32; occupied where > 0.
+    """Decodes a latent [B, latent, R, R, R] fp32 to occupancy logits [B, 1, 4 R, 4 R, 4 R] fp32; occupied where > 0.
 
     Published name: SparseStructureDecoder.
     """
@@ -104,7 +105,7 @@ class StructureDecoder(_StructureNet):
 
 
 class StructureEncoder(_StructureNet):
-    """Occupancy [B, 1, 4 R, 4 R, 4 R] fp32 to (mean, logvar) of the latent, [B, latent, R, R, R] fp32 each.
+    """Encodes occupancy [B, 1, 4 R, 4 R, 4 R] fp32 to (mean, logvar) of the latent, [B, latent, R, R, R] fp32 each.
 
     Published name: SparseStructureEncoder.
     """
@@ -121,9 +122,9 @@ class StructureEncoder(_StructureNet):
 
 
 def occupied_voxels(logits: Tensor, resolution: int) -> list[Tensor]:
-    """Occupied voxels of each item, [N_i, 3] int32 in (x, y, z) order, on a grid of `resolution` a side.
+    """Returns the occupied voxels of each item, [N_i, 3] int32 in (x, y, z) order, on a grid of `resolution` a side.
 
-    logits: [B, 1, S, S, S]; occupied where > 0, and a coarser voxel where any voxel inside it is.
+    logits: [B, 1, S, S, S]; a voxel is occupied where > 0, a coarser one if any voxel inside it is.
     """
     size = logits.shape[-1]
     if resolution < 1 or size % resolution:

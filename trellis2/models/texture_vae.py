@@ -1,4 +1,4 @@
-"""Texture VAE: the sparse U-Net between a latent and six PBR channels, on the shape's voxels."""
+"""Texture VAE: sparse U-Net between a latent and six PBR channels, on the shape's voxels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class TextureDecoder(SparseDecoder):
     """Published name: SparseUnetVaeDecoder. Guided by the shape decoder's subdivisions."""
 
     def fields(self, output: SparseTensor, resolutions: Sequence[int]) -> list[VoxelField]:
-        """The PBR field of each item, on grids of these many voxels a side. Values may leave [0, 1] a little, as in
-        the reference."""
+        """Converts the decoder's output [N, 6] to the PBR field of each item. resolutions: voxels a side of each grid.
+        Values may exceed [0, 1] slightly, as in the reference."""
         return [
             VoxelField(voxels, feats * 0.5 + 0.5, Grid.cube(resolution))
             for (voxels, feats), resolution in zip(output.items(), resolutions, strict=True)
@@ -27,5 +27,5 @@ class TextureDecoder(SparseDecoder):
 
 
 def field_features(fields: Sequence[VoxelField]) -> SparseTensor:
-    """The encoder's input [N, 6] fp32: the PBR channels moved from [0, 1] to [-1, 1]."""
+    """Returns the encoder's input [N, 6] fp32: the PBR channels mapped from [0, 1] to [-1, 1]."""
     return SparseTensor.from_items([(f.coords, f.attrs.float() * 2 - 1) for f in fields])

@@ -1,6 +1,6 @@
-"""The flow transformer: one network for dense grids and for sparse voxels, which are both packed tokens to it.
+"""Flow transformer (DiT with adaptive layer norm) over packed tokens, of dense grids or of sparse voxels.
 
-Letters: T tokens of all batch items together, B items, C model channels, H heads, d channels a head.
+Letters: T tokens of all batch items together, B items, S image tokens, C model channels, H heads, d channels a head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint.config import FlowConfig
 from ..ops.attention import attention
-from ..ops.norm_modulate import Branch, add_branch, add_norm_affine, add_norm_modulate
+from ..ops.norm_modulate import ResidualBranch, add_branch, add_norm_affine, add_norm_modulate
 from ..ops.quantized_linear import Quantized
 from ..ops.rope import qk_norm_rope, rms_norm_rope
 from ..runtime.cuda_graphs import GraphCache
@@ -28,8 +28,8 @@ Rotation = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class TokenLayout:
-    """lengths: tokens of each item.  item: [T] int64, each token's item, None when B is 1.
-    rotation: (cos, sin) [T, d / 2] of the tokens' positions, None without RoPE."""
+    """lengths: tokens of each item.  item: [T] int64, each token's item, None when B is 1. rotation: (cos, sin) [T, d /
+    2] of the tokens' positions, None without RoPE."""
 
     lengths: tuple[int, ...]
     item: Tensor | None
@@ -37,20 +37,20 @@ class TokenLayout:
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
-    """The residual stream between two blocks, x [T, C] + branch. The sum is left to the next norm, which reads it
-    anyway; there is no branch at the start."""
+class ResidualStream:
+    """The residual stream between two blocks, x [T, C] + branch. The next norm, which reads both, computes the sum; the
+    first stream has no branch."""
 
     x: Tensor
-    branch: Branch | None = None
+    branch: ResidualBranch | None = None
 
     def total(self, item: Tensor | None) -> Tensor:
-        """[T, C]. item: [T] int64, each token's item, None when B is 1."""
+        """Returns the sum [T, C]. item: [T] int64, each token's item, None when B is 1."""
         return add_branch(self.x, self.branch, item)
 
 
 class SelfAttention(nn.Module):
-    attend = staticmethod(attention)  # by a name of its own: training keeps it out of what it compiles
+    attend = staticmethod(attention)  # an attribute, which training excludes from compilation
 
     def __init__(self, config: FlowConfig, backends: Backends) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class CrossAttention(nn.Module):
         self.normed = config.qk_rms_norm_cross
 
     def prepare(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [S, H, d] of the image tokens [S, cond_channels]: the same at every step."""
+        """Computes keys and values [S, H, d] of the image tokens [S, cond_channels], constant over the steps."""
         k, v = self.to_kv(condition).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         if self.normed:
             k = rms_norm_rope(k, self.k_rms_norm.gamma, None, backend=self.backends.rope)
@@ -105,12 +105,12 @@ class CrossAttention(nn.Module):
         return self.to_out(out.flatten(-2))
 
     def constant(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        """[B, C]: what every token of an item gets where its image is one token, whatever it asks."""
+        """Returns the output [B, C] for items with a single image token, the same for every query."""
         return self.to_out(prepared[1].flatten(-2))
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the image, MLP; time enters as a modulation of the first and the last."""
+    """Self-attention, cross-attention to the image, MLP; the time modulates the norms of the first and the last."""
 
     def __init__(self, config: FlowConfig, backends: Backends) -> None:
         super().__init__()
@@ -127,12 +127,12 @@ class Block(nn.Module):
 
     def forward(
         self,
-        stream: Stream,
-        modulation: Tensor,  # [B, 6 C] when it is shared, this block's part added; else the time embedding [B, C]
+        stream: ResidualStream,
+        modulation: Tensor,  # [B, 6 C] if shared, with this block's offset added; else the time embedding [B, C]
         image: tuple[Tensor, Tensor],  # this block's keys and values of the image
         lengths: tuple[int, ...],  # image tokens of each item
         layout: TokenLayout,
-    ) -> Stream:
+    ) -> ResidualStream:
         mixed = modulation if self.share_mod else self.adaLN_modulation(modulation)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mixed.chunk(6, dim=-1)
         norm, item = self.backends.norm, layout.item
@@ -140,26 +140,27 @@ class Block(nn.Module):
         x, h = add_norm_modulate(stream.x, stream.branch, scale_msa, shift_msa, item, form=form, backend=norm)
         out = self.self_attn(h, layout).to(x.dtype)  # under autocast it is narrower than the stream
         if set(lengths) == {1}:
-            branch = Branch(out, gate_msa, self.cross_attn.constant(image))
+            branch = ResidualBranch(out, gate_msa, self.cross_attn.constant(image))
         else:
-            form, own, branch = input_form(self.cross_attn.to_q), self.norm2, Branch(out, gate_msa)
-            x, h = add_norm_affine(x, branch, own.weight, own.bias, item, form=form, eps=own.eps, backend=norm)
-            branch = Branch(self.cross_attn(h, image, lengths, layout).to(x.dtype))
+            form, norm2, branch = input_form(self.cross_attn.to_q), self.norm2, ResidualBranch(out, gate_msa)
+            x, h = add_norm_affine(x, branch, norm2.weight, norm2.bias, item, form=form, eps=norm2.eps, backend=norm)
+            branch = ResidualBranch(self.cross_attn(h, image, lengths, layout).to(x.dtype))
         form = input_form(self.mlp.mlp[0])
         x, h = add_norm_modulate(x, branch, scale_mlp, shift_mlp, item, form=form, backend=norm)
-        return Stream(x, Branch(self.mlp(h).to(x.dtype), gate_mlp))
+        return ResidualStream(x, ResidualBranch(self.mlp(h).to(x.dtype), gate_mlp))
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedCondition:
-    """A condition as every block wants it. blocks: (keys, values) [S, H, d] each.  lengths: tokens of each item."""
+    """Keys and values of a condition for every block. blocks: (keys, values) [S, H, d] each.  lengths: tokens of each
+    item."""
 
     blocks: tuple[tuple[Tensor, Tensor], ...]
     lengths: tuple[int, ...]
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Keys and values of all blocks in a row, each with memory of its own: as they are made, values are views that
-        keep keys before their norm as well."""
+        """Returns keys and values of all blocks as a flat tuple of contiguous tensors: as made, values are views that
+        keep the keys before their norm alive."""
         return tuple(tensor.contiguous() for block in self.blocks for tensor in block)
 
     @classmethod
@@ -169,7 +170,7 @@ class PreparedCondition:
 
 
 class FlowTransformer(nn.Module):
-    """What the structure and the latent flow share: everything but where tokens come from."""
+    """Base of the structure and latent flows, which differ only in the source of their tokens."""
 
     def __init__(self, config: FlowConfig, backends: Backends) -> None:
         super().__init__()
@@ -185,7 +186,8 @@ class FlowTransformer(nn.Module):
         cast_layers(self.blocks, (nn.Linear,), self.torso_dtype)
 
     def prepare(self, condition: PackedSequences) -> PreparedCondition:
-        """What the blocks need of an image, computed once for all steps: 2 C numbers a token and block."""
+        """Computes the image's keys and values for every block, once for all steps: 2 C numbers per token and block.
+        condition: [S, cond_channels]."""
         feats = condition.feats.to(self.torso_dtype)
         return PreparedCondition(tuple(block.cross_attn.prepare(feats) for block in self.blocks), condition.lengths)
 
@@ -197,7 +199,7 @@ class FlowTransformer(nn.Module):
         layout: TokenLayout,
         position_embedding: Tensor | None,  # [T, C] fp32, with pe_mode "ape"
     ) -> Tensor:  # [T, out_channels] fp32
-        """The velocity. The blocks run in the torso's dtype, the ends in fp32."""
+        """Returns the velocity. The blocks run in the torso's dtype, the first and last layers in fp32."""
         if len(condition.lengths) != len(layout.lengths):
             raise ValueError(
                 f"condition: expected {len(layout.lengths)} items, one for each of x, got {len(condition.lengths)}"
@@ -207,24 +209,24 @@ class FlowTransformer(nn.Module):
             h = h + position_embedding
         h, modulations = h.to(self.torso_dtype), self._modulations(t)
         image = condition if isinstance(condition, PreparedCondition) else self.prepare(condition)
-        stream, recompute = Stream(h), self.config.use_checkpoint and torch.is_grad_enabled()
+        stream, recompute = ResidualStream(h), self.config.use_checkpoint and torch.is_grad_enabled()
         for block, modulation, keys_values in zip(self.blocks, modulations, image.blocks, strict=True):
-            given = (stream, modulation, keys_values, image.lengths, layout)
-            stream = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
+            arguments = (stream, modulation, keys_values, image.lengths, layout)
+            stream = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
         h = stream.total(layout.item).to(x.dtype)
         return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=1e-5))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowTransformer:
-        """What `.to()` and its like go through: CUDA graphs read the weights where they were."""
+        """Called by `.to()` and its like; clears CUDA graphs, which hold the old addresses of the weights."""
         self.graphs.clear()
         return super()._apply(fn, recurse)
 
     def _modulations(self, t: Tensor) -> Sequence[Tensor]:
-        """What each block takes of the time, in the torso's dtype; see `Block.forward`."""
+        """Returns each block's input from the time t [B], in the torso's dtype; see `Block.forward`."""
         embedding = self.t_embedder(t)
         if not self.config.share_mod:
             return [embedding.to(self.torso_dtype)] * len(self.blocks)
         shared = self.adaLN_modulation(embedding).to(self.torso_dtype)
-        # All blocks' at once: small work, whose launches would cost more.
-        own = torch.stack([block.modulation for block in self.blocks])
-        return (own[:, None] + shared).to(self.torso_dtype).unbind()
+        # All blocks at once: separate launches would cost more than this small work.
+        offsets = torch.stack([block.modulation for block in self.blocks])
+        return (offsets[:, None] + shared).to(self.torso_dtype).unbind()

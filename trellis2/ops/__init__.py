@@ -1,1 +1,1 @@
-"""The networks' computations: one folder each, a plain torch reference beside any faster twin."""
+"""Operations of the networks: one folder each, a torch reference and faster backends."""

@@ -1,12 +1,12 @@
-"""A network's forward as CUDA graphs: recorded once for a set of tokens, replayed every step without host work.
+"""Records a network's forward as CUDA graphs, once per token set, and replays them every step without host work.
 
-The graphs stay with their network, so that the next stage over the same tokens replays them at once. What varies
-between stages (sample, time, the image's keys and values) is copied into a graph's own inputs; whatever else it reads,
-the weights and what is derived from coordinates, must be unchanged. A network keeps one graph a guidance branch, for
-its last tokens; several views share it, each copied in when its turn comes.
+A network keeps its graphs, so that the next stage over the same tokens replays them at once. Inputs that vary between
+stages (sample, time, the image's keys and values) are copied into the graph's input buffers; all other tensors it
+reads, weights and tensors derived from coordinates, must be unchanged. A network keeps one graph per guidance branch,
+for its last tokens; several views share it, each copied in before its step.
 
-Most of a graph's memory are its inputs: the keys and values of 4,101 image tokens are 0.7 GiB in a published network in
-16 bits. The memory of activations is shared by all graphs of a device, so they run one at a time.
+Most of a graph's memory holds its inputs: the keys and values of 4,101 image tokens are 0.7 GiB in a published network
+in 16 bits. All graphs of a device share the memory of activations, so they run one at a time.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..sparse import CoordSet
 
 # forward(x, t, *inputs)
 Forward = Callable[..., Tensor]
-# step(x, t, inputs=None): forward(x, t, *inputs), with the last inputs where there are none.
+# step(x, t, inputs=None): forward(x, t, *inputs), with the previous inputs for None.
 Step = Callable[..., Tensor]
 
-# Above this many tokens the card is busier than the host, and recording would only cost its warm-up forward.
+# Above this many tokens the GPU is the bottleneck, and recording would only cost its warm-up forward.
 MAX_TOKENS = 16_384
 
 
 class CudaGraph:
-    """A forward with inputs of its own. The first call runs it as it is, which compiles kernels for its shapes; the
-    second records it; from then on it is replayed.
+    """A forward recorded on input buffers of its own. The first call runs it eagerly, which compiles kernels for its
+    shapes; the second records it; later calls replay it.
 
-    It does not keep the forward, which refers to the network: the network could not be freed at once.
+    Holds no reference to the forward, which refers to the network: the cycle would delay freeing the network.
     """
 
     device_type = "cuda"
@@ -45,12 +45,15 @@ class CudaGraph:
         self._warm = self._recorded = False
 
     def load(self, inputs: Sequence[Tensor]) -> None:
-        """Copy `inputs`, which the next calls run on."""
-        for own, given in zip(self.inputs, inputs, strict=True):
-            own.copy_(given)
+        """Copies `inputs` to the input buffers for the next calls."""
+        for buffer, tensor in zip(self.inputs, inputs, strict=True):
+            buffer.copy_(tensor)
 
     def __call__(self, forward: Forward, x: Tensor, t: Tensor, coords: CoordSet | None = None) -> Tensor:
-        """forward(x, t, *inputs).  coords: holds tensors that `forward` reads, and is kept as long as the graph."""
+        """Returns forward(x, t, *inputs).
+
+        x, t: like those of the first call.  coords: owns tensors that `forward` reads; kept alive as long as the graph.
+        """
         if not self._warm:
             out = forward(x, t, *self.inputs)
             self._warm = True
@@ -65,8 +68,8 @@ class CudaGraph:
         return self._out.clone()
 
     def _record(self, work: Callable[[], Tensor], device: torch.device) -> Tensor:
-        """The output of `work`, which has its numbers after a replay only."""
-        # Graphs of a device share memory through a living one's: the handle of a pool whose graphs are all freed is an
+        """Records `work` and returns its output tensor, which is valid only after a replay."""
+        # Graphs of a device share the pool of a living one: reusing a pool handle after its last graph was freed is an
         # error in torch.
         pools = (other._graph.pool() for other in self._living if other._device == device)
         graph, pool = torch.cuda.CUDAGraph(), next(pools, None)
@@ -82,7 +85,7 @@ class CudaGraph:
 
 
 class GraphCache:
-    """The graphs of a network, one a branch. Copies and pickles of the network have none of them."""
+    """The CUDA graphs of a network, one per branch. Copies and pickles of the network have an empty cache."""
 
     def __init__(self, graph: type[CudaGraph] = CudaGraph) -> None:
         self._new_graph = graph
@@ -99,7 +102,7 @@ class GraphCache:
         return len(self._kept)
 
     def clear(self) -> None:
-        """Free the memory of all graphs."""
+        """Frees the memory of all graphs."""
         self._kept.clear()
         self._records, self._key, self._coords, self._weights = False, None, None, ()
 
@@ -113,31 +116,31 @@ class GraphCache:
         key: Hashable = None,
         coords: CoordSet | None = None,
     ) -> None:
-        """Begin a stage of `network`, whose graphs these are: those that it cannot replay are freed before it needs
-        memory of its own. Waits for the device where it compares coordinates.
+        """Begins a stage of `network`, the owner of this cache: frees the graphs that the stage cannot replay before it
+        allocates. Synchronises with the device if it compares coordinates.
 
-        launch: "eager", "graph", or "auto": a graph where it pays.  tokens: of all items together.
+        launch: "eager", "graph", or "auto": a graph where it is faster.  tokens: of all items together.
         key: what the forward depends on besides its inputs' shapes, the weights and the coordinates.
-        coords: where the tokens are, None where that follows from their shapes.
+        coords: the tokens' voxels; None if they follow from the shapes.
 
         Raises ValueError for an unknown `launch`, or "graph" on a device without CUDA graphs.
         """
         if not self._pays(launch, tokens, device):
             return self.clear()
-        # CUDA graphs bake in addresses: a weight that was moved or replaced, however, makes them worthless.
+        # CUDA graphs bake in addresses: moving or replacing a weight invalidates them.
         weights = tuple((tensor.data_ptr(), tensor.dtype) for tensor in weights_of(network))
         if not self._records or weights != self._weights or key != self._key or not self._same_voxels(coords):
             self.clear()
         self._records, self._key, self._coords, self._weights = True, key, coords, weights
 
     def step(self, branch: str, forward: Forward, x: Tensor, inputs: Sequence[Tensor]) -> Step:
-        """`forward` on tensors like x and `inputs`, as a step of the stage that began. A step that is recorded copies
-        its inputs and does not hold on to them."""
+        """Returns `forward`, on tensors like x and `inputs`, as a step of the current stage. A recorded step copies its
+        inputs and keeps no reference to them."""
         if not self._records:
             return _eager(forward, inputs)
         like = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in (x, *inputs))
         if branch not in self._kept or self._kept[branch][0] != like:
-            self._kept.pop(branch, None)  # its memory goes before the new one's is needed
+            self._kept.pop(branch, None)  # freed before the new one allocates
             self._kept[branch] = like, self._new_graph(inputs)
         graph, coords = self._kept[branch][1], self._coords
         graph.load(inputs)
@@ -164,20 +167,20 @@ class GraphCache:
 
 
 def weights_of(model: nn.Module) -> Iterator[Tensor]:
-    """Every parameter and buffer inside, in a fraction of the time that torch takes to find their names too."""
+    """Yields every parameter and buffer, in a fraction of the time of torch's iterators, which also build names."""
     for module in model.modules():
         yield from (t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None)
 
 
 def clear_graphs(model: nn.Module) -> None:
-    """Free the memory of a network's graphs, if it is a network with any."""
+    """Frees the memory of a network's graphs, if it has any."""
     graphs = getattr(model, "graphs", None)
     if isinstance(graphs, GraphCache):
         graphs.clear()
 
 
 def _eager(forward: Forward, first: Sequence[Tensor]) -> Step:
-    """A step that is not recorded."""
+    """Returns a step that is not recorded."""
     last = first
 
     def step(x: Tensor, t: Tensor, inputs: Sequence[Tensor] | None = None) -> Tensor:
@@ -190,6 +193,6 @@ def _eager(forward: Forward, first: Sequence[Tensor]) -> Step:
 
 @cache
 def _recording_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream that a device's graphs are recorded on. torch's own is of the device that recorded first. One a
-    device: libraries keep working memory for every stream."""
+    """Returns the stream that records a device's graphs. torch's default belongs to the device that recorded first. One
+    per device: libraries keep a workspace for every stream."""
     return torch.cuda.Stream(device)

@@ -1,4 +1,4 @@
-"""How much memory there is: what the device has, what is free of it, and what a stage's work is likely to need."""
+"""Reports the memory of devices and host, and estimates the workspace of a network."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ..checkpoint.config import FlowConfig, SparseDecoderConfig
 
 GIB = 2**30
 MEMINFO = Path("/proc/meminfo")
-# What is taken for granted where a device does not say.
+# Assumed for a device that does not report its memory.
 UNKNOWN = 8 * GIB
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes. total: that this process may have.  free: of these, what it could still allocate."""
+    """Bytes. total: available to this process.  free: of these, still allocatable."""
 
     total: int
     free: int
 
 
 def device_memory(device: torch.device) -> DeviceMemory:
-    """The memory of a device now. Memory that torch holds in its cache counts as free; a limit set with
-    `torch.cuda.set_per_process_memory_fraction` counts as the card's size."""
+    """Returns the current memory of a device. Memory in torch's cache counts as free; a limit set with
+    `torch.cuda.set_per_process_memory_fraction` counts as the device's size."""
     if device.type == "mps":
         total = torch.mps.recommended_max_memory()
         return DeviceMemory(total, max(0, total - torch.mps.current_allocated_memory()))
@@ -42,8 +42,8 @@ def device_memory(device: torch.device) -> DeviceMemory:
 
 
 def host_memory() -> DeviceMemory | None:
-    """The host's memory now; free: without swapping, pages that only cache files included. None where the system does
-    not report it in /proc, as Linux does."""
+    """Returns the host's current memory; free excludes swap and includes the page cache. None where the system does not
+    report it in /proc, as Linux does."""
     try:
         lines = MEMINFO.read_text(encoding="ascii").splitlines()
     except OSError:
@@ -55,10 +55,10 @@ def host_memory() -> DeviceMemory | None:
 
 
 def workspace(model: nn.Module, tokens: int, image_tokens: int = 0) -> int:
-    """Bytes that a network's work is likely to take besides its weights.
+    """Estimates the bytes that a network's forward needs besides its weights.
 
-    tokens: of a flow transformer or latent voxels of a sparse decoder, image_tokens: of its condition, both of all
-    batch items (and views) together.
+    tokens: of a flow transformer or latent voxels of a sparse decoder, image_tokens: of its condition, both summed over
+    batch items (and views).
     """
     config = getattr(model, "config", None)
     if isinstance(config, FlowConfig):
@@ -67,24 +67,24 @@ def workspace(model: nn.Module, tokens: int, image_tokens: int = 0) -> int:
 
 
 def flow_workspace(config: FlowConfig, tokens: int, image_tokens: int) -> int:
-    """Bytes that a flow network's forwards take besides its weights: the image's keys and values in every block, and
-    the widest activations of one.
+    """Estimates the bytes that a flow network's forwards need besides its weights: the image's keys and values in every
+    block, and the widest activations of one block.
 
-    tokens, image_tokens: of all batch items and views.
+    tokens, image_tokens: summed over batch items and views.
     """
     channels, size = config.model_channels, config.torso_dtype.itemsize
     kept = 2 * config.num_blocks * image_tokens * channels
     # x, its norm, the residual branch, query, key and value before and after rotation; the MLP's hidden layer.
     moving = tokens * channels * (10 + config.mlp_ratio)
-    # Twice: a CUDA graph has memory of its own.
+    # Twice: a CUDA graph has activations of its own.
     return int(1.25 * size * (kept + 2 * moving)) + GIB // 4
 
 
 def decoder_workspace(tokens: int, parts: int = GIB) -> int:
-    """Bytes that a sparse decoder takes besides its weights, for `tokens` latent voxels of a surface.
+    """Estimates the bytes that a sparse decoder needs besides its weights, for `tokens` latent voxels of a surface.
 
-    The voxels are four times as many at each level. What grows with them is the finest whole level, a quarter of the
-    finest voxels at 128 channels, three times, its neighbour map twice, and rows, index and output at the finest.
+    Voxels quadruple at each level. Counted are the finest whole level, a quarter of the finest voxels at 128 channels,
+    three times, its neighbour map twice, and rows, index and output at the finest.
     parts: bytes of the finest level's parts.
     """
     return tokens * (64 * (3 * 256 + 2 * 112) + 256 * (16 + 16 + 28 + 16)) + parts

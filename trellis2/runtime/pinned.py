@@ -1,4 +1,4 @@
-"""Weights from the host to the device at the speed of the bus, through page-locked memory."""
+"""Uploads weights to the device at the speed of the bus, through page-locked memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from .residency import place, tensors_of
 
 log = logging.getLogger(__name__)
 
-# A piece is copied into page-locked memory while the piece before it crosses the bus.
+# A piece is staged in page-locked memory while the previous one is transferred.
 PIECE_BYTES, PIECES = 64 * 2**20, 2
-# What memory is locked by, and the flag that locks it for all cards (facts: CUDA's cudaHostRegister).
+# Granularity of locks, and the flag that locks memory for all devices (facts: CUDA's cudaHostRegister).
 PAGE, PORTABLE = 4096, 1
 
 
 def upload(model: nn.Module, device: torch.device, host: PinnedBuffer) -> nn.Module:
-    """`model.to(device)`, on CUDA several times as fast for weights that ordinary memory or a file holds."""
+    """Returns `model.to(device)`, on CUDA several times as fast for weights in pageable memory or a memory-mapped
+    file."""
     if device.type != "cuda":
         return model.to(device)
     pieces = host.get(PIECES * PIECE_BYTES, device).view(PIECES, PIECE_BYTES)
@@ -30,49 +31,49 @@ def upload(model: nn.Module, device: torch.device, host: PinnedBuffer) -> nn.Mod
     turns, stream = count(), torch.cuda.current_stream(device)
     for module, name, tensor in tensors_of(model):
         if tensor.device.type == "cpu" and tensor.nbytes >= 2**20 and _plain(tensor):
-            there = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-            ours, theirs = (side.reshape(-1).view(torch.uint8).split(PIECE_BYTES) for side in (tensor, there))
-            for source, target in zip(ours, theirs, strict=True):
+            uploaded = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            sources, targets = (side.reshape(-1).view(torch.uint8).split(PIECE_BYTES) for side in (tensor, uploaded))
+            for source, target in zip(sources, targets, strict=True):
                 slot = next(turns) % PIECES
                 free[slot].synchronize()
                 piece = pieces[slot, : len(source)]
                 piece.copy_(source)
                 target.copy_(piece, non_blocking=True)
                 free[slot].record(stream)
-            place(module, name, there)
+            place(module, name, uploaded)
     stream.synchronize()
     return model.to(device)
 
 
 def _plain(tensor: Tensor) -> bool:
-    """Whether its bytes are its numbers, one after the other."""
+    """True if the tensor's bytes are its elements in order."""
     return tensor.is_contiguous() and not tensor.is_complex()
 
 
 class PinnedBuffer:
-    """Page-locked host memory, from which copies to the device run beside its work. It grows, and is kept until it is
-    released: locking it takes as long as some forwards."""
+    """Growing page-locked host buffer, whose copies to the device overlap with computation. Kept until `release`:
+    locking memory takes as long as some forwards."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def get(self, size: int, device: torch.device) -> Tensor:
-        """[size] uint8, see `pinned_bytes`. The next call may return the same memory."""
+        """Returns [size] uint8, see `pinned_bytes`. The next call may return the same memory."""
         if len(self._bytes) < size:
             self.release()
             self._bytes = pinned_bytes(size, device)
         return self._bytes[:size]
 
     def release(self) -> None:
-        """Free the memory once no tensor uses it."""
+        """Frees the memory once no tensor uses it."""
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
 
 def pinned_bytes(size: int, device: torch.device) -> Tensor:
-    """[size] uint8, page-locked for copies to `device` as long as any tensor uses its storage, which has `size` bytes.
-    Where the system refuses to lock so much, ordinary memory: slower, otherwise the same.
+    """Allocates [size] uint8, page-locked for copies to `device` as long as any tensor uses its storage of `size`
+    bytes. Falls back to pageable memory, slower but otherwise equivalent, if the system refuses to lock it.
 
-    torch's own page-locked memory comes in powers of two, nearly twice of what is needed here.
+    torch's pinned memory comes in powers of two, nearly twice the size needed here.
     """
     length = -(-size // PAGE) * PAGE
     memory = np.empty(length + PAGE, np.uint8)
@@ -84,6 +85,6 @@ def pinned_bytes(size: int, device: torch.device) -> Tensor:
         if error:
             log.warning("streaming: could not lock %.1f GiB of memory (CUDA error %d)", size / GIB, error)
         else:
-            # The storage refers to the array, which unlocks its memory before it frees it.
+            # The storage keeps the array alive; its finalizer unlocks the memory before it is freed.
             weakref.finalize(memory, runtime.cudaHostUnregister, address).atexit = False
     return torch.from_numpy(memory[start : start + size])

@@ -1,4 +1,5 @@
-"""Who is on the device: a small protocol, and its plain implementations outside ComfyUI. See `streaming` for less."""
+"""Placement of networks on the device: a protocol, and two implementations for use outside ComfyUI. `streaming` has one
+for less memory."""
 
 from __future__ import annotations
 
@@ -13,23 +14,23 @@ from .cuda_graphs import clear_graphs, weights_of
 
 
 class Residency(Protocol):
-    """Puts a network on the compute device while it is used."""
+    """Places a network on the compute device while it is used."""
 
     @property
     def device(self) -> torch.device:
-        """Where networks compute."""
+        """The compute device."""
 
     def use(self, model: nn.Module, workspace: int = 0) -> AbstractContextManager[nn.Module]:
-        """`with residency.use(model) as model:` runs it on the device. workspace: bytes of device memory that its work
-        is likely to need besides the weights."""
+        """Context manager that places the network on the device. workspace: estimated bytes of device memory that its
+        work needs besides the weights."""
 
     def release(self) -> None:
-        """Let go of every network."""
+        """Releases all networks."""
 
 
 class KeepLoaded:
-    """Networks stay on the device once used, and their CUDA graphs with them (see `capture`): fastest, and the memory
-    of all networks adds up."""
+    """Keeps networks, with their CUDA graphs (see `cuda_graphs`), on the device after use: fastest, but the memory of
+    all networks adds up."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
@@ -40,11 +41,11 @@ class KeepLoaded:
         yield model if _is_on(model, self.device) else model.to(self.device)
 
     def release(self) -> None:
-        """Nothing to let go of: networks belong to their pipeline."""
+        """Does nothing: networks belong to their pipeline."""
 
 
 class OneAtATime:
-    """A network is on the device only while it is used: the peak is the largest one."""
+    """Keeps a network on the device only while it is used: the peak is the largest network."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
@@ -55,14 +56,14 @@ class OneAtATime:
             yield model.to(self.device)
 
     def release(self) -> None:
-        """Nothing to let go of: networks belong to their pipeline."""
+        """Does nothing: networks belong to their pipeline."""
 
 
 @contextmanager
 def weights_kept(model: nn.Module) -> Iterator[None]:
-    """Afterwards the network's tensors are on the CPU: the very ones that were there before, which cost no copy back.
-    Its CUDA graphs are freed. Inside, weights may be moved or replaced but not written to: what is written on
-    another device is lost."""
+    """Context manager that leaves the network's tensors on the CPU: it restores the original CPU tensors, without a
+    copy back, and frees CUDA graphs. Inside, weights may be moved or replaced but not written to: writes on another
+    device are lost."""
     before = {
         (id(module), name): (module._parameters.get(name), tensor)
         for module, name, tensor in tensors_of(model)
@@ -79,12 +80,12 @@ def weights_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _is_on(model: nn.Module, device: torch.device) -> bool:
-    there = torch.empty(0, device=device).device  # "cuda" is one of several
-    return all(tensor.device == there for tensor in weights_of(model))
+    resolved = torch.empty(0, device=device).device  # "cuda" with its index
+    return all(tensor.device == resolved for tensor in weights_of(model))
 
 
 def tensors_of(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """(module, name, data) of every parameter and buffer inside, each module by itself."""
+    """Yields (module, name, data) of every parameter and buffer, module by module."""
     for module in model.modules():
         for name, tensor in (
             *module.named_parameters(recurse=False),
@@ -94,7 +95,7 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
 
 
 def place(module: nn.Module, name: str, data: Tensor) -> None:
-    """Give a module's parameter or buffer other data; a parameter remains the same object."""
+    """Replaces the data of a module's parameter or buffer; a parameter remains the same object."""
     if name in module._parameters:
         module._parameters[name].data = data
     else:
@@ -102,7 +103,7 @@ def place(module: nn.Module, name: str, data: Tensor) -> None:
 
 
 def default_device() -> torch.device:
-    """The accelerator torch finds, else the CPU."""
+    """Returns the accelerator that torch finds, else the CPU."""
     for name, backend in (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.mps)):
         if backend.is_available():
             return torch.device(name)
@@ -110,7 +111,7 @@ def default_device() -> torch.device:
 
 
 def default_dtype(device: torch.device) -> str | None:
-    """The torsos' number format where none is asked for: None (as published), unless the device is bad at it."""
+    """Returns the default dtype of the torsos: None (as published), unless the device lacks fast arithmetic for it."""
     if device.type == "cpu":
         return "float32"
     if device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) < (8, 0):

@@ -1,13 +1,13 @@
-"""Networks larger than the memory for them: a flow transformer's blocks pass through two buffers on the device.
+"""Streams a flow transformer's blocks through two device buffers, for networks larger than the available memory.
 
-While one block computes from a buffer, a second stream copies the next one's weights into the other, from page-locked
-memory. The numbers are those of a network that is loaded whole, to the bit.
+While one block computes from a buffer, a second stream copies the next one's weights from page-locked memory to the
+other. Results are bit-identical to those of a network loaded whole.
 
-A network's first streamed use moves the blocks that stream into page-locked memory, which from then on holds the
-network's CPU weights: nothing exists twice, later uses copy nothing, and it is freed with the network or as soon as its
-weights are moved or replaced. Weights that mapped a file, whose pages the system could drop, then take memory: 2.6 GB
-for a published flow network. Where that would leave less than a quarter of the host's memory free, the blocks are
-copied at every use into one buffer for all networks instead.
+A network's first streamed use moves the streamed blocks to page-locked memory, which from then on holds the network's
+CPU weights: no duplicate exists, later uses copy nothing, and it is freed with the network or as soon as its weights
+are moved or replaced. Memory-mapped weights, whose pages the system could drop, then occupy memory: 2.6 GB for a
+published flow network. If less than a quarter of the host's memory would remain free, the blocks are instead copied at
+every use to one buffer shared by all networks.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ from .residency import KeepLoaded, OneAtATime, Residency, place, tensors_of, wei
 log = logging.getLogger(__name__)
 
 VRAM_MODES = ("auto", "high", "low")
-# A card with this much keeps all networks: 14 GB of weights, and 2048 voxels a side beside them.
+# Device memory that holds all networks: 14 GB of weights, and the work at 2048 voxels a side.
 HIGH_VRAM = 31 * GIB
-# What "low" lets a network's weights take on the device. The rest streams, which a card with so little memory hides
-# behind its arithmetic.
+# Device memory for a network's weights in "low". The rest streams, hidden behind the arithmetic of a card with so
+# little memory.
 LOW_WEIGHTS = GIB
-# `FlowTransformer.prepare` calls these layers outside their blocks' turns, so they stay.
+# `FlowTransformer.prepare` calls these layers outside their blocks' forward, so they stay on the device.
 ALWAYS_PRESENT = "cross_attn.to_kv"
-# Nor is it worth streaming norms and biases.
+# Bytes; smaller tensors (norms, biases) are not worth streaming.
 SMALLEST = 2**16
 BUFFERS = 2
 ALIGNMENT = 256
-# Of the host's memory, what page-locked weights leave free.
+# Share of the host's memory that page-locked weights leave free.
 HOST_RESERVE = 1 / 4
 
 
 def choose_residency(vram: str, device: torch.device | str) -> Residency:
-    """ "high": networks stay on the device.  "low": as little of them as pays.  "auto": by the memory there is: they
-    stay on a large card; on others one is loaded at a time, and streamed where it does not fit beside its work.
+    """Returns the residency for a mode. "high": networks stay on the device.  "low": keeps about 1 GiB of a network's
+    weights on the device and streams the rest.  "auto": by device memory: networks stay on a large card; on others one
+    is loaded at a time, and streamed if it does not fit beside its workspace. Only CUDA devices stream.
 
     Raises ValueError for another mode.
     """
@@ -60,9 +61,10 @@ def choose_residency(vram: str, device: torch.device | str) -> Residency:
 
 
 class Streamed:
-    """One network at a time, and of a flow transformer only as many blocks as fit; the others stream.
+    """Places one network at a time, and of a flow transformer only as many blocks as fit; the others stream.
 
-    weights: bytes that a network's weights may take on the device; None: what is free when it is used, less its work.
+    weights: bytes that a network's weights may take on the device; None: the free memory at its use, less its
+    workspace.
     """
 
     def __init__(self, device: torch.device | str, weights: int | None = None) -> None:
@@ -91,12 +93,12 @@ class Streamed:
             yield model.to(self.device)
 
     def release(self) -> None:
-        """Free the page-locked memory that belongs to no network; networks belong to their pipeline."""
+        """Frees the page-locked buffer shared by all networks; networks belong to their pipeline."""
         self._buffer.release()
 
     def _packed(self, blocks: Sequence[nn.Module]) -> list[Tensor] | None:
-        """What streams of each block [bytes] uint8, in page-locked memory that holds the network's weights from now
-        on; None where the host has too little memory."""
+        """Returns the streamed weights of each block, [bytes] uint8 in page-locked memory that holds the network's
+        weights from now on; None if the host has too little memory."""
         needed = sum(_size(block) for block in blocks if _find_packed(block) is None)
         host = host_memory()
         if needed and host is not None and host.free - needed < HOST_RESERVE * host.total:
@@ -111,7 +113,7 @@ class Streamed:
         return packed
 
     def _copied(self, blocks: Sequence[nn.Module]) -> list[Tensor]:
-        """The same in the buffer of all networks, for this use."""
+        """Copies the streamed weights of each block, [bytes] uint8, to the shared buffer for this use."""
         sizes = [_size(block) for block in blocks]
         packed = list(self._buffer.get(sum(sizes), self.device).split(sizes))
         for block, bytes_ in zip(blocks, packed, strict=True):
@@ -120,14 +122,15 @@ class Streamed:
 
 
 def weights_at_once(model: nn.Module, room: int) -> int:
-    """Bytes that the weights take on the device when `choose_blocks(model, room)` stream."""
+    """Returns the bytes that the weights take on the device while `choose_blocks(model, room)` stream."""
     streamed = [_size(block) for block in choose_blocks(model, room)]
     return _bytes(model) - sum(streamed) + BUFFERS * max(streamed, default=0)
 
 
 def choose_blocks(model: nn.Module, room: int) -> list[nn.Module]:
-    """The blocks of `model` to stream so that its weights and the buffers take at most `room` bytes, spread evenly
-    between those that stay. None where it fits whole, or is no flow transformer; all where even that is too much."""
+    """Selects the blocks of `model` to stream so that its weights and the buffers take at most `room` bytes, spread
+    evenly between the others. Empty if the model fits whole or is no flow transformer; all blocks if even that
+    exceeds `room`."""
     if not isinstance(model, FlowTransformer) or _bytes(model) <= room:
         return []
     blocks = list(model.blocks)
@@ -142,11 +145,12 @@ def choose_blocks(model: nn.Module, room: int) -> list[nn.Module]:
 
 @contextmanager
 def _streaming(blocks: Sequence[nn.Module], packed: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-    """Inside, the weights of `blocks`, `packed`, arrive on the device as each block's turn comes."""
+    """Context manager in which `packed`, the weights [bytes] uint8 of `blocks`, are copied to the device before each
+    block runs."""
     size = max(len(bytes_) for bytes_ in packed)
     buffers = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(BUFFERS)]
     for turn, block in enumerate(blocks):
-        for (module, name, _), target in _places(block, buffers[turn % BUFFERS]):
+        for (module, name, _), target in _packed_views(block, buffers[turn % BUFFERS]):
             place(module, name, target)
     copies = (_CudaCopies if device.type == "cuda" else _Copies)(packed, buffers)
     hooks = [
@@ -166,24 +170,24 @@ def _streaming(blocks: Sequence[nn.Module], packed: Sequence[Tensor], device: to
 
 
 class _Copies:
-    """Brings packed[turn] into buffers[turn % 2] by the time its turn comes."""
+    """Copies packed[turn] to buffers[turn % 2] before block `turn` runs."""
 
     def __init__(self, packed: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
         self.packed, self.buffers = packed, buffers
         self.held: list[int | None] = [None] * len(buffers)
 
     def await_turn(self, turn: int) -> None:
-        """Before a block computes."""
+        """Called before a block runs."""
         slot = turn % len(self.buffers)
         if self.held[slot] != turn:
             self._copy(turn)
 
     def end_turn(self, turn: int) -> None:
-        """After it has: its buffer takes the weights of the turn after the next."""
+        """Called after a block: copies the weights of the next block that uses its buffer."""
         self._copy((turn + len(self.buffers)) % len(self.packed))
 
     def finish(self) -> None:
-        """Wait for what is under way."""
+        """Waits for pending copies."""
 
     def _target(self, turn: int) -> Tensor:
         return self.buffers[turn % len(self.buffers)][: len(self.packed[turn])]
@@ -195,7 +199,7 @@ class _Copies:
 
 
 class _CudaCopies(_Copies):
-    """The same on a stream of its own: a copy waits for what computes from its buffer, a block for its copy."""
+    """Copies on a stream of its own: a copy waits for the block that reads its buffer, a block for its copy."""
 
     def __init__(self, packed: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
         super().__init__(packed, buffers)
@@ -219,41 +223,41 @@ class _CudaCopies(_Copies):
 
 
 def _streamed(block: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """The tensors of a block that are worth streaming, and may be."""
-    present = {id(module) for module in block.get_submodule(ALWAYS_PRESENT).modules()}
+    """Yields (module, name, tensor) of a block's tensors to stream."""
+    resident = {id(module) for module in block.get_submodule(ALWAYS_PRESENT).modules()}
     for module, name, tensor in tensors_of(block):
-        if id(module) not in present and tensor.nbytes >= SMALLEST and tensor.is_contiguous():
+        if id(module) not in resident and tensor.nbytes >= SMALLEST and tensor.is_contiguous():
             yield module, name, tensor
 
 
-def _places(block: nn.Module, bytes_: Tensor) -> Iterator[tuple[tuple[nn.Module, str, Tensor], Tensor]]:
-    """What streams of a block, each with its place in packed `bytes_`."""
-    at = 0
+def _packed_views(block: nn.Module, bytes_: Tensor) -> Iterator[tuple[tuple[nn.Module, str, Tensor], Tensor]]:
+    """Yields each streamed tensor of a block with its view into packed `bytes_` [bytes] uint8."""
+    offset = 0
     for entry in list(_streamed(block)):
         tensor = entry[2]
-        yield entry, bytes_[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        at += _padded(tensor)
+        yield entry, bytes_[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        offset += _padded(tensor)
 
 
 def _pack(block: nn.Module, bytes_: Tensor) -> None:
-    """Move what streams of a block into `bytes_`."""
-    for (module, name, tensor), target in _places(block, bytes_):
+    """Moves a block's streamed tensors to `bytes_` [bytes] uint8."""
+    for (module, name, tensor), target in _packed_views(block, bytes_):
         target.copy_(tensor)
         place(module, name, target)
 
 
 def _find_packed(block: nn.Module) -> Tensor | None:
-    """The [bytes] uint8 that `_pack` moved a block's weights to; None where they are elsewhere, as after a move or a
-    replacement. Packed weights fill a storage of their own, which those of a file or of a layer do not."""
+    """Returns the [bytes] uint8 that `_pack` moved a block's weights to; None if they are elsewhere, as after a move or
+    a replacement. Packed weights fill a whole storage, unlike those of a file or of a layer."""
     tensors = [tensor for _, _, tensor in _streamed(block)]
     if not tensors:
         return torch.empty(0, dtype=torch.uint8)
-    storage, at = tensors[0].untyped_storage(), 0
+    storage, offset = tensors[0].untyped_storage(), 0
     for tensor in tensors:
-        if tensor.device.type != "cpu" or tensor.data_ptr() != storage.data_ptr() + at:
+        if tensor.device.type != "cpu" or tensor.data_ptr() != storage.data_ptr() + offset:
             return None
-        at += _padded(tensor)
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (at,)) if storage.nbytes() == at else None
+        offset += _padded(tensor)
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (offset,)) if storage.nbytes() == offset else None
 
 
 def _bytes(model: nn.Module) -> int:
@@ -261,7 +265,7 @@ def _bytes(model: nn.Module) -> int:
 
 
 def _size(block: nn.Module) -> int:
-    """Bytes of what streams of a block, packed."""
+    """Returns the bytes of a block's streamed tensors, packed."""
     return sum(_padded(tensor) for _, _, tensor in _streamed(block))
 
 

@@ -1,4 +1,4 @@
-"""Sparse tensors: features on voxels, and voxel sets that cache what is derived from their coordinates."""
+"""Sparse tensors: features on voxels, and voxel sets that cache data derived from their coordinates."""
 
 from .coords import CoordSet, Subdivision
 from .layers import SubmanifoldConv3d, spatial_to_channel

@@ -1,4 +1,4 @@
-"""Voxel coordinates of a batch, with a cache of what is derived from them: hash grid, neighbour map, coarser voxels.
+"""Voxel coordinates of a batch, with a cache of derived data: hash grid, neighbour map, coarser voxels.
 
 The cache belongs to the object, not to equal coordinates: two tensors share a neighbour map if and only if they share a
 CoordSet. Letters: B batch items, N voxels of all of them.
@@ -19,7 +19,7 @@ from ...o_voxel.ops.hash_grid import HashGrid, hash_grid, pack_keys
 from ..ops.submanifold_conv import child_neighbors, child_rows, neighbor_map
 
 T = TypeVar("T")
-# The keys of more would not be ordered as the items are.
+# Packed keys sort in the order of the items only up to this many.
 MAX_ITEMS = 1 << 15
 
 
@@ -28,7 +28,7 @@ class CoordSet:
 
     rows: [N, 4] int32 (batch, x, y, z), unique, not negative, the voxels of an item contiguous, items in order.
     lengths: number of voxels of each item, on the host, so that reading it never synchronises with the device.
-    origin: the coarser voxels that these subdivide, from which their neighbour map is then derived without a search.
+    origin: the coarser voxels that these subdivide, from which their neighbour map is derived without a search.
 
     Raises ValueError for another shape or dtype, or lengths that do not sum to N.
     """
@@ -46,7 +46,8 @@ class CoordSet:
 
     @classmethod
     def from_items(cls, items: Sequence[Tensor]) -> CoordSet:
-        """One batch item for each [N_i, 3] integer tensor of voxels (x, y, z). Raises ValueError if none is given."""
+        """Makes one batch item of each [N_i, 3] integer tensor of voxels (x, y, z). Raises ValueError if none is
+        given."""
         if not items:
             raise ValueError("items: expected at least one")
         rows = [
@@ -72,7 +73,7 @@ class CoordSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows, which are all that `to` moves."""
+        """Bytes of `rows`, the only tensor that `to` moves."""
         return self.rows.nbytes
 
     @property
@@ -86,23 +87,24 @@ class CoordSet:
         return None if self.batch_size == 1 else self.derive("item", lambda: self.rows[:, 0].long())
 
     def derive(self, key: Hashable, build: Callable[[], T]) -> T:
-        """The cached result of `build()` under `key`, computed at the first call with this key."""
+        """Returns the cached result of `build()` under `key`, computed at the first call with this key."""
         if key not in self._derived:
             self._derived[key] = normal_tensors(build)()
         return self._derived[key]
 
     def index(self) -> HashGrid:
-        """The hash grid that finds a row by its coordinates, cached."""
+        """Returns the cached hash grid that finds a row by its coordinates."""
         return self.derive("index", lambda: hash_grid(self.rows))
 
     def neighbors(self) -> Tensor:
-        """[N, 27] int32, see `neighbor_map`."""
+        """Returns the cached neighbour map [N, 27] int32, see `neighbor_map`."""
         if self._origin is not None:
             return self.derive("neighbors", self._inherited_neighbors)
         return self.derive("neighbors", lambda: neighbor_map(self.rows))
 
     def some_neighbors(self, start: int, stop: int) -> Tensor:
-        """[stop - start, 27] int32: these rows of `neighbors()`, without the whole map where voxels have an origin."""
+        """Returns [stop - start, 27] int32, these rows of `neighbors()`, without the whole map if voxels have an
+        origin."""
         origin = self._origin
         if origin is None or "neighbors" in self._derived:
             return self.neighbors()[start:stop]
@@ -111,11 +113,11 @@ class CoordSet:
         return child_neighbors(origin.coarse.neighbors(), origin.parent[part], origin.child[part], rows=rows)
 
     def coarsen(self) -> Subdivision:
-        """The voxels of half the resolution, in lexicographic order, as parents of these ones. Cached."""
+        """Returns the voxels of half the resolution, in lexicographic order, as parents of these. Cached."""
         return self.derive("coarsen", self._coarsen)
 
     def subdivide(self, mask: Tensor) -> Subdivision:
-        """The children that `mask` [N, 8] bool selects, ordered by parent, then by child index."""
+        """Returns the children selected by `mask` [N, 8] bool, ordered by parent, then by child index."""
         check_tensor(mask, "mask", (len(self), 8), torch.bool)
         parent, child = mask.nonzero(as_tuple=True)
         offset = torch.stack([child & 1, child >> 1 & 1, child >> 2 & 1], dim=1)
@@ -126,7 +128,7 @@ class CoordSet:
         return Subdivision(self, CoordSet(fine, counts, Origin(self, parent, child)), parent, child)
 
     def to(self, device: torch.device | str) -> CoordSet:
-        """The same voxels on `device`, without the cache; this object if it is there already."""
+        """Returns the same voxels on `device`, without the cache; this object if it is there already."""
         rows = self.rows.to(device)
         return self if rows is self.rows else CoordSet(rows, self.lengths)
 
@@ -135,8 +137,8 @@ class CoordSet:
         return self is other or (self.lengths == other.lengths and torch.equal(self.rows, other.rows.to(self.device)))
 
     def _inherited_neighbors(self) -> Tensor:
-        """The neighbour map from the parents' one, without a search: a neighbour's parent is the voxel's own parent or
-        one of the parent's neighbours."""
+        """Derives the neighbour map [N, 27] int32 from the parents' one without a search: a neighbour's parent is the
+        voxel's own parent or one of the parent's neighbours."""
         origin = self._origin
         return child_neighbors(origin.coarse.neighbors(), origin.parent, origin.child)
 
@@ -153,7 +155,7 @@ class CoordSet:
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """The coarse voxels that fine ones subdivide. parent, child: [M] int64 as in `Subdivision`."""
+    """Coarse voxels subdivided by M fine ones. parent, child: [M] int64 as in `Subdivision`."""
 
     coarse: CoordSet
     parent: Tensor
@@ -162,7 +164,7 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Subdivision:
-    """The parents of M fine voxels.
+    """M fine voxels and their parents.
 
     parent: [M] int64, row of the coarse voxel.  child: [M] int64 in 0..7, x%2 + 2 (y%2) + 4 (z%2).
     """
@@ -173,7 +175,7 @@ class Subdivision:
     child: Tensor
 
     def mask(self) -> Tensor:
-        """[N, 8] bool, True where the coarse voxel has that child."""
+        """Returns [N, 8] bool, True where the coarse voxel has that child."""
         out = torch.zeros(len(self.coarse), 8, dtype=torch.bool, device=self.parent.device)
         out[self.parent, self.child] = True
         return out

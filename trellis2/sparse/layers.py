@@ -11,7 +11,7 @@ from .tensor import SparseTensor
 
 
 class SubmanifoldConv3d(nn.Module):
-    """3x3x3 submanifold convolution. weight: [out, 3, 3, 3, in], first kernel axis x."""
+    """3x3x3 submanifold convolution, [N, in] to [N, out]. weight: [out, 3, 3, 3, in], first kernel axis x."""
 
     def __init__(self, in_channels: int, out_channels: int, backend: str = "auto") -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class SubmanifoldConv3d(nn.Module):
 
 
 def spatial_to_channel(x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
-    """[M, C] on fine voxels to [N, 8 C] on their parents; child s fills channels s C to (s + 1) C.
+    """Stacks [M, C] on fine voxels to [N, 8 C] on their parents; child s fills channels s C to (s + 1) C.
 
     x: on `subdivision.fine`. Channels of missing children are zero.
     """

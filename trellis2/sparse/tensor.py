@@ -14,7 +14,7 @@ from .coords import CoordSet
 
 @dataclass(frozen=True, eq=False)
 class SparseTensor:
-    """Features of voxels. feats: [N, C], row i of voxel i of `coords`. Raises ValueError for another length."""
+    """Features of voxels. feats: [N, C], row i for voxel i of `coords`. Raises ValueError for another length."""
 
     feats: Tensor
     coords: CoordSet
@@ -23,21 +23,21 @@ class SparseTensor:
         check_tensor(self.feats, "SparseTensor.feats", (len(self.coords), None))
 
     def replace(self, feats: Tensor) -> SparseTensor:
-        """Other features [N, D] on the same voxels."""
+        """Returns other features [N, D] on the same voxels."""
         return SparseTensor(feats, self.coords)
 
     def to(self, device: torch.device | str) -> SparseTensor:
-        """The same features and voxels on `device`; see `CoordSet.to`."""
+        """Returns the same features and voxels on `device`; see `CoordSet.to`."""
         return SparseTensor(self.feats.to(device), self.coords.to(device))
 
     def items(self) -> list[tuple[Tensor, Tensor]]:
-        """(voxels [N_i, 3] int32, features [N_i, C]) of each batch item."""
+        """Returns (voxels [N_i, 3] int32, features [N_i, C]) of each batch item."""
         lengths = self.coords.lengths
         return list(zip(self.coords.voxels.split(lengths), self.feats.split(lengths), strict=True))
 
     @classmethod
     def from_items(cls, items: Sequence[tuple[Tensor, Tensor]]) -> SparseTensor:
-        """The batch of pairs (voxels [N_i, 3] integer, features [N_i, C]): the inverse of `items`."""
+        """Makes a batch of pairs (voxels [N_i, 3] integer, features [N_i, C]): the inverse of `items`."""
         voxels, feats = zip(*items, strict=True)
         return cls(torch.cat(feats), CoordSet.from_items(voxels))
 
@@ -57,9 +57,9 @@ class PackedSequences:
 
     @classmethod
     def from_items(cls, items: Sequence[Tensor]) -> PackedSequences:
-        """One sequence for each [L_i, C] tensor; a [B, L, C] tensor gives B of them."""
+        """Makes one sequence of each [L_i, C] tensor; a [B, L, C] tensor gives B sequences."""
         return cls(torch.cat(list(items)), tuple(len(item) for item in items))
 
     def replace(self, feats: Tensor) -> PackedSequences:
-        """Other features [T, D] in sequences of the same lengths."""
+        """Returns other features [T, D] in sequences of the same lengths."""
         return PackedSequences(feats, self.lengths)

@@ -15,7 +15,7 @@ class Tile:
     """Rows start to stop of a voxel set, n of them, and the H other rows that neighbour them.
 
     halo: [H] int64, rows of the set, ascending.  neighbors: [n, 27] int32, the neighbour map of the n rows into the
-    tile's n + H rows, its own before the halo, -1 where there is no voxel.
+    tile's n + H rows, interior before halo, -1 where there is no voxel.
     """
 
     start: int
@@ -24,16 +24,15 @@ class Tile:
     neighbors: Tensor
 
     def extend(self, values: Tensor) -> Tensor:
-        """The tile's rows of `values`: [M, ...] of the whole set to [n + H, ...]."""
-        own = values[self.start : self.stop]
-        return torch.cat([own, values[self.halo]]) if len(self.halo) else own
+        """Gathers the tile's rows: `values` [M, ...] of the whole set to [n + H, ...]."""
+        interior = values[self.start : self.stop]
+        return torch.cat([interior, values[self.halo]]) if len(self.halo) else interior
 
 
 def with_halo(coords: CoordSet, start: int, stop: int) -> Tile:
-    """The tile of rows `start` to `stop`, with its halo.
+    """Returns the tile of rows `start` to `stop`, with its halo.
 
-    Consecutive rows should be near each other, as those of `CoordSet.subdivide` and of sorted voxels are; the halo is
-    then thin.
+    The halo is thin if consecutive rows are near each other, as those of `CoordSet.subdivide` and of sorted voxels are.
     """
     near = coords.some_neighbors(start, stop)
     outside = ((near < start) | (near >= stop)) & (near >= 0)

@@ -15,10 +15,10 @@ BYTES = 40_000_000
 
 def test_it_is_where_there_is_a_pipeline(tmp_path):
     assert find_built_in(tmp_path) is None
-    (tmp_path / builtin.PLACE).mkdir(parents=True)
+    (tmp_path / builtin.RELATIVE_PATH).mkdir(parents=True)
     assert find_built_in(tmp_path) is None
-    (tmp_path / builtin.PLACE / "pipeline.json").touch()
-    assert find_built_in(tmp_path) == tmp_path / builtin.PLACE
+    (tmp_path / builtin.RELATIVE_PATH / "pipeline.json").touch()
+    assert find_built_in(tmp_path) == tmp_path / builtin.RELATIVE_PATH
 
 
 def test_its_name_opens_it_unless_there_is_a_folder_of_that_name(tiny, tmp_path, monkeypatch):

@@ -180,7 +180,7 @@ def test_a_wrong_value_is_refused_naming_the_file(change):
         ({"block_type": ["SparseConvNeXtBlock3d", "SparseResBlock3d"]}, "block_type: .*SparseResBlock3d"),
         ({"up_block_type": ["SparseResBlockUpsample3d"]}, "up_block_type: .*SparseResBlockUpsample3d"),
         ({"down_block_type": []}, r"unknown keys \['down_block_type'\]"),
-        ({"model_channels": [24, 16]}, "model_channels: 24 cannot go on to 16"),
+        ({"model_channels": [24, 16]}, "model_channels: 24 and 16 do not fit"),
     ],
 )
 def test_a_wrong_sparse_decoder_is_refused(change, message):

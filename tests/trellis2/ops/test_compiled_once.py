@@ -32,7 +32,7 @@ spec.loader.exec_module(sys.modules[name])
 
 from comfyui_trellis2.o_voxel.ops.dual_quads import kernel as quads
 from comfyui_trellis2.o_voxel.ops.hash_grid import kernel as index
-from comfyui_trellis2.trellis2.ops.norm_modulate import Branch, kernel as norm
+from comfyui_trellis2.trellis2.ops.norm_modulate import ResidualBranch, kernel as norm
 from comfyui_trellis2.trellis2.ops.rope import kernel as rope
 from comfyui_trellis2.trellis2.ops.submanifold_conv import kernel as conv
 from comfyui_trellis2.trellis2.ops.submanifold_conv import kernel as maps
@@ -88,7 +88,7 @@ def picture(n):
     convolutions(n, 1, (128, 128, 1))
     norms(n, 64)
     modulation = halves(1, 6 * 64).chunk(6, dim=1)
-    norm.modulate(halves(n, 64), Branch(halves(n, 64), modulation[0]), *modulation[:2], None, 1e-6, None)
+    norm.modulate(halves(n, 64), ResidualBranch(halves(n, 64), modulation[0]), *modulation[:2], None, 1e-6, None)
     rope.norm_rotate(halves(n, 4, 32), torch.zeros(4, 32), (torch.zeros(n, 16),) * 2, 1.0)
 
 

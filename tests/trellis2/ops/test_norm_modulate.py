@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comfyui_trellis2.trellis2.ops.norm_modulate import (
-    Branch,
+    ResidualBranch,
     add_norm_affine,
     add_norm_modulate,
     layer_norm,
@@ -142,7 +142,7 @@ def branched(n, channels, dtype):
     """A residual stream, a branch and its gates, modulation and items, far from mean 0 and deviation 1."""
     x, branch = ((draw(n, channels, seed=s) * 3 + 5).to(DEVICE, dtype) for s in (0, 1))
     gate, constant, scale, shift = draw(3, 4 * channels, seed=2).to(DEVICE, dtype).chunk(4, dim=1)
-    return x, Branch(branch, gate, constant), scale, shift, torch.arange(n, device=DEVICE) % 3
+    return x, ResidualBranch(branch, gate, constant), scale, shift, torch.arange(n, device=DEVICE) % 3
 
 
 def sum_exactly(x, branch, item, change=lambda part: part):
@@ -160,7 +160,7 @@ def sum_exactly(x, branch, item, change=lambda part: part):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 def test_kernel(kernel, n, dtype, channels):
     x, branch, scale, shift, item = branched(n, channels, dtype)
-    alone = Branch(branch.values)
+    alone = ResidualBranch(branch.values)
     weight, bias = scale[0].float().contiguous(), shift[0].float().contiguous()
     cases = (
         ("modulate", (None, scale, shift, item)),
@@ -208,7 +208,7 @@ def test_a_branch_is_added_before_the_norm():
     summed = x + branch.gate[item] * branch.values + branch.constant[item]
     torch.testing.assert_close(total, summed)
     torch.testing.assert_close(out, norm_modulate(summed, scale, shift, item), atol=1e-5, rtol=0)
-    _, out = add_norm_affine(x, Branch(branch.values), scale[0], shift[0], None)
+    _, out = add_norm_affine(x, ResidualBranch(branch.values), scale[0], shift[0], None)
     torch.testing.assert_close(out, layer_norm(x + branch.values, scale[0], shift[0]), atol=1e-5, rtol=0)
     assert add_norm_modulate(x, None, scale, shift, item)[0] is x
 
@@ -221,9 +221,9 @@ def test_malformed_branch():
         (branch.values, branch.gate[:, :5]),
     ):
         with pytest.raises(ValueError, match=r"branch: expected|gate: expected"):
-            add_norm_modulate(x, Branch(values, gate), scale, shift, item)
+            add_norm_modulate(x, ResidualBranch(values, gate), scale, shift, item)
     with pytest.raises(ValueError, match="constant: expected"):
-        add_norm_modulate(x, Branch(branch.values, None, branch.constant[:, :5]), scale, shift, item)
+        add_norm_modulate(x, ResidualBranch(branch.values, None, branch.constant[:, :5]), scale, shift, item)
 
 
 def test_norm_with_weights_of_its_own():

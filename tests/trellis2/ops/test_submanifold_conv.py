@@ -385,7 +385,7 @@ def test_tiles_hold_the_map(maps, poisoned, monkeypatch, n, split_rows, of_child
     held = torch.full_like(expected, -1)
     seen = torch.zeros(tiles.groups, len(expected), dtype=torch.int64)
     for t, count in enumerate(tiles.counts.tolist()):
-        place = tiles.places[t].cpu().long()
+        place = tiles.out_rows[t].cpu().long()
         group, row = place // max(len(expected), 1), place % max(len(expected), 1)
         row, group, section = row[place >= 0], group[place >= 0], int(tiles.sections[t])
         seen[group, row] += 1

@@ -1,4 +1,4 @@
-"""Softmax attention over packed tokens: every item of a batch attends inside itself only.
+"""Softmax attention over packed tokens, within each batch item.
 
 Letters: T query tokens and S key tokens of all items together, H heads, d channels a head.
 """
@@ -27,9 +27,10 @@ def attention(
 ) -> Tensor:  # [T, H, d]
     """softmax(q k^T / sqrt(d)) v, no mask, no dropout.
 
-    query_lengths, key_lengths: tokens of each item, B entries each, summing to T and S; items are packed one after
-    the other. Equal lengths run as one dense batch, others item by item, so nothing is padded and an item gets what it
-    would alone. Every backend is differentiable; "sdpa" with gradients takes all items at once where torch can.
+    query_lengths, key_lengths: tokens of each item, B entries each, summing to T and S; items are packed in order.
+    Equal lengths run as one dense batch, others item by item, so nothing is padded and an item's result is independent
+    of the others. Every backend is differentiable; "sdpa" with gradients runs all items in one launch where torch
+    supports it.
     """
     total, heads, width = check_tensor(query, "query", (None, None, None), FLOATS).shape
     sources = check_tensor(key, "key", (None, heads, width), query.dtype).shape[0]
@@ -60,4 +61,4 @@ def attention(
     return out
 
 
-__all__ = ["CHOICES", "attention"]
+__all__ = ["BACKENDS", "attention"]

@@ -1,4 +1,4 @@
-"""Attention through torch's own fused kernels."""
+"""Attention through torch's fused kernels."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ OTHERS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """[B, L, H, d] x [B, M, H, d] -> [B, L, H, d], by the kernel that torch picks."""
+    """Returns [B, L, H, d] for query [B, L, H, d] and key, value [B, M, H, d], by the kernel that torch selects."""
     heads_first = (x.transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
 
 
 def attend_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The same by cuDNN's kernel: on Hopper about twice as fast as the one that torch picks. The few shapes that it
-    does not take go to torch's others, which differ by rounding."""
+    """`attend` by cuDNN's kernel, on Hopper about twice as fast as the one that torch selects. Shapes that it does not
+    support use torch's other kernels, which differ by rounding."""
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *OTHERS], set_priority=True):
         return attend(query, key, value)
 
 
 def _unfit(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a fused 16-bit kernel cannot run at all; None where it may."""
+    """Returns why a fused 16-bit kernel cannot run; None if it may."""
     if device.type != "cuda":
         return f"runs on a GPU, not on {device}"
     if dtype not in (torch.float16, torch.bfloat16):
@@ -37,14 +37,15 @@ def _unfit(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def packed_probe(device: torch.device, dtype: torch.dtype) -> str | None:
-    """None where `attend_packed` runs."""
+    """Returns None if `attend_packed` runs, else the reason."""
     return _unfit(device, dtype) or _launch_packed(device, dtype)
 
 
 def attend_packed(
     query: Tensor, key: Tensor, value: Tensor, query_lengths: tuple[int, ...], key_lengths: tuple[int, ...]
 ) -> Tensor:
-    """[T, H, d] x [S, H, d] -> [T, H, d]: items of any lengths in one launch, by torch's flash attention."""
+    """Returns [T, H, d] for query [T, H, d] and key, value [S, H, d]: items of any lengths in one launch, by torch's
+    flash attention."""
     from torch.nn.attention.varlen import varlen_attn
 
     ends = [_ends(lengths, query.device) for lengths in (query_lengths, key_lengths)]
@@ -55,7 +56,8 @@ def attend_packed(
 @lru_cache(maxsize=8)
 @normal_tensors
 def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """[B + 1] int32: where each item begins, and the end. Every block of a network asks for the same."""
+    """Returns [B + 1] int32, the first token of each item, and the end. Cached: every block of a network needs the
+    same."""
     return torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)
 
 
@@ -70,14 +72,14 @@ def _launch_packed(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def cudnn_probe(device: torch.device, dtype: torch.dtype) -> str | None:
-    """None where cuDNN's attention runs and is worth it: Hopper or newer, 16-bit."""
+    """Returns None if cuDNN's attention runs and is faster (Hopper or newer, 16-bit), else the reason."""
     return _unfit(device, dtype) or _launch_cudnn(device, dtype)
 
 
 @cached_per_device
 def _launch_cudnn(device: torch.device, dtype: torch.dtype) -> str | None:
     if not is_hopper(device, or_newer=True):
-        return "is no faster than torch's choice before Hopper"
+        return "is no faster than torch's own choice before Hopper"
     x = torch.zeros(1, 64, 1, 128, device=device, dtype=dtype)
     try:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):

@@ -1,5 +1,5 @@
-"""Layer normalisation followed by weights, or by a modulation per batch item (adaptive layer norm); with it, in the
-same pass, what comes before it in a residual network (adding a branch) and after it (quantising for a linear layer).
+"""Layer normalisation with weights, or with a modulation per batch item (adaptive layer norm), fused with the residual
+addition before it and the quantisation for a linear layer after it.
 
 Letters: T packed tokens, B batch items, C channels.
 """
@@ -13,8 +13,7 @@ from ....o_voxel.core.backend import Backend, always, resolve_backend, triton_pr
 from ....o_voxel.core.checks import FLOATS, check_tensor
 from ..quantized_linear.formats import Format, Quantized
 from . import reference
-from .branch import Branch
-from .reference import add_branch
+from .reference import ResidualBranch, add_branch
 
 BACKENDS = (Backend("triton", triton_probe), Backend("reference", always))
 
@@ -28,7 +27,7 @@ def norm_modulate(
     eps: float = 1e-6,
     backend: str = "auto",
 ) -> Tensor:  # [T, C]
-    """LN(x) * (1 + scale[item]) + shift[item]; the norm has no weights and is taken in fp32. Returns x's dtype."""
+    """LN(x) * (1 + scale[item]) + shift[item]; the norm has no weights and runs in fp32. Returns x's dtype."""
     return add_norm_modulate(x, None, scale, shift, item, eps=eps, backend=backend)[1]
 
 
@@ -51,7 +50,7 @@ def layer_norm(
 
 def add_norm_modulate(
     x: Tensor,  # [T, C]
-    branch: Branch | None,  # None: nothing is added
+    branch: ResidualBranch | None,  # None: nothing is added
     scale: Tensor,  # [B, C]
     shift: Tensor,  # [B, C]
     item: Tensor | None,  # [T] int64; None when B is 1
@@ -62,7 +61,7 @@ def add_norm_modulate(
 ) -> tuple[Tensor, Tensor | Quantized]:  # [T, C] each
     """(s, LN(s) * (1 + scale[item]) + shift[item]) with s = x + branch, rounded to x's dtype.
 
-    form: the number format to quantise the second to, row by row, before it is ever rounded to x's dtype.
+    form: number format to quantise the second output to, row by row, without prior rounding to x's dtype.
     """
     c = _check_sum(x, branch, item)
     check_tensor(scale, "scale", (None if item is not None else 1, c), FLOATS)
@@ -72,7 +71,7 @@ def add_norm_modulate(
 
 def add_norm_affine(
     x: Tensor,  # [T, C]
-    branch: Branch | None,  # None: nothing is added
+    branch: ResidualBranch | None,  # None: nothing is added
     weight: Tensor,  # [C] fp32
     bias: Tensor,  # [C] fp32
     item: Tensor | None,  # [T] int64; None when B is 1
@@ -88,7 +87,8 @@ def add_norm_affine(
     return _backend(x, weight, backend).affine(x, branch, weight, bias, item, eps, form)
 
 
-def _check_sum(x: Tensor, branch: Branch | None, item: Tensor | None) -> int:
+def _check_sum(x: Tensor, branch: ResidualBranch | None, item: Tensor | None) -> int:
+    """Checks x, branch and item, and returns C."""
     t, c = check_tensor(x, "x", (None, None), FLOATS).shape
     if branch is not None:
         check_tensor(branch.values, "branch", (t, c), x.dtype)
@@ -109,4 +109,12 @@ def _backend(x: Tensor, weight: Tensor | None, backend: str):  # noqa: ANN202 a 
     return reference
 
 
-__all__ = ["CHOICES", "Branch", "add_branch", "add_norm_affine", "add_norm_modulate", "layer_norm", "norm_modulate"]
+__all__ = [
+    "BACKENDS",
+    "ResidualBranch",
+    "add_branch",
+    "add_norm_affine",
+    "add_norm_modulate",
+    "layer_norm",
+    "norm_modulate",
+]

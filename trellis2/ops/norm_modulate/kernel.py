@@ -1,5 +1,5 @@
-"""Branch, layer norm, modulation and quantisation in one pass over the tokens. Floor: reading x and the branch and
-writing the sum and the result once."""
+"""Triton kernel of residual addition, layer norm, modulation and quantisation in one pass over the tokens. Floor:
+reading x and the branch and writing the sum and the result once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ....o_voxel.core.device import device_guard
 from ..quantized_linear.formats import Format, Quantized
-from .branch import Branch
+from .reference import ResidualBranch
 
 # Narrow rows share a program until it has this many values.
 PROGRAM_VALUES = 2048
 
 
-# A decoder's norms of one width, with weights and without, with SiLU and without, are one kernel to compile: `scaled`
-# and `silu` are integer arguments. Triton 3.7 interprets no bool ones.
+# `scaled` and `silu` are integer arguments, so that a decoder's norms of one width, with and without weights or SiLU,
+# share one compiled kernel. Triton 3.7 interprets no bool arguments.
 @triton.jit(do_not_specialize=["T", "scaled", "silu"])
 def _norm_kernel(
     x_ptr,
@@ -54,25 +54,25 @@ def _norm_kernel(
     wide = channel < C
     inside = (row < T) & wide
     # Without items the modulation is one row, loaded once for all rows of the program.
-    known = inside if BATCHED else wide
+    valid = inside if BATCHED else wide
     item = tl.load(item_ptr + row, mask=row < T, other=0) if BATCHED else 0
     x = tl.load(x_ptr + row * C + channel, mask=inside, other=0.0).to(tl.float32)
     if BRANCH:
         branch = tl.load(branch_ptr + row * C + channel, mask=inside, other=0.0).to(tl.float32)
         if GATED:
-            branch *= tl.load(gate_ptr + item * gate_stride + channel, mask=known, other=0.0).to(tl.float32)
+            branch *= tl.load(gate_ptr + item * gate_stride + channel, mask=valid, other=0.0).to(tl.float32)
         if CONSTANT:
-            branch += tl.load(constant_ptr + item * constant_stride + channel, mask=known, other=0.0).to(tl.float32)
-        # The sum is rounded as it is stored, so that the norm sees what the next layer adds to.
+            branch += tl.load(constant_ptr + item * constant_stride + channel, mask=valid, other=0.0).to(tl.float32)
+        # The sum is rounded as stored: the norm must see the values that the next residual addition reads.
         total = (x + branch).to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + row * C + channel, total, mask=inside)
         x = total.to(tl.float32)
     centered = tl.where(wide, x - tl.sum(x, axis=1)[:, None] / C, 0.0)
     out = centered * tl.rsqrt(tl.sum(centered * centered, axis=1)[:, None] / C + eps)
     # A block is compared: Triton 3.9 interprets no mask with a scalar comparison in it. C * keeps the loads wide.
-    known = known & (channel < C * scaled)
-    scale = tl.load(scale_ptr + item * scale_stride + channel, mask=known, other=1 - OFFSET).to(tl.float32)
-    shift = tl.load(shift_ptr + item * shift_stride + channel, mask=known, other=0.0).to(tl.float32)
+    valid = valid & (channel < C * scaled)
+    scale = tl.load(scale_ptr + item * scale_stride + channel, mask=valid, other=1 - OFFSET).to(tl.float32)
+    shift = tl.load(shift_ptr + item * shift_stride + channel, mask=valid, other=0.0).to(tl.float32)
     out = out * (OFFSET + scale) + shift
     if silu != 0:
         out *= tl.sigmoid(out)
@@ -87,7 +87,7 @@ def _norm_kernel(
 
 def modulate(
     x: Tensor,
-    branch: Branch | None,
+    branch: ResidualBranch | None,
     scale: Tensor,
     shift: Tensor,
     item: Tensor | None,
@@ -100,7 +100,7 @@ def modulate(
 
 def affine(
     x: Tensor,
-    branch: Branch | None,
+    branch: ResidualBranch | None,
     weight: Tensor | None,
     bias: Tensor | None,
     item: Tensor | None,
@@ -111,7 +111,7 @@ def affine(
     """See `add_norm_affine` and `layer_norm`."""
     affine = None
     if weight is not None:
-        # Weights are one row for all items: with a stride of 0 the kernel reads it whatever the item.
+        # Weights are one row for all items: with a stride of 0 the kernel reads it for every item.
         affine = weight[None].expand(2, -1), bias[None].expand(2, -1)
     return _launch(x, branch, affine, item, eps, form, offset=0, silu=silu)
 
@@ -119,7 +119,7 @@ def affine(
 @device_guard
 def _launch(
     x: Tensor,
-    branch: Branch | None,
+    branch: ResidualBranch | None,
     affine: tuple[Tensor, Tensor] | None,
     item: Tensor | None,
     eps: float,
@@ -135,7 +135,7 @@ def _launch(
         (None,) * 3 if branch is None else (branch.values.contiguous(), branch.gate, branch.constant)
     )
     has_gate, has_constant = gate is not None, constant is not None
-    # Where nothing is scaled, a row of what weights are stored in.
+    # Without weights, a placeholder row of their dtype.
     parts = (gate, constant, *(affine or (x.new_empty(1, channels, dtype=torch.float32),) * 2))
     gate, constant, scale, shift = (x if part is None else _rows(part) for part in parts)
     if tokens:
@@ -176,5 +176,5 @@ def _launch(
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B, C] whose channels are adjacent; the rows may be any distance apart, as in a part of a packed modulation."""
+    """Returns [B, C] with contiguous channels; any row stride is kept, as of a part of a packed modulation."""
     return x if x.stride(-1) == 1 else x.contiguous()

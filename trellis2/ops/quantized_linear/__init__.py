@@ -1,7 +1,7 @@
-"""Linear layers in 8 bits: rows quantised as they come, products in int8 or fp8, scales and bias applied to the sums.
+"""8-bit linear layers (W8A8): rows quantised at every call, int8 or fp8 products, scales and bias applied to the sums.
 
-W8A8: a weight row (an output channel) has one scale, fixed; an activation row (a token) has one, its largest
-magnitude, taken anew at every call. Letters: T tokens, K input channels, N output channels.
+A weight row (output channel) has one fixed scale; an activation row (token) has one, from its largest magnitude at
+every call. Letters: T tokens, K input channels, N output channels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BACKENDS = (
 
 
 def quantize_rows(x: Tensor, form: Format, activation: str | None = None, *, backend: str = "auto") -> Quantized:
-    """Rows of act(x) [R, K] in 8 bits. The scale of a row is its largest magnitude over the format's limit.
+    """Quantises rows of act(x) [R, K] to 8 bits. The scale of a row is its largest magnitude over the format's limit.
 
     activation: "gelu" (the tanh approximation, in fp32) or None. int8 rounds halves up, fp8 to even.
     """
@@ -78,7 +78,7 @@ def quantized_linear(
 
 __all__ = [
     "ACTIVATIONS",
-    "CHOICES",
+    "BACKENDS",
     "FORMATS",
     "QUANTIZE_BACKENDS",
     "Format",

@@ -1,4 +1,4 @@
-"""The 8-bit number formats, and values in them with a scale a row."""
+"""8-bit number formats, and matrices in them with one scale per row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Format:
-    """limit: the largest magnitude.  integer: whether values are whole numbers."""
+    """limit: the largest magnitude.  integer: True if values are whole numbers."""
 
     name: str
     dtype: torch.dtype
@@ -37,5 +37,5 @@ class Quantized:
         return self.values.shape
 
     def dequantize(self) -> Tensor:
-        """[R, K] float32."""
+        """Returns [R, K] float32."""
         return self.values.float() * self.scale[:, None]

@@ -1,4 +1,4 @@
-"""Quantising rows, and the product of quantised matrices with scales and bias in its epilogue.
+"""Triton kernels of row quantisation, and of the product of quantised matrices with scales and bias in its epilogue.
 
 Floors: reading x and writing a byte a value; 2 T N K operations at twice the card's 16-bit rate.
 """
@@ -50,7 +50,7 @@ def _quantize_kernel(
 
 @device_guard
 def quantize_rows(x: Tensor, form: Format, activation: str | None) -> Quantized:
-    """See the package's. x may be a strided view whose channels are adjacent."""
+    """See the package's `quantize_rows`. x [R, K] may be a strided view with contiguous channels."""
     if x.stride(-1) != 1:
         x = x.contiguous()
     rows, channels = x.shape
@@ -92,7 +92,7 @@ def _linear_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    # Tiles run down GROUP rows of tiles before they move a column on, so that both matrices' parts stay in L2.
+    # Grouped order: tiles run down GROUP rows of tiles before the next column, so that both matrices' parts stay in L2.
     columns = tl.cdiv(N, BLOCK_N)
     band = tl.program_id(0) // (GROUP * columns) * GROUP
     height = tl.minimum(tl.cdiv(T, BLOCK_T) - band, GROUP)
@@ -108,11 +108,11 @@ def _linear_kernel(
             a = x.load([first_row, start])
             b = weight.load([first_column, start]).T
         else:
-            known = start + depth < K
+            valid = start + depth < K
             a_at = x + row.to(tl.int64)[:, None] * K + (start + depth)[None, :]
             b_at = weight + column.to(tl.int64)[None, :] * K + (start + depth)[:, None]
-            a = tl.load(a_at, mask=(row < T)[:, None] & known[None, :], other=0.0)
-            b = tl.load(b_at, mask=(column < N)[None, :] & known[:, None], other=0.0)
+            a = tl.load(a_at, mask=(row < T)[:, None] & valid[None, :], other=0.0)
+            b = tl.load(b_at, mask=(column < N)[None, :] & valid[:, None], other=0.0)
         acc = tl.dot(a, b, acc, out_dtype=tl.int32 if INTEGER else tl.float32)
     x_scale = tl.load(x_scale_ptr + row, mask=row < T, other=0.0)
     weight_scale = tl.load(weight_scale_ptr + column, mask=column < N, other=0.0)
@@ -125,7 +125,7 @@ def _linear_kernel(
 
 @dataclass(frozen=True)
 class Config:
-    """A tile of the product and how its kernel is launched."""
+    """Tile shape and launch parameters of the product's kernel."""
 
     block_t: int
     block_n: int
@@ -134,7 +134,7 @@ class Config:
     stages: int
 
 
-# Two programs a processor: one multiplies while the other writes.
+# Two programs per multiprocessor: one multiplies while the other writes.
 HOPPER = Config(128, 128, 128, 4, 3)
 ELSEWHERE = Config(128, 128, 64, 8, 3)
 # Bands of this many rows of tiles share the weight in L2.
@@ -142,18 +142,19 @@ GROUP = 8
 
 
 def choose_config(device: torch.device) -> Config:
-    """The tile for a card, by measurement on an H200 and by what must fit elsewhere."""
+    """Returns the tile for a card: measured on an H200, chosen to fit elsewhere."""
     return HOPPER if is_hopper(device) else ELSEWHERE
 
 
 def uses_descriptor(device: torch.device) -> bool:
-    """Whether tiles are loaded by the tensor memory accelerator of NVIDIA cards; the CPU's interpreter has one too."""
+    """True if tiles are loaded through tensor descriptors: NVIDIA's tensor memory accelerator, or the CPU's
+    interpreter."""
     return TensorDescriptor is not None and (device.type == "cpu" or is_hopper(device, or_newer=True))
 
 
 @device_guard
 def linear(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """See `quantized_linear`."""
+    """See `quantized_linear`: [T, K] and [N, K] to [T, N]."""
     (t, k), n = x.shape, len(weight.values)
     config = choose_config(x.values.device)
     out = torch.empty(t, n, dtype=dtype, device=x.values.device)

@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from .formats import Format, Quantized
 
-# A row of zeros keeps a scale that can be divided by.
+# Smallest magnitude of a row: a row of zeros keeps a nonzero scale.
 SMALLEST = 1e-12
 
 
 def quantize_rows(x: Tensor, form: Format, activation: str | None = None) -> Quantized:
-    """See the package's."""
+    """See the package's `quantize_rows`: x [R, K]."""
     wide = x.float()
     if activation == "gelu":
         wide = F.gelu(wide, approximate="tanh")
@@ -23,6 +23,6 @@ def quantize_rows(x: Tensor, form: Format, activation: str | None = None) -> Qua
 
 
 def linear(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """See `quantized_linear`: the products summed in fp32."""
+    """See `quantized_linear`: [T, K] and [N, K] to [T, N], summed in fp32."""
     out = x.values.float() @ weight.values.float().T * x.scale[:, None] * weight.scale
     return (out if bias is None else out + bias.float()).to(dtype)

@@ -1,4 +1,4 @@
-"""The quantised product through torch's own cuBLAS calls."""
+"""Quantised products through torch's cuBLAS calls."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from torch import Tensor
 from ....o_voxel.core.device import cached_per_device
 from .formats import FORMATS, Quantized
 
-# cuBLAS takes int8 from this many rows, and both formats in multiples of this many channels.
+# cuBLAS needs at least this many rows for int8, and a multiple of this many channels for both formats.
 INT_ROWS, ALIGNMENT = 17, 16
 
 
 def scaled_mm(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """fp8 with a scale a row of either matrix. cuBLAS writes bfloat16; other dtypes are cast from it."""
+    """fp8 product of [T, K] and [N, K] with one scale per row of either, [T, N]. cuBLAS writes bfloat16; other dtypes
+    are cast from it."""
     bias = None if bias is None else bias.to(torch.bfloat16)
     out = torch._scaled_mm(
         x.values,
@@ -28,7 +29,7 @@ def scaled_mm(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch
 
 
 def int_mm(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """int8 to an int32 product, and a second pass over it for scales and bias."""
+    """int8 product of [T, K] and [N, K] in int32, [T, N], and a second pass over it for scales and bias."""
     rows = len(x.values)
     values = x.values
     if rows < INT_ROWS:
@@ -39,14 +40,14 @@ def int_mm(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dt
 
 
 def scaled_mm_probe(device: torch.device, dtype: torch.dtype) -> str | None:
-    """None where torch multiplies fp8 with row scales."""
+    """Returns None if torch multiplies fp8 with row scales, else the reason."""
     if device.type != "cuda" or dtype != torch.float8_e4m3fn:
         return f"takes float8_e4m3fn on a GPU, not {dtype} on {device}"
     return _launch(device, "fp8")
 
 
 def int_mm_probe(device: torch.device, dtype: torch.dtype) -> str | None:
-    """None where torch multiplies int8."""
+    """Returns None if torch multiplies int8, else the reason."""
     if device.type != "cuda" or dtype != torch.int8:
         return f"takes int8 on a GPU, not {dtype} on {device}"
     return _launch(device, "int8")

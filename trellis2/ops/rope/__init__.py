@@ -18,7 +18,7 @@ BACKENDS = (Backend("triton", triton_probe), Backend("reference", always))
 
 
 def rotary_angles(positions: Tensor, head_channels: int, base: tuple[float, float] = (1.0, 10000.0)) -> Tensor:
-    """Rotation angles [T, d / 2] float32 of voxel positions [T, 3] (x, y, z), int.
+    """Returns rotation angles [T, d / 2] float32 of voxel positions [T, 3] (x, y, z), int.
 
     Each axis has F = d // 2 // 3 frequencies base[0] * base[1] ** (-j / F); the rest of d / 2 is padded with angle 0.
     """
@@ -37,7 +37,7 @@ def rms_norm_rope(
     *,
     backend: str = "auto",
 ) -> Tensor:  # [T, H, d]
-    """x / ||x|| * sqrt(d) * gamma, then pairs (x[2i], x[2i+1]) turned by angle i. In fp32, returned in x's dtype."""
+    """x / ||x|| * sqrt(d) * gamma, then pairs (x[2i], x[2i+1]) rotated by angle i. In fp32, returned in x's dtype."""
     t, heads, width = check_tensor(x, "x", (None, None, None), FLOATS).shape
     _check(t, heads, width, () if gamma is None else (gamma,), rotation)
     if resolve_backend(backend, BACKENDS, x.device, x.dtype) == "triton":
@@ -66,7 +66,7 @@ def qk_norm_rope(
 def _by_kernel(
     x: Tensor, gammas: tuple[Tensor, Tensor] | Tensor | None, rotation: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    """gammas: a pair is of the first heads and of the rest."""
+    """gammas: [H, d], or a pair, of the first heads and of the rest."""
     scale = math.sqrt(x.shape[-1])
     pair = gammas if isinstance(gammas, tuple) else () if gammas is None else (gammas,)
     if torch.is_grad_enabled() and any(part.requires_grad for part in (x, *pair)):
@@ -87,4 +87,4 @@ def _check(
         check_tensor(part, name, (tokens, width // 2), torch.float32)
 
 
-__all__ = ["CHOICES", "qk_norm_rope", "rms_norm_rope", "rotary_angles"]
+__all__ = ["BACKENDS", "qk_norm_rope", "rms_norm_rope", "rotary_angles"]

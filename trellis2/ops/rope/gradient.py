@@ -1,5 +1,5 @@
-"""RMS norm and rotation that can be learned through: the kernel forward, and back a few operations of torch. Autograd
-over the reference launches about three times as many."""
+"""Differentiable RMS norm and rotation: the kernel forward, torch operations backward. Autograd over the reference
+launches about three times as many."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class NormRotate(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Of x, with u = x / ||x|| and h = scale gamma times the gradient turned back: (h - (h . u) u) / ||x||. Of
-        gamma: scale u times the gradient turned back, summed over tokens."""
+        """With u = x / ||x||, g the gradient [T, H, d] rotated back and h = scale gamma g: (h - (h . u) u) / ||x|| for
+        x, and scale u g, summed over tokens, for gamma."""
         from . import kernel
 
         x, gamma, cos, sin = ctx.saved_tensors

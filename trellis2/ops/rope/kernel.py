@@ -1,4 +1,5 @@
-"""RMS norm and rotation in one pass. Floor: reading and writing x once; the rotation table is shared by all heads."""
+"""Triton kernel of RMS norm and rotation in one pass. Floor: reading and writing x once; the rotation table is shared
+by all heads."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def _norm_rotate_kernel(
         second = tl.load(second_gamma_ptr + (head - split) * D + channel, mask=inside & (head >= split), other=0.0)
         x *= (scale / tl.maximum(length, 1e-12)) * (gamma + second)
     if ROTATE:
-        # Whole rows are loaded and stored, so that memory is touched in wide words; pairs are taken apart in registers.
+        # Rows are loaded and stored whole, for wide memory accesses; pairs are split in registers.
         pair = tl.arange(0, HALF)[None]
         cos = tl.load(cos_ptr + token * (D // 2) + pair, mask=2 * pair < D, other=0.0)
         sin = tl.load(sin_ptr + token * (D // 2) + pair, mask=2 * pair < D, other=0.0)
@@ -56,9 +57,9 @@ def norm_rotate(
     rotation: tuple[Tensor, Tensor] | None,
     scale: float,
 ) -> Tensor:
-    """See `rms_norm_rope`. x may be a strided view whose channels are adjacent, such as a part of a packed QKV.
+    """See `rms_norm_rope`. x [T, H, d] may be a strided view with contiguous channels, such as a part of a packed QKV.
 
-    gammas: a pair is of the first heads and of the rest.
+    gammas: [H, d], or a pair, of the first heads and of the rest.
     """
     if x.stride(-1) != 1:
         x = x.contiguous()

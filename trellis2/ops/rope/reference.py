@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def norm_rotate(x: Tensor, gamma: Tensor | None, rotation: tuple[Tensor, Tensor] | None, scale: float) -> Tensor:
-    """See `rms_norm_rope`: in float32, rounded to x's dtype once, at the end, as the kernel rounds."""
+    """See `rms_norm_rope`: x [T, H, d], in float32, rounded to x's dtype once, at the end, as the kernel rounds."""
     if gamma is None and rotation is None:
         return x
     wide = x.float()

@@ -3,9 +3,9 @@
 Letters: N voxels, C input channels, D output channels, K = 27 kernel taps in (x, y, z) row-major order, M children of
 the N voxels at twice the resolution.
 
-Work may be cut by rows: a map of some rows only, [n, 27], gives those rows' outputs from the features of all. With the
-Triton kernels they are the same to the bit, as long as `tile_neighbors` knows how many rows there are in `total`; the
-reference's matrix products may round otherwise when they have other sizes.
+A map of some rows only, [n, 27], gives those rows' outputs from the features of all. With the Triton kernels they are
+bit-identical to the whole's, if `tile_neighbors` gets the number of all rows as `total`; the reference's matrix
+products may round differently at other sizes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from ....o_voxel.core.backend import Backend, always, resolve_backend, triton_probe
 from ....o_voxel.core.checks import FLOATS, check_tensor
 from ....o_voxel.ops.hash_grid import hash_grid
-from ..autocast import autocast
 from . import reference
 
 if TYPE_CHECKING:
@@ -39,10 +38,10 @@ BACKENDS = (Backend("triton", _triton_probe), Backend("reference", always))
 
 
 def neighbor_map(coords: Tensor, *, backend: str = "auto") -> Tensor:
-    """Row of every voxel's 27 neighbours: [N, 27] int32, -1 where absent.
+    """Returns the row of every voxel's 27 neighbours: [N, 27] int32, -1 where absent.
 
-    coords: [N, 4] int32 (batch, x, y, z), unique, in the range of `hash_grid`. Tap k = (kx, ky, kz) row-major looks at
-    (x, y, z) + (kx, ky, kz) - 1.
+    coords: [N, 4] int32 (batch, x, y, z), unique, in the range of `hash_grid`. Tap k = (kx, ky, kz) row-major is the
+    voxel (x, y, z) + (kx, ky, kz) - 1.
     """
     check_tensor(coords, "coords", (None, 4), torch.int32)
     chosen = resolve_backend(backend, BACKENDS, coords.device)
@@ -54,19 +53,20 @@ def neighbor_map(coords: Tensor, *, backend: str = "auto") -> Tensor:
     rows = torch.arange(len(coords), dtype=torch.int32, device=coords.device)
     out = torch.full((len(coords), TAPS), -1, dtype=torch.int32, device=coords.device)
     out[:, TAPS // 2] = rows
-    # i sees j through tap k exactly when j sees i through tap 26 - k: half the look-ups give the whole map.
+    # The map is symmetric: i has j at tap k exactly when j has i at tap 26 - k. Half the look-ups give the whole map.
     for tap in range(TAPS // 2):
         step = (tap // 9 - 1, tap // 3 % 3 - 1, tap % 3 - 1)
         offset = torch.tensor((0, *step), dtype=torch.int32, device=coords.device)
         found = index.find(coords + offset)
         out[:, tap] = found.to(torch.int32)
-        here = found >= 0
-        out[found[here], TAPS - 1 - tap] = rows[here]
+        present = found >= 0
+        out[found[present], TAPS - 1 - tap] = rows[present]
     return out
 
 
 def child_rows(parents: int, parent: Tensor, child: Tensor) -> Tensor:
-    """Row of each parent's eight children: [N, 8] int32, -1 where there is none. See `child_neighbors`."""
+    """Returns the row of each parent's eight children: [N, 8] int32, -1 where absent. parent, child: [M] int64, see
+    `child_neighbors`."""
     rows = torch.full((parents, CHILDREN), -1, dtype=torch.int32, device=parent.device)
     rows[parent, child] = torch.arange(len(parent), dtype=torch.int32, device=parent.device)
     return rows
@@ -75,11 +75,11 @@ def child_rows(parents: int, parent: Tensor, child: Tensor) -> Tensor:
 def child_neighbors(
     neighbors: Tensor, parent: Tensor, child: Tensor, *, rows: Tensor | None = None, backend: str = "auto"
 ) -> Tensor:
-    """The neighbour map [M, 27] int32 of voxels at twice the resolution, from their parents' [N, 27] int32, without
-    any search: a neighbour's parent is the parent itself or one of its neighbours.
+    """Derives the neighbour map [M, 27] int32 of voxels at twice the resolution from their parents' [N, 27] int32,
+    without a search: a neighbour's parent is the parent itself or one of its neighbours.
 
     parent: [M] int64, a row of `neighbors`.  child: [M] int64 in 0..7, x%2 + 2 (y%2) + 4 (z%2).
-    rows: the `child_rows` of all children, where `parent` and `child` are only some of them.
+    rows: the `child_rows` of all children, if `parent` and `child` list only some of them.
     """
     _check_children(neighbors, parent, child)
     if rows is None:
@@ -104,13 +104,12 @@ def submanifold_conv(
     """out[i] = bias + sum over taps k of weight[:, k] @ feats[neighbors[i, k]], in the dtype of `feats`.
 
     A cross-correlation whose first kernel axis is x, as in the published checkpoints (facts: FlexGEMM layout).
-    Accumulates in fp32; deterministic. tiles: where to get `tile_neighbors(neighbors)` from, if it is kept; only the
-    Triton kernel asks for it. Differentiable once in feats, weight and bias, for a whole map made by `neighbor_map` or
-    `child_neighbors`: i is a neighbour of j where j is one of i. Raises ValueError on a shape or dtype that does not
-    fit, and where gradients are wanted through a map of some rows only. Under torch.autocast it computes in that
-    dtype, as torch's own layers do.
+    Accumulates in fp32; deterministic. tiles: returns a cached `tile_neighbors(neighbors)`; called by the Triton
+    backend only. Differentiable once in feats, weight and bias, for a whole map made by `neighbor_map` or
+    `child_neighbors`, which is symmetric. Raises ValueError on a shape or dtype that does not fit, and if gradients are
+    required through a map of some rows only. Under torch.autocast it computes in that dtype, as torch's own layers do.
     """
-    feats, weight, bias = autocast(feats, weight, bias)
+    feats, weight, bias = _autocast(feats, weight, bias)
     _check_conv(feats, neighbors, weight, bias)
     if len(neighbors) != len(feats) and _wants_gradients(feats, weight, bias):
         raise ValueError(f"neighbors: gradients need the map of all {len(feats)} rows, got {len(neighbors)}")
@@ -129,13 +128,13 @@ def child_conv(
     tiles: Callable[[], TiledMap] | None = None,
     backend: str = "auto",
 ) -> Tensor:  # [M, D]
-    """`submanifold_conv` whose output channels are eight children's, of which only those that exist are computed:
-    out[m] is channels child[m] * D and on of row parent[m].
+    """`submanifold_conv` with the output channels of eight children, computed for existing children only: out[m] is
+    channels child[m] * D to (child[m] + 1) * D of row parent[m].
 
-    parent, child: some of the children, or all.  tiles: where to get `tile_neighbors(neighbors, parent, child)` from.
-    The reference computes all eight children of the parents that are named; gradients, of all parents.
+    parent, child: some of the children, or all.  tiles: returns a cached `tile_neighbors(neighbors, parent, child)`.
+    The reference computes all eight children of the listed parents; gradients, of all parents.
     """
-    feats, weight, bias = autocast(feats, weight, bias)
+    feats, weight, bias = _autocast(feats, weight, bias)
     _check_conv(feats, neighbors, weight, bias)
     _check_children(neighbors, parent, child)
     if len(weight) % CHILDREN:
@@ -154,11 +153,11 @@ def child_conv(
 def tile_neighbors(
     neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None, *, total: int | None = None
 ) -> TiledMap:
-    """A neighbour map [N, 27] int32 arranged for the Triton kernel, shared by every layer on the same voxels; with
+    """Arranges a neighbour map [N, 27] int32 for the Triton kernel, shared by every layer on the same voxels; with
     `parent` and `child`, [M] int64 both, for `child_conv`.
 
-    total: how many rows there are, where these are only some of them: the order in which the kernel adds depends on
-    it, so that parts give what the whole gives, to the bit.
+    total: number of all rows, if these are only some of them: it selects the kernel's order of summation, so that parts
+    are bit-identical to the whole.
     """
     from . import kernel_maps
 
@@ -167,14 +166,14 @@ def tile_neighbors(
 
 @dataclass(frozen=True)
 class _Plan:
-    """One implementation on one map. convolve(feats, weight, bias); weight_gradient(output's gradient, feats)."""
+    """A backend bound to one map. convolve(feats, weight, bias); weight_gradient(output's gradient, feats)."""
 
     convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     weight_gradient: Callable[[Tensor, Tensor], Tensor]
 
 
 def _plan(neighbors: Tensor, tiles: Callable[[], TiledMap], backend: str, feats: Tensor) -> _Plan:
-    """The implementation to use for these features."""
+    """Binds the backend for these features to the map."""
     if resolve_backend(backend, BACKENDS, feats.device, feats.dtype) == "triton":
         from . import kernel
 
@@ -190,7 +189,7 @@ def _plan(neighbors: Tensor, tiles: Callable[[], TiledMap], backend: str, feats:
 
 
 class _Convolution(torch.autograd.Function):
-    """The input's gradient is the same convolution of the output's, with the taps flipped."""
+    """The input's gradient is the same convolution of the output's gradient, with flipped taps."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, feats: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
@@ -211,8 +210,22 @@ class _Convolution(torch.autograd.Function):
 
 
 def _wants_gradients(feats: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    given = [feats, weight] if bias is None else [feats, weight, bias]
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+    tensors = [feats, weight] if bias is None else [feats, weight, bias]
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Casts tensors to the dtype of the autocast active on the first one's device; unchanged without one.
+
+    Arguments that are no tensors are left to the checks that follow.
+    """
+    if not all(tensor is None or isinstance(tensor, Tensor) for tensor in tensors):
+        return tensors
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
 
 
 def _check_conv(feats: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -230,7 +243,7 @@ def _check_children(neighbors: Tensor, parent: Tensor, child: Tensor) -> None:
 
 
 __all__ = [
-    "CHOICES",
+    "BACKENDS",
     "child_conv",
     "child_neighbors",
     "child_rows",

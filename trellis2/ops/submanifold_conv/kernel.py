@@ -1,7 +1,7 @@
-"""Submanifold convolution as an implicit matrix product on the GPU.
+"""Triton kernels of the submanifold convolution as an implicit matrix product.
 
-Rows that share a neighbour pattern are put into one tile, and a tile visits only the taps that one of its rows has.
-Floor: 2 * pairs * C * D operations (pairs: existing neighbours), or reading the gathered rows once through L2.
+Rows with like neighbour patterns share a tile, and a tile visits only the taps present in one of its rows. Floor: 2 *
+pairs * C * D operations (pairs: existing neighbours), or reading the gathered rows once through L2.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ except ImportError:  # Triton before 3.4
     TensorDescriptor = None
 
 
-# What differs from layer to layer only by where a loop ends or a row begins is no constant: a kernel less to compile.
+# `slots` and `children` only set loop bounds and offsets: as runtime arguments they save a compiled kernel.
 @triton.jit(do_not_specialize=["slots", "children"])
 def _conv_kernel(
     x_ptr,
     weight,
     bias_ptr,
     out_ptr,
-    places_ptr,
+    out_rows_ptr,
     sections_ptr,
     taps_ptr,
     counts_ptr,
@@ -45,7 +45,7 @@ def _conv_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    # Columns run fastest: the programs that gather the same rows are neighbours in time.
+    # Columns run fastest: programs that gather the same rows run at the same time.
     blocks = tl.cdiv(D, BLOCK_D)
     tile = (tl.program_id(0) // blocks).to(tl.int64)
     section = tl.load(sections_ptr + tile)
@@ -74,17 +74,17 @@ def _conv_kernel(
                 other=0.0,
             )
         acc = tl.dot(gathered, kernel, acc, input_precision="ieee")
-        # All channels of a tap, then those of the next: counted, for a division would take longer.
+        # All channels of a tap, then those of the next: counters, since a division would take longer.
         start_channel += BLOCK_C
         slot += (start_channel >= C).to(tl.int64)
         start_channel = tl.where(start_channel >= C, 0, start_channel)
     if HAS_BIAS:
-        # Of the groups of taps the first brings the bias.
+        # Only the first group of taps adds the bias.
         mask = column < tl.where(section < children, D, 0)
         acc += tl.load(bias_ptr + section % children * D + column, mask=mask, other=0.0).to(tl.float32)[None, :]
-    place = tl.load(places_ptr + tile * TILE + lane)
-    target = out_ptr + place.to(tl.int64)[:, None] * D + column[None, :]
-    tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=(place >= 0)[:, None] & (column < D)[None, :])
+    out_row = tl.load(out_rows_ptr + tile * TILE + lane)
+    target = out_ptr + out_row.to(tl.int64)[:, None] * D + column[None, :]
+    tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=(out_row >= 0)[:, None] & (column < D)[None, :])
 
 
 @triton.jit
@@ -99,8 +99,8 @@ def _add_kernel(partial_ptr, out_ptr, size, GROUPS: tl.constexpr, BLOCK: tl.cons
 
 @dataclass(frozen=True)
 class Config:
-    """block_d: output channels of a tile.  block_c: input channels a step.  descriptor: the weight goes through the
-    card's tensor memory accelerator."""
+    """block_d: output channels of a tile.  block_c: input channels a step.  descriptor: load the weight through a
+    tensor descriptor (tensor memory accelerator)."""
 
     block_d: int
     block_c: int
@@ -109,16 +109,16 @@ class Config:
     descriptor: bool = False
 
 
-# The pipeline of an indirect load is half as deep as its number of stages: 5 make 3 buffers, two programs an SM.
+# The pipeline of an indirect load is half as deep as its number of stages: 5 make 3 buffers, two programs per SM.
 HOPPER = Config(128, 64, 4, 5, descriptor=TensorDescriptor is not None)
-# From 512 output channels on: 10 % faster, for the rows are gathered half as often.
+# From 512 output channels on: 10 % faster, since rows are gathered half as often.
 HOPPER_WIDE = replace(HOPPER, block_d=256, warps=8)
-# 50 KB of the 99 KB of shared memory of consumer cards, and AMD's, whose stages count otherwise.
+# 50 KB of the 99 KB of shared memory of consumer cards; AMD counts stages differently.
 NVIDIA = Config(128, 32, 4, 7)
 AMD = Config(128, 32, 4, 2)
-# Full precision goes through the ordinary cores, and is bound by them.
+# Full precision runs on the ordinary cores, which limit it.
 FULL = Config(64, 32, 4, 2)
-# The weight's gradient: a tile of it, rows a step, and how many programs keep a card busy.
+# The weight's gradient: tile shapes, rows per step, and the number of programs that fill a card.
 GRADIENT = Config(128, 128, 8, 5)
 GRADIENT_ELSEWHERE = Config(64, 64, 4, 2)
 GRADIENT_ROWS = 64
@@ -126,7 +126,7 @@ GRADIENT_PROGRAMS = 1056
 
 
 def choose_config(device: torch.device, dtype: torch.dtype, channels: int) -> Config:
-    """The tile shape for a card and a number of output channels, by measurement on an H200 and by what must fit
+    """Returns the tile shape for a card and a number of output channels: measured on an H200, chosen to fit
     elsewhere."""
     if dtype == torch.float32:
         return FULL
@@ -139,7 +139,8 @@ def choose_config(device: torch.device, dtype: torch.dtype, channels: int) -> Co
 
 @device_guard
 def convolve(feats: Tensor, tiles: TiledMap, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """See `submanifold_conv` and `child_conv`. float32 is multiplied in full precision, not TF32."""
+    """See `submanifold_conv` and `child_conv`: feats [N, C] to [rows, D]. float32 is multiplied in full precision, not
+    TF32."""
     (n, c), d = feats.shape, len(weight) // tiles.children
     config = choose_config(feats.device, feats.dtype, d)
     out = torch.empty(tiles.rows, d, dtype=feats.dtype, device=feats.device)
@@ -157,7 +158,7 @@ def convolve(feats: Tensor, tiles: TiledMap, weight: Tensor, bias: Tensor | None
         TensorDescriptor.from_tensor(weight, [block_d, block_c]) if descriptor else weight,
         weight if bias is None else bias.contiguous(),
         partial,
-        tiles.places,
+        tiles.out_rows,
         tiles.sections,
         tiles.taps,
         tiles.counts,
@@ -194,7 +195,7 @@ def _weight_gradient_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Taps run fastest: the programs at work share rows, which stay in L2.
+    # Taps run fastest: concurrent programs share rows, which stay in L2.
     tap = tl.program_id(0)
     split = tl.program_id(2)
     blocks = tl.cdiv(C, BLOCK_C)
@@ -204,12 +205,12 @@ def _weight_gradient_kernel(
     for start in range(split * share, tl.minimum(split * share + share, n), BLOCK_N):
         row = start + tl.arange(0, BLOCK_N)
         source = tl.load(neighbors_ptr + row.to(tl.int64) * 27 + tap, mask=row < n, other=-1)
-        known = (source >= 0)[:, None]
+        valid = (source >= 0)[:, None]
         grad = tl.load(
-            grad_ptr + row.to(tl.int64)[:, None] * D + column[None, :], mask=known & (column < D)[None, :], other=0.0
+            grad_ptr + row.to(tl.int64)[:, None] * D + column[None, :], mask=valid & (column < D)[None, :], other=0.0
         )
         gathered = tl.load(
-            x_ptr + source.to(tl.int64)[:, None] * C + channel[None, :], mask=known & (channel < C)[None, :], other=0.0
+            x_ptr + source.to(tl.int64)[:, None] * C + channel[None, :], mask=valid & (channel < C)[None, :], other=0.0
         )
         acc = tl.dot(grad.T, gathered, acc, input_precision="ieee")
     target = out_ptr + ((split * D + column).to(tl.int64)[:, None] * 27 + tap) * C + channel[None, :]
@@ -218,7 +219,7 @@ def _weight_gradient_kernel(
 
 @device_guard
 def weight_gradient(grad: Tensor, feats: Tensor, neighbors: Tensor) -> Tensor:
-    """See the reference's. The rows are dealt out in equal shares, and the shares' sums added in order."""
+    """See `reference.weight_gradient`. Rows are split into equal shares, whose sums are added in order."""
     (n, c), d = feats.shape, grad.shape[1]
     config = GRADIENT if choose_config(feats.device, feats.dtype, 128) is HOPPER else GRADIENT_ELSEWHERE
     block_c = min(config.block_c, max(16, triton.next_power_of_2(c)))

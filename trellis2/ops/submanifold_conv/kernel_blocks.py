@@ -1,7 +1,7 @@
-"""The neighbour map through blocks of 2 x 2 x 2 voxels: a voxel's 27 neighbours lie in 8 of them, so a voxel makes 8
-look-ups in a small hash table, and what it finds is a line of eight rows.
+"""Triton kernels of the neighbour map through blocks of 2 x 2 x 2 voxels: a voxel's 27 neighbours lie in 8 blocks, so a
+voxel makes 8 look-ups in a small hash table, each of which yields a line of eight rows.
 
-A block is known by the row of one of its voxels, its leader. Floor: writing the map, 108 bytes a voxel.
+A block is identified by the row of one of its voxels, its leader. Floor: writing the map, 108 bytes a voxel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ....o_voxel.ops.hash_grid.kernel import EMPTY, OUTSIDE, find_rows, first_sl
 
 TAPS = 27
 BLOCK = 256
-# Look-ups of a program, which has one warp: it waits for its longest probe.
+# Look-ups per program of one warp, which waits for its longest probe.
 LOOKUPS = 64
 ENTRIES = 512
 
@@ -48,7 +48,7 @@ def _insert_kernel(keys_ptr, rows_ptr, n, capacity_mask, BLOCK: tl.constexpr):
         seen = tl.atomic_min(rows_ptr + slot, row, mask=active)
         active = active & (seen != EMPTY)
         other = tl.load(keys_ptr + seen, mask=active, other=OUTSIDE)
-        # A block needs one place. Whichever row loses it to another block's moves on.
+        # A block needs one slot. The row displaced by another block's row moves on.
         active = active & (other != key)
         key = tl.where(seen > row, other, key)
         row = tl.maximum(row, seen)
@@ -71,7 +71,7 @@ def _leader_kernel(coords_ptr, keys_ptr, rows_ptr, leaders_ptr, n, capacity_mask
     corner = (entry & 7).to(tl.int32)
     inside = entry >> 3 < n
     batch, x, y, z = _voxel(coords_ptr, entry >> 3, inside)
-    # Along each axis the voxel's own block and the nearer one of those beside it.
+    # Along each axis the voxel's block and the nearer adjacent one.
     x = (x >> 1) + (x & 1) - 1 + (corner & 1)
     y = (y >> 1) + (y & 1) - 1 + (corner >> 1 & 1)
     z = (z >> 1) + (z & 1) - 1 + (corner >> 2)
@@ -86,7 +86,7 @@ def _map_kernel(coords_ptr, leaders_ptr, children_ptr, out_ptr, n, BLOCK: tl.con
     entry, voxel, tap = start + tl.arange(0, BLOCK), start // 27 + local // 27, local % 27
     inside = voxel < n
     _, x, y, z = _voxel(coords_ptr, voxel, inside)
-    # -1 to 2: the neighbour's place relative to the voxel's block; its parity is the place in its own block.
+    # -1 to 2: the neighbour's position relative to the voxel's block; its parity is the position in its own block.
     i = (x & 1) + tap // 9 - 1
     j = (y & 1) + tap // 3 % 3 - 1
     k = (z & 1) + tap % 3 - 1
@@ -99,7 +99,7 @@ def _map_kernel(coords_ptr, leaders_ptr, children_ptr, out_ptr, n, BLOCK: tl.con
 
 @device_guard
 def neighbors_by_blocks(coords: Tensor) -> Tensor:
-    """The neighbour map [N, 27] int32 of the voxels `coords` [N, 4] int32, which are unique."""
+    """Returns the neighbour map [N, 27] int32 of unique voxels `coords` [N, 4] int32."""
     n, device, coords = len(coords), coords.device, coords.contiguous()
     out = torch.empty(n, TAPS, dtype=torch.int32, device=device)
     if n == 0:

@@ -1,6 +1,7 @@
-"""Neighbour maps from the parents, and their arrangement into tiles of rows with like neighbours.
+"""Triton kernels that derive neighbour maps from the parents', and arrange maps into tiles of rows with like
+neighbours.
 
-Floor: reading or writing the map, 108 bytes a voxel; arranging it sorts a key of 4 bytes a voxel in between.
+Floor: reading or writing the map, 108 bytes a voxel; the arrangement sorts a key of 4 bytes a voxel in between.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ....o_voxel.core.device import device_guard
 
 TAPS = 27
 TILE = 128
-# Rows are sorted by pattern inside blocks of this many, so that a tile's gathers stay close in memory.
+# Rows are sorted by pattern within blocks of this many, so that a tile's gathers stay close in memory.
 SORT_ROWS = 131072
 # Below this many rows the taps are split into three groups, each with tiles of its own, whose float32 results are
 # added: few rows share 27 neighbours, many share 9. On an H200 1.35 times faster at 9,556 rows, 1.08 at 38,404,
@@ -28,16 +29,16 @@ KEY_BLOCKS = 31
 
 @dataclass(frozen=True, eq=False)
 class TiledMap:
-    """A neighbour map arranged for the kernel: M tiles of 128 places, some of them empty.
+    """A neighbour map arranged for the kernel: M tiles of 128 lanes, some of them empty.
 
-    places: [M, 128] int32, the row of the output that a place computes, -1 for none; in group g of G the row R is
-    g * rows + R.  sections: [M] int32, group * children + child of the tile.  taps: [M, 27 / G] int32, those that the
-    tile needs, first ones first.  counts: [M] int32, how many.  sources: [M, 27 / G, 128] int32, the rows of the input
-    gathered for these taps, -1 where absent.  rows: of the output.  groups: G.  children: 8 where each output row is
-    a child of an input row, else 1.
+    out_rows: [M, 128] int32, the row of the output that a lane computes, -1 for none; row R in group g of G is g * rows
+    + R.  sections: [M] int32, group * children + child of the tile.  taps: [M, 27 / G] int32, the taps that the tile
+    needs come first.  counts: [M] int32, their number.  sources: [M, 27 / G, 128] int32, the rows of the input gathered
+    for these taps, -1 where absent.  rows: of the output.  groups: G.  children: 8 where each output row is a child of
+    an input row, else 1.
     """
 
-    places: Tensor
+    out_rows: Tensor
     sections: Tensor
     taps: Tensor
     counts: Tensor
@@ -49,20 +50,21 @@ class TiledMap:
 
 @triton.jit
 def _entries(BLOCK: tl.constexpr):
-    """The entries of a map [N, 27] that this program fills: their numbers, voxels and taps."""
+    """Returns numbers, voxels and taps of the entries of a map [N, 27] that this program fills."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     local = (start % 27).to(tl.int32) + tl.arange(0, BLOCK)
     return start + tl.arange(0, BLOCK), start // 27 + local // 27, local % 27
 
 
-# Row counts are another with every picture: a kernel is compiled once, not anew where a count divides by 16 or is 1.
+# Row counts change with every image: without specialisation a kernel is compiled once, not again for a count of 1 or
+# one divisible by 16.
 @triton.jit(do_not_specialize=["n"])
 def _child_neighbor_kernel(coarse_ptr, rows_ptr, parent_ptr, child_ptr, out_ptr, n, BLOCK: tl.constexpr):
     entry, voxel, tap = _entries(BLOCK)
     inside = voxel < n
     child = tl.load(child_ptr + voxel, mask=inside, other=0).to(tl.int32)
     parent = tl.load(parent_ptr + voxel, mask=inside, other=0)
-    # 1 to 4: half of it is the parent's step plus one, its parity the neighbour's place among its siblings.
+    # 1 to 4: half of it is the parent's step plus one, its parity the neighbour's position among its siblings.
     x = (child & 1) + tap // 9 + 1
     y = (child >> 1 & 1) + tap // 3 % 3 + 1
     z = (child >> 2 & 1) + tap % 3 + 1
@@ -74,7 +76,7 @@ def _child_neighbor_kernel(coarse_ptr, rows_ptr, parent_ptr, child_ptr, out_ptr,
 
 @device_guard
 def child_neighbors(coarse: Tensor, parent: Tensor, child: Tensor, rows: Tensor) -> Tensor:
-    """See the public function."""
+    """See the package's `child_neighbors`: coarse [N, 27] int32, rows [N, 8] int32, to [M, 27] int32."""
     n = len(parent)
     out = torch.empty(n, TAPS, dtype=torch.int32, device=coarse.device)
     if n:
@@ -96,7 +98,8 @@ def _key_kernel(
     if children > 1:
         source = tl.load(parent_ptr + row, mask=row < n, other=0)
         section += tl.load(child_ptr + row, mask=row < n, other=0).to(tl.int32)
-    # Faces take the high bits, then edges, then corners: the rarer a neighbour, the lower. The centre is always there.
+    # Faces have the high bits, then edges, then corners: the rarer a neighbour, the lower its bit. The centre is always
+    # present.
     tap = tl.arange(0, 32)
     x = tap // 9 - 1
     y = tap // 3 % 3 - 1
@@ -109,7 +112,7 @@ def _key_kernel(
         neighbors_ptr + source[:, None] * 27 + tap[None, :], mask=(row < n)[:, None] & wanted[None, :], other=-1
     )
     key = tl.sum(tl.where(near >= 0, bit[None, :], 0), axis=1)
-    # The place in a Gray code: what follows differs by few neighbours.
+    # Position in a Gray code: consecutive keys differ by few neighbours.
     key ^= key >> 1
     key ^= key >> 2
     key ^= key >> 4
@@ -125,7 +128,7 @@ def _tile_kernel(
     parent_ptr,
     order_ptr,
     edges_ptr,
-    places_ptr,
+    out_rows_ptr,
     sections_ptr,
     taps_ptr,
     counts_ptr,
@@ -137,7 +140,7 @@ def _tile_kernel(
     TILE: tl.constexpr,
 ):
     tile = tl.program_id(0)
-    # Every section, edges[i] to edges[i + 1] of the order, begins a tile.
+    # Every section, edges[i] to edges[i + 1] of the order, starts a tile.
     number = tl.arange(0, 32)
     low = tl.load(edges_ptr + number, mask=number < sections, other=0).to(tl.int32)
     high = tl.load(edges_ptr + number + 1, mask=number < sections, other=0).to(tl.int32)
@@ -148,8 +151,8 @@ def _tile_kernel(
     at = tl.sum(tl.where(number == section, low, 0), axis=0) + (tile - first) * TILE + lane
     inside = at < tl.sum(tl.where(number == section, high, 0), axis=0)
     group = section // children
-    place = tl.load(order_ptr + at, mask=inside, other=-1)
-    source = place - group.to(tl.int64) * n
+    out_row = tl.load(order_ptr + at, mask=inside, other=-1)
+    source = out_row - group.to(tl.int64) * n
     if children > 1:
         source = tl.load(parent_ptr + source, mask=inside, other=0)
     slot = tl.arange(0, 32)
@@ -163,14 +166,14 @@ def _tile_kernel(
     tl.store(taps_ptr + spot, tap, mask=needed)
     tl.store(counts_ptr + tile, tl.sum(needed.to(tl.int32), axis=0))
     tl.store(sections_ptr + tile, section)
-    tl.store(places_ptr + tile.to(tl.int64) * TILE + lane, place.to(tl.int32))
+    tl.store(out_rows_ptr + tile.to(tl.int64) * TILE + lane, out_row.to(tl.int32))
 
 
 @device_guard
 def tile_neighbors(
     neighbors: Tensor, parent: Tensor | None = None, child: Tensor | None = None, total: int | None = None
 ) -> TiledMap:
-    """See the public function."""
+    """See the package's `tile_neighbors`: neighbors [N, 27] int32."""
     n, device = len(neighbors if parent is None else parent), neighbors.device
     groups, children = 3 if (total or n) < SPLIT_ROWS else 1, 1 if parent is None else 8
     slots, sections = TAPS // groups, groups * children
@@ -192,7 +195,7 @@ def tile_neighbors(
     if n == 0:
         return out
     neighbors = neighbors.contiguous()
-    # Where there are none, empty ones of the same type.
+    # Placeholders of the same dtype for absent arguments.
     none = torch.empty(0, dtype=torch.int64, device=device)
     parent, child = (none if index is None else index.contiguous() for index in (parent, child))
     blocks = min(triton.cdiv(n, SORT_ROWS * children), KEY_BLOCKS // sections)
@@ -206,7 +209,7 @@ def tile_neighbors(
         parent,
         order,
         edges,
-        out.places,
+        out.out_rows,
         out.sections,
         out.taps,
         out.counts,

@@ -1,12 +1,15 @@
-"""Progress on standard error."""
+"""Progress bars and help texts shared by the commands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+# Help text of the arguments that name a checkpoint.
+CHECKPOINT = "a folder, a hub repository, or mini: the built-in one"
+
 
 def progress_bars() -> Callable[[str, float], None]:
-    """A progress bar a stage, on standard error."""
+    """Returns report(stage, fraction), which draws a progress bar per stage on standard error."""
     from tqdm import tqdm
 
     bars: dict[str, tqdm] = {}
@@ -22,7 +25,8 @@ def progress_bars() -> Callable[[str, float], None]:
 
 
 def metric_bars() -> Callable[[str, float, Mapping[str, float]], None]:
-    """A progress bar a stage, with its last loss."""
+    """Returns report(stage, fraction, metrics), which draws a progress bar per stage, with its last loss, on standard
+    error."""
     from tqdm import tqdm
 
     bars: dict[str, tqdm] = {}
