@@ -57,8 +57,8 @@ def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh,
 
     Removes the first component that exceeds the budget and all smaller ones, which LeftOut counts.
 
-    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Otherwise as `remove_small_components`. Raises ValueError
-    if faces < 1.
+    mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Otherwise as `remove_small_components`.
+    Raises ValueError if faces < 1.
     """
     if faces < 1:
         raise ValueError(f"faces: expected at least 1, got {faces}")

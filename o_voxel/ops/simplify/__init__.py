@@ -53,4 +53,4 @@ def collapse_edges(
     return graph.position, graph.faces
 
 
-__all__ = ["CHOICES", "collapse_edges"]
+__all__ = ["BACKENDS", "collapse_edges"]
