@@ -93,5 +93,5 @@ def test_the_readme_snippet_imports_what_exists():
     ours = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom) and "." in node.module]
     assert ours
     for node in ours:
-        module = importlib.import_module(node.module.replace("comfyui_trellis2", "comfyui_trellis2"))
+        module = importlib.import_module(node.module)
         assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []

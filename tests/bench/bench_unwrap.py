@@ -19,7 +19,7 @@ from comfyui_trellis2.o_voxel.mesh.uv.unwrap import unwrap
 from surfaces import SHAPES, noisy_surface
 
 # The part done at which each step ends.
-STEPS = {"weave": 0.05, "charts": 0.15, "flatten": 0.25, "unfold": 0.7, "comfyui_trellis2": 1.0}
+STEPS = {"build": 0.05, "charts": 0.15, "parameterize": 0.25, "merge": 0.7, "pack": 1.0}
 
 XATLAS = """
 import json, sys, time
@@ -58,7 +58,7 @@ def timed(mesh, resolution: int):
     begun = sync()
     found = unwrap(mesh, resolution=resolution, progress=progress)
     seconds = sync() - begun
-    spent["comfyui_trellis2"] += sync() - last[0]
+    spent["pack"] += sync() - last[0]
     return found, seconds, spent
 
 

@@ -50,7 +50,7 @@ def test_voxels_of_a_batch_move_without_what_is_derived():
     moved = to_device(latent, "meta")
     assert isinstance(moved, ShapeLatent)
     assert moved.slat.coords.rows.device.type == moved.slat.feats.device.type == "meta"
-    assert moved.slat.coords.lengths == (2,) and moved.resolutions == (512,) and moved.drawn == (((2, 8),),)
+    assert moved.slat.coords.lengths == (2,) and moved.resolutions == (512,) and moved.noise_history == (((2, 8),),)
     assert moved.slat.coords._derived == {}
     assert coords.rows.device.type == "cpu" and coords._derived
 

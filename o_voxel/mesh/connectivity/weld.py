@@ -9,7 +9,7 @@ from ...core.exact_sums import precise
 from ...core.vectors import dot
 from ...ops.mesh_connectivity import components
 from ...values import Mesh
-from .topology import edges
+from .topology import ValidMesh, check_mesh, edges
 
 # Cells along an axis; three such indices, with one cell of padding at either end, fit an int64.
 CELLS = 1 << 20
@@ -57,8 +57,9 @@ def has_border(mesh: Mesh, *, backend: str = "auto") -> bool:
     mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Coincident vertices count as one, so vertices split
     along shading creases make no border.
     """
+    mesh = check_mesh(mesh)
     merged = close_vertices(mesh.vertices, 0.0, backend=backend)
-    sizes = edges(Mesh(mesh.vertices, merged[mesh.faces.long()]), backend=backend).sizes
+    sizes = edges(ValidMesh(mesh.vertices, merged[mesh.faces.long()]), backend=backend).sizes
     return bool((sizes == 1).any())
 
 

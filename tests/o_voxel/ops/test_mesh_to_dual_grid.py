@@ -1,5 +1,6 @@
 """Mesh to dual grid: against brute force, backends and slabs against each other, and what it promises of any mesh."""
 
+import importlib
 import itertools
 import math
 import subprocess
@@ -378,7 +379,8 @@ def test_grids_to_2048(n):
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
 def test_progress_rises_to_one_and_can_cancel(backend, monkeypatch):
-    monkeypatch.setattr(reference, "SLAB_VOXELS", 64 * 64 * 12)
+    module = reference if backend == "reference" else importlib.import_module(f"{reference.__package__}.kernel_cpu")
+    monkeypatch.setattr(module, "SLAB_VOXELS", 64 * 64 * 12)
     seen = []
     mesh_to_dual_grid(torus(), Grid.cube(64), backend=backend, progress=seen.append)
     assert len(seen) > 3

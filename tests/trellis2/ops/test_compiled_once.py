@@ -35,8 +35,8 @@ from comfyui_trellis2.o_voxel.ops.hash_grid import kernel as index
 from comfyui_trellis2.trellis2.ops.norm_modulate import ResidualBranch, kernel as norm
 from comfyui_trellis2.trellis2.ops.rope import kernel as rope
 from comfyui_trellis2.trellis2.ops.submanifold_conv import kernel as conv
-from comfyui_trellis2.trellis2.ops.submanifold_conv import kernel as maps
-from comfyui_trellis2.trellis2.ops.submanifold_conv import kernel as blocks
+from comfyui_trellis2.trellis2.ops.submanifold_conv import kernel_maps as maps
+from comfyui_trellis2.trellis2.ops.submanifold_conv import kernel_blocks as blocks
 
 
 class Hopper:

@@ -79,7 +79,7 @@ def framed(camera: Camera, scene: Scene) -> Camera:
 def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]:
     """A picture [size, size, 4] uint8 for each view, on the mesh's device: sRGB with straight alpha."""
     scene, style = textured_scene(mesh, ground=False), Style(background=None, ground=False)
-    walls = WALLS if bool(scene.paint.clear.any()) else 1
+    walls = WALLS if bool(scene.surface_materials.clear.any()) else 1
     pictures = []
     for view in views:
         drawn = draw(scene, framed(view.camera, scene), (size, size), view.light, style)

@@ -42,7 +42,7 @@ def test_a_killed_process_goes_on_to_the_same_losses(recipe, program, tmp_path, 
     assert "a run is there already; continue it with --resume" in capsys.readouterr().err
     assert main(["train", str(recipe), "-o", str(killed), "--resume", "--device", "cpu"]) == 0
     assert losses(killed) == losses(whole) and len(losses(whole)) == 8
-    assert main(["comfyui_trellis2", str(whole), "-o", str(tmp_path / "packed")]) == 0
+    assert main(["pack", str(whole), "-o", str(tmp_path / "packed")]) == 0
     assert (tmp_path / "packed/ckpts/tex_slat_decoder.safetensors").exists()
 
 

@@ -225,7 +225,7 @@ def test_an_empty_structure_has_an_error_of_its_own(pipeline, monkeypatch):
     def nothing(logits, resolution):
         return [torch.zeros(0, 3, dtype=torch.int32)] * len(logits)
 
-    monkeypatch.setattr("comfyui_trellis2.trellis2.pipeline.occupied_voxels", nothing)
+    monkeypatch.setattr("comfyui_trellis2.trellis2.sampling.stages.occupied_voxels", nothing)
     sampler = replace(pipeline.config.sparse_structure_sampler.params, steps=1)
     sampler = replace(pipeline.config.sparse_structure_sampler, params=sampler)
     with pytest.raises(EmptyOutputError, match="empty structure for object 0"):

@@ -129,7 +129,7 @@ def test_compiled_parts_learn_the_same(toy, source, name, monkeypatch):
     expected = torch.autograd.grad(plain, parameters)
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda part, **options: compile_(part, backend="aot_eager", **options))
-    monkeypatch.setattr("comfyui_trellis2.trellis2.training.runs.networks.triton_probe", lambda device, dtype: None)
+    monkeypatch.setattr("comfyui_trellis2.trellis2.training.loop.compilation.triton_probe", lambda device, dtype: None)
     torch._dynamo.reset()
     compile_parts(task, torch.device("cpu"))
     loss = loss_of(task, batch)
