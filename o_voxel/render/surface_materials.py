@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from ..material import TexturedMesh
-from ..ops.voxel_materials.reference import read_texture
-from ..ops.voxel_materials.scene import PBR_SLOTS
-from ..ops.voxel_materials.textures import TextureTable, pack_textures
+from ..ops.texture_sample import PBR_SLOTS, TextureTable, pack_textures, texture_sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +57,7 @@ class SurfaceMaterials:
             uv, full = (self.uv.index_select(0, face) * weight).sum(1), values.new_zeros(len(face))
             for table in self.tables:
                 textured = (table.last_level.index_select(0, material) >= 0).nonzero().flatten()
-                texels = read_texture(table, material[textured], uv[textured], full[textured])
+                texels = texture_sample(table, material[textured], uv[textured], full[textured])
                 values[textured[:, None], list(table.channels)] *= texels
         if self.colors is not None:
             tint = (self.colors.index_select(0, face) * weight).sum(1).clamp(0, 1)

@@ -67,4 +67,4 @@ def unravel(voxels: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor
     return column // shape[1], column % shape[1], voxels % shape[2]
 
 
-__all__ = ["CHOICES", "Scene", "find_pairs", "nearest_rows", "pack_scene", "unravel", "voxel_means"]
+__all__ = ["BACKENDS", "Scene", "find_pairs", "nearest_rows", "pack_scene", "unravel", "voxel_means"]
