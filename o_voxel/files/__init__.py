@@ -11,7 +11,7 @@ from .voxels.ply import read_ply, write_ply
 from .voxels.read_write import read_voxels, write_voxels
 from .voxels.records import VoxelRecords, dual_grid_to_records, field_to_records, records_to_dual_grid, records_to_field
 from .voxels.vxz.header import VxzHeader, VxzLayout
-from .voxels.vxz.read_write import iter_vxz, read_vxz, read_vxz_header, write_vxz
+from .voxels.vxz.read_write import read_vxz, read_vxz_header, write_vxz
 
 __all__ = [
     "MAX_BYTES",
@@ -20,7 +20,6 @@ __all__ = [
     "VxzLayout",
     "dual_grid_to_records",
     "field_to_records",
-    "iter_vxz",
     "read_npz",
     "read_ply",
     "read_voxels",

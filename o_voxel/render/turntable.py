@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..core import color
 from ..material import TexturedMesh
 from ..values import Mesh, VoxelField
 from .camera import Camera
@@ -35,22 +37,6 @@ def render_mesh(
     a face are lit, whatever its winding. Raises ValueError for vertices that are not finite. Deterministic.
     """
     return draw(mesh_scene(mesh, colors=colors, material=material, smooth=style.smooth), camera, size, light, style)
-
-
-def render_voxels(
-    field: VoxelField,
-    camera: Camera = Camera(),
-    size: tuple[int, int] = (1024, 1024),
-    *,
-    cube: float = 1.0,
-    light: StudioLight = StudioLight(),
-    style: Style = Style(),
-) -> Rendering:
-    """Voxels in the studio, size (H, W), on the field's device: cubes, or points where `cube`, their side, is below 1.
-
-    attrs: 6 PBR channels, 3 sRGB colours, or 0: clay. Raises ValueError for another number. Deterministic.
-    """
-    return draw(voxel_scene(field, cube), camera, size, light, style)
 
 
 def render_turntable(
@@ -128,3 +114,28 @@ def as_scene(subject: Mesh | TexturedMesh | VoxelField | Scene, style: Style = S
     if isinstance(subject, TexturedMesh):
         return textured_scene(subject, smooth=style.smooth)
     raise TypeError(f"subject: expected a Mesh, a TexturedMesh, a VoxelField or a Scene, got {type(subject).__name__}")
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Float in [0, 1], any shape, to uint8, rounded to nearest; NaN gives 0. A uint8 image passes."""
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point():
+        raise ValueError(f"image: expected a float or uint8 image, got {image.dtype}")
+    return color.to_bytes(image)
+
+
+def save_png(path: str | Path, image: Tensor) -> Path:
+    """Write an image [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], float in [0, 1] or uint8; returns the path.
+
+    Values are written as they are: colours must be sRGB, a fourth channel is straight alpha. Needs Pillow.
+    Raises ValueError for another shape or dtype, OSError where the file cannot be written.
+    """
+    from PIL import Image
+
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
+        raise ValueError(f"image: expected shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(image.shape)}")
+    Image.fromarray(to_bytes(image).cpu().contiguous().numpy()).save(path, format="PNG")
+    return Path(path)

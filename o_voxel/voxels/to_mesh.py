@@ -37,24 +37,6 @@ def dual_grid_to_mesh(dual_grid: DualGrid, tile_size: int | None = None) -> Mesh
     return Mesh(dual_vertices(dual_grid), _tiled_faces(dual_grid, tile_size))
 
 
-def dual_grid_to_centered_mesh(dual_grid: DualGrid) -> Mesh:
-    """The surface with every quad split into four triangles at a centre of its own, for training.
-
-    The centre blends the midpoints of the two diagonals by the products of their ends' split weights (equally without
-    weights), so vertices are differentiable in both the dual vertices and the weights. Vertices: N, then Q centres;
-    faces [4 Q, 3] int32.
-    """
-    vertices, quad = dual_vertices(dual_grid), quads(dual_grid)
-    weights = dual_grid.split_weight
-    w = torch.ones_like(vertices[:, 0])[quad] if weights is None else weights[quad]
-    corner = vertices[quad]
-    w02, w13 = (w[:, 0] * w[:, 2])[:, None], (w[:, 1] * w[:, 3])[:, None]
-    center = (w02 * (corner[:, 0] + corner[:, 2]) + w13 * (corner[:, 1] + corner[:, 3])) / (2 * (w02 + w13))
-    middle = len(vertices) + torch.arange(len(quad), device=quad.device)
-    sides = [torch.stack([quad[:, k], quad[:, (k + 1) % 4], middle], dim=1) for k in range(4)]
-    return Mesh(torch.cat([vertices, center]), torch.stack(sides, dim=1).reshape(-1, 3).to(torch.int32))
-
-
 def quads(dual_grid: DualGrid) -> Tensor:
     """Vertex rows [Q, 4] int32 of the surface's quads, by (voxel, axis) in row-major order."""
     return dual_quads(dual_grid.coords, dual_grid.intersected)[0]

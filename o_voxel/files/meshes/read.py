@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...material import TexturedMesh
-from ...values import Mesh
 from .gltf.dequantize import expand_normalized
 from .gltf.document import GLB_MAGIC, JSON_CHUNK
 from .trimesh import MATERIAL_NAME, FactorSpace, from_trimesh
@@ -42,11 +41,6 @@ UNREADABLE = (
     ValueError,
     struct.error,
 )
-
-
-def load_mesh(path: str | Path, *, up: Up = "auto") -> Mesh:
-    """The triangles of a mesh file: vertices float32, z up, faces int64. As `load_textured_mesh`, less materials."""
-    return load_textured_mesh(path, up=up).mesh
 
 
 def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpace = "srgb") -> TexturedMesh:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ....o_voxel.material import TexturedMesh
 from ....o_voxel.render import Camera, Scene, SoftBox, StudioLight, Style, textured_scene
 from ....o_voxel.render.draw import draw
-from ....o_voxel.render.image import to_bytes
+from ....o_voxel.render.turntable import to_bytes
 from .dice import Dice
 from .materials import near
 

@@ -41,18 +41,6 @@ def read_vxz_header(path: FilePath) -> VxzHeader:
         return read_header(file, _size(file))
 
 
-def iter_vxz(path: FilePath, max_bytes: int = MAX_BYTES) -> Iterator[VoxelRecords]:
-    """The chunks of the .vxz file at `path`, in file order, one in memory at a time. Arguments and errors: `read_vxz`.
-
-    A fault in a chunk is raised when its turn comes.
-    """
-    with open(path, "rb") as file, naming(path):
-        header = _checked_header(file, max_bytes)
-        for octree in _octrees(file, header):
-            coords, rows = _decode_chunk(octree, header)
-            yield VoxelRecords(coords, _attributes(rows, header))
-
-
 def read_vxz(path: FilePath, max_bytes: int = MAX_BYTES, threads: int | None = None) -> VoxelRecords:
     """All voxels of the .vxz file at `path`: chunks in file order, in each the voxels in z-order.
 
