@@ -1,6 +1,6 @@
-"""Progress of long work: one kind of callback, and how a part of the work reports through the whole's.
+"""Progress callbacks, and adapters that map a subtask's progress into its parent's.
 
-A callback takes the fraction done, 0 to 1, and cancels the work by raising.
+A callback receives the fraction done, 0 to 1; it may raise to cancel the work.
 """
 
 from __future__ import annotations
@@ -8,27 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[float], None]
-# stage, fraction of it
+# (stage, fraction of the stage)
 StageProgress = Callable[[str, float], None]
 
 
 def silent(fraction: float) -> None:
-    """The callback of work that nobody watches."""
+    """A progress callback that does nothing."""
 
 
 def silent_stages(stage: str, fraction: float) -> None:
-    """The callback of staged work that nobody watches."""
+    """A staged progress callback that does nothing."""
 
 
 def scaled(progress: Progress | None, start: float, share: float) -> Progress:
-    """The callback of a part of the work that begins at the fraction `start` and is `share` of the whole."""
+    """Returns a callback for a subtask that spans [start, start + share] of the parent's progress."""
     if progress is None:
         return silent
     return lambda fraction: progress(start + share * fraction)
 
 
 def staged(progress: StageProgress | None, stage: str) -> Progress:
-    """The callback of one stage."""
+    """Returns the progress callback of one stage."""
     if progress is None:
         return silent
     return lambda fraction: progress(stage, fraction)
