@@ -1,4 +1,4 @@
-"""Pictures of meshes and voxels: a small rasterising renderer with a built-in studio, on CPU and GPU."""
+"""A rasterising PBR renderer for meshes and voxels with built-in studio lighting, on CPU and GPU."""
 
 from .camera import Camera
 from .draw import Rendering, Style

@@ -1,4 +1,4 @@
-"""Pictures of meshes and voxels: one view, a turntable, a contact sheet."""
+"""Renders meshes and voxels: single views, turntables and contact sheets; writes PNG files."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def render_mesh(
     light: StudioLight = StudioLight(),
     style: Style = Style(),
 ) -> Rendering:
-    """A mesh in the studio, size (H, W), on the mesh's device.
+    """Renders a mesh, vertices [V, 3], to [H, W] pixels, `size` (H, W), on the mesh's device.
 
-    colors: [V, 3] sRGB in [0, 1], or material: [V, 6] PBR_CHANNELS in [0, 1]; with neither it is clay. Both sides of
-    a face are lit, whatever its winding. Raises ValueError for vertices that are not finite. Deterministic.
+    colors: [V, 3] sRGB in [0, 1], or material: [V, 6] PBR_CHANNELS in [0, 1]; default, clay. Faces are two-sided,
+    whatever the winding. Raises ValueError for non-finite vertices. Deterministic.
     """
     return draw(mesh_scene(mesh, colors=colors, material=material, smooth=style.smooth), camera, size, light, style)
 
@@ -49,9 +49,9 @@ def render_turntable(
     style: Style = Style(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """A full turn of the camera in equal steps from its own yaw: [T, H, W, 3] float32 sRGB, T = frames.
+    """Renders a full turn of the camera in equal steps from its yaw: [T, H, W, 3] float32 sRGB, T = frames.
 
-    subject: a scene from `mesh_scene` where there are colours or materials.  progress(done, frames): after each frame.
+    subject: for vertex colours or materials, a scene from `mesh_scene`.  progress(done, frames): after each frame.
     """
     if frames < 1:
         raise ValueError(f"frames: expected 1 or more, got {frames}")
@@ -74,10 +74,10 @@ def contact_sheet(
     light: StudioLight = StudioLight(),
     style: Style = Style(),
 ) -> Tensor:
-    """Views from the front, side, back and top, side by side, above each other by layer: [L tile, 4 tile, 3] sRGB.
+    """Renders front, side, back and top views in columns, layers in rows: [L tile, 4 tile, 3] float32 sRGB.
 
-    layers: L of "color", "normal" and "depth".  tile: pixels a side of each view.  camera: all but yaw and pitch.
-    Normals are coloured n / 2 + 1 / 2; depth is light at the near end of the subject and dark at the far one.
+    layers: L of "color", "normal" and "depth".  tile: pixels per side of a view.  camera: yaw and pitch are ignored.
+    Normals are encoded as n / 2 + 1 / 2; depth from light (near plane) to dark (far plane).
     """
     unknown = set(layers) - set(SHEET_LAYERS)
     if unknown or not layers:
@@ -93,7 +93,7 @@ def contact_sheet(
 
 
 def layer_image(rendering: Rendering, layer: str, near: float, far: float) -> Tensor:
-    """A layer of a rendering as colours [H, W, 3] in [0, 1]; depths from `near` (light) to `far` (dark)."""
+    """Converts a layer of a rendering to colours [H, W, 3] in [0, 1]; depth from `near` (light) to `far` (dark)."""
     if layer == "color":
         return rendering.color
     seen = rendering.depth.isfinite()[..., None]
@@ -104,7 +104,7 @@ def layer_image(rendering: Rendering, layer: str, near: float, far: float) -> Te
 
 
 def as_scene(subject: Mesh | TexturedMesh | VoxelField | Scene, style: Style = Style()) -> Scene:
-    """A subject ready to be drawn many times."""
+    """Builds the scene of a subject. Raises TypeError for another type."""
     if isinstance(subject, Scene):
         return subject
     if isinstance(subject, VoxelField):
@@ -117,7 +117,7 @@ def as_scene(subject: Mesh | TexturedMesh | VoxelField | Scene, style: Style = S
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """Float in [0, 1], any shape, to uint8, rounded to nearest; NaN gives 0. A uint8 image passes."""
+    """Quantises an image [...] float in [0, 1] to uint8, rounded to nearest, NaN to 0; returns uint8 unchanged."""
     if image.dtype == torch.uint8:
         return image
     if not image.is_floating_point():
@@ -126,10 +126,10 @@ def to_bytes(image: Tensor) -> Tensor:
 
 
 def save_png(path: str | Path, image: Tensor) -> Path:
-    """Write an image [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], float in [0, 1] or uint8; returns the path.
+    """Writes an image [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], float in [0, 1] or uint8; returns the path.
 
-    Values are written as they are: colours must be sRGB, a fourth channel is straight alpha. Needs Pillow.
-    Raises ValueError for another shape or dtype, OSError where the file cannot be written.
+    Values are not converted: colours must be sRGB, the fourth channel straight alpha. Needs Pillow.
+    Raises ValueError for another shape or dtype, OSError if the file cannot be written.
     """
     from PIL import Image
 
