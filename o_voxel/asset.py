@@ -126,7 +126,7 @@ def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
     if left_out.parts:
         lines.append(f"{left_out} left out to stay within {faces:,} triangles")
     if len(kept.faces) > faces:
-        lines.append(f"{len(kept.faces):,} triangles where {faces:,} were wanted: the largest part goes no lower")
+        lines.append(f"{len(kept.faces):,} triangles where {faces:,} were wanted: the largest part is at its minimum")
     for line in lines:
         log.warning(line)
         on_warning(line)

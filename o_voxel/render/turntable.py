@@ -58,8 +58,8 @@ def render_turntable(
     scene = as_scene(subject, style)
     images = []
     for frame in range(frames):
-        turned = replace(camera, yaw_deg=camera.yaw_deg + 360.0 * frame / frames)
-        images.append(draw(scene, turned, size, light, style).color)
+        moved = replace(camera, yaw_deg=camera.yaw_deg + 360.0 * frame / frames)
+        images.append(draw(scene, moved, size, light, style).color)
         if progress is not None:
             progress(frame + 1, frames)
     return torch.stack(images)
@@ -85,9 +85,9 @@ def contact_sheet(
     scene = as_scene(subject, style)
     columns = []
     for yaw_deg, pitch_deg in SHEET_VIEWS.values():
-        turned = replace(camera, yaw_deg=yaw_deg, pitch_deg=pitch_deg)
-        rendering = draw(scene, turned, (tile, tile), light, style)
-        view = turned.view(scene.bounds, (tile, tile))
+        moved = replace(camera, yaw_deg=yaw_deg, pitch_deg=pitch_deg)
+        rendering = draw(scene, moved, (tile, tile), light, style)
+        view = moved.view(scene.bounds, (tile, tile))
         columns.append(torch.cat([layer_image(rendering, layer, view.near, view.far) for layer in layers]))
     return torch.cat(columns, dim=1)
 

@@ -74,10 +74,10 @@ def _tiled_faces(dual_grid: DualGrid, tile_size: int) -> Tensor:
 def _kept(rows: Tensor, keep: Tensor) -> Tensor:
     """Returns rows[keep] of `rows` [N, C], `keep` [N] bool: compacts in place, in blocks, without a second copy."""
     end = 0
-    for part, wanted in zip(rows.split(2**18), keep.split(2**18), strict=True):
-        left = part[wanted]
-        rows[end : end + len(left)] = left
-        end += len(left)
+    for part, mask in zip(rows.split(2**18), keep.split(2**18), strict=True):
+        kept = part[mask]
+        rows[end : end + len(kept)] = kept
+        end += len(kept)
     return rows[:end]
 
 

@@ -61,5 +61,5 @@ class SaveOptions:
     def y_up(self, suffix: str) -> bool:
         """Returns True if a file of this suffix is y-up. Raises ValueError for a GLB with z up."""
         if suffix == ".glb" and self.up == "z":
-            raise ValueError("up: expected 'auto' or 'y' for a GLB, whose specification says y; got 'z'")
+            raise ValueError("up: expected 'auto' or 'y' for a GLB, because glTF is y-up; got 'z'")
         return (UP_OF_SUFFIX[suffix] if self.up == "auto" else self.up) == "y"
