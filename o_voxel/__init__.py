@@ -1,1 +1,1 @@
-"""O-Voxel: a sparse voxel surface with materials, its files and its meshes. Stands alone: torch and numpy."""
+"""O-Voxel: sparse voxel surfaces with PBR materials, meshing, baking and file formats. Needs only torch and numpy."""

@@ -1,4 +1,4 @@
-"""From a raw surface and its voxels to an asset that is ready to use: the library's mesh work, told in one function."""
+"""Mesh post-processing in one function: clean, remesh, simplify, unwrap and bake a decoded surface and its voxels."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ Surface = Literal["cleaned", "remeshed", "outer shell"]
 
 @dataclass(frozen=True, kw_only=True)
 class AssetOptions:
-    """What `make_asset` makes.
+    """Options of `make_asset`.
 
-    faces: at most so many triangles; where no collapse gets there, because the parts are so many, the smallest parts
-    are left out (one part that is too intricate stays as it is).
-    texture_size: texels a side; 0 gives colours at the vertices and no textures.
-    surface: "cleaned" keeps the surface with what lies inside; "remeshed" wraps both sides of every sheet, closed;
-    "outer shell" keeps what is seen from outside as one watertight solid.
-    surface_resolution: voxels along the longest side of those two.
-    gutter: texels between charts, at least.  crease_deg: edges that bend more are sharp.
-    normal_map, occlusion: bake them too.  supersample: samples a texel, along each side.
+    faces: target triangle count. If simplification cannot reach it because of many components, the smallest components
+    are removed; a single component that cannot be simplified further keeps its faces.
+    texture_size: texels per side; 0 writes vertex colours and no textures.
+    surface: "cleaned" keeps the surface including its interior; "remeshed" wraps both sides of every sheet, closed;
+    "outer shell" keeps the surface visible from outside as one watertight solid.
+    surface_resolution: voxels along the longest side, for "remeshed" and "outer shell".
+    gutter: minimum distance between charts, texels.  crease_deg: dihedral angle above which an edge is sharp, degrees.
+    normal_map, occlusion: also bake these maps.  supersample: samples per texel along each axis.
     """
 
     faces: int
@@ -82,18 +82,19 @@ def make_asset(
     progress: StageProgress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> TexturedMesh:
-    """A decoded surface, cleaned, simplified, unwrapped and baked; on the mesh's device, in its frame.
+    """Cleans, simplifies, unwraps and bakes a decoded surface; the result is on the mesh's device, in its frame.
 
-    mesh: as the decoder gives it.  voxels: its materials; None, or a texture size of 0, gives no textures.
-    progress(stage, fraction): as each of STAGES goes on.
-    on_warning: called with one line for each way in which the asset falls short of `options`: parts left out, or more
-    faces than wanted. The same lines are logged as warnings.
-    Neither input is written to. The same bytes each time on one device. Raises ValueError for a mesh without a face
-    left, and what the functions that it calls raise.
+    mesh: decoder output, vertices [V, 3] float32, faces [F, 3] int32 or int64.
+    voxels: PBR materials, attrs [N, 6] float; without them, or with texture_size 0, no textures are baked.
+    progress(stage, fraction): called during each of STAGES.
+    on_warning: called with one line per deviation from `options`: components removed, or more faces than the target.
+    The same lines are logged as warnings.
+    Does not modify its inputs. Deterministic on one device. Raises ValueError if cleaning leaves no face, and the
+    errors of the stages.
     """
     dense, _ = clean(mesh, options.clean, progress=staged(progress, "clean"))
     if len(dense.faces) == 0:
-        raise ValueError("mesh: expected a surface, got none; its faces are degenerate, or there are none")
+        raise ValueError("mesh: expected a surface, got none: all faces are degenerate, or the mesh has none")
     light = _surface(dense, options, staged(progress, "surface"))
     light = simplify(light, options.faces, progress=staged(progress, "simplify"))
     light = _within(light, options.faces, on_warning or (lambda line: None))
@@ -117,7 +118,7 @@ def make_asset(
 
 
 def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
-    """`mesh` without its smallest parts where it has more than `faces` faces; what that costs is warned of."""
+    """Removes the smallest components of a mesh with more than `faces` faces, with a warning."""
     if len(mesh.faces) <= faces:
         return mesh
     kept, _, left_out = keep_within(mesh, faces)
@@ -125,7 +126,7 @@ def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
     if left_out.parts:
         lines.append(f"{left_out} left out to stay within {faces:,} triangles")
     if len(kept.faces) > faces:
-        lines.append(f"{len(kept.faces):,} triangles where {faces:,} were wanted: the largest part goes no lower")
+        lines.append(f"{len(kept.faces):,} triangles where {faces:,} were wanted: the largest part is at its minimum")
     for line in lines:
         log.warning(line)
         on_warning(line)
@@ -140,10 +141,10 @@ def _surface(dense: Mesh, options: AssetOptions, progress: Progress) -> Mesh:
 
 
 def _colored(mesh: Mesh, voxels: VoxelField | None, options: AssetOptions) -> TexturedMesh:
-    """Without textures: base colour at the vertices, the means of metallic and roughness as factors."""
+    """Returns the mesh with vertex base colours; metallic and roughness factors are the vertex means."""
     shaded, normals, _ = smooth_by_angle(mesh, options.crease_deg)
     if voxels is None:
         return TexturedMesh(shaded, (Material(metallic_factor=0.0),), normals=normals)
     found = colored(shaded, vertex_materials(shaded, voxels))
-    material = replace(found.materials[0], double_sided=has_border(shaded))  # cleaning has wound it alike
+    material = replace(found.materials[0], double_sided=has_border(shaded))  # cleaning made the winding consistent
     return replace(found, materials=(material,), normals=normals)

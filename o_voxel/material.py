@@ -1,8 +1,8 @@
-"""What a surface is made of: textures, materials, and a mesh that wears them. Frozen values.
+"""Textures, PBR materials, UV maps and textured meshes: frozen dataclasses.
 
-Conventions, stated once. Texture coordinates are (u, v) with v up: v = 0 is the last row of an image and v = 1 its
-first (glTF counts v down; `formats.mesh_files` flips it). Colours, of texels, factors and vertices alike, are in the
-texture's own encoding (sRGB for base colour) and are multiplied there; a linear value is encoded by its loader.
+Conventions. Texture coordinates are (u, v) with v up: v = 0 is the last row of an image and v = 1 its first; glTF's v
+points down and is flipped in `files.meshes`. Texels, factors and vertex colours are in the texture's encoding (sRGB for
+base colour) and are multiplied in it; loaders encode linear values.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ AlphaMode = Literal["OPAQUE", "MASK", "BLEND"]
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """An image and how it is read.
+    """An image with its sampler.
 
-    image: [H, W, C] uint8, row 0 at v = 1, C = 1 or 3.  wrap: outside [0, 1], along u and v.
-    filter: "linear" is trilinear (bilinear on two mip levels); "nearest" reads the full-size image only.
+    image: [H, W, C] uint8, row 0 at v = 1, C = 1 or 3.  wrap: modes along u and v, outside [0, 1].
+    filter: "linear" is trilinear (bilinear on two mip levels); "nearest" samples the full-size image only.
     """
 
     image: Tensor
@@ -47,13 +47,13 @@ class Texture:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Metallic-roughness PBR. Each factor multiplies its texture, or stands alone; defaults are glTF's.
+    """Metallic-roughness PBR material. A factor multiplies its texture, if any; defaults are glTF's.
 
-    Factors are in [0, 1]; emissive ones and `alpha_cutoff` only >= 0. Textures have three channels (base colour,
-    emissive, normal) or one.
-    alpha_mode: "OPAQUE" makes alpha 1; "MASK" makes it 0 below `alpha_cutoff` and 1 elsewhere; "BLEND" keeps it.
+    Factors are in [0, 1]; `emissive_factor` and `alpha_cutoff` are only >= 0. Base colour, emissive and normal
+    textures have three channels, the others one.
+    alpha_mode: "OPAQUE" sets alpha to 1; "MASK" sets it to 0 below `alpha_cutoff`, else 1; "BLEND" keeps it.
     normal_texture: tangent space, +x along u and +y along v (up); `normal_scale` multiplies its x and y.
-    occlusion_texture: the share of ambient light that arrives, linear.  double_sided: back faces are drawn too.
+    occlusion_texture: ambient light visibility, linear, 1 = unoccluded.  double_sided: back faces are rendered too.
     """
 
     base_color_factor: Vector3 = (1.0, 1.0, 1.0)
@@ -118,10 +118,10 @@ TEXTURE_CHANNELS = {
 
 @dataclass(frozen=True, eq=False)
 class UVMap:
-    """Where each face of a mesh lies in a texture.
+    """UV coordinates and charts of the faces of a mesh.
 
-    uv: [U, 2] float32, v up; an atlas lies in [0, 1].  faces: [F, 3] int32 or int64, rows of `uv`, as the mesh's.
-    chart: [F] int32 or int64, 0 to the number of charts - 1; faces of one chart are connected in the texture.
+    uv: [U, 2] float32, v up; an atlas is in [0, 1].  faces: [F, 3] int32 or int64, rows of `uv`, in mesh face order.
+    chart: [F] int32 or int64, chart index from 0; the faces of a chart are connected in UV space.
     """
 
     uv: Tensor
@@ -137,13 +137,13 @@ class UVMap:
 
 @dataclass(frozen=True, eq=False)
 class TexturedMesh:
-    """A mesh with materials. Tensors are on the mesh's device; values are checked where they are used.
+    """A mesh with materials. All tensors are on the mesh's device; index ranges are checked on use.
 
     mesh: world units, z up.  materials: at least one.
-    material_ids: [F] int32 or int64, a row of `materials` a face; None: the first for all.
+    material_ids: [F] int32 or int64, material index per face; None: the first for all.
     uv: [U, 2] float32, v up, any range.  uv_faces: [F, 3] int32 or int64, rows of `uv`; None: the mesh's own faces.
-    vertex_colors: [V, 4] float32 RGBA in [0, 1], multiplied with base colour and alpha.
-    normals: [V, 3] float32 unit vectors; None: each face's own normal.
+    vertex_colors: [V, 4] float32 RGBA in [0, 1], multiplied into base colour and alpha.
+    normals: [V, 3] float32 unit vectors; None: face normals.
     """
 
     mesh: Mesh

@@ -1,4 +1,4 @@
-"""What the library passes around. Every value is frozen: operations return new ones."""
+"""Core value types: Mesh, DualGrid, VoxelField, OVoxel, as frozen dataclasses, and moving them between devices."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .core.checks import FLOATS, check_tensor
 from .core.device import Movable
 from .core.grid import Grid
 
-# The six PBR channels of a voxel, in the decoder's order. Base colour is sRGB; all are in [0, 1].
+# The six PBR channels of a voxel, in decoder order. Base colour is sRGB; all are in [0, 1].
 PBR_CHANNELS = {"base_color": slice(0, 3), "metallic": slice(3, 4), "roughness": slice(4, 5), "alpha": slice(5, 6)}
 
-# What has no place on a device.
+# Types that `to_device` returns unchanged.
 HOST_TYPES = (bool, int, float, str, type(None))
 
 T = TypeVar("T")
@@ -39,12 +39,12 @@ class Mesh:
 
 @dataclass(frozen=True, eq=False)
 class DualGrid:
-    """A flexible dual grid: one vertex a voxel, and the grid edges that the surface crosses.
+    """A flexible dual grid: one dual vertex per voxel, and flags for the grid edges that the surface crosses.
 
-    coords: [N, 3] int32.  dual: [N, 3] float32, the vertex inside its voxel, in voxels from its low corner (0 to 1;
-    a decoder may leave that range by its margin).  intersected: [N, 3] bool; axis a is set when the surface crosses
-    the grid edge parallel to a, along this voxel's extent, at the voxel's high corner in the other two axes.
-    split_weight: [N] float32, or None; steers which diagonal splits a quad.
+    coords: [N, 3] int32.  dual: [N, 3] float32, dual vertex offset from the voxel's low corner, in voxels (0 to 1; a
+    decoder's may exceed this range by its margin).  intersected: [N, 3] bool; axis a is set if the surface crosses
+    the grid edge that is parallel to a, spans this voxel, and is at the voxel's high corner in the other two axes.
+    split_weight: [N] float32, or None; selects the diagonal that splits a quad.
     """
 
     coords: Tensor
@@ -63,7 +63,7 @@ class DualGrid:
 
 @dataclass(frozen=True, eq=False)
 class VoxelField:
-    """Values on occupied voxels, each at its voxel's centre.
+    """Attributes at the centres of occupied voxels.
 
     coords: [N, 3] int32.  attrs: [N, C] float; with C = 6 the channels are PBR_CHANNELS.
     """
@@ -79,7 +79,7 @@ class VoxelField:
 
 @dataclass(frozen=True, eq=False)
 class OVoxel:
-    """A surface as voxels, and its materials where it has any. field.coords equal dual_grid.coords, row by row."""
+    """A dual grid and optional materials. field.coords [N, 3] equals dual_grid.coords [N, 3], row by row."""
 
     dual_grid: DualGrid
     field: VoxelField | None = None
@@ -90,10 +90,10 @@ class OVoxel:
 
 
 def to_device(value: T, device: torch.device | str) -> T:
-    """`value` with every tensor in it on `device`; itself where all are there.
+    """Moves all tensors in `value` to `device`; returns `value` itself if they are there already.
 
-    value: a tensor or another `Movable`, such as a CoordSet, which leaves behind what it has derived; a tuple or a
-    dataclass of such; numbers, strings, bools and None stay. Raises TypeError for anything else, also inside.
+    value: a tensor of any shape, another `Movable` (a CoordSet drops its derived maps), or a tuple or dataclass of
+    these; numbers, strings, bools and None pass through. Raises TypeError for other types, also nested ones.
     """
     if isinstance(value, HOST_TYPES):
         return value
@@ -114,7 +114,7 @@ def to_device(value: T, device: torch.device | str) -> T:
 
 
 def tensor_bytes(value: Any) -> int:
-    """Bytes that `to_device` moves of a value."""
+    """Returns the number of bytes that `to_device` copies."""
     return sum(part.nbytes for part in _movable(value))
 
 

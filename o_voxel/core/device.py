@@ -1,4 +1,4 @@
-"""Devices: values that move between them, launches and caches that follow them, tensors that outlive inference mode."""
+"""Device utilities: the Movable protocol, device guards for Triton launches, per-device caches, inference mode."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Movable(Protocol):
-    """A tensor, or an immutable value of tensors that moves like one: `to` returns another, or itself if it is there.
+    """A tensor, or an immutable value of tensors with the same interface: `to` returns a copy, or itself.
 
-    A module is none: it moves in place, and has neither `device` nor `nbytes`.
+    nn.Module does not match: it moves in place, and has neither `device` nor `nbytes`.
     """
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of its tensors."""
 
     @property
     def nbytes(self) -> int:
         """Bytes that `to` copies."""
 
     def to(self, device: torch.device | str) -> Movable:
-        """The same value on `device`."""
+        """Returns the value on `device`."""
 
 
 def normal_tensors(build: Callable[P, T]) -> Callable[P, T]:
-    """Decorator for what fills a cache: the tensors that `build` makes are normal ones, also in inference mode.
+    """Decorator for functions that build cached tensors: runs `build` outside inference mode, without gradients.
 
-    A host such as ComfyUI calls us under torch.inference_mode. What is made there is an inference tensor for good, and
-    autograd refuses to save one ("Inference tensors cannot be saved for backward"): a cached one would break a training
+    A host such as ComfyUI calls this package under torch.inference_mode. Tensors made there stay inference tensors, and
+    autograd refuses to save them ("Inference tensors cannot be saved for backward"): a cached one would break training
     later in the same process.
     """
 
@@ -46,7 +46,7 @@ def normal_tensors(build: Callable[P, T]) -> Callable[P, T]:
     def built(*args: P.args, **kwargs: P.kwargs) -> T:
         if not torch.is_inference_mode_enabled():
             return build(*args, **kwargs)
-        # Leaving inference mode turns gradients on.
+        # Leaving inference mode enables gradients.
         with torch.inference_mode(False), torch.no_grad():
             return build(*args, **kwargs)
 
@@ -54,12 +54,12 @@ def normal_tensors(build: Callable[P, T]) -> Callable[P, T]:
 
 
 def device_guard(launch: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of a function that launches Triton kernels: it runs on the GPU of its first tensor.
+    """Decorator for functions that launch Triton kernels: makes the GPU of the first tensor argument current.
 
-    Triton launches on torch's current device, wherever the tensors are. The device is that of the first argument that
-    is a tensor, a dataclass with one, or a torch.device. Costs about 1 µs a call.
+    Triton launches on torch's current device, wherever the tensors are. The device is taken from the first argument
+    that is a tensor, a dataclass with one, or a torch.device. Costs about 1 µs per call.
 
-    Raises TypeError where no argument has a device.
+    Raises TypeError if no argument has a device.
     """
 
     @wraps(launch)
@@ -68,8 +68,8 @@ def device_guard(launch: Callable[P, R]) -> Callable[P, R]:
         if index is None:
             index = _gpu_of(kwargs.values())
         if index is None:
-            raise TypeError(f"{launch.__qualname__}: expected an argument with a tensor, whose device it launches on")
-        # Code from torch.compile has guards of its own.
+            raise TypeError(f"{launch.__qualname__}: expected an argument with a tensor or a device to launch on")
+        # Code compiled by torch.compile has its own device guards.
         if index < 0 or torch.compiler.is_compiling() or index == torch.cuda.current_device():
             return launch(*args, **kwargs)
         with torch.cuda.device(index):
@@ -79,7 +79,7 @@ def device_guard(launch: Callable[P, R]) -> Callable[P, R]:
 
 
 def cached_per_device(probe: Callable[P, R]) -> Callable[P, R]:
-    """`functools.cache` of a function whose first argument is a device. "cuda" is the current device, which changes."""
+    """`functools.cache` for functions whose first argument is a device; "cuda" is resolved to the current device."""
     cached = cache(probe)
 
     @wraps(probe)
@@ -90,14 +90,14 @@ def cached_per_device(probe: Callable[P, R]) -> Callable[P, R]:
 
 
 def indexed(device: torch.device) -> torch.device:
-    """The device with its number: "cuda" is the current one."""
+    """Returns the device with an explicit index; "cuda" becomes the current device."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
 def _gpu_of(values: Iterable[object]) -> int | None:
-    """The number of the GPU of the first tensor or device in `values`: -1 for the CPU, None where there is neither."""
+    """Returns the GPU index of the first tensor or device in `values`: -1 for the CPU, None without either."""
     for value in values:
         if isinstance(value, Tensor):
             return value.get_device()
@@ -110,11 +110,11 @@ def _gpu_of(values: Iterable[object]) -> int | None:
 
 
 def is_hopper(device: torch.device, *, or_newer: bool = False) -> bool:
-    """Whether a device is an NVIDIA card of compute capability 9 or 10: Hopper, or Blackwell for data centres, which
-    has the same shared memory.
+    """True for NVIDIA GPUs of compute capability 9 or 10: Hopper, and data-centre Blackwell, which has the same shared
+    memory size.
 
-    or_newer: capabilities above 10 count too, such as 12 of consumer Blackwell: they have the tensor memory
-    accelerator, and less than half of the shared memory. False for AMD cards, whose numbers mean other things.
+    or_newer: also accept capabilities above 10, such as 12 (consumer Blackwell), which have the tensor memory
+    accelerator but less than half of the shared memory. False for AMD GPUs, whose capability numbers differ.
     """
     if device.type != "cuda" or torch.version.hip:
         return False

@@ -1,7 +1,7 @@
-"""Where voxels are: resolution, bounds, and the voxel, grid and world frames, each stated once.
+"""Voxel grid geometry: resolution, bounds, grid and world frames, and conversion between z-up and y-up.
 
-Voxel (i, j, k) covers [i, i+1) x [j, j+1) x [k, k+1) in grid units and its centre is at +0.5.
-world = origin + grid * voxel_size. The model's frame is z-up, glTF's and other programs' is often y-up.
+Voxel (i, j, k) covers [i, i+1) x [j, j+1) x [k, k+1) in grid units; its centre is at +0.5.
+world = origin + grid * voxel_size. World space is z-up; glTF and many programs are y-up.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Vector3 = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Grid:
-    """An axis-aligned box of voxels.
+    """An axis-aligned voxel grid.
 
-    shape: voxels along x, y, z.  origin: world position of the corner of voxel (0, 0, 0).
+    shape: voxel counts along x, y, z.  origin: world position of the corner of voxel (0, 0, 0).
     voxel_size: world units along x, y, z.
     """
 
@@ -32,41 +32,41 @@ class Grid:
 
     @classmethod
     def cube(cls, resolution: int) -> Grid:
-        """The model's grid: `resolution` voxels a side over [-0.5, 0.5]^3."""
+        """Returns the grid of the models: `resolution` voxels per side over [-0.5, 0.5]^3."""
         return cls((resolution,) * 3, (-0.5,) * 3, (1.0 / resolution,) * 3)
 
     @classmethod
     def fit(cls, low: Vector3, high: Vector3, shape: tuple[int, int, int]) -> Grid:
-        """`shape` voxels over the world box from `low` to `high`."""
+        """Returns the grid of `shape` voxels over the world box from `low` to `high`."""
         return cls(
             tuple(shape), tuple(low), tuple((far - near) / n for near, far, n in zip(low, high, shape, strict=True))
         )
 
     @property
     def high(self) -> Vector3:
-        """World position of the far corner."""
+        """World position of the high corner."""
         return tuple(o + n * s for o, n, s in zip(self.origin, self.shape, self.voxel_size, strict=True))
 
     def to_world(self, points: Tensor) -> Tensor:
-        """Grid units [..., 3] to world units [..., 3], float."""
+        """Converts points [..., 3] float from grid to world units."""
         return points * points.new_tensor(self.voxel_size) + points.new_tensor(self.origin)
 
     def to_grid(self, points: Tensor) -> Tensor:
-        """World units [..., 3] to grid units [..., 3], float."""
+        """Converts points [..., 3] float from world to grid units."""
         return (points - points.new_tensor(self.origin)) / points.new_tensor(self.voxel_size)
 
     def centers(self, coords: Tensor) -> Tensor:
-        """World positions [N, 3] float32 of the centres of voxels `coords` [N, 3] int."""
+        """Returns the voxel centres [N, 3] float32, world units, of `coords` [N, 3] int."""
         return self.to_world(coords.to(torch.float32) + 0.5)
 
 
 def to_y_up(vectors: Tensor) -> Tensor:
-    """Positions or directions [N, 3], any dtype, from the z-up frame to glTF's y-up one: (x, y, z) to (x, z, -y)."""
+    """Rotates vectors [N, 3], any dtype, from the z-up frame to glTF's y-up frame: (x, y, z) to (x, z, -y)."""
     x, y, z = vectors.unbind(1)
     return torch.stack([x, z, -y], dim=1)
 
 
 def to_z_up(vectors: Tensor) -> Tensor:
-    """Positions or directions [N, 3], any dtype, from glTF's y-up frame to the z-up one: (x, y, z) to (x, -z, y)."""
+    """Rotates vectors [N, 3], any dtype, from glTF's y-up frame to the z-up frame: (x, y, z) to (x, -z, y)."""
     x, y, z = vectors.unbind(1)
     return torch.stack([x, -z, y], dim=1)

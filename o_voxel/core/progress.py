@@ -1,6 +1,6 @@
-"""Progress callbacks, and how to scale them for parts of a computation.
+"""Progress callbacks, and adapters that map a subtask's progress into its parent's.
 
-A callback takes the fraction done, 0 to 1, and cancels the computation by raising.
+A callback receives the fraction done, 0 to 1; it may raise to cancel the work.
 """
 
 from __future__ import annotations
@@ -8,27 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[float], None]
-# stage name, fraction of that stage
+# (stage, fraction of the stage)
 StageProgress = Callable[[str, float], None]
 
 
 def silent(fraction: float) -> None:
-    """Ignores progress."""
-
-
-def silent_stages(stage: str, fraction: float) -> None:
-    """Ignores progress of a computation in stages."""
+    """A progress callback that does nothing."""
 
 
 def scaled(progress: Progress | None, start: float, share: float) -> Progress:
-    """Returns the callback for a part that begins at the fraction `start` and is `share` of the whole."""
+    """Returns a callback for a subtask that spans [start, start + share] of the parent's progress."""
     if progress is None:
         return silent
     return lambda fraction: progress(start + share * fraction)
 
 
 def staged(progress: StageProgress | None, stage: str) -> Progress:
-    """Returns the callback for one stage."""
+    """Returns the progress callback of one stage."""
     if progress is None:
         return silent
     return lambda fraction: progress(stage, fraction)

@@ -1,8 +1,8 @@
-"""Files. Voxels as .vxz, .npz or .ply, which the original, microsoft/TRELLIS.2's o_voxel, reads and writes too.
+"""Voxel file formats .vxz, .npz and .ply, compatible with the original, microsoft/TRELLIS.2's o_voxel.
 
-Meshes are read by `mesh_files` and written by `save`.
-`read_voxels` and `write_voxels` go by the suffix; `iter_vxz` reads a chunk at a time. Malformed files raise ValueError
-with the file's name and the fault, in bounded memory; a file is written whole or not at all.
+`read_voxels` and `write_voxels` choose the format by suffix; `read_vxz_header` reads a .vxz file's voxel count, layout
+and attributes without decoding it. Malformed files raise ValueError with the file name and the fault, in bounded
+memory; writes are atomic. Mesh files: see `files.meshes`.
 """
 
 from ..core.atomic_io import MAX_BYTES
@@ -11,7 +11,7 @@ from .voxels.ply import read_ply, write_ply
 from .voxels.read_write import read_voxels, write_voxels
 from .voxels.records import VoxelRecords, dual_grid_to_records, field_to_records, records_to_dual_grid, records_to_field
 from .voxels.vxz.header import VxzHeader, VxzLayout
-from .voxels.vxz.read_write import iter_vxz, read_vxz, read_vxz_header, write_vxz
+from .voxels.vxz.read_write import read_vxz, read_vxz_header, write_vxz
 
 __all__ = [
     "MAX_BYTES",
@@ -20,7 +20,6 @@ __all__ = [
     "VxzLayout",
     "dual_grid_to_records",
     "field_to_records",
-    "iter_vxz",
     "read_npz",
     "read_ply",
     "read_voxels",

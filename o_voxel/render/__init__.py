@@ -1,11 +1,10 @@
-"""Pictures of meshes and voxels: a small rasterising renderer with a built-in studio, on CPU and GPU."""
+"""A rasterising PBR renderer for meshes and voxels with built-in studio lighting, on CPU and GPU."""
 
 from .camera import Camera
 from .draw import Rendering, Style
-from .image import save_png
 from .light import SoftBox, StudioLight
 from .scene import Scene, mesh_scene, textured_scene, voxel_scene
-from .turntable import contact_sheet, render_mesh, render_turntable, render_voxels
+from .turntable import contact_sheet, render_mesh, render_turntable, save_png
 
 __all__ = [
     "Camera",
@@ -18,7 +17,6 @@ __all__ = [
     "mesh_scene",
     "render_mesh",
     "render_turntable",
-    "render_voxels",
     "save_png",
     "textured_scene",
     "voxel_scene",

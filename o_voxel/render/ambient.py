@@ -1,4 +1,4 @@
-"""How much of the room's light the surroundings keep from a point, from the depths of the picture alone."""
+"""Screen-space ambient occlusion (SSAO) from the depth buffer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .vectors import dot, for_each, spans
 TAPS = 16
 REACH = 0.22  # of the subject's radius
 STRENGTH = 2.0
-BIAS = 0.06  # a flat surface must not shade itself
+BIAS = 0.06  # avoids self-occlusion of flat surfaces
 GOLDEN_TURN = 0.618034
-BLUR = 4  # pixels a side: the tap pattern turns over as many
+BLUR = 4  # pixels per side of the blur, and of the tile of tap rotations
 
 
 def occlusion_reach(radius: float) -> float:
-    """How far surroundings matter, world units, for a subject of this radius."""
+    """Returns the maximum occluder distance, world units, for a subject of this radius."""
     return radius * REACH
 
 
 def occlusion(depth: Tensor, normal: Tensor, view: View, reach: float) -> Tensor:
-    """Light left [H, W] float32 in (0, 1] at each pixel, 1 where empty; grainy, for `smoothed`.
+    """Computes visibility [H, W] float32 in (0, 1] per pixel, 1 where empty; noisy, to be filtered by `smoothed`.
 
-    depth: [H, W] along the sight, inf where empty.  normal: [3, H, W] world.
-    Each of TAPS nearby pixels that rises above the tangent plane within `reach` takes some. Deterministic.
+    depth: [H, W] float32 along the line of sight, inf where empty.  normal: [3, H, W] float32, world.
+    Each of TAPS nearby pixels above the tangent plane and within `reach`, world units, occludes. Deterministic.
     """
     normals, flat = normal.flatten(1), depth.flatten()
     left = torch.ones_like(flat)
@@ -35,25 +35,25 @@ def occlusion(depth: Tensor, normal: Tensor, view: View, reach: float) -> Tensor
 
     def take(span: slice) -> None:
         pixel = covered[span]
-        normal = view.turned(normals.index_select(1, pixel))
-        left.index_copy_(0, pixel, _open_share(flat, normal, pixel, tuple(depth.shape), view, reach))
+        normal = view.rotate_to_eye(normals.index_select(1, pixel))
+        left.index_copy_(0, pixel, _visibility(flat, normal, pixel, tuple(depth.shape), view, reach))
 
     for_each(spans(len(covered), depth.device), depth.device, take)
     return left.view(depth.shape)
 
 
 def _eye_position(depth: Tensor, x: Tensor, y: Tensor, size: tuple[int, int], view: View) -> Tensor:
-    """Positions [3, N] in the eye's frame of pixels x, y [N] int at `depth` [N]."""
+    """Unprojects pixels x, y [N] int at `depth` [N] to eye-space positions [3, N]."""
     height, width = size
     spread = torch.ones_like(depth) if view.orthographic else depth
     across, upward = (2 * x + 1) / width - 1, 1 - (2 * y + 1) / height
     return torch.stack((across * spread / view.scale[0], upward * spread / view.scale[1], depth))
 
 
-def _open_share(
+def _visibility(
     depth: Tensor, normal: Tensor, pixel: Tensor, size: tuple[int, int], view: View, reach: float
 ) -> Tensor:
-    """Light left [N] at `pixel` [N] of the flat depth picture, whose normals in the eye's frame are [3, N]."""
+    """Computes visibility [N] at `pixel` [N] int64 of `depth` [H W], with eye-space normals [3, N]."""
     height, width = size
     x, y = pixel % width, pixel // width
     here = _eye_position(depth.index_select(0, pixel), x, y, size, view)
@@ -76,7 +76,7 @@ def _open_share(
 
 
 def smoothed(values: Tensor, depth: Tensor, reach: float, rows: slice) -> Tensor:
-    """The mean [rows, W] of `values` [H, W] over BLUR x BLUR pixels of about the same `depth` [H, W]; 1 where empty."""
+    """Box-filters `values` [H, W] over BLUR x BLUR pixels of similar `depth` [H, W]: [rows, W]; 1 where empty."""
     height, width = depth.shape
     total, weight = torch.zeros_like(values[rows]), torch.zeros_like(values[rows])
     for down in range(-(BLUR // 2), BLUR - BLUR // 2):

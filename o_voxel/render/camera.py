@@ -1,4 +1,4 @@
-"""Where the picture is taken from: an orbit round the subject, z up."""
+"""Orbit camera, z up: view and projection transforms."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from ..core.grid import Vector3
 from .vectors import column, dot, unit
 
-FIT_MARGIN = 1.06  # auto-fit leaves this much room round the subject
-NEAREST = 1e-3  # of the distance: the near plane of a camera inside the subject
+FIT_MARGIN = 1.06  # margin of the automatic camera distance
+NEAREST = 1e-3  # fraction of the distance: near plane of a camera inside the subject
 RIM_POINTS = 64
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """An upright cylinder round the subject, in world units: what it needs of the picture at any yaw."""
+    """Vertical bounding cylinder of the subject, world units; it covers the subject at any yaw."""
 
     center: Vector3
     cylinder_radius: float
@@ -26,12 +26,12 @@ class Bounds:
 
     @property
     def radius(self) -> float:
-        """Of the ball round the cylinder."""
+        """Radius of the cylinder's bounding sphere."""
         return hypot(self.cylinder_radius, self.half_height)
 
     @classmethod
     def around(cls, points: Tensor) -> Bounds:
-        """The cylinder centred on the box of `points` [N, 3] that holds them; the unit cube's when there are none."""
+        """Returns the cylinder around `points` [N, 3], centred on their bounding box; the unit cube's if N = 0."""
         if not len(points):
             return cls((0.0, 0.0, 0.0), 0.5**0.5, 0.5)
         low, high = points.amin(dim=0), points.amax(dim=0)
@@ -42,11 +42,11 @@ class Bounds:
 
 @dataclass(frozen=True)
 class View:
-    """A camera before a subject. Rows are plain floats, so that they go to any device.
+    """Camera frame and projection. Vectors are plain floats, independent of the device.
 
-    position: of the eye.  right, up, back: world directions of the picture's axes; back points at the eye.
-    scale: NDC per tangent (perspective) or per world unit (orthographic), horizontally and vertically.
-    near, far: distances along the line of sight.
+    position: eye, world.  right, up, back: world directions of the image axes; back points from the scene to the eye.
+    scale: NDC per tangent (perspective) or per world unit (orthographic), horizontal and vertical.
+    near, far: distances along the line of sight, world units.
     """
 
     position: Vector3
@@ -59,17 +59,17 @@ class View:
     orthographic: bool
 
     def to_eye(self, points: Tensor) -> Tensor:
-        """World [3, N] to the eye's frame [3, N]: right, up, and distance along the line of sight."""
-        return self.turned(points - column(self.position, points))
+        """Transforms world points [3, N] to eye space [3, N]: right, up, and distance along the line of sight."""
+        return self.rotate_to_eye(points - column(self.position, points))
 
-    def turned(self, directions: Tensor) -> Tensor:
-        """World directions [3, N] in the eye's frame [3, N]."""
+    def rotate_to_eye(self, directions: Tensor) -> Tensor:
+        """Rotates world directions [3, N] to eye space [3, N]."""
         axes = (self.right, self.up, tuple(-b for b in self.back))
-        # Not a matmul: TF32 on a GPU would move the vertices.
+        # No matmul: TF32 on a GPU would perturb the vertices.
         return torch.stack([dot(column(axis, directions), directions) for axis in axes])
 
     def to_clip(self, points: Tensor) -> Tensor:
-        """World [V, 3] to OpenGL clip space [V, 4], for `rasterize`."""
+        """Transforms world points [V, 3] to OpenGL clip space [V, 4], for `rasterize`."""
         x, y, distance = self.to_eye(points.T)
         span = self.far - self.near
         if self.orthographic:
@@ -79,13 +79,13 @@ class View:
         return torch.stack((x * self.scale[0], y * self.scale[1], z, w), dim=1)
 
     def towards_eye(self, points: Tensor) -> Tensor:
-        """Unit directions [3, N] from world points [3, N] to the eye."""
+        """Returns unit directions [3, N] from world points [3, N] to the eye."""
         if self.orthographic:
             return column(self.back, points).expand_as(points)
         return unit(column(self.position, points) - points)
 
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """World to eye and eye to clip, each [4, 4] float64, for column vectors; OpenGL's convention (sight on -z)."""
+        """Returns the OpenGL view and projection matrices, each [4, 4] float64, for column vectors (view along -z)."""
         view = torch.eye(4, dtype=torch.float64)
         view[:3, :3] = torch.tensor([self.right, self.up, self.back], dtype=torch.float64)
         view[:3, 3] = -view[:3, :3] @ torch.tensor(self.position, dtype=torch.float64)
@@ -100,12 +100,12 @@ class View:
 
 @dataclass(frozen=True)
 class Camera:
-    """An orbit camera in a z-up world. At yaw 0 it stands on the -y side and looks along +y: the front of the model.
+    """An orbit camera in a z-up world. At yaw 0 it is on the -y side and looks along +y, at the front of the model.
 
-    yaw_deg: round the vertical, counter-clockwise seen from above; 90 looks from +x.  pitch_deg: up from the
+    yaw_deg: around the vertical, counter-clockwise seen from above; 90 looks from +x.  pitch_deg: elevation above the
     horizon, -90 to 90.  distance: world units from the target to the eye, or None to fit the subject at any yaw.
-    fov_deg: of the picture's shorter side.  target: world point in the middle, or None for the subject's centre.
-    orthographic: parallel sight, with the same width as the perspective picture has at the target.
+    fov_deg: field of view of the shorter image side.  target: world point at the image centre, or None for the
+    subject's centre.  orthographic: parallel projection, as wide as the perspective image is at the target.
     """
 
     yaw_deg: float = 30.0
@@ -124,7 +124,7 @@ class Camera:
             raise ValueError(f"Camera.distance: expected a positive distance or None, got {self.distance}")
 
     def view(self, subject: Bounds, size: tuple[int, int]) -> View:
-        """This camera before `subject`, for a picture of (H, W) pixels. All of the subject is between near and far."""
+        """Returns the view of `subject` for `size` (H, W) pixels; the near and far planes enclose the subject."""
         yaw, pitch, half = radians(self.yaw_deg), radians(self.pitch_deg), radians(self.fov_deg) / 2
         back = (sin(yaw) * cos(pitch), -cos(yaw) * cos(pitch), sin(pitch))
         right = (cos(yaw), sin(yaw), 0.0)
@@ -140,7 +140,7 @@ class Camera:
         return View(position, right, up, back, scale, near, max(depth + reach, near + reach), self.orthographic)
 
     def _fit(self, subject: Bounds, tangents: tuple[float, float]) -> float:
-        """The least distance from which the rims of the subject's cylinder are in the picture, plus FIT_MARGIN."""
+        """Returns the smallest distance at which the cylinder's rims are in the image, with FIT_MARGIN."""
         pitch, distance = radians(self.pitch_deg), 0.0
         for step in range(RIM_POINTS):
             x, y = (subject.cylinder_radius * f(2 * pi * step / RIM_POINTS) for f in (cos, sin))

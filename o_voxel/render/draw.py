@@ -1,4 +1,4 @@
-"""A scene and a camera to a picture: rasterise, shade what is seen, average the samples of each pixel."""
+"""Renders a scene: rasterisation, deferred PBR shading, supersampling resolve, ambient occlusion, compositing."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .scene import Scene
 from .shade import shade_pbr, tone_map
 from .vectors import bands, cross, dot, for_each, spans, unit
 
-CREASE_COS = 0.77  # a corner whose direction is more than about 40 degrees off its face is an edge, not a curve
+CREASE_COS = 0.77  # a vertex normal more than about 40 degrees off the face normal marks a crease
 PAPER_TOP, PAPER_BOTTOM, VIGNETTE = 0.90, 0.80, 0.10  # sRGB
 PAPER_TINT = (0.985, 0.995, 1.01)
 
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """A picture, row 0 on top, float32.
+    """Image buffers, row 0 on top, float32.
 
-    color: [H, W, 3] sRGB in [0, 1], over the style's background; straight (not premultiplied) where that is None.
-    alpha: [H, W] coverage in [0, 1].  normal: [H, W, 3] unit world normals that face the eye, 0 where empty.
-    depth: [H, W] world distance along the line of sight, of the nearest sample; inf where empty.
+    color: [H, W, 3] sRGB in [0, 1], over the style's background; without one, straight (not premultiplied) alpha.
+    alpha: [H, W] coverage in [0, 1].  normal: [H, W, 3] unit world normals facing the eye, 0 where empty.
+    depth: [H, W] distance of the nearest sample along the line of sight, world units; inf where empty.
     """
 
     color: Tensor
@@ -44,9 +44,9 @@ class Rendering:
 class Style:
     """background: "studio" (a soft grey gradient), an sRGB colour in [0, 1], or None for transparent.
 
-    supersample: samples along each side of a pixel.  smooth: vertex normals, with creases kept; False shows faces.
-    occlusion: darken corners.  ground: a soft shadow on the paper below, where there is a background.
-    backend: the rasteriser's, see `rasterize`.
+    supersample: samples per pixel along each axis.  smooth: smooth shading that preserves creases; False: flat.
+    occlusion: screen-space ambient occlusion.  ground: soft ground shadow, if there is a background.
+    backend: of `rasterize`.
     """
 
     background: str | Vector3 | None = "studio"
@@ -65,31 +65,33 @@ class Style:
 
 @torch.no_grad()
 def draw(scene: Scene, camera: Camera, size: tuple[int, int], light: StudioLight, style: Style) -> Rendering:
-    """One view of a scene, (H, W) pixels, on the scene's device. Deterministic.
+    """Renders a scene to [H, W] pixels, `size` (H, W), on its device. Deterministic; no gradients.
 
-    Translucent surfaces (alpha below 1) let the background through; those of a `textured_scene` also let through the
-    nearest opaque surface behind them. No gradients.
+    Translucent surfaces (alpha below 1) are blended over the background; those of a `textured_scene` also over the
+    nearest opaque surface behind them.
     """
     view, side, device = camera.view(scene.bounds, size), style.supersample, scene.vertices.device
     samples = (size[0] * side, size[1] * side)
     clip = view.to_clip(scene.vertices)
     raster = rasterize(clip, scene.faces, samples, backend=style.backend)
     layers = _shade_samples(scene, raster, view, light, camera.yaw_deg)
-    if scene.surface_materials is not None and bool(scene.surface_materials.clear.any()):
-        solid = (~scene.surface_materials.clear).nonzero().flatten()
+    if scene.surface_materials is not None and bool(scene.surface_materials.translucent.any()):
+        solid = (~scene.surface_materials.translucent).nonzero().flatten()
         raster = rasterize(clip, scene.faces[solid], samples, backend=style.backend)
-        face = torch.cat((solid, solid.new_tensor([-1])))[raster.face.long()]  # -1, empty, reads the last row: -1
+        face = torch.cat((solid, solid.new_tensor([-1])))[
+            raster.face.long()
+        ]  # face -1 (empty) indexes the last entry: -1
         behind = _shade_samples(scene, replace(raster, face=face), view, light, camera.yaw_deg)
         through = 1 - layers[1]
         layers = (layers[0] + through * behind[0], layers[1] + through * behind[1], *layers[2:])
     color, alpha, normal, depth = _resolve(layers, size, side)
     reach = occlusion_reach(scene.bounds.radius)
-    light_left = occlusion(depth, normal, view, reach) if style.occlusion else None
+    visibility = occlusion(depth, normal, view, reach) if style.occlusion else None
 
     def compose(rows: slice) -> None:
         part = color[:, rows]
-        if light_left is not None:
-            part = part * smoothed(light_left, depth, reach, rows)
+        if visibility is not None:
+            part = part * smoothed(visibility, depth, reach, rows)
         if style.background is None:
             part = part / alpha[rows].clamp(min=1e-6)
         else:
@@ -106,7 +108,7 @@ def draw(scene: Scene, camera: Camera, size: tuple[int, int], light: StudioLight
 def _shade_samples(
     scene: Scene, raster: Raster, view: View, light: StudioLight, yaw_deg: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every sample: display-linear premultiplied colour [3, S], alpha [1, S], world normal [3, S], depth [1, S]."""
+    """Shades S samples: premultiplied tone-mapped linear colour [3, S], alpha [1, S], normal [3, S], depth [1, S]."""
     face, bary = raster.face.flatten(), raster.bary.view(-1, 3)
     color, alpha, normals, depth = (bary.new_zeros(channels, len(face)) for channels in (3, 1, 3, 1))
     depth.fill_(torch.inf)
@@ -118,7 +120,7 @@ def _shade_samples(
             scene, face.index_select(0, pixel), bary.index_select(0, pixel).T.contiguous(), view
         )
         towards_eye = view.towards_eye(position)
-        normal = _facing(normal, towards_eye)
+        normal = _towards_silhouette(normal, towards_eye)
         shaded = tone_map(shade_pbr(light, yaw_deg, normal, towards_eye, to_linear(base), rest[:2]))
         distance = view.to_eye(position)[2:]
         for layer, values in ((color, shaded * rest[2:]), (alpha, rest[2:]), (normals, normal), (depth, distance)):
@@ -131,7 +133,7 @@ def _shade_samples(
 def _resolve(
     layers: tuple[Tensor, Tensor, Tensor, Tensor], size: tuple[int, int], side: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`_shade_samples`, side x side a pixel, to pixels: mean colour [3, H, W] and alpha [H, W], normal, least depth."""
+    """Resolves side x side samples: mean colour [3, H, W], alpha [H, W], normal [3, H, W], minimum depth [H, W]."""
     height, width = size
     blocks = [layer.view(-1, height, side, width, side) for layer in layers]
     color, alpha, normal, depth = (torch.empty_like(block[:, :, 0, :, 0]) for block in blocks)
@@ -147,7 +149,7 @@ def _resolve(
 
 
 def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Position, normal, base colour, and metallic, roughness and alpha, at `bary` in `face` [P]; all but it [3, P]."""
+    """Returns position, normal, base colour and (metallic, roughness, alpha), each [3, P], at `bary` in `face` [P]."""
     rows = scene.faces.index_select(0, face).T.contiguous()
     a, b, c = corners = [scene.vertices.index_select(0, row).T.contiguous() for row in rows]
     position = _blend(corners, bary)
@@ -169,17 +171,17 @@ def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tens
 
 
 def _blend(corners: Sequence[Tensor], bary: Tensor) -> Tensor:
-    """Values [C, P] at `bary` [3, P] between those of three corners, each [C, P]."""
+    """Interpolates the values [C, P] of three corners at `bary` [3, P]."""
     return corners[0] * bary[0] + corners[1] * bary[1] + corners[2] * bary[2]
 
 
-def _facing(normal: Tensor, towards_eye: Tensor) -> Tensor:
-    """Smooth normals [3, P] bent back to the outline: near it the curve turns away before its faces do."""
+def _towards_silhouette(normal: Tensor, towards_eye: Tensor) -> Tensor:
+    """Bends normals [3, P] that face away from the eye back to the silhouette (smooth normals near the outline)."""
     return unit(normal - dot(normal, towards_eye).clamp(max=0) * towards_eye)
 
 
 def _background(background: str | Vector3, size: tuple[int, int], rows: slice, like: Tensor) -> Tensor:
-    """Linear RGB [3, rows, W]: a colour, or the studio's paper, lighter above and darker to the corners."""
+    """Returns the background, linear RGB [3, rows, W]: a colour, or the studio gradient with vignette."""
     if background != "studio":
         return to_linear(like.new_tensor(background))[:, None, None]
     row, column = (torch.arange(n, dtype=like.dtype, device=like.device) for n in size)
@@ -187,6 +189,6 @@ def _background(background: str | Vector3, size: tuple[int, int], rows: slice, l
     fall, x = (row + 0.5) / size[0], (2 * column + 1) / size[1] - 1
     paper = PAPER_TOP + (PAPER_BOTTOM - PAPER_TOP) * fall * fall * (3 - 2 * fall)
     paper = paper * (1 - VIGNETTE * (x * x + (2 * fall - 1) ** 2) / 2)
-    # Half a step of noise (J. Jimenez' interleaved gradient noise), or 8 bits show the gradient as rings.
+    # Dither by half a step (J. Jimenez' interleaved gradient noise), to avoid banding in 8 bits.
     noise = (52.9829189 * (0.00583715 * row + 0.06711056 * column).frac()).frac()
     return to_linear(paper + (noise - 0.5) / 255) * like.new_tensor(PAPER_TINT)[:, None, None]

@@ -1,4 +1,4 @@
-"""The soft shadow that the subject throws on the paper it stands on."""
+"""Soft contact shadow on the ground plane, from a height map of the subject seen from below."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from ..ops.raster import rasterize
 from .camera import Bounds, View
 
 SIDE = 256
-REACH = 1.75  # half the shadow picture's side over the subject's girth
-# Light comes from all round above: what is near the ground darkens it much and sharply, what is high little and wide.
-# Each layer: fades with this height, blurred by this deviation (both over the subject's girth), at this strength.
+REACH = 1.75  # half the shadow map's side / cylinder radius
+# Ambient light from above: geometry near the ground casts a dark, sharp shadow, high geometry a light, wide one.
+# Per layer: falloff height, blur standard deviation (both / cylinder radius), strength.
 LAYERS = ((0.05, 0.025, 0.42), (0.20, 0.09, 0.34), (0.90, 0.24, 0.34))
 
 
 def ground_shadow(vertices: Tensor, faces: Tensor, bounds: Bounds) -> Tensor:
-    """Darkness [SIDE, SIDE] float32 in [0, 1] of the ground under a mesh: REACH girths round its centre, +y on top."""
+    """Computes the ground shadow [SIDE, SIDE] float32 in [0, 1] of `vertices` [V, 3] and `faces` [F, 3]; +y on top.
+
+    Covers REACH cylinder radii around the centre of `bounds`.
+    """
     x, y, z = bounds.center
     low, reach, height = z - bounds.half_height, bounds.cylinder_radius * REACH, 2 * bounds.half_height
     offset = vertices - vertices.new_tensor([x, y, low])
@@ -34,7 +37,7 @@ def ground_shadow(vertices: Tensor, faces: Tensor, bounds: Bounds) -> Tensor:
 
 
 def _blurred(image: Tensor, deviation: float) -> Tensor:
-    """A square image [S, S] convolved with a Gaussian, `deviation` in pixels; 0 outside."""
+    """Convolves a square image [S, S] with a Gaussian of `deviation` pixels; 0 outside."""
     reach = ceil(3 * deviation)
     weight = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / deviation) ** 2)
     weight = (weight / weight.sum()).to(image)[None, None]
@@ -44,7 +47,7 @@ def _blurred(image: Tensor, deviation: float) -> Tensor:
 
 
 def ground_darkness(shadow: Tensor, bounds: Bounds, view: View, size: tuple[int, int], rows: slice) -> Tensor:
-    """How dark the ground is [rows, W], from `ground_shadow`; 0 where the sight does not meet it. size: (H, W)."""
+    """Projects `shadow` [SIDE, SIDE] of `ground_shadow` to pixels [rows, W]; 0 off the ground plane. size: (H, W)."""
     height, width = size
     x = ((torch.arange(width, device=shadow.device) * 2 + 1) / width - 1) / view.scale[0]
     y = (1 - (torch.arange(height, device=shadow.device)[rows] * 2 + 1) / height) / view.scale[1]

@@ -1,4 +1,4 @@
-"""The built-in studio: three soft boxes in a graded room, in closed form, so that metals have something to mirror."""
+"""Analytic studio lighting: three soft boxes in a gradient environment, with GGX-prefiltered reflections."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from ..core.grid import Vector3
 from .vectors import column, dot
 
-SHARPEST_EDGE = 0.035  # blur of a soft box's rim in a perfect mirror, as a tangent
-BLUR_PER_ALPHA = 1.0  # how far GGX's alpha spreads a reflection, as a tangent
-TERMINATOR = 0.25  # a wide light reaches a little past the horizon of the surface
+SHARPEST_EDGE = 0.035  # blur of a soft box's edge in a perfect mirror, as a tangent
+BLUR_PER_ALPHA = 1.0  # spread of a reflection per GGX alpha, as a tangent
+TERMINATOR = 0.25  # a wide light reaches slightly past the surface's horizon
 
 
 @dataclass(frozen=True)
 class SoftBox:
-    """A rectangular light, far away.
+    """A rectangular light at infinity.
 
-    azimuth_deg: from the camera, positive to the picture's right.  elevation_deg: above the horizon.
-    half_width, half_height: tangents of its half angles.  color: linear RGB.  intensity: radiance, 1 is paper white.
+    azimuth_deg: from the camera, positive to the right of the image.  elevation_deg: above the horizon.
+    half_width, half_height: tangents of the half angles.  color: linear RGB.  intensity: radiance, 1 is paper white.
     """
 
     azimuth_deg: float
@@ -33,12 +33,12 @@ class SoftBox:
 
     @property
     def solid_angle(self) -> float:
-        """In steradians."""
+        """Solid angle, steradians."""
         a, b = self.half_width, self.half_height
         return 4 * asin(a * b / ((1 + a * a) * (1 + b * b)) ** 0.5)
 
     def axes(self, yaw_deg: float) -> tuple[Vector3, Vector3, Vector3]:
-        """World directions towards the light, along its width and along its height, for a camera at `yaw_deg`."""
+        """Returns world directions to the light, along its width and along its height, for a camera at `yaw_deg`."""
         turn, rise = radians(yaw_deg + self.azimuth_deg), radians(self.elevation_deg)
         towards = (sin(turn) * cos(rise), -cos(turn) * cos(rise), sin(rise))
         return towards, (cos(turn), sin(turn), 0.0), (-sin(turn) * sin(rise), cos(turn) * sin(rise), cos(rise))
@@ -46,10 +46,10 @@ class SoftBox:
 
 @dataclass(frozen=True)
 class StudioLight:
-    """A studio that turns with the camera's yaw, so that every side of a turntable is lit alike.
+    """Studio lights that follow the camera's yaw, so that all turntable views are lit alike.
 
-    key, fill, rim: the lights.  sky, horizon, ground: linear RGB radiance of the room at the top, middle and bottom.
-    exposure: factor on everything.
+    key, fill, rim: soft boxes.  sky, horizon, ground: linear RGB radiance of the environment above, level and below.
+    exposure: global factor.
     """
 
     key: SoftBox = SoftBox(-42, 42, 0.50, 0.62, (1.0, 0.96, 0.90), 3.2)
@@ -66,8 +66,8 @@ class StudioLight:
         return self.key, self.fill, self.rim
 
 
-def _room(light: StudioLight, height: Tensor, softness: Tensor | float) -> Tensor:
-    """Radiance [3, N] of the room without its lights towards directions of z `height` [N], blurred by `softness`."""
+def _environment(light: StudioLight, height: Tensor, softness: Tensor | float) -> Tensor:
+    """Environment radiance [3, N] without soft boxes, in directions of z `height` [N], blurred by `softness`."""
     level = height * (height * height + softness * softness).rsqrt()
     sky, horizon, ground = (column(color, height) for color in (light.sky, light.horizon, light.ground))
     above, below = level.clamp(min=0) ** 2, level.clamp(max=0) ** 2
@@ -75,18 +75,18 @@ def _room(light: StudioLight, height: Tensor, softness: Tensor | float) -> Tenso
 
 
 def _edge_pair(tangent: Tensor, half: float, scale: Tensor) -> Tensor:
-    """A box of half-width `half` blurred by a logistic bell of deviation pi / (scale sqrt 3), at `tangent`; all [N]."""
+    """Box of half-width `half`, blurred by a logistic of deviation pi / (scale sqrt 3), at `tangent`; all [N]."""
     return torch.sigmoid((tangent + half) * scale) - torch.sigmoid((tangent - half) * scale)
 
 
 def radiance(light: StudioLight, yaw_deg: float, direction: Tensor, roughness: Tensor) -> Tensor:
-    """What a reflection sees [3, N] linear RGB: unit world directions [3, N], GGX roughness [N] in 0 to 1.
+    """Computes prefiltered radiance [3, N], linear RGB, for unit world `direction` [3, N] and GGX `roughness` [N].
 
-    The room and its lights are blurred as wide as a GGX lobe is: a box convolved with a bell in the light's tangent
-    plane keeps its energy. The roughest lobes, wider than a tangent plane, turn into the irradiance.
+    Environment and lights are blurred by the width of the GGX lobe; convolving a box in the light's tangent plane
+    conserves its energy. roughness is in 0 to 1; the roughest lobes, wider than a tangent plane, blend to irradiance.
     """
     alpha = roughness * roughness
-    result = _room(light, direction[2], 0.12 + alpha)
+    result = _environment(light, direction[2], 0.12 + alpha)
     scale = pi / 3**0.5 / (SHARPEST_EDGE + BLUR_PER_ALPHA * alpha)
     for box in light.boxes:
         facing, across, along = (dot(column(axis, direction), direction) for axis in box.axes(yaw_deg))
@@ -98,8 +98,8 @@ def radiance(light: StudioLight, yaw_deg: float, direction: Tensor, roughness: T
 
 
 def irradiance(light: StudioLight, yaw_deg: float, normal: Tensor) -> Tensor:
-    """Light on a surface over pi [3, N] linear RGB, for unit world normals [3, N]: white paper's colour."""
-    result = _room(light, normal[2], 1.0)
+    """Computes irradiance / pi [3, N], linear RGB, for unit world normals [3, N]: the radiance of white paper."""
+    result = _environment(light, normal[2], 1.0)
     for box in light.boxes:
         facing = dot(column(box.axes(yaw_deg)[0], normal), normal)
         square = facing * facing + TERMINATOR**2

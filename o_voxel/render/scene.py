@@ -1,4 +1,4 @@
-"""What is drawn: triangles with PBR attributes, made once from a mesh or from voxels, drawn from many views."""
+"""Scenes to render: triangles with PBR attributes, built once from a mesh or voxels, rendered from many views."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .ground import ground_shadow
 from .surface_materials import SurfaceMaterials
 from .vectors import cross, length, spans, unit
 
-CLAY = (0.66, 0.65, 0.635, 0.0, 0.55, 1.0)  # the six PBR channels of what has none
-PLASTIC = (0.0, 0.5, 1.0)  # metallic, roughness, alpha of what has colours alone
-AREA_STEPS = 2.0**50  # fixed point makes sums exact, so the order of a GPU's additions is no matter
+CLAY = (0.66, 0.65, 0.635, 0.0, 0.55, 1.0)  # PBR channels of a subject without materials
+PLASTIC = (0.0, 0.5, 1.0)  # metallic, roughness, alpha of a subject with colours only
+AREA_STEPS = 2.0**50  # fixed-point sums are exact, so independent of the GPU's order of additions
 SQUARINGS = 4
-SURE = 0.85  # squared norm over squared trace: 1 for one direction, 1/2 for two alike
+DOMINANT = 0.85  # squared norm / squared trace: 1 for one dominant direction, 1/2 for two equal ones
 
-# Corners of a voxel's side seen from outside, counter-clockwise, by direction: +x, -x, +y, -y, +z, -z.
+# (direction, corners counter-clockwise from outside) of a voxel's faces: +x, -x, +y, -y, +z, -z.
 SIDES = (
     ((1, 0, 0), ((1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 0, 1))),
     ((-1, 0, 0), ((0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0))),
@@ -37,9 +37,9 @@ SIDES = (
 class Scene:
     """vertices [V, 3] float32 world.  faces [F, 3].  attrs [A, 6] float32, PBR_CHANNELS in [0, 1], base colour sRGB.
 
-    owner: [F] int64, the row of `attrs` of each face, or None: attrs are by vertex.  normals: [V, 3] unit directions
-    of either sign, or None for flat shading.  shadow: [S, S] float32, see `ground_shadow`.  bounds: what the camera
-    fits.  paint: materials and textures instead of `attrs`, which is then empty.
+    owner: [F] int64, row of `attrs` per face, or None for vertex attributes.  normals: [V, 3] unit axes of either
+    sign, or None for flat shading.  shadow: [S, S] float32, see `ground_shadow`.  bounds: used to fit the camera.
+    surface_materials: materials and textures in place of `attrs`, which is then empty.
     """
 
     vertices: Tensor
@@ -56,9 +56,9 @@ class Scene:
 def mesh_scene(
     mesh: Mesh, *, colors: Tensor | None = None, material: Tensor | None = None, smooth: bool = True
 ) -> Scene:
-    """A mesh with vertex `colors` [V, 3] sRGB, or vertex `material` [V, 6] PBR_CHANNELS, or neither: clay.
+    """Builds a scene of a mesh with vertex `colors` [V, 3] sRGB, `material` [V, 6] PBR_CHANNELS, or neither (clay).
 
-    Values are clamped to [0, 1]. Raises ValueError for both, or for vertices that are not finite.
+    Clamps values to [0, 1]. Raises ValueError for both, and for non-finite vertices.
     """
     if colors is not None and material is not None:
         raise ValueError("expected colors or material, got both")
@@ -73,11 +73,10 @@ def mesh_scene(
 
 @torch.no_grad()
 def textured_scene(mesh: TexturedMesh, *, smooth: bool = True, ground: bool = True) -> Scene:
-    """A mesh with its materials: factors, textures and vertex colours; emissive and normal textures are left out.
+    """Builds a scene of a mesh, vertices [V, 3], with factors, textures and vertex colours; no emission or normal maps.
 
-    Of normals, its own are not used: smooth ones are found as for any mesh. ground: False leaves out the shadow, which
-    a picture without background does not show. Raises ValueError for vertices that are not finite or faces that name
-    none.
+    Ignores the mesh's normals; smooth shading uses `axis_normals`. ground: False omits the shadow, which images without
+    background do not show. Raises ValueError for non-finite vertices or face indices out of range.
     """
     scene = _mesh_scene(mesh.mesh, mesh.mesh.vertices.new_empty(0, 6), smooth, ground)
     return replace(scene, surface_materials=SurfaceMaterials.of(mesh))
@@ -87,7 +86,7 @@ def _mesh_scene(mesh: Mesh, attrs: Tensor, smooth: bool, ground: bool = True) ->
     if not bool(torch.isfinite(mesh.vertices).all()):
         raise ValueError("mesh.vertices: expected finite numbers, got NaN or infinity")
     bounds = Bounds.around(mesh.vertices)
-    # Before the faces index anything; rasterising the shadow checks them too.
+    # Check the indices before use; rasterising the shadow also checks them.
     if not ground and len(mesh.faces) and not 0 <= int(mesh.faces.min()) <= int(mesh.faces.max()) < len(mesh.vertices):
         raise ValueError(f"mesh.faces: expected rows of {len(mesh.vertices)} vertices, got some outside")
     shadow = ground_shadow(mesh.vertices, mesh.faces, bounds) if ground else mesh.vertices.new_zeros(1, 1)
@@ -97,9 +96,9 @@ def _mesh_scene(mesh: Mesh, attrs: Tensor, smooth: bool, ground: bool = True) ->
 
 @torch.no_grad()
 def voxel_scene(field: VoxelField, cube: float = 1.0) -> Scene:
-    """Every voxel a cube, less the sides that two voxels share. attrs: 6 channels PBR, 3 sRGB colours, 0 clay.
+    """Builds a scene of cubes without shared faces. field.attrs: [N, 6] PBR, [N, 3] sRGB colours, or [N, 0] clay.
 
-    cube: the side of the cubes in voxels; below 1 they stand apart, with all their sides. Coordinates must not repeat.
+    cube: side of the cubes in voxels; below 1 they are separate and keep all faces. Coordinates must be unique.
     Raises ValueError for another number of channels or a side outside (0, 1].
     """
     coords, device = field.coords, field.coords.device
@@ -124,20 +123,19 @@ def voxel_scene(field: VoxelField, cube: float = 1.0) -> Scene:
     return Scene(vertices, faces, attrs, torch.cat(owner).repeat_interleave(2), None, shadow, bounds)
 
 
-def _attributes(given: Tensor | None, count: int, like: Tensor) -> Tensor:
-    """[count, 6] float32 PBR channels from six, three (colours) or none."""
-    if given is None:
+def _attributes(values: Tensor | None, count: int, like: Tensor) -> Tensor:
+    """Returns PBR channels [count, 6] float32 from `values` [count, 6], [count, 3] (colours) or None."""
+    if values is None:
         return like.new_tensor(CLAY).expand(count, 6)
-    given = given.to(like).nan_to_num(0.0).clamp(0, 1)
-    return given if given.shape[1] == 6 else torch.cat((given, given.new_tensor(PLASTIC).expand(count, 3)), dim=1)
+    values = values.to(like).nan_to_num(0.0).clamp(0, 1)
+    return values if values.shape[1] == 6 else torch.cat((values, values.new_tensor(PLASTIC).expand(count, 3)), dim=1)
 
 
 def axis_normals(mesh: Mesh, radius: float) -> Tensor:
-    """The surface's direction [V, 3] float32 at each vertex, unit length, of either sign; 0 where no face is,
-    or no direction is the main one.
+    """Computes unsigned unit vertex normals [V, 3] float32; 0 for unused vertices and without a dominant direction.
 
-    The main axis of the area-weighted sum of n n^T over the vertex's faces. Unlike a mean of normals it does not
-    depend on the winding, which a dual grid leaves inconsistent. radius: of a ball round the mesh, world units.
+    Principal axis of the area-weighted sum of n n^T over the vertex's faces. Unlike mean normals, it is independent of
+    the winding, which is inconsistent in dual-grid meshes. radius: of the mesh's bounding sphere, world units.
     Deterministic on every device.
     """
     sums = torch.zeros((6, len(mesh.vertices)), dtype=torch.int64, device=mesh.vertices.device)
@@ -155,15 +153,15 @@ def axis_normals(mesh: Mesh, radius: float) -> Tensor:
                 total.index_add_(0, row, term)
     result = torch.empty_like(mesh.vertices)
     for span in spans(len(result), result.device):
-        result[span] = _main_axis(*(total[span].double() for total in sums)).T
+        result[span] = _principal_axis(*(total[span].double() for total in sums)).T
     return result
 
 
-def _main_axis(xx: Tensor, xy: Tensor, xz: Tensor, yy: Tensor, yz: Tensor, zz: Tensor) -> Tensor:
-    """The eigenvector [3, N] float32 of the largest eigenvalue of symmetric matrices, given by entry, each [N].
+def _principal_axis(xx: Tensor, xy: Tensor, xz: Tensor, yy: Tensor, yz: Tensor, zz: Tensor) -> Tensor:
+    """Computes the dominant eigenvector [3, N] float32 of symmetric 3 x 3 matrices, given by entry, each [N] float64.
 
-    Repeated squaring leaves the outer product of that vector with itself; its largest column is taken. Where the next
-    eigenvalue is within about 15 %, as at the corner of a box, no direction is the surface's: 0.
+    Repeated squaring converges to the eigenvector's outer product, whose largest column is taken. If the next
+    eigenvalue is within about 15 %, as at the corner of a box, the result is 0.
     """
     for _ in range(SQUARINGS):
         scale = 1 / (xx + yy + zz).clamp(min=1e-30)
@@ -178,8 +176,8 @@ def _main_axis(xx: Tensor, xy: Tensor, xz: Tensor, yy: Tensor, yz: Tensor, zz: T
         )
     trace = xx + yy + zz
     squares = xx * xx + yy * yy + zz * zz + 2 * (xy * xy + xz * xz + yz * yz)
-    sure = squares > SURE * trace * trace
+    dominant = squares > DOMINANT * trace * trace
     columns = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
     first, second = (xx >= yy) & (xx >= zz), yy >= zz
     axis = torch.stack([torch.where(first, x, torch.where(second, y, z)) for x, y, z in columns])
-    return unit((axis / trace.clamp(min=1e-30) * sure).float())
+    return unit((axis / trace.clamp(min=1e-30) * dominant).float())

@@ -1,4 +1,4 @@
-"""Light to colour: the PBR surface, tone mapping and sRGB. Colours and directions are [3, N], linear RGB."""
+"""PBR shading (Lambert and GGX) and tone mapping. Colours and directions are [3, N] float32; colours linear RGB."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 from .light import StudioLight, irradiance, radiance
 from .vectors import dot
 
-DIELECTRIC = 0.04  # reflectance of a non-metal seen head on, glTF 2.0 appendix B
+DIELECTRIC = 0.04  # normal-incidence reflectance of dielectrics, glTF 2.0 appendix B
 SMOOTHEST = 0.045
 
 
 def tone_map(light: Tensor) -> Tensor:
-    """Unbounded radiance [3, N] to [0, 1] by the Khronos PBR Neutral curve: base colours stay, highlights fold."""
+    """Khronos PBR Neutral tone mapping of radiance [3, N] to [0, 1]: keeps base colours, compresses highlights."""
     start, desaturation = 0.8 - DIELECTRIC, 0.15
     low = light.amin(dim=0)
     color = light - torch.where(low < 0.08, low - 6.25 * low * low, 0.04)
@@ -26,7 +26,7 @@ def tone_map(light: Tensor) -> Tensor:
 
 
 def specular_scale_bias(roughness: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor]:
-    """GGX reflection under even light is f0 * scale + bias, each [N], for roughness and n.v [N].
+    """Returns split-sum scale and bias, each [N], for roughness [N] and n.v [N]: GGX albedo = f0 * scale + bias.
 
     B. Karis' fit of the split-sum table (Physically Based Shading on Mobile, 2014).
     """
@@ -36,7 +36,7 @@ def specular_scale_bias(roughness: Tensor, cosine: Tensor) -> tuple[Tensor, Tens
 
 
 def _reflected(f0: Tensor | float, scale: Tensor, bias: Tensor) -> Tensor:
-    """Share of even light that GGX reflects, [N] or [3, N]. What is lost between its facets is given back, coloured.
+    """GGX directional albedo [N] or [3, N] with multiple-scattering compensation.
 
     C. Fdez-Aguera, A Multiple-Scattering Microfacet Model for Real-Time Image-based Lighting, 2019; simplified.
     """
@@ -46,9 +46,9 @@ def _reflected(f0: Tensor | float, scale: Tensor, bias: Tensor) -> Tensor:
 def shade_pbr(
     light: StudioLight, yaw_deg: float, normal: Tensor, towards_eye: Tensor, base: Tensor, metal_rough: Tensor
 ) -> Tensor:
-    """Radiance [3, N] of surfaces in the studio: Lambert and GGX, metallic-roughness as glTF 2.0.
+    """Computes radiance [3, N] of glTF 2.0 metallic-roughness surfaces under the studio lights: Lambert and GGX.
 
-    normal, towards_eye: unit world directions [3, N], on the same side.  base: linear [3, N].
+    normal, towards_eye: unit world directions [3, N], in the same hemisphere.  base: linear [3, N].
     metal_rough: [2, N] in [0, 1].
     """
     metallic, roughness = metal_rough[0], metal_rough[1].clamp(SMOOTHEST, 1)

@@ -1,4 +1,4 @@
-"""Materials of a textured mesh, read at points of its faces."""
+"""Evaluates the materials of a textured mesh at points on its faces."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ import torch
 from torch import Tensor
 
 from ..material import TexturedMesh
-from ..ops.voxel_materials.reference import read_texture
-from ..ops.voxel_materials.scene import PBR_SLOTS
-from ..ops.voxel_materials.textures import TextureTable, pack_textures
+from ..ops.texture_sample import PBR_SLOTS, TextureTable, pack_textures, texture_sample
 
 
 @dataclass(frozen=True, eq=False)
 class SurfaceMaterials:
-    """F faces, M materials. Textures are read at full size: the renderer's samples are about as fine as their texels.
+    """F faces, M materials. Textures are sampled at full size: render samples are about as fine as texels.
 
-    material: [F] int64.  factors: [M, 6] float32 PBR_CHANNELS.  clear: [F] bool, faces of translucent materials.
-    cutoff: [M] float32, alpha below it is 0 and above it 1; -1 keeps alpha (BLEND), 0 makes it 1 (OPAQUE).
-    uv: [F, 3, 2] or None.  colors: [F, 3, 4] or None.  tables: the textures.
+    material: [F] int64.  factors: [M, 6] float32 PBR_CHANNELS.  translucent: [F] bool, alpha mode BLEND.
+    cutoff: [M] float32, alpha is 0 below it, else 1; -1 keeps alpha (BLEND), 0 makes it 1 (OPAQUE).
+    uv: [F, 3, 2] or None.  colors: [F, 3, 4] or None.  tables: packed textures.
     """
 
     material: Tensor
     factors: Tensor
-    clear: Tensor
+    translucent: Tensor
     cutoff: Tensor
     uv: Tensor | None
     colors: Tensor | None
@@ -32,7 +30,7 @@ class SurfaceMaterials:
 
     @classmethod
     def of(cls, mesh: TexturedMesh) -> SurfaceMaterials:
-        """The materials of a mesh whose face indices are valid, on its device."""
+        """Packs the materials of a mesh with valid face indices, faces [F, 3], on its device."""
         faces, device = mesh.mesh.faces.long(), mesh.mesh.vertices.device
         materials = mesh.materials
         ids = torch.zeros(len(faces), dtype=torch.int64, device=device)
@@ -44,7 +42,7 @@ class SurfaceMaterials:
         return cls(
             material=ids,
             factors=torch.tensor(factors, dtype=torch.float32, device=device),
-            clear=torch.tensor([m.alpha_mode == "BLEND" for m in materials], device=device)[ids],
+            translucent=torch.tensor([m.alpha_mode == "BLEND" for m in materials], device=device)[ids],
             cutoff=torch.tensor(cutoff, dtype=torch.float32, device=device),
             uv=None if mesh.uv is None else mesh.uv[uv_faces],
             colors=None if mesh.vertex_colors is None else mesh.vertex_colors[faces],
@@ -52,14 +50,14 @@ class SurfaceMaterials:
         )
 
     def read(self, face: Tensor, bary: Tensor) -> Tensor:
-        """PBR_CHANNELS [6, P] at `bary` [3, P] in faces [P]."""
+        """Evaluates PBR_CHANNELS [6, P] float32 at `bary` [3, P] in `face` [P]."""
         material, weight = self.material.index_select(0, face), bary.T[..., None]
         values = self.factors.index_select(0, material)
         if self.tables:
             uv, full = (self.uv.index_select(0, face) * weight).sum(1), values.new_zeros(len(face))
             for table in self.tables:
                 textured = (table.last_level.index_select(0, material) >= 0).nonzero().flatten()
-                texels = read_texture(table, material[textured], uv[textured], full[textured])
+                texels = texture_sample(table, material[textured], uv[textured], full[textured])
                 values[textured[:, None], list(table.channels)] *= texels
         if self.colors is not None:
             tint = (self.colors.index_select(0, face) * weight).sum(1).clamp(0, 1)

@@ -1,13 +1,15 @@
-"""Pictures of meshes and voxels: one view, a turntable, a contact sheet."""
+"""Renders meshes and voxels: single views, turntables and contact sheets; writes PNG files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..core import color
 from ..material import TexturedMesh
 from ..values import Mesh, VoxelField
 from .camera import Camera
@@ -29,28 +31,12 @@ def render_mesh(
     light: StudioLight = StudioLight(),
     style: Style = Style(),
 ) -> Rendering:
-    """A mesh in the studio, size (H, W), on the mesh's device.
+    """Renders a mesh, vertices [V, 3], to [H, W] pixels, `size` (H, W), on the mesh's device.
 
-    colors: [V, 3] sRGB in [0, 1], or material: [V, 6] PBR_CHANNELS in [0, 1]; with neither it is clay. Both sides of
-    a face are lit, whatever its winding. Raises ValueError for vertices that are not finite. Deterministic.
+    colors: [V, 3] sRGB in [0, 1], or material: [V, 6] PBR_CHANNELS in [0, 1]; default, clay. Faces are two-sided,
+    whatever the winding. Raises ValueError for non-finite vertices. Deterministic.
     """
     return draw(mesh_scene(mesh, colors=colors, material=material, smooth=style.smooth), camera, size, light, style)
-
-
-def render_voxels(
-    field: VoxelField,
-    camera: Camera = Camera(),
-    size: tuple[int, int] = (1024, 1024),
-    *,
-    cube: float = 1.0,
-    light: StudioLight = StudioLight(),
-    style: Style = Style(),
-) -> Rendering:
-    """Voxels in the studio, size (H, W), on the field's device: cubes, or points where `cube`, their side, is below 1.
-
-    attrs: 6 PBR channels, 3 sRGB colours, or 0: clay. Raises ValueError for another number. Deterministic.
-    """
-    return draw(voxel_scene(field, cube), camera, size, light, style)
 
 
 def render_turntable(
@@ -63,17 +49,17 @@ def render_turntable(
     style: Style = Style(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """A full turn of the camera in equal steps from its own yaw: [T, H, W, 3] float32 sRGB, T = frames.
+    """Renders a full turn of the camera in equal steps from its yaw: [T, H, W, 3] float32 sRGB, T = frames.
 
-    subject: a scene from `mesh_scene` where there are colours or materials.  progress(done, frames): after each frame.
+    subject: for vertex colours or materials, a scene from `mesh_scene`.  progress(done, frames): after each frame.
     """
     if frames < 1:
         raise ValueError(f"frames: expected 1 or more, got {frames}")
     scene = as_scene(subject, style)
     images = []
     for frame in range(frames):
-        turned = replace(camera, yaw_deg=camera.yaw_deg + 360.0 * frame / frames)
-        images.append(draw(scene, turned, size, light, style).color)
+        moved = replace(camera, yaw_deg=camera.yaw_deg + 360.0 * frame / frames)
+        images.append(draw(scene, moved, size, light, style).color)
         if progress is not None:
             progress(frame + 1, frames)
     return torch.stack(images)
@@ -88,10 +74,10 @@ def contact_sheet(
     light: StudioLight = StudioLight(),
     style: Style = Style(),
 ) -> Tensor:
-    """Views from the front, side, back and top, side by side, above each other by layer: [L tile, 4 tile, 3] sRGB.
+    """Renders front, side, back and top views in columns, layers in rows: [L tile, 4 tile, 3] float32 sRGB.
 
-    layers: L of "color", "normal" and "depth".  tile: pixels a side of each view.  camera: all but yaw and pitch.
-    Normals are coloured n / 2 + 1 / 2; depth is light at the near end of the subject and dark at the far one.
+    layers: L of "color", "normal" and "depth".  tile: pixels per side of a view.  camera: yaw and pitch are ignored.
+    Normals are encoded as n / 2 + 1 / 2; depth from light (near plane) to dark (far plane).
     """
     unknown = set(layers) - set(SHEET_LAYERS)
     if unknown or not layers:
@@ -99,15 +85,15 @@ def contact_sheet(
     scene = as_scene(subject, style)
     columns = []
     for yaw_deg, pitch_deg in SHEET_VIEWS.values():
-        turned = replace(camera, yaw_deg=yaw_deg, pitch_deg=pitch_deg)
-        rendering = draw(scene, turned, (tile, tile), light, style)
-        view = turned.view(scene.bounds, (tile, tile))
+        moved = replace(camera, yaw_deg=yaw_deg, pitch_deg=pitch_deg)
+        rendering = draw(scene, moved, (tile, tile), light, style)
+        view = moved.view(scene.bounds, (tile, tile))
         columns.append(torch.cat([layer_image(rendering, layer, view.near, view.far) for layer in layers]))
     return torch.cat(columns, dim=1)
 
 
 def layer_image(rendering: Rendering, layer: str, near: float, far: float) -> Tensor:
-    """A layer of a rendering as colours [H, W, 3] in [0, 1]; depths from `near` (light) to `far` (dark)."""
+    """Converts a layer of a rendering to colours [H, W, 3] in [0, 1]; depth from `near` (light) to `far` (dark)."""
     if layer == "color":
         return rendering.color
     seen = rendering.depth.isfinite()[..., None]
@@ -118,7 +104,7 @@ def layer_image(rendering: Rendering, layer: str, near: float, far: float) -> Te
 
 
 def as_scene(subject: Mesh | TexturedMesh | VoxelField | Scene, style: Style = Style()) -> Scene:
-    """A subject ready to be drawn many times."""
+    """Builds the scene of a subject. Raises TypeError for another type."""
     if isinstance(subject, Scene):
         return subject
     if isinstance(subject, VoxelField):
@@ -128,3 +114,28 @@ def as_scene(subject: Mesh | TexturedMesh | VoxelField | Scene, style: Style = S
     if isinstance(subject, TexturedMesh):
         return textured_scene(subject, smooth=style.smooth)
     raise TypeError(f"subject: expected a Mesh, a TexturedMesh, a VoxelField or a Scene, got {type(subject).__name__}")
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Quantises an image [...] float in [0, 1] to uint8, rounded to nearest, NaN to 0; returns uint8 unchanged."""
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point():
+        raise ValueError(f"image: expected a float or uint8 image, got {image.dtype}")
+    return color.to_bytes(image)
+
+
+def save_png(path: str | Path, image: Tensor) -> Path:
+    """Writes an image [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], float in [0, 1] or uint8; returns the path.
+
+    Values are not converted: colours must be sRGB, the fourth channel straight alpha. Needs Pillow.
+    Raises ValueError for another shape or dtype, OSError if the file cannot be written.
+    """
+    from PIL import Image
+
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
+        raise ValueError(f"image: expected shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(image.shape)}")
+    Image.fromarray(to_bytes(image).cpu().contiguous().numpy()).save(path, format="PNG")
+    return Path(path)

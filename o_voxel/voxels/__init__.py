@@ -1,1 +1,1 @@
-"""Sparse voxel surfaces: from meshes, to meshes, their materials and orders."""
+"""Voxelisation, dual-grid meshing, voxel materials, and space-filling curves."""

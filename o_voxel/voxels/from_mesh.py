@@ -1,4 +1,4 @@
-"""A triangle mesh as O-Voxel: mesh -> flexible dual grid."""
+"""Voxelisation: triangle mesh to flexible dual grid (O-Voxel), with materials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..values import DualGrid, Mesh, OVoxel
 from .materials import voxel_materials
 
 MAX_VOXELS_A_SIDE = 16_384
-# The share of the time that the surface takes, for the progress; the materials take the rest.
+# Fraction of the run time spent on the surface, for progress reports; materials take the rest.
 SURFACE_SHARE = 0.5
 
 
@@ -28,37 +28,37 @@ def mesh_to_dual_grid(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> DualGrid:
-    """The flexible dual grid of any triangle mesh: the voxels near its surface, a vertex in each, the crossed edges.
+    """Converts any triangle mesh to a flexible dual grid: active voxels with QEF-minimising vertices, crossed edges.
 
-    mesh: open, closed, non-manifold, self-intersecting or degenerate; winding does not matter. World units.
-    grid: any bounds and voxel sizes, up to 16,384 voxels a side.
-    weights: of the error that a voxel's vertex minimises.
+    mesh: vertices [V, 3] float32, world units; faces [F, 3] int32 or int64. May be open, non-manifold, degenerate or
+    self-intersecting; winding is ignored.
+    grid: any bounds and voxel sizes, up to 16,384 voxels per side.
+    weights: of the terms of the quadratic error function (QEF).
     backend: "triton" (GPU), "numba" (CPU, all of torch's threads), "reference" (plain torch), or "auto".
-    progress: called with the part done, 0 to 1, after each slab of layers along x; may raise, to cancel.
+    progress: called with the fraction done, 0 to 1, after each slab of x layers; may raise to cancel.
 
-    Returns a DualGrid on the mesh's device: `coords` sorted by (x, y, z), `dual` in [0, 1], no `split_weight`.
+    Returns a DualGrid on the mesh's device: `coords` [N, 3] int32 sorted by (x, y, z), `dual` [N, 3] float32 in [0, 1],
+    `intersected` [N, 3] bool, no `split_weight`.
 
-    A grid edge that a triangle crosses makes the four voxels around it active and sets `intersected` in one of them.
-    A voxel's vertex is the point of its box with the least sum of squared distances: to the planes of those triangles
-    and of all that overlap the voxel, to the lines of open edges in it and, slightly, to the crossings.
+    A grid edge crossed by a triangle activates its four adjacent voxels and sets `intersected` in one of them. The dual
+    vertex minimises, within its voxel, the sum of squared distances to the planes of those triangles and of all that
+    overlap the voxel, to the lines of open edges in it and, with a small weight, to the crossings.
 
-    Only what lies in the grid counts: crossings with the edges inside it (not those on its outer faces), in the
-    half-open box. So vertices may lie outside, and the surface then ends at the bounds; a face exactly on the upper
-    bound is outside. Leave a margin of a voxel around what must be whole. The original also takes crossings up to a
-    voxel below the lower bound.
+    Only crossings of grid edges inside the half-open box of the grid count, not those on its outer faces. Mesh vertices
+    may lie outside; the surface is then cut at the bounds, and a face exactly on the upper bound is outside. Leave a
+    margin of one voxel around a surface that must stay complete. The original also counts crossings up to one voxel
+    below the lower bound.
 
-    Voxels and flags are the original's exactly (microsoft/TRELLIS.2, o-voxel `mesh_to_flexible_dual_grid_cpu`, whose
-    crossings are computed in float64 as here). Vertices are the original's but for its float32 rounding, which grows
-    with the grid: 99 % are within 2e-3 voxels at 64 a side. Its face weight acts as 0 or 1; here it is a weight.
+    Voxels and flags equal the original's exactly (microsoft/TRELLIS.2, o-voxel `mesh_to_flexible_dual_grid_cpu`, which
+    also computes crossings in float64). Vertices differ by its float32 rounding, which grows with the grid: 99 % are
+    within 2e-3 voxels at 64 per side. Its face weight acts as 0 or 1; here it is a weight.
     Deterministic; all backends give the same voxels and flags, and vertices within 1e-6 voxels.
 
-    Memory beyond input and twice the output: 200 bytes a triangle, and for each slab at work 100 bytes an active
-    voxel and 1.5 bits (numba) or 3 bits (triton) a voxel of its volume. A slab is the layers that hold 2**25 voxels
-    (numba, one slab a thread), 2**30 (triton, and 170 MB more) or 2**27 (reference, 1.5 kB an active voxel), or one
-    layer if that is larger.
+    Memory beyond input and twice the output: 200 bytes per triangle and, per slab in progress, 100 bytes per active
+    voxel and 1.5 bits (numba) or 3 bits (triton) per voxel of its volume. A slab has 2**25 voxels (numba, one slab per
+    thread), 2**30 (triton, plus 170 MB) or 2**27 (reference, 1.5 kB per active voxel), or one layer if larger.
 
-    Raises ValueError for face indices out of range, positions not finite, a grid too large, or a backend that does
-    not work here.
+    Raises ValueError for face indices out of range, non-finite positions, a grid too large, or an unavailable backend.
     """
     if max(grid.shape) > MAX_VOXELS_A_SIDE:
         raise ValueError(f"grid.shape: expected at most {MAX_VOXELS_A_SIDE} voxels a side, got {grid.shape}")
@@ -70,9 +70,9 @@ def mesh_to_dual_grid(
 
 
 def fitted(mesh: TexturedMesh) -> TexturedMesh:
-    """The mesh centred and scaled so that its longest side just fits [-0.5, 0.5]^3, as the models expect.
+    """Centres and scales a mesh, vertices [V, 3], so that its longest side fits [-0.5, 0.5]^3, as the models expect.
 
-    Raises ValueError for a mesh without extent.
+    Raises ValueError for a mesh of zero or non-finite extent.
     """
     vertices = mesh.mesh.vertices
     if len(vertices) == 0:
@@ -86,7 +86,7 @@ def fitted(mesh: TexturedMesh) -> TexturedMesh:
 
 
 def voxelize(mesh: TexturedMesh, grid: Grid, *, materials: bool = True, progress: Progress | None = None) -> OVoxel:
-    """A textured mesh as O-Voxel: its dual grid and, with `materials`, their mean on each of its voxels."""
+    """Converts a textured mesh to O-Voxel: dual grid of N voxels and, with `materials`, a field [N, 6] float32."""
     share = SURFACE_SHARE if materials else 1.0
 
     dual_grid = mesh_to_dual_grid(mesh.mesh, grid, progress=scaled(progress, 0.0, share))

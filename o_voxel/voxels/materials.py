@@ -1,10 +1,10 @@
-"""Voxel materials: a textured mesh to the colour, metal, roughness and opacity of each voxel that it touches.
+"""Voxel materials: bakes the PBR materials of a textured mesh into the voxels that its surface touches.
 
-A voxel's value is the mean over the triangles that touch it, each read where the voxel's centre projects onto its
-plane, at the mip level on which a texel is as large as a voxel (facts: O-Voxel's volumetric attributes). Where the
-original errs and no golden value depends on it, this does not: emissive textures have their own mip levels, small
-triangles of dense meshes are filtered too, mirrored UVs bend normals the right way, any texture size will do. The
-weight, 1 - signed distance to the plane over the grid's longest side, is the original's in its unit cube.
+A voxel's value is a weighted mean over the triangles that touch it, each sampled at the projection of the voxel centre
+onto its plane, at the mip level whose texels are as large as a voxel (facts: O-Voxel's volumetric attributes). The
+weight is the original's in its unit cube: 1 - signed distance to the plane / longest side of the grid. Corrects errors
+of the original on which no golden value depends: emissive textures have their own mip levels, small triangles of dense
+meshes are filtered, mirrored UVs keep the orientation of normals, and textures may have any size.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..ops.voxel_materials import Scene, find_pairs, nearest_rows, pack_scene, u
 from ..values import PBR_CHANNELS, VoxelField
 
 PBR_WIDTH = max(channels.stop for channels in PBR_CHANNELS.values())
-# The share of the time that finding the voxels takes, for the progress.
+# Fraction of the run time spent on finding voxels, for progress reports.
 SCAN_SHARE = 0.3
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelMaterials:
-    """Materials on voxels; all rows follow field.coords.
+    """Materials of N voxels, in the order of field.coords.
 
-    field: [N, 6] float32, PBR_CHANNELS, in [0, 1].  reached: [N] bool; False where a voxel that no triangle touches
-    took its values from one nearby.
+    field: attrs [N, 6] float32, PBR_CHANNELS, in [0, 1].  reached: [N] bool; False for voxels that no triangle touches,
+    whose values come from a voxel nearby.
     emissive: [N, 3] float32 >= 0, or None.  normal: [N, 3] float32 mean of unit normals, world axes, not renormalised
-    (its length says how much the voxel's normals agree), or None.
+    (its length measures how well they agree), or None.
     """
 
     field: VoxelField
@@ -54,18 +54,18 @@ def voxel_materials(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> VoxelMaterials:
-    """The materials of `mesh` on the voxels of `grid`, on the mesh's device.
+    """Samples the materials of `mesh` on the voxels of `grid`; tensors are on the mesh's device.
 
-    coords: [N, 3] int32, the voxels to fill, in any order (a DualGrid's, say). One that no triangle touches takes the
-    values of the nearest that one does (exact up to two voxels away, else a near one), or 0 where there is none.
-    Without it: the voxels whose grid edges the surface crosses, as in the mesh's dual grid, in lexicographic order.
+    coords: [N, 3] int32, voxels to fill, in any order, such as a DualGrid's. A voxel that no triangle touches copies
+    the nearest one that is touched (exact up to two voxels away, then approximate), or 0 if there is none.
+    None: the voxels whose grid edges the surface crosses, as in the mesh's dual grid, in lexicographic order.
     extras: "emissive", "normal", or both.  mip_offset: levels to add; positive blurs.
-    backend: "auto", "numba" (CPU) or "reference" (torch, CPU or GPU); same voxels, values equal to rounding.
-    progress: called with the share done, 0 to 1; what it raises stops the work.
-    Surface outside the grid is left out. Deterministic: same bytes whatever the slabs or threads. Memory beyond the
-    slabs: the textures and a third, some 200 bytes a triangle and 100 a voxel.
+    backend: "auto", "numba" (CPU) or "reference" (torch, CPU or GPU); same voxels, values equal up to rounding.
+    progress: called with the fraction done, 0 to 1; may raise to cancel.
+    Ignores surface outside the grid. Deterministic: same bytes for any slab size or thread count. Memory beyond the
+    slabs: 4/3 of the textures, about 200 bytes per triangle and 100 per voxel.
     Golden: c6_volumetric_attr, from microsoft/TRELLIS.2's `textured_mesh_to_volumetric_attr`.
-    Raises ValueError for positions, UVs, normals or colours not finite, indices out of range, coords off the grid.
+    Raises ValueError for non-finite positions, UVs, normals or colours, indices out of range, coords outside the grid.
     """
     unknown = set(extras) - {"emissive", "normal"}
     if unknown:
@@ -89,34 +89,37 @@ def voxel_materials(
 
 
 def to_bytes(values: Tensor) -> Tensor:
-    """uint8 of float `values` in [0, 1], any shape, as the original has them: 255 x, cut to 0..255, truncated."""
+    """Quantises `values` [...] float in [0, 1] to uint8 [...] as the original does: 255 x, clamped and truncated."""
     return color.to_bytes(values, "down")
 
 
 def _plan(scene: Scene, keys: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | slice, Tensor]:
-    """(pairs to sample, their distinct voxels ascending, each result's row among these, whether it is its own [N])."""
+    """(keys [P] int64 to sample, their voxels [M] int64 ascending, row of each result in these [N], reached [N] bool).
+
+    wanted: [N] int64 voxel numbers to fill, or None for all that triangles touch.
+    """
     touched = torch.unique_consecutive(keys >> scene.tri_bits)
     if wanted is None:
         return keys, touched, slice(None), torch.ones_like(touched, dtype=torch.bool)
-    reached = _among(wanted, touched)
+    reached = _is_in(wanted, touched)
     empty = (~reached).nonzero()[:, 0]
     if len(empty) and len(touched):
         near = nearest_rows(_coords(scene, touched), _coords(scene, wanted[empty]))
         wanted = wanted.index_copy(0, empty, touched[near])
     voxels, rows = torch.unique(wanted, return_inverse=True)
-    return keys[_among(keys >> scene.tri_bits, voxels)], voxels, rows, reached
+    return keys[_is_in(keys >> scene.tri_bits, voxels)], voxels, rows, reached
 
 
-def _among(values: Tensor, ascending: Tensor) -> Tensor:
-    """Whether each of `values` [N] is one of `ascending` [M], bool."""
+def _is_in(values: Tensor, ascending: Tensor) -> Tensor:
+    """[N] bool: whether each of `values` [N] is in `ascending` [M], sorted; int64."""
     if len(ascending) == 0:
         return torch.zeros_like(values, dtype=torch.bool)
-    place = torch.searchsorted(ascending, values).clamp_max(len(ascending) - 1)
-    return ascending[place] == values
+    row = torch.searchsorted(ascending, values).clamp_max(len(ascending) - 1)
+    return ascending[row] == values
 
 
 def _coords(scene: Scene, voxels: Tensor) -> Tensor:
-    """[N, 3] int64 of voxel numbers."""
+    """Coordinates [N, 3] int64 of voxel numbers [N] int64."""
     return torch.stack(unravel(voxels, scene.shape), 1)
 
 
@@ -133,7 +136,7 @@ def _named(values: Tensor, reached: Tensor, coords: Tensor, grid: Grid, extras: 
 
 
 def _voxel_numbers(coords: Tensor, grid: Grid, device: torch.device) -> Tensor:
-    """[N] int64 numbers (x * Y + y) * Z + z of checked `coords`."""
+    """Voxel numbers [N] int64, (x * Y + y) * Z + z, of `coords` [N, 3] int32, after checks."""
     check_tensor(coords, "coords", (None, 3), torch.int32)
     if coords.device != device:
         raise ValueError(f"coords: expected {device} like the mesh, got {coords.device}")
@@ -145,7 +148,7 @@ def _voxel_numbers(coords: Tensor, grid: Grid, device: torch.device) -> Tensor:
 
 
 def _check_values(mesh: TexturedMesh) -> None:
-    """Raise ValueError for the first fault; one host synchronisation."""
+    """Raises ValueError for the first invalid field; one host synchronisation."""
     vertices, uv = mesh.mesh.vertices, mesh.uv
     if mesh.mesh.faces.device != vertices.device:
         raise ValueError(f"mesh: expected one device, got {vertices.device} and {mesh.mesh.faces.device}")

@@ -1,8 +1,8 @@
-"""Orders of voxels along space-filling curves: z-order (Morton) and Hilbert, as int64 codes, up to 2**21 per axis.
+"""Space-filling curves: Morton (z-order) and Hilbert codes of voxels as int64, up to 2**21 voxels per axis.
 
-A z-order code interleaves the axes' bits, the first axis highest: code = 4 spread(x) + 2 spread(y) + spread(z).
-The Hilbert code is Skilling's (AIP Conf. Proc. 707, 2004), with the same interleave at its end. Every function is
-exact, runs on the device of its input, works on empty input, and synchronises once, to check the range.
+A z-order code interleaves the bits of the axes, the first axis highest: code = 4 spread(x) + 2 spread(y) + spread(z).
+The Hilbert code follows Skilling (AIP Conf. Proc. 707, 2004) and ends with the same interleave. All functions are
+exact, run on the device of their input, accept empty input, and synchronise once, to check the range.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..core.checks import check_tensor
 MAX_BITS = 21
 Axes = tuple[int, int, int]
 
-# Spreading a number's bits to every third: (shift, mask) a step. Compacting takes the steps back.
+# (shift, mask) per step of spreading bits to every third position; compacting reverses the steps.
 _SPREAD = (
     (32, 0x001F00000000FFFF),
     (16, 0x001F0000FF0000FF),
@@ -33,20 +33,20 @@ _COMPACT = (
 
 
 def encode_z_order(coords: Tensor, axes: Axes = (0, 1, 2)) -> Tensor:
-    """Z-order codes [N] int64 of `coords` [N, 3] int32 or int64, each in 0 to 2**21 - 1.
+    """Returns z-order codes [N] int64 of `coords` [N, 3] int32 or int64, each in 0 to 2**21 - 1.
 
-    axes: which column takes the highest, middle and lowest bit of each triple. Raises ValueError out of range.
+    axes: columns of the highest, middle and lowest bit of each triple. Raises ValueError for values out of range.
     """
     return _interleave(_columns(coords, axes, MAX_BITS))
 
 
 def decode_z_order(codes: Tensor, axes: Axes = (0, 1, 2)) -> Tensor:
-    """Voxel coords [N, 3] int32 of z-order `codes` [N] int32 or int64; undoes `encode_z_order` for the same axes."""
+    """Returns voxel coords [N, 3] int32 of z-order `codes` [N] int32 or int64: `encode_z_order` inverted, same axes."""
     return _stack(_separate(_checked_codes(codes, MAX_BITS)), axes)
 
 
 def encode_hilbert(coords: Tensor, bits: int = 10, axes: Axes = (0, 1, 2)) -> Tensor:
-    """Codes [N] int64 along the Hilbert curve over a cube of 2**bits voxels a side, of `coords` [N, 3] int32 or int64.
+    """Returns Hilbert codes [N] int64, in a cube of 2**bits voxels per side, of `coords` [N, 3] int32 or int64.
 
     bits: 1 to 21; 10 is the original's curve. Curves of b and b + 3 bits agree where both are defined; others differ.
     axes: as in `encode_z_order`. Raises ValueError for a coordinate outside the cube.
@@ -64,7 +64,7 @@ def encode_hilbert(coords: Tensor, bits: int = 10, axes: Axes = (0, 1, 2)) -> Te
 
 
 def decode_hilbert(codes: Tensor, bits: int = 10, axes: Axes = (0, 1, 2)) -> Tensor:
-    """Voxel coords [N, 3] int32 of Hilbert `codes` [N] int32 or int64; undoes `encode_hilbert` for the same options."""
+    """Returns voxel coords [N, 3] int32 of Hilbert `codes` [N] int32 or int64; inverse of `encode_hilbert`."""
     _check_bits(bits)
     x, y, z = _separate(_checked_codes(codes, bits))
     point = [x ^ (z >> 1), y ^ x, z ^ y]
@@ -75,7 +75,7 @@ def decode_hilbert(codes: Tensor, bits: int = 10, axes: Axes = (0, 1, 2)) -> Ten
 
 
 def _reflect(point: list[Tensor], axis: int, level: int) -> list[Tensor]:
-    """Skilling's step: below bit `level`, invert x where the axis has that bit, else exchange x and the axis."""
+    """Skilling's step: below bit `level`, inverts x where the axis has that bit set, else swaps x and the axis."""
     low = (1 << level) - 1
     has_bit = (point[axis] >> level & 1).bool()
     change = torch.where(has_bit, low, (point[0] ^ point[axis]) & low)

@@ -1,4 +1,4 @@
-"""Voxel materials at the vertices of a mesh."""
+"""Samples voxel materials at mesh vertices."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..values import PBR_CHANNELS, Mesh, VoxelField
 
 
 def vertex_materials(mesh: Mesh, field: VoxelField) -> Tensor:
-    """The field's channels at the mesh's vertices, [V, C] float32 in [0, 1]."""
+    """Samples field.attrs [N, C] at the mesh vertices, trilinearly; returns [V, C] float32 in [0, 1]."""
     points = field.grid.to_grid(mesh.vertices)
     return grid_sample(field.attrs.float(), hash_grid(field.coords), points).clamp(0, 1)
 
 
 def colored(mesh: Mesh, materials: Tensor) -> TexturedMesh:
-    """`mesh` with the base colours of `materials` [V, 6] float (PBR_CHANNELS) at its vertices.
+    """Returns `mesh` with vertex colours [V, 4] float32 from `materials` [V, 6] float (PBR_CHANNELS).
 
-    Metallic and roughness are one factor each, the means over the vertices in use, until the mesh is textured.
-    Double-sided, because a raw dual-grid surface has no consistent winding. Raises ValueError for other materials.
+    Metallic and roughness become one factor each, the mean over the vertices in use. The material is double-sided,
+    because a raw dual-grid surface has no consistent winding. Raises ValueError for another shape or non-finite values.
     """
     check_tensor(materials, "materials", (len(mesh.vertices), 6), FLOATS)
     if not bool(torch.isfinite(materials).all()):

@@ -1,7 +1,7 @@
-"""Flexible dual grid to triangle mesh.
+"""Dual contouring of a flexible dual grid to a triangle mesh.
 
-A grid edge that the surface crosses is shared by four voxels; their dual vertices are the corners of one quad
-(facts: TRELLIS.2's O-Voxel). Each quad is split into two triangles along the diagonal with the larger weight.
+The dual vertices of the four voxels around a crossed grid edge form one quad (facts: TRELLIS.2's O-Voxel), which is
+split into two triangles along the diagonal of larger weight.
 """
 
 from __future__ import annotations
@@ -17,58 +17,40 @@ SPLIT_13 = (0, 1, 3, 3, 1, 2)
 
 
 def dual_vertices(dual_grid: DualGrid) -> Tensor:
-    """World positions [N, 3] float32 of the dual vertices, one a voxel, in the order of the voxels."""
+    """Returns dual vertex positions [N, 3] float32, world units, in voxel order."""
     return dual_grid.grid.to_world(dual_grid.coords + dual_grid.dual)
 
 
 def dual_grid_to_mesh(dual_grid: DualGrid, tile_size: int | None = None) -> Mesh:
-    """The surface of a dual grid, exactly as the reference orders it.
+    """Extracts the surface of a dual grid of N voxels, in the order of the original.
 
-    Vertex i is voxel i's dual vertex, also where no face uses it. Quads follow (voxel, axis) in row-major order and
-    need all four voxels; each gives two triangles. Faces are int32. Winding is NOT consistent: every quad faces the
-    negative direction of its axis, whichever side is outside. Without split weights the 0-2 diagonal is taken, which
-    is what the reference does, but for quads without area. Deterministic.
+    Returns vertices [N, 3] float32 in world units, vertex i being voxel i's dual vertex even if no face uses it, and
+    faces [2 Q, 3] int32: two triangles per quad, quads by (voxel, axis) in row-major order. Edges without all four
+    voxels give no quad. Winding is NOT consistent: every quad faces the negative direction of its axis. Without split
+    weights the 0-2 diagonal is used, as in the original except for zero-area quads. Deterministic.
 
-    tile_size: voxels; the grid is then cut into slabs that thick across its longest axis, and what is needed besides
-    input and output is held for one slab at a time. The result is the same, bit for bit, for every tile size.
+    tile_size: process slabs of this many voxels along the longest axis, to hold temporaries for one slab at a time.
+    The result is bit-identical for every tile size. Raises ValueError below 1.
     """
     if tile_size is None:
         return Mesh(dual_vertices(dual_grid), triangulate(quads(dual_grid), dual_grid.split_weight))
     return Mesh(dual_vertices(dual_grid), _tiled_faces(dual_grid, tile_size))
 
 
-def dual_grid_to_centered_mesh(dual_grid: DualGrid) -> Mesh:
-    """The surface with every quad split into four triangles at a centre of its own, for training.
-
-    The centre blends the midpoints of the two diagonals by the products of their ends' split weights (equally without
-    weights), so vertices are differentiable in both the dual vertices and the weights. Vertices: N, then Q centres;
-    faces [4 Q, 3] int32.
-    """
-    vertices, quad = dual_vertices(dual_grid), quads(dual_grid)
-    weights = dual_grid.split_weight
-    w = torch.ones_like(vertices[:, 0])[quad] if weights is None else weights[quad]
-    corner = vertices[quad]
-    w02, w13 = (w[:, 0] * w[:, 2])[:, None], (w[:, 1] * w[:, 3])[:, None]
-    center = (w02 * (corner[:, 0] + corner[:, 2]) + w13 * (corner[:, 1] + corner[:, 3])) / (2 * (w02 + w13))
-    middle = len(vertices) + torch.arange(len(quad), device=quad.device)
-    sides = [torch.stack([quad[:, k], quad[:, (k + 1) % 4], middle], dim=1) for k in range(4)]
-    return Mesh(torch.cat([vertices, center]), torch.stack(sides, dim=1).reshape(-1, 3).to(torch.int32))
-
-
 def quads(dual_grid: DualGrid) -> Tensor:
-    """Vertex rows [Q, 4] int32 of the surface's quads, by (voxel, axis) in row-major order."""
+    """Returns the quads [Q, 4] int32, rows of the voxels, by (voxel, axis) in row-major order."""
     return dual_quads(dual_grid.coords, dual_grid.intersected)[0]
 
 
 def _tiled_faces(dual_grid: DualGrid, tile_size: int) -> Tensor:
-    """The faces [2 Q, 3] int32, slab by slab, each written where the whole would have put it."""
+    """Returns the faces [2 Q, 3] int32 of all slabs, in the order of the untiled result."""
     if tile_size < 1:
         raise ValueError(f"tile_size: expected at least 1 voxel, got {tile_size}")
     coords, crossed = dual_grid.coords, dual_grid.intersected
     if len(coords) == 0:
         return torch.zeros(0, 3, dtype=torch.int32, device=coords.device)
-    # Crossed edges up to and including each voxel's. An edge's rank among them is the place of its two faces, as long
-    # as no quad is incomplete.
+    # Inclusive prefix count of crossed edges. An edge's rank is the row of its two faces, before incomplete quads are
+    # removed.
     x, y, z = crossed.to(torch.int8).unbind(1)
     ends = (x + y + z).cumsum(0, dtype=torch.int32)
     low, high, edges = torch.cat([coords.amin(0), coords.amax(0), ends[-1:]]).split((3, 3, 1))
@@ -78,7 +60,7 @@ def _tiled_faces(dual_grid: DualGrid, tile_size: int) -> Tensor:
     faces = torch.empty(edges, 6, dtype=torch.int32, device=coords.device)
     whole = torch.zeros(edges, dtype=torch.bool, device=coords.device)
     for start in range(low[across], high[across] + 1, tile_size):
-        # A quad's voxels lie at its owner or one further along each axis: one more layer completes the slab.
+        # Each voxel of a quad is at most one layer above its owner: the slab needs one more layer.
         rows = ((layer >= start) & (layer <= start + tile_size)).nonzero().squeeze(1)
         flags = crossed[rows]
         quad, edge = dual_quads(coords[rows], flags & (layer[rows] < start + tile_size)[:, None])
@@ -90,17 +72,17 @@ def _tiled_faces(dual_grid: DualGrid, tile_size: int) -> Tensor:
 
 
 def _kept(rows: Tensor, keep: Tensor) -> Tensor:
-    """rows[keep] [N, C], moved together in place, a part at a time, so that no second copy exists."""
+    """Returns rows[keep] of `rows` [N, C], `keep` [N] bool: compacts in place, in blocks, without a second copy."""
     end = 0
-    for part, wanted in zip(rows.split(2**18), keep.split(2**18), strict=True):
-        left = part[wanted]
-        rows[end : end + len(left)] = left
-        end += len(left)
+    for part, mask in zip(rows.split(2**18), keep.split(2**18), strict=True):
+        kept = part[mask]
+        rows[end : end + len(kept)] = kept
+        end += len(kept)
     return rows[:end]
 
 
 def triangulate(quad: Tensor, split_weight: Tensor | None) -> Tensor:
-    """Two triangles a quad: [Q, 4] vertex rows to [2 Q, 3] int32, split by the product of the ends' weights [V]."""
+    """Splits quads [Q, 4] into faces [2 Q, 3] int32, by the product of `split_weight` [V] at each diagonal's ends."""
     first = quad[:, SPLIT_02]
     if split_weight is None:
         return first.reshape(-1, 3).to(torch.int32)

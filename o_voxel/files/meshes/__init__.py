@@ -1,1 +1,1 @@
-"""Mesh files: GLB, OBJ, PLY and STL, in and out, and their images."""
+"""Mesh file formats: reads and writes GLB, OBJ, PLY and STL with their textures."""

@@ -1,8 +1,7 @@
-"""Between ComfyUI's own MESH and ours.
+"""Conversion between TexturedMesh and ComfyUI's MESH.
 
-A MESH is in glTF's frame, y up. It has one index for place and texture, counts v down, and holds linear vertex colours,
-images [B, H, W, 3] in [0, 1] and a dictionary of factors, colours among them in linear light, where a number below 0
-stands for none.
+A MESH is y-up as in glTF, has one index for positions and UVs, v down, linear vertex colours, images [B, H, W, 3] float
+in [0, 1] and a dictionary of factors; colour factors are linear, and a factor below 0 means unset.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from ...values import Mesh
 
 @dataclass(frozen=True, eq=False)
 class ComfyMesh:
-    """The parts of a MESH of one item, on the CPU, under the names of the class's arguments.
+    """Constructor arguments of a MESH with one item, on the CPU.
 
     vertices: [1, V, 3] float32.  faces: [1, F, 3] int64.  uvs: [1, V, 2] float32, v down.
     vertex_colors: [1, V, 4] float32.  normals: [1, V, 3] float32.
-    texture, metallic_roughness, normal_map, emissive: [1, H, W, 3] float32 in [0, 1]; green of metallic_roughness is
-    roughness, blue metallic and, with occlusion_in_mr, red occlusion.
+    texture, metallic_roughness, normal_map, emissive: [1, H, W, 3] float32 in [0, 1]; metallic_roughness has
+    roughness in green, metallic in blue and, with occlusion_in_mr, occlusion in red.
     material: base_color_factor (four numbers), emissive_factor (three), metallic_factor, roughness_factor,
     normal_scale, double_sided.
     """
@@ -48,9 +47,9 @@ class ComfyMesh:
 
 
 def to_comfy_mesh(mesh: TexturedMesh) -> ComfyMesh:
-    """A TexturedMesh on the CPU with one material as the parts of a MESH. Alpha, which a MESH lacks, is left out.
+    """Converts a TexturedMesh on the CPU, V vertices [V, 3], with one material; drops alpha, which a MESH lacks.
 
-    Raises ValueError for several materials, and where occlusion, roughness and metallic differ in size.
+    Raises ValueError for several materials, and if occlusion, roughness and metallic textures differ in size.
     """
     if len(mesh.materials) != 1:
         raise ValueError(f"textured_mesh: expected one material, got {len(mesh.materials)}; bake them into one")
@@ -86,10 +85,10 @@ def to_comfy_mesh(mesh: TexturedMesh) -> ComfyMesh:
 
 
 def from_comfy_mesh(batch: Any) -> list[TexturedMesh]:
-    """Each item of a MESH, on whatever device, as a TexturedMesh on the CPU. Alpha of images and factors is left out.
+    """Converts each item of a MESH, on any device, to a TexturedMesh on the CPU; drops alpha of images and factors.
 
-    batch: ComfyUI's MESH or anything with its attributes; all but `vertices` and `faces` may be missing or None.
-    Raises TypeError without these two.
+    batch: a MESH, or any object with its attributes: `vertices` [B, V, 3], `faces` [B, F, 3]; others may be missing or
+    None. Raises TypeError without these two.
     """
     if not all(hasattr(batch, name) for name in ("vertices", "faces")):
         raise TypeError(f"mesh: expected ComfyUI's MESH, got {type(batch).__module__}.{type(batch).__qualname__}")
@@ -97,7 +96,7 @@ def from_comfy_mesh(batch: Any) -> list[TexturedMesh]:
 
 
 def _item(batch: Any, index: int) -> TexturedMesh:
-    """One mesh of a MESH."""
+    """Converts item `index`."""
     counts = getattr(batch, "vertex_counts", None), getattr(batch, "face_counts", None)
     vertex_count = len(batch.vertices[index]) if counts[0] is None else int(counts[0][index])
     face_count = len(batch.faces[index]) if counts[1] is None else int(counts[1][index])
@@ -119,7 +118,7 @@ def _item(batch: Any, index: int) -> TexturedMesh:
 
 
 def _material(batch: Any, index: int, *, textured: bool) -> Material:
-    """The material of one item. textured: whether it has texture coordinates, without which no image is taken."""
+    """Converts the material of item `index`. textured: the item has UVs; otherwise its images are ignored."""
 
     def texture(name: str, channels: slice = slice(0, 3)) -> Texture | None:
         images = getattr(batch, name, None)
@@ -134,9 +133,9 @@ def _material(batch: Any, index: int, *, textured: bool) -> Material:
     return Material(
         base_color_factor=tuple(np.minimum(_srgb(factors, "base_color_factor", 1.0), 1.0).tolist()),
         base_color_texture=texture("texture"),
-        metallic_factor=_given(factors, "metallic_factor", 0.0 if getattr(batch, orm, None) is None else 1.0),
+        metallic_factor=_factor(factors, "metallic_factor", 0.0 if getattr(batch, orm, None) is None else 1.0),
         metallic_texture=texture(orm, slice(2, 3)),
-        roughness_factor=_given(factors, "roughness_factor", 1.0),
+        roughness_factor=_factor(factors, "roughness_factor", 1.0),
         roughness_texture=texture(orm, slice(1, 2)),
         occlusion_texture=texture(orm, slice(0, 1)) if getattr(batch, "occlusion_in_mr", False) else None,
         normal_scale=1.0 if factors.get("normal_scale") is None else float(factors["normal_scale"]),
@@ -147,14 +146,14 @@ def _material(batch: Any, index: int, *, textured: bool) -> Material:
     )
 
 
-def _given(factors: Mapping[str, Any], name: str, default: float) -> float:
-    """A number of a MESH's material in [0, 1], or the default for one that is missing, None or below 0."""
+def _factor(factors: Mapping[str, Any], name: str, default: float) -> float:
+    """Returns a scalar factor clamped to [0, 1], or the default if it is missing, None or below 0."""
     value = factors.get(name)
     return default if value is None or float(value) < 0 else min(float(value), 1.0)
 
 
 def _srgb(factors: Mapping[str, Any], name: str, default: float) -> np.ndarray:
-    """A colour [3] float64 of a MESH's material in sRGB encoding; the default where it is missing, None or below 0."""
+    """Returns a colour factor [3] float64, sRGB encoded, or the default if it is missing, None or below 0."""
     values = factors.get(name)
     if values is None or min(map(float, values[:3])) < 0:
         return np.full(3, default)
@@ -166,17 +165,17 @@ def _linear(color: Vector3) -> list[float]:
 
 
 def _flipped(uv: Tensor) -> Tensor:
-    """Coordinates [V, 2] with v counted from the other end."""
+    """Flips v of UVs [V, 2]."""
     return torch.stack([uv[:, 0], 1 - uv[:, 1]], 1)
 
 
 def _image(texture: Texture | None) -> Tensor | None:
-    """[1, H, W, 3] float in [0, 1]."""
+    """Returns the image as [1, H, W, 3] float32 in [0, 1]."""
     return None if texture is None else texture.image.float().expand(-1, -1, 3)[None] / 255
 
 
 def _packed(occlusion: Texture | None, roughness: Texture | None, metallic: Texture | None) -> Tensor | None:
-    """[1, H, W, 3] float: occlusion, roughness, metallic, 1 where one of them has no texture."""
+    """Packs occlusion, roughness and metallic into [1, H, W, 3] float32; a missing texture is 1."""
     channels = (occlusion, roughness, metallic)
     sizes = {texture.image.shape[:2] for texture in channels if texture is not None}
     if not sizes:

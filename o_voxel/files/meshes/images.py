@@ -1,4 +1,4 @@
-"""Textures as image files: several packed into the channels of one, smaller if asked, as PNG, JPEG or WebP."""
+"""Texture image files: channel packing, downsampling, and PNG, JPEG or WebP encoding."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class ImageFile(NamedTuple):
-    """media_type: "image/png", "image/jpeg" or "image/webp"."""
+    """An encoded image. media_type: "image/png", "image/jpeg" or "image/webp"."""
 
     content: bytes
     media_type: str
 
 
 def pixels_of(texture: Texture) -> np.ndarray:
-    """[H, W, C] uint8, row 0 at v = 1, which is the top row of every file here."""
+    """Returns the image [H, W, C] uint8 on the CPU; row 0 is at v = 1, the top row of all file formats here."""
     return texture.image.cpu().numpy()
 
 
 def pack_channels(textures: Sequence[Texture | None], empty: Sequence[int], max_side: int | None) -> np.ndarray:
-    """[H, W, C] uint8: the channels of `textures` side by side, in the largest size among them.
+    """Concatenates the channels of `textures` into [H, W, C] uint8, resized to the largest size among them.
 
-    empty: for each texture that is None, the number of its channels, which become 255.
+    empty: channel counts; a texture that is None contributes this many channels of 255.
     """
     images = [None if texture is None else shrink(pixels_of(texture), max_side) for texture in textures]
     present = [image.shape[:2] for image in images if image is not None]
@@ -46,17 +46,17 @@ def pack_channels(textures: Sequence[Texture | None], empty: Sequence[int], max_
 
 
 def shrink(image: np.ndarray, max_side: int | None) -> np.ndarray:
-    """`image` [H, W, C], halved by means of 2 x 2 texels until no side is longer than `max_side`."""
+    """Halves `image` [H, W, C] uint8 by 2 x 2 box filtering until no side exceeds `max_side`."""
     while max_side is not None and max(image.shape[:2]) > max_side:
         image = _from_pillow(_to_pillow(image).reduce(2))
     return image
 
 
 def encode_image(image: np.ndarray, options: SaveOptions, *, color: bool) -> ImageFile:
-    """The file of `image` [H, W, 1, 3 or 4] uint8. color: it is seen as such; else WebP stores it without loss.
+    """Encodes `image` [H, W, 1, 3 or 4] uint8. color: colour data, for which WebP is lossy; other data is lossless.
 
-    JPEG keeps full colour resolution, because the channels of a normal or a packed map are no colour. Images with
-    alpha become PNG where JPEG is asked for. The same bytes for the same input and library versions.
+    JPEG uses no chroma subsampling, because the channels of normal and packed maps are independent. With JPEG, images
+    with alpha are written as PNG. Deterministic for the same library versions.
     """
     if options.image_format == "webp":
         picture = _to_pillow(image)
@@ -64,7 +64,7 @@ def encode_image(image: np.ndarray, options: SaveOptions, *, color: bool) -> Ima
         loss = {"quality": options.quality} if color else {"lossless": True, "quality": 0}
         return ImageFile(_saved(picture, format="WEBP", method=2, exact=True, **loss), "image/webp")
     if options.image_format == "jpeg" and image.shape[2] != 4:
-        # Not "optimize": Pillow then needs room for the whole file at once, which noise does not leave it.
+        # Not "optimize": Pillow then needs a buffer for the whole file, and noisy images overflow it.
         quality = {"quality": options.quality, "subsampling": 0}
         return ImageFile(_saved(_to_pillow(image), format="JPEG", **quality), "image/jpeg")
     return ImageFile(encode_png(image, options.png_level), "image/png")

@@ -1,4 +1,4 @@
-"""Wavefront OBJ with its materials (.mtl, PBR extension) and PNG textures beside it. v up, as ours."""
+"""Writes Wavefront OBJ with materials (.mtl, PBR extension) and PNG textures. v is up in the file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ...values import Mesh
 from .images import pixels_of, shrink
 from .options import SaveOptions
 from .png import encode_png
-from .vertex_buffer import as_textured, checked, turned, with_normals
+from .vertex_buffer import as_textured, checked, rotate_up_axis, with_normals
 
-# Keyword in the .mtl and end of the file's name, for each texture that an .mtl has a place for.
+# .mtl keyword and file name suffix of each texture that the format supports.
 MAPS = {
     "base_color_texture": ("map_Kd", "base_color"),
     "roughness_texture": ("map_Pr", "roughness"),
@@ -28,20 +28,20 @@ MAPS = {
 
 
 def write_obj(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> Path:
-    """Writes `mesh` as `path`, its materials as the .mtl of the same name, each texture as a .png whose name begins so.
+    """Writes `mesh` to `path`, its materials to an .mtl of the same name, its textures to .png files with that prefix.
 
-    y up unless `options.up` says z. Places, texture coordinates and normals keep an index each, so nothing is split.
-    Colours stay sRGB. Occlusion has no place in an .mtl. Vertex colours follow the places, as most readers expect; a
-    mesh that has them and no texture coordinates goes without an .mtl, which would hide them.
-    All files are whole before the first appears; the .obj appears last. Deterministic.
-    Raises ValueError as `drawn.checked` and for texture coordinates that are not finite; OSError.
+    y up unless options.up is "z". Positions, UVs and normals have separate indices, so no vertex is split. Colours stay
+    sRGB; occlusion is dropped, as .mtl has no keyword for it. Vertex colours follow the position on its line, as most
+    readers expect; a mesh with vertex colours and no UVs is written without an .mtl, which would hide them.
+    All files are encoded before the first is written; the .obj is written last. Deterministic.
+    Raises ValueError as `vertex_buffer.checked` and for non-finite UVs; OSError.
     """
     target = Path(path)
     whole = checked(as_textured(mesh))
-    # Readers that find a material look for no vertex colours.
+    # Readers ignore vertex colours if there is a material.
     if whole.uv is None and whole.vertex_colors is not None:
         return write_files({target: _text(_geometry(whole, options, named=False))})
-    # Readers split names in an .mtl at spaces.
+    # Readers split .mtl file names at spaces.
     stem = "_".join(target.stem.split())
     textures, library = _library(whole.materials, stem, options)
     files = {target.with_name(name): content for name, content in textures.items()}
@@ -51,7 +51,7 @@ def write_obj(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = 
 
 
 def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -> tuple[dict[str, bytes], list[str]]:
-    """({file name: PNG}, lines of the .mtl). A texture that several materials use alike is stored once."""
+    """Returns ({file name: PNG}, lines of the .mtl). Shared textures are stored once."""
     names: dict[tuple, str] = {}
     files: dict[str, bytes] = {}
     lines: list[str] = []
@@ -75,7 +75,7 @@ def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -
 
 
 def _cut(material: Material) -> float | None:
-    """The alpha, 0 to 255, below which "MASK" makes a texel transparent; an .mtl has no word for that mode."""
+    """Returns the "MASK" alpha threshold, 0 to 255, which is applied to the image: .mtl has no alpha modes."""
     if material.alpha_mode != "MASK":
         return None
     return 255 * material.alpha_cutoff / max(material.alpha_factor, 1e-9)
@@ -89,7 +89,7 @@ def _opacity(material: Material) -> float:
 
 
 def _factors(material: Material) -> Iterator[str]:
-    # The Blinn-Phong exponent of the same width, for readers without PBR.
+    # Equivalent Blinn-Phong exponent, for readers without PBR.
     exponent = min(2 / max(material.roughness_factor, 1e-3) ** 4 - 2, 1000.0)
     yield "illum 2"
     for keyword, values in (("Kd", material.base_color_factor), ("Ke", material.emissive_factor)):
@@ -99,13 +99,13 @@ def _factors(material: Material) -> Iterator[str]:
 
 
 def _geometry(mesh: TexturedMesh, options: SaveOptions, *, named: bool) -> Iterator[str]:
-    """Lines of the .obj. named: faces say which material they have."""
+    """Yields the lines of the .obj. named: write usemtl lines."""
     y_up = options.y_up(".obj")
-    places = turned(mesh.mesh.vertices, y_up) * options.scale
+    positions = rotate_up_axis(mesh.mesh.vertices, y_up) * options.scale
     if mesh.vertex_colors is None:
-        yield from _lines("v", places.numpy())
+        yield from _lines("v", positions.numpy())
     else:
-        yield from _lines("v", np.concatenate([places.numpy(), mesh.vertex_colors[:, :3].clamp(0, 1).numpy()], 1))
+        yield from _lines("v", np.concatenate([positions.numpy(), mesh.vertex_colors[:, :3].clamp(0, 1).numpy()], 1))
     corners = [mesh.mesh.faces]
     if mesh.uv is not None:
         corners.append(mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces)
@@ -113,7 +113,7 @@ def _geometry(mesh: TexturedMesh, options: SaveOptions, *, named: bool) -> Itera
     shaded = with_normals(mesh, options.crease_deg)
     if shaded.normals is not None:
         corners.append(shaded.mesh.faces)
-        yield from _lines("vn", turned(shaded.normals, y_up).numpy())
+        yield from _lines("vn", rotate_up_axis(shaded.normals, y_up).numpy())
     slots = {(True, True): "{}/{}/{}", (True, False): "{}/{}", (False, True): "{}//{}", (False, False): "{}"}
     slot = slots[mesh.uv is not None, shaded.normals is not None].replace("{}", "%d")
     indices = np.stack([corner.numpy().astype(np.int64) for corner in corners], 2) + 1
@@ -139,13 +139,13 @@ def _finite_uv(uv: Tensor, faces: Tensor) -> Tensor:
 
 
 def _lines(keyword: str, values: np.ndarray) -> Iterator[str]:
-    """One line a row; nine digits give a float32 back as it was."""
+    """Yields one line per row of `values` [N, C]; nine digits round-trip a float32."""
     if len(values):
         yield _formatted(" ".join([keyword, *["%.9g"] * values.shape[1]]), values)
 
 
 def _formatted(pattern: str, rows: np.ndarray) -> str:
-    """`pattern` filled in for each row, joined by line ends: one call of the C formatter for all."""
+    """Formats all rows [N, C] with `pattern` in one % operation; returns lines joined by newlines."""
     return "\n".join([pattern] * len(rows)) % tuple(rows.reshape(-1).tolist())
 
 

@@ -1,4 +1,4 @@
-"""What can be chosen about a mesh file."""
+"""Options for writing mesh files."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Literal, get_args
 ImageFormat = Literal["png", "jpeg", "webp"]
 UpAxis = Literal["auto", "y", "z"]
 
-# The axis that points up where the caller does not say: glTF's by its specification, OBJ's and STL's by custom.
+# Default up axis by suffix: glTF's by specification, OBJ's and STL's by convention.
 UP_OF_SUFFIX = {".glb": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
 
 
 @dataclass(frozen=True)
 class SaveOptions:
-    """How to write a mesh. A format ignores what it has no place for.
+    """How to write a mesh. Formats ignore options that do not apply to them.
 
-    up: the axis that points up in the file; "auto" is y in GLB (which allows no other) and OBJ, z in PLY and STL.
-    scale: units of the file for one of ours. Printers read STL in millimetres: 100 makes a mesh of size 1 10 cm tall.
-    crease_deg: a mesh without normals gets smooth ones, but where faces bend by more; None leaves its faces flat.
-    image_format: of a GLB's textures. "jpeg" leaves those with alpha to PNG; "webp" needs a reader of EXT_texture_webp.
+    up: up axis of the file; "auto" is y in GLB (which allows no other) and OBJ, z in PLY and STL.
+    scale: file units per world unit. Printers read STL in millimetres: 100 makes a mesh of size 1 10 cm tall.
+    crease_deg: a mesh without normals gets smooth ones, split at dihedral angles above this, degrees; None: flat faces.
+    image_format: of GLB textures. "jpeg" writes textures with alpha as PNG; "webp" requires EXT_texture_webp.
     quality: 1 to 100, of JPEG and WebP.  png_level: 0 to 9, see `encode_png`.
-    max_texture: the most texels a side; larger images are halved until they fit. None: as they are.
-    quantize: a GLB's geometry in integers of 16 and 8 bits (KHR_mesh_quantization), half as large.
-    draco: a GLB's geometry by Draco (KHR_draco_mesh_compression), a tenth as large; needs the package DracoPy.
-    max_bytes: the most that a GLB may take; `formats.fit` says what is given up for it.
-    ply_uv: texture coordinates as s and t in a PLY, which splits vertices at the seams.
+    max_texture: maximum texels per side; larger images are halved until they fit. None: unlimited.
+    quantize: store GLB geometry as 16- and 8-bit integers (KHR_mesh_quantization), half the size.
+    draco: compress GLB geometry (KHR_draco_mesh_compression) to a tenth of the size; needs the package DracoPy.
+    max_bytes: maximum size of a GLB; see `size_budget` for the quality reductions.
+    ply_uv: write UVs as s and t to a PLY, which splits vertices at seams.
     """
 
     up: UpAxis = "auto"
@@ -59,7 +59,7 @@ class SaveOptions:
             raise ValueError("quantize: expected False with draco, which quantises by itself")
 
     def y_up(self, suffix: str) -> bool:
-        """Whether a file of this suffix has y up. Raises ValueError for a GLB with z up."""
+        """Returns True if a file of this suffix is y-up. Raises ValueError for a GLB with z up."""
         if suffix == ".glb" and self.up == "z":
-            raise ValueError("up: expected 'auto' or 'y' for a GLB, whose specification says y; got 'z'")
+            raise ValueError("up: expected 'auto' or 'y' for a GLB, because glTF is y-up; got 'z'")
         return (UP_OF_SUFFIX[suffix] if self.up == "auto" else self.up) == "y"

@@ -1,4 +1,4 @@
-"""Meshes in a binary .ply: element `vertex` with what is known of each, element `face` with three rows a face."""
+"""Writes meshes as binary .ply: element `vertex` with the available attributes, element `face` with index triples."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from ...core.color import to_bytes
 from ...material import Material, TexturedMesh
 from ...values import Mesh
 from .options import SaveOptions
-from .vertex_buffer import as_textured, checked, turned, vertex_buffer, with_normals
+from .vertex_buffer import as_textured, checked, rotate_up_axis, vertex_buffer, with_normals
 
 FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
 
 
 def write_ply_mesh(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> Path:
-    """Writes `mesh` as little-endian .ply, z up unless `options.up` says y: places, normals, and colours where known.
+    """Writes `mesh` as little-endian .ply, z up unless options.up is "y": positions, normals, and vertex colours.
 
     Normals follow `options.crease_deg`; colours are sRGB bytes, as readers expect; `options.ply_uv` adds s and t, v up.
-    Deterministic; the file appears whole or not at all. Raises ValueError as `drawn.checked` and `vertex_buffer`;
-    OSError.
+    Deterministic; writes atomically. Raises ValueError as `vertex_buffer.checked` and `vertex_buffer`; OSError.
     """
     whole = checked(as_textured(mesh))
     y_up = options.y_up(".ply")
-    # Without materials no vertex is split for them.
+    # Drop materials, so that no vertex is split at their borders.
     plain = replace(whole, materials=(Material(),), material_ids=None)
     plain = plain if options.ply_uv else replace(plain, uv=None, uv_faces=None)
     flat = vertex_buffer(with_normals(plain, options.crease_deg))
-    columns = _columns("xyz", turned(flat.mesh.vertices, y_up) * options.scale)
+    columns = _columns("xyz", rotate_up_axis(flat.mesh.vertices, y_up) * options.scale)
     if flat.normals is not None:
-        columns |= _columns(("nx", "ny", "nz"), turned(flat.normals, y_up))
+        columns |= _columns(("nx", "ny", "nz"), rotate_up_axis(flat.normals, y_up))
     if flat.uv is not None:
         columns |= _columns("st", flat.uv)
     if flat.colors is not None:
@@ -50,7 +49,7 @@ def write_ply_mesh(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptio
 
 
 def _columns(names: str | tuple[str, ...], values: Tensor) -> dict[str, np.ndarray]:
-    """{name: a column of values [N, C]}."""
+    """Returns {name: column [N]} of `values` [N, C]."""
     return dict(zip(names, values.numpy().T, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""PNG images, written by as many threads as there are cores: bands of rows, each filtered and deflated by itself.
+"""Multi-threaded PNG encoder: bands of rows are filtered and deflated independently.
 
 Format: PNG specification (ISO/IEC 15948), zlib and deflate streams (RFC 1950, 1951).
 """
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Bytes of one band. Fixed, because it shapes the file: threads may differ from machine to machine, bytes must not.
+# Bytes per band. Fixed, so that the file does not depend on the number of threads.
 BAND_BYTES = 1 << 18
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-# Filters of the specification that are tried on each row. None and Average hardly ever win on textures.
+# Filter types tried on each row. None and Average are rarely best on textures.
 SUB, UP, PAETH = 1, 2, 4
 ADLER_MODULUS = 65521
 
@@ -29,11 +29,11 @@ class _Band(NamedTuple):
 
 
 def encode_png(image: np.ndarray, level: int = 1, threads: int | None = None) -> bytes:
-    """The file of `image` [H, W, C] uint8: C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; row 0 is the top one.
+    """Encodes `image` [H, W, C] uint8: C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; row 0 is the top row.
 
-    level: 0 (stored) to 9 (smallest), as zlib counts them. At 1 only runs of one byte are looked for: on textures that
-    is as small as Pillow's default and ten times as fast; patterns that repeat exactly need 2 or more.
-    threads: None for one a core. The bytes do not depend on it. Raises ValueError for another shape, type or level.
+    level: zlib level, 0 (stored) to 9 (smallest). Level 1 uses run-length matching only: on textures as small as
+    Pillow's default and ten times as fast; exactly repeating patterns need 2 or more.
+    threads: None for one per core; does not affect the output. Raises ValueError for another shape, dtype or level.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in COLOR_TYPES or 0 in image.shape:
         raise ValueError(f"image: expected [H, W, 1 to 4] uint8, not empty, got {list(image.shape)} {image.dtype}")
@@ -54,19 +54,19 @@ def encode_png(image: np.ndarray, level: int = 1, threads: int | None = None) ->
 
 
 def _encode_band(rows: np.ndarray, start: int, end: int, channels: int, level: int) -> _Band:
-    """Rows `start` to `end` as one IDAT chunk, which begins and ends on a whole byte of the deflate stream."""
+    """Encodes `rows` [H, W C] uint8 from `start` to `end` as one IDAT chunk, byte-aligned in the deflate stream."""
     filtered = _filter(rows, start, min(end, len(rows)), channels).tobytes()
     strategy = zlib.Z_RLE if level == 1 else zlib.Z_FILTERED
     encoder = zlib.compressobj(level, zlib.DEFLATED, -15, 9, strategy)
     last = end >= len(rows)
-    # The stream's header stands before the first band: deflate with a window of 32 KiB, no dictionary.
+    # zlib header, before the first band only: deflate, 32 KiB window, no dictionary.
     stream = b"" if start else b"\x78\x01"
     stream += encoder.compress(filtered) + encoder.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
     return _Band(_chunk(b"IDAT", stream), zlib.adler32(filtered), len(filtered))
 
 
 def _filter(rows: np.ndarray, start: int, end: int, channels: int) -> np.ndarray:
-    """[R, 1 + W] uint8: each row's filter and its differences, by the filter whose differences are smallest in sum."""
+    """Filters R rows; returns [R, 1 + W C] uint8, filter type first. Picks the minimum sum of absolute differences."""
     padded = np.zeros((end - start + 1, channels + rows.shape[1]), np.uint8)
     first = max(start - 1, 0)
     padded[first - start + 1 :, channels:] = rows[first:end]
@@ -85,10 +85,10 @@ def _filter(rows: np.ndarray, start: int, end: int, channels: int) -> np.ndarray
 
 
 def _paeth(left: np.ndarray, up: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """The nearest of the three to left + up - corner, the first of equals; uint8 all along, eight times as fast.
+    """Paeth predictor of [R, W] uint8 neighbours, computed in uint8, eight times as fast as in wider integers.
 
-    The estimate is as far from `left` as `up` is from `corner`, and the other way round. Its distance from `corner` is
-    the sum of both where they lie on one side of it, else their difference, and only then can `corner` be nearest.
+    The estimate left + up - corner differs from `left` by |up - corner|, from `up` by |left - corner|, and from
+    `corner` by their sum if both are on one side of it, else by their difference; only then can `corner` be nearest.
     """
     to_left, to_up = _distance(up, corner), _distance(left, corner)
     small = np.minimum(to_left, to_up)
@@ -102,12 +102,12 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _choose(condition: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
-    """np.where by bits, which numpy does in wide registers."""
+    """np.where on [R, W] uint8 by bit operations, which numpy vectorises."""
     return ((yes ^ no) & -condition.view(np.uint8)) ^ no
 
 
 def _adler_of_both(first: int, second: int, second_size: int) -> int:
-    """The Adler-32 of two pieces in a row, from theirs."""
+    """Combines the Adler-32 checksums of two consecutive blocks."""
     low = (first & 0xFFFF) + (second & 0xFFFF) - 1
     high = (first >> 16) + (second >> 16) + second_size * ((first & 0xFFFF) - 1)
     return high % ADLER_MODULUS << 16 | low % ADLER_MODULUS

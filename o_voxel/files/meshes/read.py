@@ -1,7 +1,7 @@
-"""Mesh files in: GLB, glTF, OBJ, PLY and STL, read by trimesh, to our frame and our materials.
+"""Reads GLB, glTF, OBJ, PLY and STL with materials, through trimesh.
 
-Frames: glTF and OBJ are y-up, (x, y, z) becomes (x, -z, y); PLY and STL name no up and are taken as they are.
-Texture coordinates: v up, as OBJ has it; glTF counts v down and trimesh turns it round while reading.
+Frames: glTF and OBJ are y-up, (x, y, z) becomes (x, -z, y); PLY and STL define no up axis and are read unchanged.
+Texture coordinates: v up, as in OBJ; trimesh flips glTF's v on reading.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...material import TexturedMesh
-from ...values import Mesh
 from .gltf.dequantize import expand_normalized
 from .gltf.document import GLB_MAGIC, JSON_CHUNK
 from .trimesh import MATERIAL_NAME, FactorSpace, from_trimesh
@@ -28,7 +27,7 @@ Up = Literal["auto", "y", "z"]
 
 UP_OF_SUFFIX = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
 GLTF_SUFFIXES = (".glb", ".gltf")
-# What trimesh and Pillow let escape when a file is not what it says.
+# Exceptions that trimesh and Pillow raise for malformed files.
 UNREADABLE = (
     ArithmeticError,
     AttributeError,
@@ -44,22 +43,17 @@ UNREADABLE = (
 )
 
 
-def load_mesh(path: str | Path, *, up: Up = "auto") -> Mesh:
-    """The triangles of a mesh file: vertices float32, z up, faces int64. As `load_textured_mesh`, less materials."""
-    return load_textured_mesh(path, up=up).mesh
-
-
 def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpace = "srgb") -> TexturedMesh:
-    """A mesh file with its materials, UVs, vertex colours and normals, on the CPU, in world units, z up.
+    """Reads a mesh file with materials, UVs, vertex colours and normals; on the CPU, z up.
 
-    All objects of a scene, each where it stands, in one mesh; nothing is merged, moved or scaled.
-    up: the file's own up axis; "auto" goes by the suffix.
-    factors: glTF's factors and vertex colours are linear light. "srgb" encodes them as the texels are; "stored" takes
-    the base colour's and emissive factors as they stand, as the original does, and darkens untextured parts.
-    Files that are not glTF know no metal: metallic is 0 there. Second UV sets and texture transforms are ignored with
-    a UserWarning. Deterministic.
-    Raises FileNotFoundError, or ValueError for an unknown suffix, an unreadable file, or one without triangles;
-    ModuleNotFoundError without trimesh.
+    Returns vertices [V, 3] float32 in file units and faces [F, 3] int64 of all objects, with their scene transforms;
+    vertices are not merged, centred or scaled.
+    up: up axis of the file; "auto" chooses by suffix.
+    factors: glTF factors and vertex colours are linear. "srgb" encodes them like the texels; "stored" keeps base colour
+    and emissive factors unchanged, as the original does, which darkens untextured parts.
+    metallic is 0 for formats other than glTF. Second UV sets and texture transforms are ignored with a UserWarning.
+    Deterministic. Raises FileNotFoundError; ValueError for an unknown suffix, an unreadable file, or one without
+    triangles; ModuleNotFoundError without trimesh.
     """
     if factors not in ("srgb", "stored"):
         raise ValueError(f"factors: expected 'srgb' or 'stored', got {factors!r}")
@@ -75,7 +69,7 @@ def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpac
         raise ValueError(f"up: expected 'auto', 'y' or 'z', got {up!r}")
     y_up = (UP_OF_SUFFIX[suffix] if up == "auto" else up) == "y"
     try:
-        # Numbers too large for float32 become inf here, which whoever uses the mesh refuses.
+        # Values too large for float32 become inf, which consumers of the mesh reject.
         with np.errstate(over="ignore", invalid="ignore"):
             scene, header = _read(path, suffix)
             return from_trimesh(scene, y_up=y_up, factors=factors, gltf=header)
@@ -84,7 +78,7 @@ def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpac
 
 
 def _read(path: Path, suffix: str) -> tuple[trimesh.Scene, dict[str, Any]]:
-    """(the scene, the file's JSON, {} unless it is glTF)."""
+    """Returns (scene, glTF JSON or {})."""
     import trimesh
 
     class Files(trimesh.resolvers.FilePathResolver):
@@ -110,7 +104,7 @@ def _read(path: Path, suffix: str) -> tuple[trimesh.Scene, dict[str, Any]]:
 
 
 def _utf8(content: bytes) -> bytes:
-    """Text in UTF-8, or else in Latin-1, as UTF-8; names that agree between two files still do."""
+    """Re-encodes Latin-1 text as UTF-8, so that names still match between files; keeps valid UTF-8."""
     try:
         content.decode()
     except UnicodeDecodeError:
@@ -119,7 +113,7 @@ def _utf8(content: bytes) -> bytes:
 
 
 def _split_glb(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """(JSON, the chunks after it) of a GLB file."""
+    """Splits a GLB file into (JSON, bytes of the following chunks)."""
     if len(content) < 20:
         raise ValueError(f"expected a header of 20 bytes, got {len(content)}")
     magic, version, length, json_length, kind = struct.unpack_from("<5I", content)

@@ -1,4 +1,4 @@
-"""A file within a size: cheaper encodings one after the other, then smaller textures, until it fits."""
+"""Fits a file to a size limit: lossier encodings, then smaller textures, until it fits."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from .options import SaveOptions
 
 QUALITIES = (90, 80, 70)
-# Textures are not made smaller than this on a side: below, nothing can be made out.
+# Minimum texture side, texels; smaller textures are unrecognisable.
 SMALLEST_TEXTURE = 64
 
 
 @dataclass(frozen=True)
 class SizedFile:
-    """A file's bytes, the options that made it, and what they give up, in words, from the first step to the last."""
+    """An encoded file, its options, and descriptions of the quality reductions, in order."""
 
     content: bytes
     options: SaveOptions
@@ -22,11 +22,11 @@ class SizedFile:
 
 
 def fit_size_budget(encode: Callable[[SaveOptions], bytes], options: SaveOptions, largest_side: int) -> SizedFile:
-    """The first file of `encode` that takes at most `options.max_bytes`: as asked, else by the steps below.
+    """Returns the first encoding of at most `options.max_bytes`, starting with the requested options.
 
-    JPEG or WebP at ever lower quality (JPEG where PNG was asked for), quantised geometry, then textures of half the
-    size, again and again. Later steps keep the earlier ones. largest_side: of the textures, in texels; 0 without any.
-    Raises ValueError with the smallest size that was reached.
+    Reductions, cumulative: JPEG or WebP at decreasing quality (JPEG replaces PNG), quantised geometry, then textures
+    halved repeatedly. largest_side: of the textures, in texels; 0 without any.
+    Raises ValueError with the smallest size reached.
     """
     smallest = None
     for step, changes in _steps(options, largest_side):
@@ -41,7 +41,7 @@ def fit_size_budget(encode: Callable[[SaveOptions], bytes], options: SaveOptions
 
 
 def _steps(options: SaveOptions, largest_side: int) -> Iterator[tuple[SaveOptions, tuple[str, ...]]]:
-    """(options, changes in words), from what was asked for to the least."""
+    """Yields (options, descriptions of the changes), from the requested options to the smallest."""
     yield options, ()
     quality, geometry, size = (), (), ()
     if largest_side:

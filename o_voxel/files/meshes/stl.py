@@ -1,4 +1,4 @@
-"""Binary STL: triangles and nothing else, for printing."""
+"""Writes binary STL for 3D printing: triangles only, without materials."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ...material import TexturedMesh
 from ...mesh.connectivity.topology import area_vectors
 from ...values import Mesh
 from .options import SaveOptions
-from .vertex_buffer import as_textured, checked, turned
+from .vertex_buffer import as_textured, checked, rotate_up_axis
 
 TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-# 80 bytes that must not begin with "solid", by which readers know the text form.
+# 80 bytes; must not begin with "solid", which marks the text format.
 HEADER = b"binary STL".ljust(80)
 
 
 def write_stl(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> Path:
-    """Writes the triangles of `mesh`, z up unless `options.up` says y, with each one's own normal (0 without an area).
+    """Writes the triangles of `mesh`, z up unless options.up is "y", with face normals (0 for zero-area faces).
 
-    Deterministic; the file appears whole or not at all. Raises ValueError as `drawn.checked`; OSError.
+    Deterministic; writes atomically. Raises ValueError as `vertex_buffer.checked`; OSError.
     """
     whole = checked(as_textured(mesh)).mesh
-    vertices = turned(whole.vertices, options.y_up(".stl"))
+    vertices = rotate_up_axis(whole.vertices, options.y_up(".stl"))
     faces = whole.faces.long()
     table = np.zeros(len(faces), TRIANGLE)
     table["normal"] = unit(area_vectors(vertices, faces)).numpy()

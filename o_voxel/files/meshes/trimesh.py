@@ -1,6 +1,6 @@
-"""Between trimesh's objects, which the mesh packs pass around as TRIMESH, and ours.
+"""Conversion between TexturedMesh and trimesh objects, which other node packs exchange as TRIMESH.
 
-trimesh counts v up, as we do. Its PBR factors are linear light, 8-bit or float; its vertex colours are taken as sRGB.
+trimesh has v up, as here. Its PBR factors are linear, 8-bit or float; its vertex colours are assumed to be sRGB.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FactorSpace = Literal["srgb", "stored"]
 
 WRAP_OF_CODE = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 NEAREST_CODES = (9728, 9984, 9986)
-# Before a material's number, where a file's JSON is at hand.
+# Prefix of a material's index in the glTF JSON.
 MATERIAL_NAME = "#"
 
 
@@ -39,23 +39,23 @@ def from_trimesh(
     factors: FactorSpace = "srgb",
     gltf: Mapping[str, Any] | None = None,
 ) -> TexturedMesh:
-    """A trimesh scene or mesh as a TexturedMesh on the CPU; y_up: its frame is glTF's.
+    """Converts a trimesh scene or mesh to a TexturedMesh on the CPU, vertices [V, 3] float32. y_up: frame of the input.
 
-    gltf: the file's JSON, where the materials are called "#0", "#1", ...; it has the wrap modes and exact factors that
-    trimesh drops. Without it, a PBR material's 8-bit factors are linear all the same. Raises ValueError without faces.
+    gltf: the file's JSON, with materials named "#0", "#1", ...; provides the wrap modes and exact factors that trimesh
+    drops. Without it, 8-bit PBR factors are still taken as linear. Raises ValueError without faces.
     """
     if factors not in ("srgb", "stored"):
         raise ValueError(f"factors: expected 'srgb' or 'stored', got {factors!r}")
     reader = _MaterialReader(gltf or {}, factors)
-    pieces = [_piece(part, matrix, reader, y_up) for part, matrix in _placed(scene)]
+    pieces = [_piece(part, matrix, reader, y_up) for part, matrix in _instances(scene)]
     if not pieces:
         raise ValueError("expected at least one triangle, got none")
     return _joined(pieces, reader.materials)
 
 
 def to_trimesh(mesh: TexturedMesh) -> trimesh.Trimesh:
-    """A TexturedMesh on the CPU with one material as a trimesh mesh, y up: one index for place and texture, 8-bit
-    images, factors in linear light, vertex colours in sRGB. The material's alpha and normal scale are left out.
+    """Converts a TexturedMesh on the CPU with one material to a trimesh mesh, y up: vertices [V, 3] split at UV seams,
+    8-bit images, linear factors, sRGB vertex colours. Drops the material's alpha and normal scale.
 
     Raises ValueError as `to_comfy_mesh`; ModuleNotFoundError without trimesh or Pillow.
     """
@@ -95,7 +95,7 @@ def to_trimesh(mesh: TexturedMesh) -> trimesh.Trimesh:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """One object: arrays as in TexturedMesh, float32 and int64; `uv` and `colors` may be missing."""
+    """One object; arrays as in TexturedMesh, float32 and int64. uv [V, 2] and colors [V, 4] may be None."""
 
     vertices: np.ndarray
     faces: np.ndarray
@@ -107,18 +107,18 @@ class _Piece:
 
 @dataclass
 class _MaterialReader:
-    """Materials met so far, each read once, and the images they share."""
+    """Converts materials, each once, with shared textures."""
 
     gltf: Mapping[str, Any]
     factors: FactorSpace
     materials: list[Material] = field(default_factory=list)
     rows: dict[int, int] = field(default_factory=dict)
     textures: dict[tuple, Texture] = field(default_factory=dict)
-    # Ids name objects only while these live.
+    # Keeps objects alive, so that their ids stay unique.
     alive: list[object] = field(default_factory=list)
 
     def row(self, material: object) -> int:
-        """The row of a trimesh material in `materials`; None is a plain white one without metal."""
+        """Returns the index of a trimesh material in `materials`; None is plain white, non-metallic."""
         if id(material) not in self.rows:
             self.alive.append(material)
             self.rows[id(material)] = len(self.materials)
@@ -175,7 +175,7 @@ class _MaterialReader:
         )
 
     def _stored(self, material: Any) -> Mapping[str, Any]:
-        """The material as the file's JSON has it, found by its number; {} without a file."""
+        """Returns the material's glTF JSON by its index; {} without a file."""
         name = str(material.name or "")
         return (
             self.gltf["materials"][int(name[len(MATERIAL_NAME) :])]
@@ -186,7 +186,7 @@ class _MaterialReader:
     def _texture(
         self, image: Image.Image | None, channels: tuple[int, ...], reference: Mapping[str, Any] | None = None
     ) -> Texture | None:
-        """`channels` of an image's RGBA, read as the glTF texture `reference` says; the same object for the same."""
+        """Returns `channels` of an image's RGBA with the sampler of the glTF texture `reference`; cached."""
         if image is None:
             return None
         wrap, mode = self._sampler(reference)
@@ -198,7 +198,7 @@ class _MaterialReader:
         return self.textures[key]
 
     def _sampler(self, reference: Mapping[str, Any] | None) -> tuple[tuple[str, str], str]:
-        """(wrap along u and v, filter) of a glTF texture reference."""
+        """Returns (wrap along u and v, filter) of a glTF texture reference."""
         if not reference:
             return ("repeat", "repeat"), "linear"
         if reference.get("texCoord", 0) != 0 or "KHR_texture_transform" in reference.get("extensions", {}):
@@ -214,7 +214,7 @@ def _unit(value: float | None) -> float:
 
 
 def _factor(value: np.ndarray | None, count: int, default: float = 1.0) -> np.ndarray:
-    """A trimesh colour, 8-bit or float, 3 or 4 long, as `count` floats; missing ones are `default`."""
+    """Converts a trimesh colour, [3 or 4] 8-bit or float, to [count] float64; missing channels are `default`."""
     out = np.full(count, default)
     if value is not None:
         value = np.asarray(value)
@@ -223,18 +223,18 @@ def _factor(value: np.ndarray | None, count: int, default: float = 1.0) -> np.nd
     return out
 
 
-def _placed(scene: trimesh.Scene | trimesh.Trimesh) -> Iterator[tuple[trimesh.Trimesh, np.ndarray]]:
-    """Every object with triangles and its matrix [4, 4] to the world; unlike `Scene.dump`, images are not copied."""
+def _instances(scene: trimesh.Scene | trimesh.Trimesh) -> Iterator[tuple[trimesh.Trimesh, np.ndarray]]:
+    """Yields each object with triangles and its world matrix [4, 4]; unlike `Scene.dump`, does not copy images."""
     if hasattr(scene, "faces"):
-        placed = [(scene, np.eye(4))]
+        instances = [(scene, np.eye(4))]
     else:
         nodes = (scene.graph[node] for node in scene.graph.nodes_geometry)
-        placed = [(scene.geometry[name], matrix) for matrix, name in nodes]
-    yield from ((part, matrix) for part, matrix in placed if len(getattr(part, "faces", ())) > 0)
+        instances = [(scene.geometry[name], matrix) for matrix, name in nodes]
+    yield from ((part, matrix) for part, matrix in instances if len(getattr(part, "faces", ())) > 0)
 
 
 def _piece(part: trimesh.Trimesh, matrix: np.ndarray, reader: _MaterialReader, y_up: bool) -> _Piece:
-    vertices, normals, faces = _moved(part, matrix, y_up)
+    vertices, normals, faces = _transformed(part, matrix, y_up)
     visual, kind = part.visual, part.visual.kind
     uv = colors = None
     ids = np.zeros(len(faces), np.int64)
@@ -256,15 +256,15 @@ def _piece(part: trimesh.Trimesh, matrix: np.ndarray, reader: _MaterialReader, y
     return _Piece(vertices, faces, normals, ids, uv, colors)
 
 
-def _moved(part: trimesh.Trimesh, matrix: np.ndarray, y_up: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(vertices, normals, both [N, 3] float32, faces [F, 3] int64) in the world, z up; a mirror turns faces over."""
-    # Rows: where the three axes and the origin come to. Adding 0 makes -0 a plain 0, in which files would differ.
-    places = torch.from_numpy(np.array(matrix[:3].T, np.float64))
-    *axes, origin = (to_z_up(places) if y_up else places).numpy() + 0.0
+def _transformed(part: trimesh.Trimesh, matrix: np.ndarray, y_up: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(vertices [N, 3], normals [N, 3], float32, faces [F, 3] int64) in world space, z up; mirroring flips winding."""
+    # Rows: images of the three axes and of the origin. Adding 0 turns -0 into 0, which would change file bytes.
+    columns = torch.from_numpy(np.array(matrix[:3].T, np.float64))
+    *axes, origin = (to_z_up(columns) if y_up else columns).numpy() + 0.0
     linear = np.stack(axes, 1)
     vertices = np.asarray(part.vertices) @ linear.T + origin
     mirrored = np.linalg.det(linear) < 0
-    # The matrix of cofactors takes normals along under any linear map, also a flat one.
+    # Normals transform by the cofactor matrix, also for singular maps.
     cofactors = np.stack([np.cross(linear[(i + 1) % 3], linear[(i + 2) % 3]) for i in range(3)])
     normals = np.asarray(part.vertex_normals) @ cofactors.T * (-1.0 if mirrored else 1.0)
     length = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -275,7 +275,7 @@ def _moved(part: trimesh.Trimesh, matrix: np.ndarray, y_up: bool) -> tuple[np.nd
 
 
 def _rgba(colors: np.ndarray, linear: bool) -> np.ndarray:
-    """[N, 4] float32 in [0, 1], sRGB encoded, of colours [N, 3 or 4], integers over their full range or floats."""
+    """Converts colours [N, 3 or 4], full-range integers or floats, to sRGB [N, 4] float32 in [0, 1]."""
     values = colors / np.iinfo(colors.dtype).max if colors.dtype.kind in "iu" else colors.astype(np.float64)
     rgba = np.ones((len(values), 4))
     rgba[:, : values.shape[1]] = values.clip(0, 1)
@@ -285,7 +285,7 @@ def _rgba(colors: np.ndarray, linear: bool) -> np.ndarray:
 
 
 def _joined(pieces: Sequence[_Piece], materials: Sequence[Material]) -> TexturedMesh:
-    """One mesh of all pieces; where only some have UVs or colours, the others get 0 or white."""
+    """Concatenates pieces into one mesh; pieces without UVs or colours get 0 or white if others have them."""
 
     def column(pick: Callable[[_Piece], np.ndarray | None], width: int, fill: float) -> Tensor | None:
         if all(pick(piece) is None for piece in pieces):
@@ -310,7 +310,7 @@ def _joined(pieces: Sequence[_Piece], materials: Sequence[Material]) -> Textured
 
 
 def _firsts(pieces: Sequence[_Piece]) -> Iterator[int]:
-    """Each piece's first row among all vertices."""
+    """Yields the index of each piece's first vertex."""
     first = 0
     for piece in pieces:
         yield first

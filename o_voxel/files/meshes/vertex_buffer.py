@@ -1,4 +1,4 @@
-"""A mesh as graphics cards and most files want it: one index for place, texture, normal and colour."""
+"""Single-index vertex buffers, as GPUs and most file formats need: positions, UVs, normals, tangents, colours."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ...values import Mesh
 
 @dataclass(frozen=True, eq=False)
 class VertexBuffer:
-    """Arrays on the CPU, all but the last with one row a vertex of `mesh`; z up, v up, colours in sRGB.
+    """Vertex attributes of the V vertices of `mesh`, on the CPU; z up, v up, sRGB colours.
 
-    uv [V, 2], normals [V, 3] of length 1, tangents [V, 4] as `mesh.normals.tangents` has them, colors [V, 4]: float32,
-    or None.  material_ids: [F] int64.
+    uv [V, 2], normals [V, 3] unit vectors, tangents [V, 4] as from `mesh.normals.tangents`, colors [V, 4] RGBA: float32
+    or None.  material_ids: [F] int64, per face.
     """
 
     mesh: Mesh
@@ -32,21 +32,21 @@ class VertexBuffer:
     material_ids: Tensor
 
     def part(self, material: int) -> VertexBuffer:
-        """The faces of one material and the vertices that they use, in order."""
+        """Extracts the faces of one material and their vertices, in order."""
         mesh, rows = select_faces(self.mesh, self.material_ids == material)
         picked = [self.uv, self.normals, self.tangents, self.colors]
         return VertexBuffer(mesh, *(_rows(values, rows.vertices) for values in picked), self.material_ids[rows.faces])
 
 
 def as_textured(mesh: Mesh | TexturedMesh) -> TexturedMesh:
-    """`mesh` itself, or a bare one in a rough white, drawn from both sides: its winding may not agree."""
+    """Gives a bare Mesh a rough white material, double-sided because its winding may be inconsistent."""
     if isinstance(mesh, TexturedMesh):
         return mesh
     return TexturedMesh(mesh, (Material(metallic_factor=0.0, double_sided=True),))
 
 
 def checked(mesh: TexturedMesh) -> TexturedMesh:
-    """`mesh` on the CPU. Raises ValueError where it has no faces, or numbers that no file can hold."""
+    """Copies `mesh` to the CPU. Raises ValueError without faces, and for non-finite values or indices out of range."""
     found = TexturedMesh(
         Mesh(mesh.mesh.vertices.cpu(), mesh.mesh.faces.cpu()),
         mesh.materials,
@@ -68,10 +68,10 @@ def checked(mesh: TexturedMesh) -> TexturedMesh:
 
 
 def with_normals(mesh: TexturedMesh, crease_deg: float | None) -> TexturedMesh:
-    """`mesh` with normals of length 1. Its own stay, but those that are zero or not finite are made from its faces.
+    """Returns `mesh` with unit normals [V, 3]; existing ones are kept, zero or non-finite ones are recomputed.
 
-    Without any they are smooth, but where faces bend by more than `crease_deg`, which splits vertices. None: without,
-    unless a normal texture needs them; then they are the faces' own.
+    A mesh without normals gets smooth ones, split at dihedral angles above `crease_deg`, degrees. None: no normals,
+    or face normals if a normal texture needs them.
     """
     if mesh.normals is not None:
         finite = mesh.normals.isfinite().all(1)
@@ -79,7 +79,7 @@ def with_normals(mesh: TexturedMesh, crease_deg: float | None) -> TexturedMesh:
         wrong = length(normals) < 0.5
         made = vertex_normals(mesh.mesh).double() if bool(wrong.any()) else normals
         return replace(mesh, normals=torch.where(wrong[:, None], made, normals).float())
-    if crease_deg is None and not _bumpy(mesh):
+    if crease_deg is None and not _has_normal_texture(mesh):
         return mesh
     smooth, normals, rows = smooth_by_angle(mesh.mesh, crease_deg or 0.0)
     return replace(
@@ -92,9 +92,9 @@ def with_normals(mesh: TexturedMesh, crease_deg: float | None) -> TexturedMesh:
 
 
 def vertex_buffer(mesh: TexturedMesh) -> VertexBuffer:
-    """`mesh`, checked and with its normals, under one index; with tangents if it has normals and a normal texture.
+    """Converts a checked mesh to one index per vertex; adds tangents [V, 4] if it has normals and a normal texture.
 
-    Vertices that no face uses are left out. Raises ValueError for texture coordinates that are missing or not finite.
+    Drops unused vertices. Raises ValueError for non-finite UVs or UV indices out of range.
     """
     ids = mesh.material_ids
     ids = torch.zeros(len(mesh.mesh.faces), dtype=torch.int64) if ids is None else ids.to(torch.int64)
@@ -108,19 +108,19 @@ def vertex_buffer(mesh: TexturedMesh) -> VertexBuffer:
         if not bool(uv.isfinite().all()):
             raise ValueError("uv: expected finite coordinates, got NaN or infinity; unwrap the mesh again")
     normals, colors = _rows(mesh.normals, rows), _rows(mesh.vertex_colors, rows)
-    if not _bumpy(mesh) or normals is None or uv is None:
+    if not _has_normal_texture(mesh) or normals is None or uv is None:
         return VertexBuffer(single, uv, normals, None, colors, ids)
     single, tangent, split = tangents(single, normals, uv)
     uv, normals, colors = (_rows(values, split.vertices) for values in (uv, normals, colors))
     return VertexBuffer(single, uv, normals, tangent, colors, ids)
 
 
-def turned(vectors: Tensor, y_up: bool) -> Tensor:
-    """`vectors` [N, 3] as they are, or y up."""
+def rotate_up_axis(vectors: Tensor, y_up: bool) -> Tensor:
+    """Converts z-up `vectors` [N, 3] to y up if `y_up`."""
     return to_y_up(vectors) if y_up else vectors
 
 
-def _bumpy(mesh: TexturedMesh) -> bool:
+def _has_normal_texture(mesh: TexturedMesh) -> bool:
     return mesh.uv is not None and any(material.normal_texture is not None for material in mesh.materials)
 
 

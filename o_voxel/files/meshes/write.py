@@ -1,4 +1,4 @@
-"""One way to a mesh file of any format."""
+"""Writes a mesh file in the format of its suffix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITERS = {".obj": write_obj, ".ply": write_ply_mesh, ".stl": write_stl}
 
 @dataclass(frozen=True)
 class SavedMesh:
-    """path: the file to open.  size: its bytes, without files beside it.  changes: what `max_bytes` cost, in words."""
+    """path: main file.  size: its bytes, without companion files.  changes: quality reductions for `max_bytes`."""
 
     path: Path
     size: int
@@ -27,11 +27,11 @@ class SavedMesh:
 
 
 def save_mesh(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> SavedMesh:
-    """Writes `mesh` in the format of the suffix: .glb, .obj (with .mtl and .png beside it), .ply or .stl.
+    """Writes `mesh` in the format of the suffix: .glb, .obj (with .mtl and .png files), .ply or .stl.
 
-    Missing folders are made; every file appears whole or not at all. The same bytes for the same input.
-    Raises ValueError for another suffix, for an empty mesh or numbers that are not finite, and for `max_bytes` that
-    cannot be kept, or that are given for a format other than GLB; OSError where a file cannot be written.
+    Creates missing folders; writes each file atomically. Deterministic.
+    Raises ValueError for another suffix, an empty mesh, non-finite numbers, an unreachable `max_bytes`, or `max_bytes`
+    for a format other than GLB; OSError if a file cannot be written.
     """
     target = Path(path)
     suffix = target.suffix.lower()

@@ -1,1 +1,1 @@
-"""Voxel files: .vxz, .npz and .ply."""
+"""Voxel file formats: .vxz, .npz and .ply."""

@@ -1,6 +1,6 @@
-"""Voxels in a .npz: `coord` [N, 3] uint16 and an array [N, C] an attribute, as numpy's own `savez` writes them.
+"""Voxels as .npz: `coord` [N, 3] uint16 and one array [N, C] per attribute, in numpy's `savez` layout.
 
-Members are read here rather than by `numpy.load`, which makes room for whatever shape a header claims.
+Does not use `numpy.load`, which allocates whatever shape a header claims.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _MAX_MEMBERS = 4096
 _NUMPY_HEADER = re.compile(
     r"\{'descr': '([<>|][a-z][0-9]{1,2})', 'fortran_order': (True|False), 'shape': \(([0-9, ]{0,80})\), \} *\n"
 )
-# What `zipfile` raises for damaged archives, beside ValueError.
+# Exceptions of `zipfile` for damaged archives, besides ValueError.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, struct.error)
 
 
 class _Array(NamedTuple):
-    """Where an array lies in the archive, and what it is."""
+    """Location, dtype and shape of an array in the archive."""
 
     member: zipfile.ZipInfo
     header_size: int
@@ -41,10 +41,10 @@ class _Array(NamedTuple):
 
 
 def read_npz(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
-    """The voxels of the .npz file at `path`, in file order; coords of any integer type that fit int32.
+    """Reads a .npz file in file order: coords [N, 3] int32, from any integer type, and attributes [N, C].
 
-    max_bytes: the most that the arrays may hold. Raises ValueError, naming the file and the fault, for anything
-    malformed, for arrays that are not [N, C], and for types outside RECORD_DTYPES; OSError.
+    max_bytes: maximum total array size. Raises ValueError, naming the file and the fault, for malformed files, arrays
+    that are not [N, C], and dtypes outside RECORD_DTYPES; OSError.
     """
     with open(path, "rb") as file, naming(path):
         try:
@@ -53,7 +53,7 @@ def read_npz(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
         except _ZIP_ERRORS as error:
             raise ValueError(f"damaged .npz: {error}") from error
         except OSError as error:
-            # `zipfile` seeks to offsets as it finds them, and EINVAL is how a negative one ends.
+            # `zipfile` seeks to unchecked offsets; a negative one fails with EINVAL.
             if error.errno != errno.EINVAL:
                 raise
             raise ValueError("damaged .npz: an offset outside the file") from error
@@ -64,9 +64,9 @@ def read_npz(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
 
 
 def write_npz(path: FilePath, records: VoxelRecords, compress: bool = True) -> None:
-    """Writes `records`, in their order, as a .npz file that the original reads.
+    """Writes `records`, coords [N, 3] and attributes [N, C], in their order, as a .npz file readable by the original.
 
-    compress: deflate the arrays, or store them. The same bytes for the same input; replaces `path` once it is whole.
+    compress: deflate the arrays, or store them. Deterministic; replaces `path` atomically.
     Raises ValueError for coordinates outside 0 to 65535 and for an attribute named `coord`.
     """
     if _COORD in records.attrs:

@@ -1,4 +1,4 @@
-"""Voxels in a binary .ply: element `vertex` with x, y, z as float, then one property <name>_<i> a channel."""
+"""Voxels as binary .ply: element `vertex` with x, y, z as float, then one property <name>_<i> per channel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from ...core.atomic_io import MAX_BYTES, FilePath, atomic_write, naming
 from .records import VoxelRecords, as_coords
 
-# float32 holds every whole number up to here.
+# float32 represents all integers up to this one.
 _MAX_COORD = 1 << 24
 _MAX_HEADER_BYTES = 1 << 20
 _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
@@ -30,10 +30,10 @@ _ALIASES = {np.dtype(code).name: code for code in _TYPES.values()}
 
 
 def read_ply(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
-    """The voxels of the binary .ply file at `path`, in file order; positions are rounded to whole numbers.
+    """Reads a binary .ply file in file order: coords [N, 3] int32, from rounded positions, and attributes [N, C].
 
-    max_bytes: the most that the voxels may take. Raises ValueError, naming the file and the fault, for anything
-    malformed, for text files, lists, and properties other than x, y, z and <name>_<i>; OSError.
+    max_bytes: maximum size of the voxels. Raises ValueError, naming the file and the fault, for malformed files, text
+    files, lists, and properties other than x, y, z and <name>_<i>; OSError.
     """
     with open(path, "rb") as file, naming(path):
         count, dtype = _read_header(file)
@@ -42,7 +42,7 @@ def read_ply(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
             wanted = f"{count} voxels of {dtype.itemsize} bytes"
             raise ValueError(f"{wanted}: expected at most {min(size, max_bytes)} bytes of them")
         table = np.frombuffer(file.read(count * dtype.itemsize), dtype)
-        with np.errstate(invalid="ignore"):  # a signalling NaN warns when it is converted; as_coords refuses it
+        with np.errstate(invalid="ignore"):  # converting a signalling NaN warns; as_coords rejects it
             positions = np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
         coords = as_coords(np.rint(positions))
         attrs = {name: _channels(table, name, count) for name, count in _attributes(dtype).items()}
@@ -50,10 +50,10 @@ def read_ply(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
 
 
 def write_ply(path: FilePath, records: VoxelRecords) -> None:
-    """Writes `records`, in their order, as a little-endian .ply file that the original reads.
+    """Writes `records`, coords [N, 3] and attributes [N, C], in their order, as .ply; the original can read it.
 
-    The same bytes for the same input; replaces `path` once it is whole. Raises ValueError for coordinates beyond 2**24,
-    which float cannot hold, and for attribute names with spaces or outside ASCII.
+    Little-endian. Deterministic; replaces `path` atomically. Raises ValueError for coordinates beyond 2**24, which
+    float32 cannot represent, and for attribute names with spaces or outside ASCII.
     """
     coords = records.coords.cpu().numpy()
     if coords.size and max(-int(coords.min()), int(coords.max())) > _MAX_COORD:
@@ -80,7 +80,7 @@ def _header_text(dtype: np.dtype, count: int) -> str:
 
 
 def _read_header(file: BinaryIO) -> tuple[int, np.dtype]:
-    """How many vertices there are and the type of their rows; leaves `file` at the first row."""
+    """Returns (vertex count, row dtype); leaves `file` at the first row."""
     lines = _header_lines(file)
     magic, form, element = (*lines, [], [], [])[:3]
     if magic != ["ply"] or len(form) != 3 or form[0] != "format" or form[1] not in _ORDERS:
@@ -101,7 +101,7 @@ def _read_header(file: BinaryIO) -> tuple[int, np.dtype]:
 
 
 def _header_lines(file: BinaryIO) -> list[list[str]]:
-    """The words of each line of the header, without comments."""
+    """Returns the words of each header line, without comments."""
     lines = []
     left = _MAX_HEADER_BYTES
     while True:
@@ -117,7 +117,7 @@ def _header_lines(file: BinaryIO) -> list[list[str]]:
 
 
 def _attributes(dtype: np.dtype) -> dict[str, int]:
-    """Channels by attribute, in file order."""
+    """Returns {attribute: channel count}, in file order."""
     found: dict[str, set[str]] = {}
     for field in dtype.names:
         name, _, channel = field.rpartition("_")

@@ -1,4 +1,4 @@
-"""Voxel files by their suffix: .vxz, .npz or .ply."""
+"""Reads and writes voxel files by suffix: .vxz, .npz or .ply."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WRITERS = {".vxz": write_vxz, ".npz": write_npz, ".ply": write_ply}
 
 
 def read_voxels(path: FilePath, grid: Grid | None = None, max_bytes: int = MAX_BYTES) -> VoxelRecords:
-    """The voxels of the file at `path`, in file order, on the CPU.
+    """Reads a voxel file in file order, on the CPU: coords [N, 3] int32 and attributes [N, C].
 
-    grid: where the voxels are, which no file says; the records then carry it.  max_bytes: the most that the voxels may
-    take once read. Raises ValueError, naming the file and the fault, for another suffix, anything malformed, and voxels
-    outside `grid`; OSError; ImportError where a decoder is missing.
+    grid: stored in the records; no file format contains it.  max_bytes: maximum size of the decoded voxels. Raises
+    ValueError, naming the file and the fault, for another suffix, malformed files, and voxels outside `grid`; OSError;
+    ImportError for a missing decoder.
     """
     records = _of_suffix(path, _READERS)(path, max_bytes)
     if grid is None:
@@ -37,10 +37,10 @@ def read_voxels(path: FilePath, grid: Grid | None = None, max_bytes: int = MAX_B
 
 
 def write_voxels(path: FilePath, records: VoxelRecords, layout: VxzLayout | None = None) -> None:
-    """Writes `records` to `path`, which is replaced once the file is whole. The original reads what this writes.
+    """Writes `records`, coords [N, 3] and attributes [N, C], to `path`, atomically, readable by the original.
 
-    layout: how a .vxz stores them; default, as the original does. Raises ValueError for another suffix, for a layout
-    with another format, and for what the format cannot hold (see `write_vxz`, `write_npz`, `write_ply`); OSError.
+    layout: of a .vxz; default, the original's. Raises ValueError for another suffix, a layout with another format, and
+    records that the format cannot represent (see `write_vxz`, `write_npz`, `write_ply`); OSError.
     """
     writer = _of_suffix(path, _WRITERS)
     if layout is None:

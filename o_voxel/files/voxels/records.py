@@ -1,4 +1,4 @@
-"""Voxel records: coordinates with named values, as the voxel files hold them, and their turn to and from O-Voxel."""
+"""Voxel records: coordinates with named attributes, as in voxel files, and conversion from and to O-Voxel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...core.color import Rounding, to_bytes
 from ...core.grid import Grid
 from ...values import PBR_CHANNELS, DualGrid, OVoxel, VoxelField
 
-# What .npz and .ply can hold; .vxz holds uint8 alone.
+# Attribute dtypes of .npz and .ply; .vxz supports only uint8.
 RECORD_DTYPES = (
     torch.uint8,
     torch.uint16,
@@ -29,11 +29,10 @@ RECORD_DTYPES = (
 
 @dataclass(frozen=True, eq=False)
 class VoxelRecords:
-    """Voxels and what is stored for each.
+    """Voxel coordinates with named attributes.
 
-    coords: [N, 3] int32, x, y, z.  attrs: by name, each [N, C] with C >= 1, of one of RECORD_DTYPES; files made by the
-    original hold uint8. Names are printable and their order is kept.  grid: where the voxels are, if known: none of
-    the file formats says.
+    coords: [N, 3] int32, x, y, z.  attrs: by name, each [N, C] with C >= 1, of one of RECORD_DTYPES; the original's
+    files use uint8. Names are printable; order is preserved.  grid: if known; no file format contains it.
     """
 
     coords: Tensor
@@ -55,7 +54,7 @@ class VoxelRecords:
 
 
 def as_coords(values: np.ndarray) -> Tensor:
-    """Whole numbers [N, 3] of any dtype as a new int32 tensor. Raises ValueError outside int32's range, and for NaN."""
+    """Converts integral values [N, 3] of any dtype to int32. Raises ValueError outside int32's range, and for NaN."""
     limits = np.iinfo(np.int32)
     if values.size and not (values.min() >= limits.min and values.max() <= limits.max):
         raise ValueError(f"coords: expected values in int32's range, got {values.min()} to {values.max()}")
@@ -63,10 +62,10 @@ def as_coords(values: np.ndarray) -> Tensor:
 
 
 def dual_grid_to_records(dual_grid: DualGrid) -> VoxelRecords:
-    """A dual grid as the original stores it: `vertices` [N, 3] and `intersected` [N, 1], both uint8.
+    """Converts a dual grid to the original's attributes: `vertices` [N, 3] and `intersected` [N, 1], both uint8.
 
-    vertices = trunc(255 clamp(dual, 0, 1)); intersected = x + 2 y + 4 z. Lossy: dual vertices keep 1/255 of a voxel,
-    and split weights are left out. Raises ValueError for dual vertices that are not finite.
+    vertices = trunc(255 clamp(dual, 0, 1)); intersected = x + 2 y + 4 z. Lossy: dual vertices have a precision
+    of 1/255 voxel, and split weights are dropped. Raises ValueError for non-finite dual vertices.
     """
     flags = dual_grid.intersected.to(torch.uint8)
     packed = flags[:, 0:1] | flags[:, 1:2] << 1 | flags[:, 2:3] << 2
@@ -75,10 +74,10 @@ def dual_grid_to_records(dual_grid: DualGrid) -> VoxelRecords:
 
 
 def records_to_dual_grid(records: VoxelRecords, grid: Grid | None = None) -> DualGrid:
-    """The dual grid stored in `records`; dual = vertices / 255, float32. Undoes `dual_grid_to_records` to 1/255 voxel.
+    """Converts records to a dual grid, dual [N, 3] float32 = vertices / 255: `dual_grid_to_records` inverted.
 
-    grid: where the voxels are; default, the records' own. Raises ValueError when neither says, when an attribute is
-    missing or has another shape or dtype, and for flags above 7.
+    grid: default, the records' own. Raises ValueError without a grid, for attributes that are missing or have another
+    shape or dtype, and for flags above 7.
     """
     n = len(records)
     vertices = check_tensor(_attribute(records, "vertices"), "vertices", (n, 3), torch.uint8)
@@ -90,10 +89,10 @@ def records_to_dual_grid(records: VoxelRecords, grid: Grid | None = None) -> Dua
 
 
 def field_to_records(field: VoxelField) -> VoxelRecords:
-    """A six-channel PBR field as uint8 `base_color` [N, 3], `metallic`, `roughness` and `alpha` [N, 1].
+    """Converts a PBR field, attrs [N, 6], to uint8 `base_color` [N, 3], `metallic`, `roughness` and `alpha` [N, 1].
 
-    Values are clamped to [0, 1] and rounded to the nearest of 255 steps, so a field read from such records comes back
-    to the same bytes. Raises ValueError for another number of channels and for values that are not finite.
+    Clamps values to [0, 1] and rounds to the nearest of 255 steps, so 8-bit values round-trip exactly. Raises
+    ValueError for another number of channels and for non-finite values.
     """
     check_tensor(field.attrs, "VoxelField.attrs", (len(field.coords), 6))
     levels = _bytes(field.attrs.to(torch.float32), "VoxelField.attrs", "half even")
@@ -101,9 +100,9 @@ def field_to_records(field: VoxelField) -> VoxelRecords:
 
 
 def records_to_field(records: VoxelRecords, grid: Grid | None = None) -> VoxelField:
-    """The PBR field [N, 6] float32 in `records`: uint8 is divided by 255, float taken as it is. Others are left out.
+    """Converts the PBR attributes of `records` to a field [N, 6] float32; uint8 is divided by 255, float is unchanged.
 
-    grid: as in `records_to_dual_grid`. Raises ValueError when a PBR attribute is missing or has another shape or dtype.
+    grid: as in `records_to_dual_grid`. Raises ValueError for PBR attributes missing or of another shape or dtype.
     """
     parts = []
     for name, part in PBR_CHANNELS.items():
@@ -134,7 +133,7 @@ def _grid_of(records: VoxelRecords, grid: Grid | None) -> Grid:
 
 
 def to_records(voxels: OVoxel) -> VoxelRecords:
-    """What a voxel file holds of an O-Voxel: vertices, crossed edges and, where known, materials; uint8 each."""
+    """Converts an O-Voxel to records: vertices [N, 3], crossed edges [N, 1] and, if present, PBR materials; uint8."""
     shape = dual_grid_to_records(voxels.dual_grid)
     if voxels.field is None:
         return shape
@@ -142,8 +141,10 @@ def to_records(voxels: OVoxel) -> VoxelRecords:
 
 
 def from_records(records: VoxelRecords, grid: Grid | None = None) -> OVoxel:
-    """The inverse of `to_records`, to a uint8's precision. grid: where the voxels are, which no file says; without it
-    the smallest cube [-0.5, 0.5]^3 of a power-of-two side that holds them. Raises ValueError where there is no surface.
+    """Converts records to an O-Voxel of N voxels, coords [N, 3]; inverse of `to_records` up to uint8 precision.
+
+    grid: default, the records' own, else the smallest power-of-two cube grid over [-0.5, 0.5]^3, at least 32 per side,
+    that contains them. Raises ValueError without dual grid attributes.
     """
     grid = grid or records.grid or _smallest_cube(records)
     colored = set(PBR_CHANNELS) <= set(records.attrs)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...core.progress import Progress
+from ..texture_sample import texture_sample
 from .scan_lines import cuts
 from .scene import ALPHA, ALPHA_CODES, FLAT_SINE, Scene, dot, normalize
-from .textures import WRAP_CODES, TextureTable
 
 LEAST_WEIGHT = 1e-3
 
@@ -48,7 +48,7 @@ def sample(scene: Scene, voxels: Tensor, triangles: Tensor) -> tuple[Tensor, Ten
     values = bary.new_ones(len(bary), scene.factors.shape[1])
     uv = None if scene.uv is None else _blend(bary, scene.uv[triangles])
     for column, table in enumerate(scene.tables):
-        texels = read_texture(table, material, uv, scene.lod[triangles, column])
+        texels = texture_sample(table, material, uv, scene.lod[triangles, column])
         if not table.everywhere:
             texels = torch.where((table.last_level[material] >= 0)[:, None], texels, 1.0)
         values[:, table.channels] = texels
@@ -87,51 +87,6 @@ def project(plane: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     v = torch.where(line, torch.where(use_ab, on_edge, 0.0), v)
     w = torch.where(line, torch.where(use_ab, 0.0, on_edge), w)
     return torch.stack((1 - v - w, v, w), 1), distance
-
-
-def read_texture(table: TextureTable, material: Tensor, uv: Tensor, lod: Tensor) -> Tensor:
-    """Returns [P, C] float32 in [0, 1] at `uv` [P, 2]: trilinear (mip levels around `lod` [P]), or nearest."""
-    lower = lod.floor()
-    fraction = (lod - lower)[:, None]
-    level = lower.to(torch.int64)
-    fine = _bilinear(table, material, uv, level)
-    coarse = _bilinear(table, material, uv, torch.where(fraction[:, 0] > 0, level + 1, level))
-    return (1 - fraction) * fine + fraction * coarse
-
-
-def _bilinear(table: TextureTable, material: Tensor, uv: Tensor, level: Tensor) -> Tensor:
-    height, width = table.height[material, level], table.width[material, level]
-    first = table.offset[material, level]
-    nearest, wrap = table.nearest[material], table.wrap[material]
-    x, x_weight = _taps(uv[:, 0] * width, width, wrap[:, 0], nearest)
-    y, y_weight = _taps((1 - uv[:, 1]) * height, height, wrap[:, 1], nearest)
-    total = None
-    for row, row_weight in zip(y, y_weight, strict=True):
-        start = first + row * width
-        for column, column_weight in zip(x, x_weight, strict=True):
-            part = (column_weight * row_weight)[:, None] * table.texels[start + column]
-            total = part if total is None else total + part
-    return total / 255.0
-
-
-def _taps(
-    position: Tensor, size: Tensor, wrap: Tensor, nearest: Tensor
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Returns the two texels around `position` [P] along one side, and their weights; 1 and 0 if `nearest`."""
-    low = torch.where(nearest, position.floor(), (position - 0.5).floor())
-    weight = torch.where(nearest, 0.0, position - low - 0.5)
-    low = low.to(torch.int64)
-    return (_wrapped(low, size, wrap), _wrapped(low + 1, size, wrap)), (1 - weight, weight)
-
-
-def _wrapped(texel: Tensor, size: Tensor, wrap: Tensor) -> Tensor:
-    """Applies the wrap mode: texel indices int64 into [0, size)."""
-    repeated = texel % size
-    mirrored = texel % (2 * size)
-    mirrored = torch.minimum(mirrored, 2 * size - 1 - mirrored)
-    clamped = torch.minimum(texel.clamp_min(0), size - 1)
-    out = torch.where(wrap == WRAP_CODES["mirror"], mirrored, repeated)
-    return torch.where(wrap == WRAP_CODES["clamp"], clamped, out)
 
 
 def _blend(bary: Tensor, corners: Tensor) -> Tensor:

@@ -14,10 +14,9 @@ from torch import Tensor
 from ...core.grid import Grid
 from ...material import Material, TexturedMesh
 from ...values import PBR_CHANNELS
-from .textures import TextureTable, pack_textures
+from ..texture_sample import PBR_SLOTS, TextureTable, pack_textures
 
 ALPHA_CODES = {"OPAQUE": 0, "MASK": 1, "BLEND": 2}
-PBR_SLOTS = {f"{name}_texture": tuple(range(s.start, s.stop)) for name, s in PBR_CHANNELS.items()}
 ALPHA = PBR_CHANNELS["alpha"].start
 # A triangle (in space or in UV) is degenerate below this sine of the angle between two edges.
 FLAT_SINE = 1e-6

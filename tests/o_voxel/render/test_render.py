@@ -18,7 +18,6 @@ from comfyui_trellis2.o_voxel.render import (
     mesh_scene,
     render_mesh,
     render_turntable,
-    render_voxels,
     save_png,
     textured_scene,
     voxel_scene,
@@ -58,6 +57,10 @@ def box(low=(-0.5, -0.5, -0.5), high=(0.5, 0.5, 0.5)) -> Mesh:
 def field(coords, attrs=None, resolution=8) -> VoxelField:
     coords = torch.as_tensor(coords, dtype=torch.int32).view(-1, 3)
     return VoxelField(coords, torch.zeros(len(coords), 0) if attrs is None else attrs, Grid.cube(resolution))
+
+
+def draw_voxels(voxels, camera=Camera(), size=(16, 16), style=Style()):
+    return draw(voxel_scene(voxels), camera, size, StudioLight(), style)
 
 
 def directions(count):
@@ -279,7 +282,7 @@ def test_materials_reach_the_picture():
 
 @pytest.mark.parametrize(("yaw", "pitch"), SIDES)
 def test_one_voxel_is_a_cube(yaw, pitch):
-    picture = render_voxels(field([[1, 2, 3]]), Camera(yaw, pitch, 1.0, 60, orthographic=True), (64, 64), style=PLAIN)
+    picture = draw_voxels(field([[1, 2, 3]]), Camera(yaw, pitch, 1.0, 60, orthographic=True), (64, 64), style=PLAIN)
     width = 2 * tan(pi / 6)
     assert abs(float(picture.alpha.mean()) - (1 / 8 / width) ** 2) < 1e-3
     assert abs(float(picture.depth.min()) - (1 - 1 / 16)) < 1e-5
@@ -306,11 +309,11 @@ def test_voxels_show_only_their_outside():
 def test_voxels_have_their_own_colours():
     attrs = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1]])
     camera = Camera(0, 0, 0.7, 30, target=(0, 0, 0), orthographic=True)
-    color = render_voxels(field([[3, 4, 4], [4, 4, 4]], attrs), camera, (32, 32), style=PLAIN).color
+    color = draw_voxels(field([[3, 4, 4], [4, 4, 4]], attrs), camera, (32, 32), style=PLAIN).color
     assert color[8, 8, 0] > 2 * color[8, 8, 1]
     assert color[8, 24, 1] > 2 * color[8, 24, 0]
     pbr = torch.cat((attrs, torch.tensor([[0.0, 0.5, 1.0]]).expand(2, 3)), dim=1)
-    same = render_voxels(field([[3, 4, 4], [4, 4, 4]], pbr), camera, (32, 32), style=PLAIN).color
+    same = draw_voxels(field([[3, 4, 4], [4, 4, 4]], pbr), camera, (32, 32), style=PLAIN).color
     assert torch.equal(same, color)
 
 
@@ -359,7 +362,7 @@ def test_nothing_to_draw_gives_the_paper():
     for picture in (
         render_mesh(nothing, size=(16, 24)),
         render_mesh(Mesh(torch.rand(3, 3, generator=torch.Generator().manual_seed(0)), nothing.faces), size=(16, 24)),
-        render_voxels(field(torch.zeros(0, 3)), size=(16, 24)),
+        draw_voxels(field(torch.zeros(0, 3)), size=(16, 24)),
     ):
         assert (picture.alpha == 0).all()
         assert picture.depth.isposinf().all()
@@ -456,9 +459,9 @@ def test_wrong_input_raises():
     with pytest.raises(ValueError, match="faces: expected vertices 0 to 7"):
         render_mesh(Mesh(mesh.vertices, mesh.faces + 1))
     with pytest.raises(ValueError, match="0, 3 or 6 channels"):
-        render_voxels(field([[0, 0, 0]], torch.zeros(1, 4)))
+        voxel_scene(field([[0, 0, 0]], torch.zeros(1, 4)))
     with pytest.raises(ValueError, match="cube: expected"):
-        render_voxels(field([[0, 0, 0]]), cube=0.0)
+        voxel_scene(field([[0, 0, 0]]), cube=0.0)
     with pytest.raises(ValueError, match="frames: expected 1"):
         render_turntable(mesh, 0)
     with pytest.raises(TypeError, match="subject: expected"):

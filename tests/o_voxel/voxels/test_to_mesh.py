@@ -7,10 +7,8 @@ import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.values import DualGrid
 from comfyui_trellis2.o_voxel.voxels.to_mesh import (
-    dual_grid_to_centered_mesh,
     dual_grid_to_mesh,
     dual_vertices,
-    quads,
     triangulate,
 )
 
@@ -163,22 +161,6 @@ def test_tiled_equals_whole(n, tile_size):
 def test_tile_size_is_checked():
     with pytest.raises(ValueError, match="tile_size: expected at least 1 voxel, got 0"):
         dual_grid_to_mesh(scattered(63), 0)
-
-
-def test_centered_split_is_differentiable_and_covers_the_same_quads():
-    source = scattered(900)
-    dual, weight = source.dual.clone().requires_grad_(), source.split_weight.clone().requires_grad_()
-    mesh = dual_grid_to_centered_mesh(dataclasses.replace(source, dual=dual, split_weight=weight))
-    quad = quads(source)
-    assert mesh.faces.shape == (4 * len(quad), 3)
-    assert torch.equal(mesh.faces[::4, :2], quad[:, :2])
-    mesh.vertices.square().sum().backward()
-    assert dual.grad.abs().sum() > 0
-    assert weight.grad.abs().sum() > 0
-    # With equal weights the centre is the mean of the corners.
-    plain = dual_grid_to_centered_mesh(dataclasses.replace(source, split_weight=None))
-    corners = plain.vertices[quad.long()]
-    assert torch.allclose(plain.vertices[900:], corners.mean(1), atol=1e-6)
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -20,8 +20,7 @@ from ....o_voxel.core.grid import Grid
 from ....o_voxel.files.meshes.read import load_textured_mesh
 from ....o_voxel.render.camera import Camera
 from ....o_voxel.render.draw import Style
-from ....o_voxel.render.image import to_bytes
-from ....o_voxel.render.turntable import render_mesh
+from ....o_voxel.render.turntable import render_mesh, to_bytes
 from ....o_voxel.values import DualGrid, OVoxel, VoxelField
 from ....o_voxel.voxels.from_mesh import fitted, voxelize
 from ....o_voxel.voxels.sample import vertex_materials

@@ -12,7 +12,7 @@ from torch import Tensor
 from ....o_voxel.material import TexturedMesh
 from ....o_voxel.render import Camera, Scene, SoftBox, StudioLight, Style, textured_scene
 from ....o_voxel.render.draw import draw
-from ....o_voxel.render.image import to_bytes
+from ....o_voxel.render.turntable import to_bytes
 from .dice import Dice
 from .materials import near
 
@@ -63,7 +63,7 @@ def framed(camera: Camera, scene: Scene) -> Camera:
     and |y - ey| are at most slope (e - d). The maxima of slope d + x and slope d - x give ex and the least e; so for y.
     """
     view, slope = camera.view(scene.bounds, (1, 1)), tan(radians(camera.fov_deg) / 2) * FILLED
-    x, y, depth = view.turned(scene.vertices.T)
+    x, y, depth = view.rotate_to_eye(scene.vertices.T)
     towards = -slope * depth
     right, left, up, down = torch.stack([towards + x, towards - x, towards + y, towards - y]).amax(1).tolist()
     eye = max((right + left) / (2 * slope), (up + down) / (2 * slope), -float(depth.min()) + CLEARANCE)
@@ -79,7 +79,7 @@ def framed(camera: Camera, scene: Scene) -> Camera:
 def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]:
     """A picture [size, size, 4] uint8 for each view, on the mesh's device: sRGB with straight alpha."""
     scene, style = textured_scene(mesh, ground=False), Style(background=None, ground=False)
-    walls = WALLS if bool(scene.surface_materials.clear.any()) else 1
+    walls = WALLS if bool(scene.surface_materials.translucent.any()) else 1
     pictures = []
     for view in views:
         drawn = draw(scene, framed(view.camera, scene), (size, size), view.light, style)

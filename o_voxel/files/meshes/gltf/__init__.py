@@ -1,1 +1,1 @@
-"""glTF 2.0: document, geometry, materials, and the binary container."""
+"""glTF 2.0 writer: document, geometry, materials, and the GLB container."""

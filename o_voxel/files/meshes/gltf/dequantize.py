@@ -1,6 +1,6 @@
-"""Vertex attributes that a glTF file stores as integers for 0 to 1 or -1 to 1, as the floats they stand for.
+"""Converts normalised integer vertex attributes of a glTF file (KHR_mesh_quantization) to float32.
 
-trimesh reads them as they are (KHR_mesh_quantization), which puts texture coordinates 65535 times too far out.
+trimesh ignores the normalisation, which scales texture coordinates by 65535.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ EXPANDED = ("POSITION", "NORMAL", "TANGENT", "TEXCOORD")
 
 
 def expand_normalized(document: dict[str, Any], chunks: bytes) -> bytes:
-    """`chunks`, what follows the JSON of a GLB, with such attributes added as float32; `document` refers to them.
+    """Appends float32 copies to `chunks`, the GLB bytes after the JSON; updates `document` to refer to them.
 
-    Colours stay. Raises LookupError, TypeError or ValueError for a malformed file.
+    Does not convert colours. Raises LookupError, TypeError or ValueError for a malformed file.
     """
     meshes = document.get("meshes", [])
     attributes = [(n, row) for m in meshes for p in m["primitives"] for n, row in p["attributes"].items()]
@@ -49,7 +49,7 @@ def _plain(accessor: dict[str, Any]) -> bool:
 
 
 def _floats(accessor: dict[str, Any], view: dict[str, Any], binary: bytes) -> np.ndarray:
-    """[N, 1 to 4] float32."""
+    """Decodes an accessor to [N, 1 to 4] float32."""
     dtype, width, count = DTYPES[accessor["componentType"]], WIDTHS[accessor["type"]], accessor["count"]
     if view["buffer"] != 0 or dtype.kind == "f" or count < 0:
         raise ValueError(f"normalized accessor: expected integers in the file's own buffer, got {accessor!r:.200}")

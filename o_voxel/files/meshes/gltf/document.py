@@ -1,6 +1,6 @@
-"""A glTF 2.0 document in the making: what refers to what, and the one binary chunk behind it.
+"""Builder for a glTF 2.0 document and its binary buffer, serialised as GLB.
 
-Sources: glTF 2.0 specification (Khronos); key names as there.
+Source: glTF 2.0 specification (Khronos), whose key names are used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GENERATOR = "ComfyUI-TRELLIS2"
 
 
 class Document:
-    """Lists of glTF objects that grow; `add_…` return a row in them. `to_glb` is a function of the calls alone."""
+    """Collects glTF objects; `add_…` methods return an object's index. The output depends only on the calls."""
 
     def __init__(self) -> None:
         self._lists: dict[str, list[dict[str, Any]]] = {}
@@ -29,34 +29,34 @@ class Document:
         self._extensions: dict[str, bool] = {}
 
     def add(self, name: str, value: dict[str, Any]) -> int:
-        """The row of `value` in the list `name`: "materials", "meshes", "nodes", ..."""
+        """Appends `value` to the list `name` ("materials", "meshes", "nodes", ...) and returns its index."""
         rows = self._lists.setdefault(name, [])
         rows.append(value)
         return len(rows) - 1
 
     def add_once(self, name: str, value: dict[str, Any]) -> int:
-        """As `add`, but the row of an equal value if there is one."""
+        """Returns the index of an equal value, or adds `value`."""
         rows = self._lists.get(name, [])
         return rows.index(value) if value in rows else self.add(name, value)
 
     def use(self, extension: str, required: bool) -> None:
-        """Names an extension; `required`: a reader that does not know it must refuse the file."""
+        """Declares an extension. required: readers without support must reject the file."""
         self._extensions[extension] = required or self._extensions.get(extension, False)
 
     def add_view(self, content: bytes, **more: Any) -> int:
-        """The row of a buffer view of `content`, which starts on a multiple of four bytes."""
+        """Adds a buffer view of `content`, aligned to four bytes; returns its index."""
         self._binary.extend(bytes(-len(self._binary) % 4))
         view = {"buffer": 0, "byteOffset": len(self._binary), "byteLength": len(content), **more}
         self._binary.extend(content)
         return self.add("bufferViews", view)
 
     def add_indices(self, indices: np.ndarray) -> int:
-        """The row of an accessor of `indices` [N]."""
+        """Adds an accessor of `indices` [N] int; returns its index."""
         narrow = narrow_indices(indices)
         return self.add_accessor(narrow[:, None], self.add_view(narrow.tobytes(), target=INDEX_DATA))
 
     def add_vertices(self, values: np.ndarray, *, normalized: bool = False, bounds: bool = False) -> int:
-        """The row of an accessor of `values` [N, 1 to 4], one a vertex, each on a multiple of four bytes."""
+        """Adds a vertex attribute accessor of `values` [N, 1 to 4], rows aligned to four bytes; returns its index."""
         size = values.itemsize * values.shape[1]
         stride = size + -size % 4
         padded = np.zeros((len(values), stride), np.uint8)
@@ -68,7 +68,7 @@ class Document:
     def add_accessor(
         self, values: np.ndarray, view: int | None, *, normalized: bool = False, bounds: bool = False
     ) -> int:
-        """The row of an accessor that describes `values` [N, 1 to 4]; view None: an extension holds the data."""
+        """Adds an accessor of `values` [N, 1 to 4]; returns its index. view: None if an extension holds the data."""
         accessor = {} if view is None else {"bufferView": view}
         accessor |= {"componentType": COMPONENT_TYPES[values.dtype.name], "count": len(values)}
         accessor["type"] = SHAPES[values.shape[1]]
@@ -79,11 +79,11 @@ class Document:
         return self.add("accessors", accessor)
 
     def add_image(self, content: bytes, media_type: str) -> int:
-        """The row of an image stored inside the file."""
+        """Adds an embedded image; returns its index."""
         return self.add("images", {"bufferView": self.add_view(content), "mimeType": media_type})
 
     def to_glb(self) -> bytes:
-        """The whole file."""
+        """Returns the GLB file."""
         binary = bytes(self._binary) + bytes(-len(self._binary) % 4)
         top: dict[str, Any] = {"asset": {"version": "2.0", "generator": GENERATOR}, "scene": 0, **self._lists}
         top["buffers"] = [{"byteLength": len(binary)}]
@@ -97,14 +97,14 @@ class Document:
 
 
 def narrow_indices(indices: np.ndarray) -> np.ndarray:
-    """`indices` as uint16 where that holds them, else as uint32. 65535 itself means "start anew" to a graphics card."""
+    """Converts `indices` [N] to uint16 if all are below 65535 (the primitive restart value), else to uint32."""
     return indices.astype(np.uint16 if indices.max() < 65535 else np.uint32)
 
 
 def pack_glb(document: Mapping[str, Any], binary: bytes) -> bytes:
-    """The GLB container around a JSON document and its buffer, whose length is a multiple of four.
+    """Packs a JSON document and its buffer, of a length divisible by four, into a GLB container.
 
-    Raises ValueError beyond 4 GiB, which the container's lengths cannot say.
+    Raises ValueError beyond 4 GiB, the limit of the container's length fields.
     """
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)

@@ -1,4 +1,4 @@
-"""Geometry compressed by Draco (KHR_draco_mesh_compression), through the optional package DracoPy."""
+"""Draco geometry compression (KHR_draco_mesh_compression) through the optional package DracoPy."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from .document import Document, narrow_indices
 from .geometry import Primitive
 
 EXTENSION = "KHR_draco_mesh_compression"
-# Bits of a position along the longest side, of a texture coordinate, and of a normal; the encoder's effort, 0 to 10.
+# Quantisation bits of positions (along the longest side), texture coordinates and normals; encoder effort, 0 to 10.
 POSITION_BITS, UV_BITS, NORMAL_BITS, EFFORT = 14, 14, 10, 7
-# What a stream calls its attributes: the types that it knows, and ids that are given to the others.
+# Draco attribute types, and ids for the attributes that have no type.
 TYPES = {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 3}
-OWN_IDS = {"TANGENT": 0, "COLOR_0": 1}
+GENERIC_IDS = {"TANGENT": 0, "COLOR_0": 1}
 
 
 def add_compressed_primitive(document: Document, part: Primitive, material: int) -> dict[str, object]:
-    """The JSON of `part`, its arrays put into the document as one Draco stream.
+    """Adds the arrays of `part` to the document as one Draco stream; returns the primitive's JSON.
 
-    Places, texture coordinates and normals are quantised; vertices and faces are reordered, faces without area in the
-    index are dropped. Deterministic. Raises ImportError without DracoPy.
+    Quantises positions, texture coordinates and normals; reorders vertices and faces; drops faces with repeated
+    indices. Deterministic. Raises ImportError without DracoPy.
     """
     encoder = draco_module()
-    given = {name: attribute.values for name, attribute in part.attributes.items()}
+    arrays = {name: attribute.values for name, attribute in part.attributes.items()}
     stream = encoder.encode(
-        given["POSITION"],
+        arrays["POSITION"],
         part.indices.reshape(-1, 3).astype(np.uint32),
         quantization_bits=POSITION_BITS,
         compression_level=EFFORT,
-        tex_coord=_double(given.get("TEXCOORD_0")),
+        tex_coord=_double(arrays.get("TEXCOORD_0")),
         tex_coord_quantization_bits=UV_BITS,
-        normals=_double(given.get("NORMAL")),
+        normals=_double(arrays.get("NORMAL")),
         normal_quantization_bits=NORMAL_BITS,
-        generic_attributes={number: given[name] for name, number in OWN_IDS.items() if name in given},
+        generic_attributes={number: arrays[name] for name, number in GENERIC_IDS.items() if name in arrays},
     )
-    # How many vertices there are, and between which bounds, only the stream knows.
+    # The encoder changes the vertex count and bounds: read them back from the stream.
     decoded = encoder.decode(stream)
     ids, accessors = {}, {}
     for name, attribute in part.attributes.items():
-        known = name in TYPES
-        find = decoded.get_attribute_by_type if known else decoded.get_attribute_by_unique_id
-        entry = find(TYPES[name] if known else OWN_IDS[name])
+        typed = name in TYPES
+        find = decoded.get_attribute_by_type if typed else decoded.get_attribute_by_unique_id
+        entry = find(TYPES[name] if typed else GENERIC_IDS[name])
         values = entry["data"].astype(attribute.values.dtype)
         ids[name] = entry["unique_id"]
         accessors[name] = document.add_accessor(
@@ -61,7 +61,7 @@ def add_compressed_primitive(document: Document, part: Primitive, material: int)
 
 
 def draco_module() -> ModuleType:
-    """DracoPy. Raises ImportError, saying how to get it."""
+    """Imports DracoPy. Raises ImportError with installation instructions."""
     try:
         return importlib.import_module("DracoPy")
     except ImportError as error:
@@ -69,5 +69,5 @@ def draco_module() -> ModuleType:
 
 
 def _double(values: np.ndarray | None) -> np.ndarray | None:
-    """The encoder takes texture coordinates and normals as float64 only."""
+    """Converts [V, C] to float64, which the encoder requires for texture coordinates and normals."""
     return None if values is None else values.astype(np.float64)

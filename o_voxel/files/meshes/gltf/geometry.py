@@ -1,4 +1,4 @@
-"""Our geometry as glTF's: y up, v down, linear colours; as floats, or quantised (KHR_mesh_quantization)."""
+"""Converts geometry to glTF conventions (y up, v down, linear colours), as float32 or quantised integers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INT16, INT8, UINT16 = 32767, 127, 65535
 
 @dataclass(frozen=True, eq=False)
 class Attribute:
-    """One vertex attribute as it is stored: values [V, 2 to 4] and whether integers stand for 0 or -1 to 1."""
+    """A stored vertex attribute: values [V, 2 to 4]; normalized: integers represent [0, 1] or [-1, 1]."""
 
     values: np.ndarray
     normalized: bool = False
@@ -26,20 +26,20 @@ class Attribute:
 
 @dataclass(frozen=True, eq=False)
 class Primitive:
-    """The faces of one material. indices: [3 F] int64.  attributes by glTF's names, POSITION first."""
+    """The faces of one material. indices: [3 F] int64.  attributes: by glTF name, POSITION first."""
 
     indices: np.ndarray
     attributes: dict[str, Attribute]
 
 
 def primitive(part: VertexBuffer, scale: float, *, tangents: bool) -> Primitive:
-    """`part` with float32 attributes, colours in uint16. tangents: written where there are any."""
+    """Converts `part`, V vertices, to attributes [V, C] float32, colours uint16. tangents: include them if present."""
     attributes = {"POSITION": Attribute(_float(to_y_up(part.mesh.vertices) * scale))}
     if part.normals is not None:
         attributes["NORMAL"] = Attribute(_float(to_y_up(part.normals)))
     if part.tangents is not None and tangents:
-        turned = torch.cat([to_y_up(part.tangents[:, :3]), part.tangents[:, 3:]], 1)
-        attributes["TANGENT"] = Attribute(_float(turned))
+        tangents_y_up = torch.cat([to_y_up(part.tangents[:, :3]), part.tangents[:, 3:]], 1)
+        attributes["TANGENT"] = Attribute(_float(tangents_y_up))
     if part.uv is not None:
         u, v = part.uv.unbind(1)
         attributes["TEXCOORD_0"] = Attribute(_float(torch.stack([u, 1 - v], 1)))
@@ -49,10 +49,10 @@ def primitive(part: VertexBuffer, scale: float, *, tangents: bool) -> Primitive:
 
 
 def quantized(parts: list[Primitive]) -> tuple[list[Primitive], dict[str, list[float]]]:
-    """(primitives in small integers, the transform of the node that undoes it for positions).
+    """Quantises primitives (KHR_mesh_quantization); returns them and the node transform that restores positions.
 
-    Positions: 16 bits of the longest side of the bounding box. Normals and tangents: 8 bits a component, 0.5 degrees.
-    Texture coordinates: 16 bits, if all of them are in [0, 1]; else they stay.
+    Positions: 16 bits over the longest side of the bounding box. Normals and tangents: 8 bits per component, 0.5
+    degrees. Texture coordinates: 16 bits if all are in [0, 1], else unchanged.
     """
     points = np.concatenate([part.attributes["POSITION"].values for part in parts]).astype(np.float64)
     low, high = points.min(0), points.max(0)
@@ -75,7 +75,7 @@ def quantized(parts: list[Primitive]) -> tuple[list[Primitive], dict[str, list[f
 
 
 def add_primitive(document: Document, part: Primitive, material: int) -> dict[str, object]:
-    """The JSON of `part`, its arrays put into the document."""
+    """Adds the arrays of `part` to the document; returns the primitive's JSON."""
     attributes = {
         name: document.add_vertices(attribute.values, normalized=attribute.normalized, bounds=name == "POSITION")
         for name, attribute in part.attributes.items()
@@ -88,7 +88,7 @@ def _float(values: Tensor) -> np.ndarray:
 
 
 def _colors(srgb: Tensor) -> np.ndarray:
-    """RGBA [V, 4] uint16 in linear light: 8 bits would show steps in the dark."""
+    """Converts sRGB [V, 4] float to linear RGBA [V, 4] uint16; 8 linear bits would show banding in dark colours."""
     rgba = srgb.float().clamp(0, 1)
     linear = torch.cat([to_linear(rgba[:, :3]), rgba[:, 3:]], 1)
     return (linear * UINT16).round().numpy().astype(np.uint16)

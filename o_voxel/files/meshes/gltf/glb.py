@@ -1,4 +1,4 @@
-"""glTF 2.0 binary files. y up, as glTF wants; bytes are a function of the input alone."""
+"""Writes glTF 2.0 binary files (GLB), y up. Deterministic."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def write_glb(
     materials: Tensor | None = None,
     options: SaveOptions = SaveOptions(),
 ) -> Path:
-    """Writes `mesh`, with its materials or, for a bare Mesh, with `materials` as `colored` takes them.
+    """Writes `mesh` with its materials or, for a bare Mesh, with vertex `materials` [V, 6] float (see `colored`).
 
-    Missing folders are made; the file appears whole or not at all. Raises as `encode_glb`, and OSError.
+    Creates missing folders; writes atomically. Raises as `encode_glb`, and OSError.
     """
     return write_files({Path(path): encode_glb(mesh, materials, options).content})
 
@@ -35,12 +35,12 @@ def write_glb(
 def encode_glb(
     mesh: Mesh | TexturedMesh, materials: Tensor | None = None, options: SaveOptions = SaveOptions()
 ) -> SizedFile:
-    """The bytes of the file that `write_glb` writes, and what was given up for `options.max_bytes`.
+    """Encodes the file that `write_glb` writes; lists the quality reductions made for `options.max_bytes`.
 
-    One primitive a material; base colour with alpha, occlusion-roughness-metallic, normal and emission as one image
-    each. A Draco stream may merge vertices that are alike. Vertices that no face uses are left out.
-    Raises ValueError for an empty mesh, for numbers that are not finite, for materials that one image cannot hold and
-    for a size that cannot be reached; ImportError for Draco without DracoPy.
+    materials: [V, 6] float, see `colored`, for a bare Mesh. Writes one primitive per material, and one image each for
+    base colour with alpha, occlusion-roughness-metallic, normal and emission. Drops unused vertices; Draco may merge
+    identical ones. Raises ValueError for an empty mesh, non-finite numbers, textures that cannot share an image, and an
+    unreachable size; ImportError for Draco without DracoPy.
     """
     options.y_up(".glb")
     if materials is not None and isinstance(mesh, TexturedMesh):
@@ -53,18 +53,18 @@ def encode_glb(
     geometry = [
         primitive(part, options.scale, tangents=whole.materials[row].normal_texture is not None) for row, part in parts
     ]
-    shown = tuple(whole.materials[row] for row, _ in parts)
+    used = tuple(whole.materials[row] for row, _ in parts)
 
     def encode(chosen: SaveOptions) -> bytes:
         document = Document()
         writer = MaterialWriter(document, chosen)
-        pieces, place = quantized(geometry) if chosen.quantize else (geometry, {})
+        pieces, transform = quantized(geometry) if chosen.quantize else (geometry, {})
         if chosen.quantize:
             document.use("KHR_mesh_quantization", required=True)
         add = add_compressed_primitive if chosen.draco else add_primitive
-        primitives = [add(document, piece, writer.add(material)) for piece, material in zip(pieces, shown, strict=True)]
-        root = {"mesh": document.add("meshes", {"primitives": primitives}), **place}
+        primitives = [add(document, piece, writer.add(material)) for piece, material in zip(pieces, used, strict=True)]
+        root = {"mesh": document.add("meshes", {"primitives": primitives}), **transform}
         document.add("scenes", {"nodes": [document.add("nodes", root)]})
         return document.to_glb()
 
-    return fit_size_budget(encode, options, largest_side(shown))
+    return fit_size_budget(encode, options, largest_side(used))

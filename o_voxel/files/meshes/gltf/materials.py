@@ -1,4 +1,4 @@
-"""Our materials as glTF's: packed images, samplers, factors in linear light."""
+"""Converts materials to glTF: channel-packed images, samplers, linear factors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILTER_CODES = {"linear": (9729, 9987), "nearest": (9728, 9728)}
 
 
 class MaterialWriter:
-    """Adds materials to a document. An image that several of them use is stored once."""
+    """Adds materials to a document; shared images are stored once."""
 
     def __init__(self, document: Document, options: SaveOptions) -> None:
         self._document = document
@@ -27,7 +27,7 @@ class MaterialWriter:
         self._textures: dict[tuple, int] = {}
 
     def add(self, material: Material) -> int:
-        """The row of `material` in the document."""
+        """Adds `material` to the document; returns its index."""
         color = [*_linear(material.base_color_factor), float(material.alpha_factor)]
         surface: dict[str, Any] = {
             "baseColorFactor": color,
@@ -51,7 +51,7 @@ class MaterialWriter:
         return self._document.add("materials", stored)
 
     def _base_color(self, material: Material) -> int | None:
-        """Base colour with alpha, or without where all of it is opaque."""
+        """Adds base colour, with alpha unless it is 255 everywhere; returns the texture index, or None."""
         alpha = None if material.alpha_mode == "OPAQUE" else material.alpha_texture
         if alpha is not None and bool((alpha.image == 255).all()):
             alpha = None
@@ -61,9 +61,9 @@ class MaterialWriter:
         return None if base is None else self._texture((base,), (3,), color=True)
 
     def _add_packed(self, material: Material, surface: dict[str, Any], stored: dict[str, Any]) -> None:
-        """Occlusion, roughness and metallic as red, green and blue of one image; 255 for what there is not.
+        """Packs occlusion, roughness and metallic into red, green and blue of one image; missing ones are 255.
 
-        Occlusion gets its own image where it is read in another way than the others.
+        Occlusion gets its own image if its wrap or filter differs from the others.
         """
         occlusion, rough, metal = material.occlusion_texture, material.roughness_texture, material.metallic_texture
         other = rough or metal
@@ -77,7 +77,7 @@ class MaterialWriter:
             }
 
     def _add_emission(self, material: Material, stored: dict[str, Any]) -> None:
-        """Emission beyond glTF's 1 as a strength, which older readers ignore."""
+        """Adds emission; factors above 1 use KHR_materials_emissive_strength."""
         light = _linear(material.emissive_factor)
         strength = max(light)
         if strength > 1:
@@ -92,13 +92,13 @@ class MaterialWriter:
                 stored["emissiveTexture"] = {"index": index}
 
     def _texture(self, parts: tuple[Texture | None, ...], channels: tuple[int, ...], *, color: bool) -> int:
-        """The row of a texture of `parts` in one image. Raises ValueError where they are not read alike."""
+        """Adds `parts` packed into one image; returns the texture index. Raises ValueError if their samplers differ."""
         present = [part for part in parts if part is not None]
         readings = {_reading(part) for part in present}
         if len(readings) > 1:
             kinds = sorted(map(str, readings))
             raise ValueError(f"textures stored in one image: expected one wrap and filter, got {', '.join(kinds)}")
-        # Parts are kept alive by the mesh, so an id names one of them.
+        # The mesh keeps the textures alive, so ids are unique.
         key = (*map(id, parts), color)
         if key not in self._textures:
             whole = pack_channels(parts, channels, self._options.max_texture)
@@ -119,7 +119,7 @@ class MaterialWriter:
 
 
 def largest_side(materials: tuple[Material, ...]) -> int:
-    """The longest side of all their textures, in texels; 0 without any."""
+    """Returns the longest texture side of `materials`, in texels; 0 without textures."""
     textures = (value for material in materials for value in vars(material).values() if isinstance(value, Texture))
     return max((max(texture.image.shape[:2]) for texture in textures), default=0)
 
@@ -129,5 +129,5 @@ def _reading(texture: Texture) -> tuple[tuple[str, str], str]:
 
 
 def _linear(values: tuple[float, ...]) -> list[float]:
-    """sRGB factors in linear light, as float32 has them; the curve continues above 1."""
+    """Decodes sRGB factors to linear; the curve is extrapolated above 1."""
     return np.asarray(to_linear(torch.tensor(values, dtype=torch.float64))).astype(float).tolist()

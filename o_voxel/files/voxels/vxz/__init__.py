@@ -1,1 +1,1 @@
-"""The .vxz container: header, octrees, filters and compression."""
+"""The .vxz voxel format: header, octrees, filters and compression."""

@@ -1,6 +1,6 @@
-"""The codecs inside a .vxz: raw deflate, raw LZMA2, Zstandard, or none; decoding stops at a stated size.
+"""Codecs of .vxz streams: raw deflate, raw LZMA2, Zstandard, or none, with bounded decoding.
 
-A stream's decoded size is known before it is decoded, so a stream that would grow past it is refused, not expanded.
+The decoded size of a stream is known in advance; a stream that would exceed it is rejected, not expanded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Codec(NamedTuple):
-    """Compression levels of a codec, as its header states them."""
+    """Range and default of a codec's compression level."""
 
     lowest: int
     highest: int
@@ -21,12 +21,12 @@ class Codec(NamedTuple):
 
 CODECS = {"none": Codec(0, 0, 0), "deflate": Codec(0, 9, 9), "lzma": Codec(0, 9, 9), "zstd": Codec(1, 22, 22)}
 
-# Dictionary sizes of an LZMA2 decoder: the smallest there is, and the largest that a preset level asks for.
+# Dictionary sizes of an LZMA2 decoder: the minimum, and the maximum over all preset levels.
 _LZMA_DICTIONARY = (4096, 64 << 20)
 
 
 def compress(data: bytes, codec: str, level: int) -> bytes:
-    """`data` compressed; the same bytes for the same input and library version. Raises ImportError without zstd."""
+    """Compresses `data`; deterministic for the same library version. Raises ImportError without zstd."""
     if codec == "deflate":
         encoder = zlib.compressobj(level, wbits=-15)
         return encoder.compress(data) + encoder.flush()
@@ -41,9 +41,9 @@ def compress(data: bytes, codec: str, level: int) -> bytes:
 
 
 def decompress(data: bytes, codec: str, limit: int) -> bytes:
-    """What `data` holds. Memory: about `limit` bytes beyond `data`. Raises ImportError without zstd.
+    """Decompresses `data`, using about `limit` bytes beyond it. Raises ImportError without zstd.
 
-    Raises ValueError when `data` is damaged, cut short, longer than its stream, or holds more than `limit` bytes.
+    Raises ValueError if `data` is damaged, truncated, followed by more bytes, or decodes to more than `limit` bytes.
     """
     result = _DECODERS[codec](data, limit)
     if len(result) > limit:
@@ -68,7 +68,7 @@ def _decompress_deflate(data: bytes, limit: int) -> bytes:
 def _decompress_lzma(data: bytes, limit: int) -> bytes:
     import lzma
 
-    # No match reaches further back than the output is long, so the dictionary need not be the encoder's 64 MiB.
+    # Match distances never exceed the output size, so the dictionary may be smaller than the encoder's 64 MiB.
     smallest, largest = _LZMA_DICTIONARY
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": min(max(limit, smallest), largest)}]
     decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)

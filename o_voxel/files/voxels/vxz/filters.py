@@ -1,7 +1,7 @@
-"""The .vxz filters: each voxel's values are stored as a difference from an earlier voxel's, modulo 256.
+"""Prediction filters of .vxz attributes: delta coding against an earlier voxel, modulo 256.
 
-Both filters are the same arithmetic over other links: voxel i is in row slot[i] of the file, as its values minus those
-of voxel base[i] (base < i), or as they are where base[i] is -1. Voxels are in z-order.  N = voxels, C = channels.
+The two filters differ in the predecessor: row slot[i] of the file stores the values of voxel i minus those of voxel
+base[i] (base < i), or unchanged if base[i] is -1. Voxels are in z-order.  N = voxels, C = channels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .octree import node_positions, split_levels
 
 FILTERS = ("none", "parent", "neighbor")
 
-# Neighbours that may predict a voxel, as steps down x, y, z, in falling order of preference.
+# Candidate predictors of a voxel, as steps down x, y, z, in decreasing order of preference.
 _NEIGHBORS = ((1, 1, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))
 
 # The bits of x, y and z in a z-order code.
@@ -22,15 +22,17 @@ _AXIS_BITS = (0x4924924924924924, 0x2492492492492492, 0x1249249249249249)
 
 
 class Predecessors(NamedTuple):
-    """slot: [N] int64, a permutation.  base: [N] int64, -1 or an earlier voxel."""
+    """slot: [N] int64, file row of each voxel, a permutation.  base: [N] int64, predecessor, -1 or an earlier voxel."""
 
     slot: np.ndarray
     base: np.ndarray
 
 
 def parent_predecessors(codes: np.ndarray, depth: int) -> Predecessors:
-    """Links along the octree of ascending z-order `codes` [N] int64, N >= 1: from the first voxel of a child to the
-    first voxel of the sibling before it. Nodes in depth-first order, each followed by its second to last child."""
+    """Returns predecessors along the octree: of a node's first voxel, the first voxel of the previous sibling.
+
+    codes: [N] int64, ascending z-order, N >= 1. Slots follow nodes depth first, then their children from the second.
+    """
     levels = split_levels(codes, depth)
     first = node_positions(levels, depth)
     parent = np.zeros(len(codes), np.int64)
@@ -49,8 +51,10 @@ def parent_predecessors(codes: np.ndarray, depth: int) -> Predecessors:
 
 
 def neighbor_predecessors(codes: np.ndarray) -> Predecessors:
-    """Links from each voxel to its neighbour one step down in x, y, z or several of them, if there is one: of those
-    that exist, the last of -x, -y, -z, -xy, -xz, -yz, -xyz. codes: [N] int64, unique, ascending z-order, N >= 1."""
+    """Returns as predecessors the existing lower neighbours: the last of -x, -y, -z, -xy, -xz, -yz, -xyz.
+
+    codes: [N] int64, unique, ascending z-order, N >= 1.
+    """
     base = np.full(len(codes), -1, np.int64)
     unlinked = np.arange(len(codes))
     for steps in _NEIGHBORS:
@@ -68,7 +72,7 @@ def neighbor_predecessors(codes: np.ndarray) -> Predecessors:
 
 
 def apply_filter(rows: np.ndarray, codes: np.ndarray, name: str, depth: int) -> np.ndarray:
-    """What a file with filter `name` stores, [N, C] uint8, for the voxels' values `rows` [N, C] uint8 in z-order."""
+    """Filters `rows` [N, C] uint8, in z-order of `codes` [N] int64; returns the stored [N, C] uint8."""
     if name == "none":
         return rows
     slot, base = _predecessors(codes, name, depth)
@@ -78,7 +82,7 @@ def apply_filter(rows: np.ndarray, codes: np.ndarray, name: str, depth: int) -> 
 
 
 def undo_filter(stored: np.ndarray, codes: np.ndarray, name: str, depth: int) -> np.ndarray:
-    """The voxels' values [N, C] uint8 in z-order, from what `apply_filter` made for the same voxels."""
+    """Inverts `apply_filter`: `stored` [N, C] uint8 to values [N, C] uint8, in z-order of `codes` [N] int64."""
     if name == "none":
         return stored
     from . import kernel_cpu

@@ -1,7 +1,7 @@
-"""The header of a .vxz file: "VXZ", a zero byte, where the data starts (u32, big endian), then JSON up to there.
+"""Header of a .vxz file: "VXZ", a zero byte, the data offset (u32, big endian), then JSON up to that offset.
 
-Everything a reader later trusts is checked here: sizes, ranges, names. Offsets in a chunk's entry count from the
-chunk's start, a chunk's from the start of the data.
+Validates all sizes, ranges and names that a reader relies on. Stream offsets are relative to their chunk, chunk offsets
+to the start of the data.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _INT32 = range(-(1 << 31), 1 << 31)
 
 @dataclass(frozen=True)
 class VxzLayout:
-    """How a .vxz stores its voxels. The defaults are the original's.
+    """Storage options of a .vxz. The defaults are the original's.
 
-    chunk_size: voxels along a chunk's side, a power of two from 2 to 1024.  filter: "none", "parent" or "neighbor".
+    chunk_size: voxels per chunk side, a power of two from 2 to 1024.  filter: "none", "parent" or "neighbor".
     compression: "none", "deflate", "lzma" or "zstd".  compression_level: None for the codec's highest; 0 to 9 for
-    deflate and lzma, 1 to 22 for zstd, 0 for none.  attr_interleave: a stream a channel ("none"), a stream an
-    attribute ("as_is"), or one stream ("all": the original writes it and cannot read it).
+    deflate and lzma, 1 to 22 for zstd, 0 for none.  attr_interleave: one stream per channel ("none"), per attribute
+    ("as_is"), or in total ("all", which the original writes but cannot read).
     """
 
     chunk_size: int = 256
@@ -54,18 +54,18 @@ class VxzLayout:
 
     @property
     def depth(self) -> int:
-        """Levels of a chunk's octree."""
+        """Depth of a chunk's octree."""
         return self.chunk_size.bit_length() - 1
 
     @property
     def level(self) -> int:
-        """The compression level, with the default filled in."""
+        """The compression level, or the codec's default."""
         return CODECS[self.compression].default if self.compression_level is None else self.compression_level
 
 
 @dataclass(frozen=True)
 class VxzChunk:
-    """A chunk: its position, in chunks; its bytes in the file's data, and its streams in those: (offset, size)."""
+    """index: chunk position, in chunks.  span: (offset, size) in the data.  streams: (offset, size) in the chunk."""
 
     index: tuple[int, int, int]
     span: tuple[int, int]
@@ -74,7 +74,7 @@ class VxzChunk:
 
 @dataclass(frozen=True)
 class VxzHeader:
-    """What a .vxz says of itself. channels: by attribute, in order.  data_start: bytes into the file."""
+    """Contents of a .vxz header. channels: count by attribute, in order.  data_start: file offset, bytes."""
 
     num_voxels: int
     layout: VxzLayout
@@ -84,17 +84,17 @@ class VxzHeader:
 
     @property
     def num_channels(self) -> int:
-        """Channels of all attributes together."""
+        """Total channel count of all attributes."""
         return sum(self.channels.values())
 
     @property
     def decoded_bytes(self) -> int:
-        """Bytes of the voxels once read: int32 coordinates and uint8 values."""
+        """Size of the decoded voxels, bytes: int32 coordinates and uint8 values."""
         return self.num_voxels * (12 + self.num_channels)
 
 
 def stream_columns(channels: Mapping[str, int], interleave: str) -> dict[str, slice]:
-    """The attribute streams of a chunk, in order: each one's name and its columns of all channels side by side."""
+    """Returns the attribute streams of a chunk, in order: {name: columns of the values [N, C]}."""
     columns = {}
     start = 0
     for name, count in channels.items():
@@ -107,7 +107,7 @@ def stream_columns(channels: Mapping[str, int], interleave: str) -> dict[str, sl
 
 
 def write_header(file: BinaryIO, fields: dict) -> None:
-    """Writes all that comes before the data. Raises ValueError for a header that `read_header` would find too large."""
+    """Writes everything before the data. Raises ValueError for a header larger than `read_header` accepts."""
     text = json.dumps(fields).encode()
     start = _START.size + len(text)
     if start > MAX_HEADER_BYTES:
@@ -116,10 +116,10 @@ def write_header(file: BinaryIO, fields: dict) -> None:
 
 
 def read_header(file: BinaryIO, file_size: int) -> VxzHeader:
-    """The header at the start of `file`, checked. Raises ValueError saying what is wrong.
+    """Reads and validates the header at the start of `file`. Raises ValueError naming the fault.
 
-    Promises: ranges lie inside the file and inside their chunk and do not overlap; chunks are unique, in int32's range,
-    and have exactly the streams that the attributes call for; there can be `num_voxels` voxels in that many chunks.
+    Guarantees: ranges are inside the file and their chunk and do not overlap; chunks are unique, in int32's range, and
+    have exactly the streams of the attributes; `num_voxels` is possible for the number of chunks.
     """
     prefix = file.read(_START.size)
     if len(prefix) < _START.size:
@@ -173,7 +173,7 @@ def _channels(entries: list) -> dict[str, int]:
 
 
 def check_channels(channels: Mapping[str, int]) -> None:
-    """Raises ValueError for attributes that a .vxz cannot hold: more than MAX_CHANNELS in all, or a reserved name."""
+    """Raises ValueError for more than MAX_CHANNELS channels in total, or a reserved attribute name."""
     reserved = [name for name in channels if name in _CHUNK_KEYS]
     if reserved:
         raise ValueError(f"attr: the format keeps the name {reserved[0]!r} for itself")

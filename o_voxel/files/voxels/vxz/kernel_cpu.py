@@ -1,4 +1,4 @@
-"""Sequential loops of the .vxz codec, compiled on first call. Imported only when a file is read."""
+"""numba loops of the .vxz decoder: octree traversal and delta decoding. Imported only when a file is read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 from ....core.kernel_cpu import cached_njit
 
-# What `walk_octree` returns in place of a count.
+# Error codes of `walk_octree`.
 OVERRUN, CHILDLESS, TRAILING = -1, -2, -3
 
 
 @cached_njit
 def walk_octree(octree: np.ndarray, depth: int, codes: np.ndarray) -> int:
-    """Leaves of a depth-first octree [B] uint8 whose root is at level 0 and whose leaves are at level `depth` >= 1.
+    """Traverses a depth-first octree [B] uint8 with its root at level 0 and its leaves at level `depth` >= 1.
 
-    Writes the first len(codes) leaf codes (int64, ascending). Returns the number of leaves, or why there are none.
+    Writes the first L leaf codes, ascending, to `codes` [L] int64. Returns the number of leaves, or an error code.
     """
     unvisited = np.zeros(depth, np.uint8)
     prefix = np.zeros(depth, np.int64)

@@ -1,7 +1,7 @@
-"""Sparse octrees as bytes: depth first, bit i of a node's byte set when it has a child with 3-bit code i, root first.
+"""Sparse octree coding: one byte per node, depth first, root first; bit i is set if child i (3-bit code) exists.
 
-Leaves are voxels of a cube of 2**depth a side, named by their z-order codes (z lowest), ascending. Every node has a
-child, so a set of voxels has exactly one octree.  N = voxels.
+Leaves are voxels of a cube of 2**depth per side, identified by ascending z-order codes (z lowest bit). Every node has a
+child, so the encoding of a voxel set is unique.  N = voxels.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 
 
 def split_levels(codes: np.ndarray, depth: int) -> np.ndarray:
-    """For each of the ascending `codes` [N] int64, the level [N] int64 of the node where it parts from the one before.
+    """Returns the level [N] int64 of the lowest common ancestor of each voxel and the one before it.
 
-    Level 0 is the root; a child of that node holds the voxel as its first. The first voxel gets -1.
+    codes: [N] int64, ascending. Level 0 is the root. The first voxel gets -1.
     """
     levels = np.full(len(codes), -1, np.int64)
     highest_bit = np.frexp((codes[1:] ^ codes[:-1]).astype(np.float64))[1] - 1
@@ -21,14 +21,16 @@ def split_levels(codes: np.ndarray, depth: int) -> np.ndarray:
 
 
 def node_positions(levels: np.ndarray, depth: int) -> np.ndarray:
-    """Where in the octree's bytes [N] int64 each voxel's new nodes begin, given its `split_levels`; they are in order,
-    from level levels + 1 down to depth - 1, and a voxel that shares its last node with the one before has none."""
+    """Returns the byte offset [N] int64 of each voxel's new nodes, given its `split_levels` [N] int64.
+
+    New nodes run from level levels + 1 to depth - 1; a voxel that shares its last node with the one before has none.
+    """
     new_nodes = depth - 1 - levels
     return np.cumsum(new_nodes) - new_nodes
 
 
 def encode_octree(codes: np.ndarray, depth: int) -> np.ndarray:
-    """The octree [B] uint8 of N >= 1 unique, ascending z-order `codes` [N] int64 below 8**depth. Vectorised over N."""
+    """Encodes unique, ascending z-order `codes` [N] int64 below 8**depth, N >= 1, as octree [B] uint8. Vectorised."""
     levels = split_levels(codes, depth)
     first = node_positions(levels, depth)
     octree = np.empty(int(first[-1] + depth - 1 - levels[-1]), np.uint8)
@@ -42,9 +44,9 @@ def encode_octree(codes: np.ndarray, depth: int) -> np.ndarray:
 
 
 def count_leaves(octree: np.ndarray, depth: int) -> int:
-    """The number of voxels in `octree` [B] uint8, without making room for them, so that a caller can refuse too many.
+    """Counts the voxels of `octree` [B] uint8 without allocating them, so that a caller can reject too many.
 
-    Raises ValueError when `octree` is not exactly the octree of one voxel or more.
+    Raises ValueError unless `octree` is a valid octree of at least one voxel.
     """
     from . import kernel_cpu
 
@@ -60,7 +62,7 @@ def count_leaves(octree: np.ndarray, depth: int) -> int:
 
 
 def decode_octree(octree: np.ndarray, depth: int, count: int) -> np.ndarray:
-    """Z-order codes [count] int64, ascending, of a valid `octree` [B] uint8 with `count` leaves (`count_leaves`)."""
+    """Decodes a valid `octree` [B] uint8 to its N = `count` (`count_leaves`) z-order codes [N] int64, ascending."""
     from . import kernel_cpu
 
     codes = np.empty(count, np.int64)

@@ -1,8 +1,7 @@
-"""The .vxz format (Sparse Voxel Zip): chunks of voxels, each an octree and its attributes, compressed apart.
+"""Reads and writes .vxz (Sparse Voxel Zip): voxel chunks, each a compressed octree and compressed attributes.
 
-Every variant the original can write is read and written. A file is decoded in two passes: all octrees first, which
-settles how many voxels there are, then the attributes, whose sizes follow; so memory is bounded before it is used.
-N = voxels, C = channels of all attributes.
+Supports every variant that the original writes. Decodes in two passes, octrees first: they determine the voxel count
+and so the attribute sizes, which bounds memory before it is allocated.  N = voxels, C = channels of all attributes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .octree import count_leaves, decode_octree, encode_octree
 
 
 class _Octree(NamedTuple):
-    """A chunk half read: its compressed bytes, its octree's bytes, and the voxels in it."""
+    """A partly decoded chunk. blob: compressed bytes.  nodes: [B] uint8 octree.  count: voxels."""
 
     chunk: VxzChunk
     blob: bytes
@@ -36,29 +35,17 @@ class _Octree(NamedTuple):
 
 
 def read_vxz_header(path: FilePath) -> VxzHeader:
-    """What the .vxz file at `path` says of itself; its data is not read. Raises ValueError when malformed, OSError."""
+    """Reads only the header: voxel count, layout, attributes, chunks. Raises ValueError if malformed; OSError."""
     with open(path, "rb") as file, naming(path):
         return read_header(file, _size(file))
 
 
-def iter_vxz(path: FilePath, max_bytes: int = MAX_BYTES) -> Iterator[VoxelRecords]:
-    """The chunks of the .vxz file at `path`, in file order, one in memory at a time. Arguments and errors: `read_vxz`.
-
-    A fault in a chunk is raised when its turn comes.
-    """
-    with open(path, "rb") as file, naming(path):
-        header = _checked_header(file, max_bytes)
-        for octree in _octrees(file, header):
-            coords, rows = _decode_chunk(octree, header)
-            yield VoxelRecords(coords, _attributes(rows, header))
-
-
 def read_vxz(path: FilePath, max_bytes: int = MAX_BYTES, threads: int | None = None) -> VoxelRecords:
-    """All voxels of the .vxz file at `path`: chunks in file order, in each the voxels in z-order.
+    """Reads coords [N, 3] int32 and attributes [N, C] uint8: chunks in file order, voxels of a chunk in z-order.
 
-    max_bytes: the most that coordinates and values may decode to; a bigger claim is refused before any of it is made.
-    threads: chunks decoded at a time; default, one a core. Raises ValueError, naming the file and the fault, for
-    anything malformed; ImportError for zstd without a decoder; OSError. Deterministic.
+    max_bytes: maximum decoded size of coordinates and values; a larger claim is rejected before allocation.
+    threads: chunks decoded in parallel; default, one per core. Raises ValueError, naming the file and the fault, for
+    malformed files; ImportError for zstd without a decoder; OSError. Deterministic.
     """
     with open(path, "rb") as file, naming(path):
         header = _checked_header(file, max_bytes)
@@ -68,8 +55,8 @@ def read_vxz(path: FilePath, max_bytes: int = MAX_BYTES, threads: int | None = N
         ends = np.cumsum([octree.count for octree in octrees], dtype=np.int64).tolist()
 
         def decode(octree: _Octree, end: int) -> None:
-            place = slice(end - octree.count, end)
-            coords[place], rows[place] = _decode_chunk(octree, header)
+            span = slice(end - octree.count, end)
+            coords[span], rows[span] = _decode_chunk(octree, header)
 
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             list(pool.map(decode, octrees, ends))
@@ -79,14 +66,13 @@ def read_vxz(path: FilePath, max_bytes: int = MAX_BYTES, threads: int | None = N
 def write_vxz(
     path: FilePath, records: VoxelRecords, layout: VxzLayout | None = None, threads: int | None = None
 ) -> None:
-    """Writes `records` as a .vxz file that the original reads, in the original's own byte layout.
+    """Writes `records`, coords [N, 3] int32 and attributes [N, C] uint8, as a .vxz file in the original's byte layout.
 
-    Voxels in any order, on any device; attributes uint8. layout: default, the original's. threads: chunks encoded at a
-    time; default, one a core. The file replaces what was at `path` once it is whole, and is the same for the same
-    voxels and library versions. Three things are ours alone to read, since the original fails on them: interleave
-    "all", no attributes, no voxels.
-    Raises ValueError for a voxel given twice, coordinates more than 2**21 apart, values that are not uint8, a reserved
-    attribute name, and a neighbor-filtered chunk too big for the original; ImportError for zstd without an encoder.
+    Accepts voxels in any order, on any device. layout: default, the original's. threads: chunks encoded in parallel;
+    default, one per core. Replaces `path` atomically; deterministic for the same voxels and library versions. The
+    original cannot read three variants: interleave "all", no attributes, no voxels.
+    Raises ValueError for duplicate voxels, coordinates more than 2**21 apart, values that are not uint8, a reserved
+    attribute name, and a neighbor-filtered chunk too large for the original; ImportError for zstd without an encoder.
     """
     layout = layout or VxzLayout()
     channels = {name: values.shape[1] for name, values in records.attrs.items()}
@@ -126,7 +112,7 @@ def _checked_header(file: BinaryIO, max_bytes: int) -> VxzHeader:
 
 
 def _octrees(file: BinaryIO, header: VxzHeader) -> Iterator[_Octree]:
-    """Each chunk's bytes and octree. Raises ValueError unless their voxels are as many as the header says."""
+    """Yields each chunk's bytes and octree. Raises ValueError if the voxel count differs from the header's."""
     depth = header.layout.depth
     full = (8**depth - 1) // 7
     left = header.num_voxels
@@ -151,7 +137,7 @@ def _stream(chunk: VxzChunk, blob: bytes, name: str, header: VxzHeader, limit: i
 
 
 def _decode_chunk(octree: _Octree, header: VxzHeader) -> tuple[Tensor, Tensor]:
-    """Coordinates [n, 3] int32 and values [n, C] uint8 of a chunk."""
+    """Decodes a chunk of n voxels to coordinates [n, 3] int32 and values [n, C] uint8."""
     layout, count = header.layout, octree.count
     stored = np.empty((count, header.num_channels), np.uint8)
     with naming(f"chunk {octree.chunk.index}"):
@@ -173,7 +159,7 @@ def _attributes(rows: Tensor, header: VxzHeader) -> dict[str, Tensor]:
 
 
 def _split(records: VoxelRecords, layout: VxzLayout) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """The chunks in order of x, y, z: index, z-order codes [n] int64 ascending, values [n, C] uint8."""
+    """Yields chunks by x, y, z: (index, z-order codes [n] int64 ascending, values [n, C] uint8)."""
     if len(records) == 0:
         return
     coords = records.coords.cpu().to(torch.int64)
@@ -197,7 +183,7 @@ def _split(records: VoxelRecords, layout: VxzLayout) -> Iterator[tuple[list[int]
 def _encode_chunk(
     codes: np.ndarray, rows: np.ndarray, columns: dict[str, slice], layout: VxzLayout
 ) -> dict[str, bytes]:
-    """The compressed streams of one chunk, in file order."""
+    """Compresses a chunk, codes [n] int64 and values `rows` [n, C] uint8; returns its streams in file order."""
     stored = apply_filter(rows, codes, layout.filter, layout.depth)
     streams = {"svo": encode_octree(codes, layout.depth)} | {name: stored[:, part] for name, part in columns.items()}
     return {name: compress(values.tobytes(), layout.compression, layout.level) for name, values in streams.items()}
@@ -215,7 +201,7 @@ def _spans(streams: dict[str, bytes]) -> dict[str, list[int]]:
 def _fields(
     count: int, layout: VxzLayout, channels: dict[str, int], chunks: list[dict], sizes: tuple[int, int]
 ) -> dict:
-    """The header's fields, in the original's order. sizes: bytes before and after compression."""
+    """Returns the header fields in the original's order. sizes: bytes before and after compression."""
     raw, compressed = sizes
     return {
         "num_voxel": count,
@@ -233,7 +219,7 @@ def _fields(
 
 
 def _check_neighbor_chunk(layout: VxzLayout, num_channels: int) -> None:
-    # The original unfilters a chunk in a dense block with a byte for presence, and indexes it with 32 bits.
+    # The original decodes a chunk in a dense block of C + 1 bytes per voxel, with 32-bit indices.
     if layout.filter == "neighbor" and layout.chunk_size**3 * (num_channels + 1) >= 1 << 31:
         raise ValueError(
             f"chunk_size: expected one with chunk_size**3 * {num_channels + 1} below 2**31 for the neighbor filter and "

@@ -12,7 +12,7 @@ from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes import read as mesh_files
 from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
 from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
-from comfyui_trellis2.o_voxel.files.meshes.read import load_mesh, load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.o_voxel.files.meshes.trimesh import from_trimesh
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.o_voxel.voxels.materials import voxel_materials
@@ -55,11 +55,11 @@ def write(tmp_path, scene, suffix=".glb", edit=None):
 @pytest.mark.parametrize(("suffix", "turned"), [(".glb", True), (".obj", True), (".ply", False), (".stl", False)])
 def test_frames(tmp_path, suffix, turned):
     path = write(tmp_path, part(), suffix)
-    mesh = load_mesh(path)
+    mesh = load_textured_mesh(path).mesh
     expected = Z_UP if turned else torch.from_numpy(VERTICES).float()
     assert torch.equal(mesh.vertices[mesh.faces], expected[FACES])
     assert mesh.vertices.dtype == torch.float32
-    other = load_mesh(path, up="z" if turned else "y")
+    other = load_textured_mesh(path, up="z" if turned else "y").mesh
     assert torch.equal(other.vertices[other.faces], (torch.from_numpy(VERTICES).float() if turned else Z_UP)[FACES])
 
 
@@ -264,18 +264,18 @@ def test_files_that_are_no_meshes_are_refused(tmp_path, suffix):
 
 def test_wrong_paths_and_options(tmp_path):
     with pytest.raises(FileNotFoundError, match="none"):
-        load_mesh(tmp_path / "none.glb")
+        load_textured_mesh(tmp_path / "none.glb")
     with pytest.raises(ValueError, match="expected one of"):
-        load_mesh(tmp_path / "scene.fbx")
+        load_textured_mesh(tmp_path / "scene.fbx")
     path = write(tmp_path, part())
     with pytest.raises(ValueError, match="up"):
-        load_mesh(path, up="x")
+        load_textured_mesh(path, up="x")
     with pytest.raises(ValueError, match="factors"):
         load_textured_mesh(path, factors="linear")
     points = tmp_path / "points.ply"
     trimesh.PointCloud(VERTICES).export(points)
     with pytest.raises(ValueError, match="at least one triangle"):
-        load_mesh(points)
+        load_textured_mesh(points)
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_trellis2.o_voxel.files import VoxelRecords, VxzLayout, iter_vxz, read_vxz, read_vxz_header, write_vxz
+from comfyui_trellis2.o_voxel.files import VoxelRecords, VxzLayout, read_vxz, read_vxz_header, write_vxz
 from comfyui_trellis2.o_voxel.files.voxels.vxz.compression import CODECS, compress, decompress
 from comfyui_trellis2.o_voxel.files.voxels.vxz.filters import apply_filter, undo_filter
 from comfyui_trellis2.o_voxel.files.voxels.vxz.octree import count_leaves, decode_octree, encode_octree
@@ -79,9 +79,6 @@ def test_sizes_and_places(size: int, span: int, shift: int, filter_name: str, tm
     assert as_set(read) == as_set(records)
     assert {name: values.shape[1] for name, values in read.attrs.items()} == {"base_color": 3, "metallic": 1}
     assert read.coords.dtype == torch.int32
-    parts = list(iter_vxz(tmp_path / "a.vxz"))
-    assert len(parts) == len(read_vxz_header(tmp_path / "a.vxz").chunks)
-    assert torch.equal(torch.cat([part.coords for part in parts] or [read.coords]), read.coords)
 
 
 def test_rows_are_by_chunk_then_z_order(tmp_path: Path):
@@ -311,8 +308,6 @@ def test_malformed_headers_name_the_file_and_the_fault(case: str, plain: tuple[d
     path = join_file(tmp_path / "odd.vxz", fields, plain[1])
     with pytest.raises(ValueError, match=rf"odd\.vxz: .*{message}"):
         read_vxz(path)
-    with pytest.raises(ValueError, match=rf"odd\.vxz: .*{message}"):
-        list(iter_vxz(path))
 
 
 @pytest.mark.parametrize(
@@ -383,9 +378,8 @@ def test_claims_are_not_believed(tmp_path: Path):
 def test_max_bytes(tmp_path: Path):
     write_vxz(tmp_path / "a.vxz", sample(63), PLAIN)
     assert len(read_vxz(tmp_path / "a.vxz", max_bytes=63 * 16)) == 63
-    for read in (read_vxz, lambda *args: list(iter_vxz(*args))):
-        with pytest.raises(ValueError, match=r"63 voxels of 4 channels.*expected at most 1007 bytes"):
-            read(tmp_path / "a.vxz", 63 * 16 - 1)
+    with pytest.raises(ValueError, match=r"63 voxels of 4 channels.*expected at most 1007 bytes"):
+        read_vxz(tmp_path / "a.vxz", 63 * 16 - 1)
 
 
 JSON_VALUES = st.sampled_from(
@@ -453,6 +447,6 @@ def test_zstd_without_a_decoder_says_what_to_install(tmp_path: Path, monkeypatch
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path):
-    for read in (read_vxz, read_vxz_header, lambda path: list(iter_vxz(path))):
+    for read in (read_vxz, read_vxz_header):
         with pytest.raises(FileNotFoundError):
             read(tmp_path / "none.vxz")

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from ...material import Material, Texture
+from ...values import PBR_CHANNELS
 
+# Channels of each PBR texture in PBR_CHANNELS.
+PBR_SLOTS = {f"{name}_texture": tuple(range(s.start, s.stop)) for name, s in PBR_CHANNELS.items()}
 WRAP_CODES = {"repeat": 0, "clamp": 1, "mirror": 2}
 
 
