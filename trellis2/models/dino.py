@@ -187,6 +187,7 @@ class DinoLayer(nn.Module):
         self.layer_scale2 = _LayerScale(config, factory)
 
     def forward(self, tokens: Tensor, phases: tuple[Tensor, Tensor]) -> Tensor:
+        """tokens: [B, T, C].  phases: (cos, sin), [P, D / 2] each. Returns [B, T, C]."""
         dtype = self.mlp.up_proj.weight.dtype
         hidden = self.attention(_normed(tokens, self.norm1).to(dtype), phases)
         tokens = tokens + self.layer_scale1(hidden).to(tokens.dtype)
