@@ -45,7 +45,7 @@ class DinoConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_heads):
             raise ValueError(
-                "DinoConfig: expected a hidden_size divisible by 4 * num_heads (RoPE rotates pairs along two axes), "
+                "DinoConfig: expected hidden_size as a multiple of 4 * num_heads (RoPE rotates pairs along 2 axes), "
                 f"got {self.hidden_size} and {self.num_heads}"
             )
 
