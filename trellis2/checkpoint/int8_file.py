@@ -91,7 +91,7 @@ def _read_layer(name: str, tensors: Mapping[str, Tensor]) -> Int8FileLinear:
     options = _read_options(name, tensors[name + MARK])
     weight, scale = tensors.get(name + WEIGHT), tensors.get(name + SCALE)
     if weight is None or weight.dtype != torch.int8 or weight.ndim != 2 or scale is None:
-        raise ValueError(f"{name}: expected an int8 matrix and its weight_scale beside {MARK[1:]}")
+        raise ValueError(f"{name}: expected an int8 matrix and its weight_scale with {MARK[1:]}")
     if scale.numel() not in (1, len(weight)):
         raise ValueError(f"{name}: expected 1 or {len(weight)} numbers in weight_scale, got {list(scale.shape)}")
     group = int(options.get("convrot_groupsize", DEFAULT_GROUP)) if options.get("convrot") else 0

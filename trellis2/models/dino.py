@@ -45,7 +45,7 @@ class DinoConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_heads):
             raise ValueError(
-                "DinoConfig: expected a hidden_size divisible by 4 * num_heads (RoPE rotates pairs along two axes), "
+                "DinoConfig: expected hidden_size as a multiple of 4 * num_heads (RoPE rotates pairs along 2 axes), "
                 f"got {self.hidden_size} and {self.num_heads}"
             )
 
@@ -187,6 +187,7 @@ class DinoLayer(nn.Module):
         self.layer_scale2 = _LayerScale(config, factory)
 
     def forward(self, tokens: Tensor, phases: tuple[Tensor, Tensor]) -> Tensor:
+        """tokens: [B, T, C].  phases: (cos, sin), [P, D / 2] each. Returns [B, T, C]."""
         dtype = self.mlp.up_proj.weight.dtype
         hidden = self.attention(_normed(tokens, self.norm1).to(dtype), phases)
         tokens = tokens + self.layer_scale1(hidden).to(tokens.dtype)

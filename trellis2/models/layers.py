@@ -30,6 +30,7 @@ class LayerNorm32(nn.LayerNorm):
     """Layer norm of [..., C], optionally followed by SiLU, computed in fp32 and returned in the input's dtype."""
 
     def forward(self, x: Tensor, silu: bool = False) -> Tensor:
+        """x: [..., C] float. Returns the same shape and dtype."""
         rows = x.reshape(-1, x.shape[-1])
         return layer_norm(rows, self.weight, self.bias, silu=silu, eps=self.eps).view(x.shape)
 
@@ -53,6 +54,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * self.FREQUENCIES, channels), nn.SiLU(), nn.Linear(channels, channels))
 
     def forward(self, t: Tensor) -> Tensor:
+        """t: [B] fp32. Returns [B, C] fp32."""
         steps = torch.arange(self.FREQUENCIES, dtype=torch.float32, device=t.device)
         angles = t[:, None].float() * torch.exp(-math.log(self.MAX_PERIOD) * steps / self.FREQUENCIES)
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
@@ -66,6 +68,7 @@ class FeedForward(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor | Quantized) -> Tensor:
+        """x: [T, C] in the weights' dtype, or quantised. Returns [T, C]."""
         first, _, last = self.mlp
         if not isinstance(last, nn.Linear):
             return last(first(x), activation="gelu")

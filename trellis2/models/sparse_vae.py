@@ -42,6 +42,7 @@ class ConvNeXtBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
+        """x: [N, C]. Returns [N, C]."""
         h = self.conv(x).feats
         hidden = self.mlp[0].out_features * h.element_size()
         return x.replace(chunked(self._mix, h, h, x.feats, rows=chunk_size(len(h), hidden)))
@@ -80,6 +81,7 @@ class DownBlock(_Resample):
         self.out_channels = out_channels
 
     def forward(self, x: SparseTensor) -> tuple[SparseTensor, Subdivision]:
+        """x: [M, C]. Returns [N, O] on the parents, and the subdivision."""
         subdivision = x.coords.coarsen()
         h = spatial_to_channel(self.conv1(x.replace(self.active(self.norm1, x.feats, None))), subdivision)
         h = self.conv2(h.replace(self.active(self.norm2, h.feats, h.feats)))
@@ -102,6 +104,7 @@ class UpBlock(_Resample):
         return self.to_subdiv(x.feats) if self.predict else None
 
     def forward(self, x: SparseTensor, subdivision: Subdivision) -> SparseTensor:
+        """x: [N, C]. Returns [M, O] on the subdivision's fine voxels."""
         parent, child, fine = subdivision.parent, subdivision.child, subdivision.fine
         active = self.active(self.norm1, x.feats, None)
         h = self._children(active, x.coords, parent, child, len(fine))
@@ -109,8 +112,8 @@ class UpBlock(_Resample):
         return SparseTensor(self._skip(self.conv2(SparseTensor(h, fine)).feats, x, parent, child), fine)
 
     def part(self, x: SparseTensor, active: Tensor, subdivision: Subdivision, start: int, stop: int) -> Tensor:
-        """Returns [stop - start, O], rows `start` to `stop` of `forward`'s features, computed with the halo of the
-        second convolution only. active: `self.active(self.norm1, x.feats, None)`."""
+        """Returns rows `start` to `stop` of `forward`'s features, [n, O] with n = stop - start, computed with the halo
+        of the second convolution only. active: `self.active(self.norm1, x.feats, None)`, [N, C]."""
         tile, total = with_halo(subdivision.fine, start, stop), len(subdivision.fine)
         parent, child = tile.extend(subdivision.parent), tile.extend(subdivision.child)
         h = self._children(active, x.coords, parent, child, total)

@@ -26,7 +26,7 @@ class StructureFlow(FlowTransformer):
             self.register_buffer(name, table)
 
     def derived_buffers(self) -> dict[str, Tensor]:
-        """Returns the position table on the CPU, for a checkpoint that lacks it."""
+        """Returns the position table on the CPU, [R^3, ...], for a checkpoint that lacks it."""
         with torch.device("cpu"):
             return position_table(self.config)
 

@@ -14,6 +14,7 @@ class ChannelLayerNorm(LayerNorm32):
     """Layer norm over the channels of [B, C, X, Y, Z], at each voxel."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: [B, C, X, Y, Z]. Returns the same shape."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -26,6 +27,7 @@ class ResBlock3d(nn.Module):
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: [B, C, X, Y, Z]. Returns the same shape."""
         h = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(h)))
 
@@ -98,6 +100,7 @@ class StructureDecoder(_StructureNet):
         super().__init__(config, (config.latent_channels, config.out_channels), UpsampleBlock3d)
 
     def forward(self, z: Tensor) -> Tensor:
+        """z: [B, latent, R, R, R] fp32. Returns [B, 1, 4 R, 4 R, 4 R] fp32."""
         h = self.middle_block(self.input_layer(z).to(self.torso_dtype))
         for block in self.blocks:
             h = block(h)
@@ -114,6 +117,7 @@ class StructureEncoder(_StructureNet):
         super().__init__(config, (config.in_channels, 2 * config.latent_channels), DownsampleBlock3d)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x: [B, 1, 4 R, 4 R, 4 R] fp32. Returns two [B, latent, R, R, R] fp32."""
         h = self.input_layer(x).to(self.torso_dtype)
         for block in self.blocks:
             h = block(h)

@@ -63,6 +63,7 @@ class SelfAttention(nn.Module):
         self.normed = config.qk_rms_norm
 
     def forward(self, x: Tensor | Quantized, layout: TokenLayout) -> Tensor:
+        """x: [T, C], or quantised. Returns [T, C]."""
         qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
         gammas = (self.q_rms_norm.gamma, self.k_rms_norm.gamma) if self.normed else None
         q, k = qk_norm_rope(qkv, gammas, layout.rotation, backend=self.backends.rope)
@@ -98,6 +99,7 @@ class CrossAttention(nn.Module):
         lengths: tuple[int, ...],
         layout: TokenLayout,
     ) -> Tensor:
+        """x: [T, C], or quantised.  prepared: see `prepare`.  lengths: image tokens of each item. Returns [T, C]."""
         q = self.to_q(x).unflatten(-1, (self.heads, -1))
         if self.normed:
             q = rms_norm_rope(q, self.q_rms_norm.gamma, None, backend=self.backends.rope)
@@ -159,13 +161,13 @@ class PreparedCondition:
     lengths: tuple[int, ...]
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Returns keys and values of all blocks as a flat tuple of contiguous tensors: as made, values are views that
-        keep the keys before their norm alive."""
+        """Returns keys and values [S, H, d] of all blocks as a flat tuple of contiguous tensors: as made, values are
+        views that keep the keys before their norm alive."""
         return tuple(tensor.contiguous() for block in self.blocks for tensor in block)
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor], lengths: tuple[int, ...]) -> PreparedCondition:
-        """The inverse of `tensors`."""
+        """The inverse of `tensors`: keys and values [S, H, d] in turn."""
         return cls(tuple(zip(tensors[::2], tensors[1::2], strict=True)), lengths)
 
 
@@ -199,7 +201,8 @@ class FlowTransformer(nn.Module):
         layout: TokenLayout,
         position_embedding: Tensor | None,  # [T, C] fp32, with pe_mode "ape"
     ) -> Tensor:  # [T, out_channels] fp32
-        """Returns the velocity. The blocks run in the torso's dtype, the first and last layers in fp32."""
+        """Returns the velocity [T, out_channels]. The blocks run in the torso's dtype, the first and last layers in
+        fp32."""
         if len(condition.lengths) != len(layout.lengths):
             raise ValueError(
                 f"condition: expected {len(layout.lengths)} items, one for each of x, got {len(condition.lengths)}"

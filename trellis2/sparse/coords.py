@@ -103,7 +103,7 @@ class CoordSet:
         return self.derive("neighbors", lambda: neighbor_map(self.rows))
 
     def some_neighbors(self, start: int, stop: int) -> Tensor:
-        """Returns [stop - start, 27] int32, these rows of `neighbors()`, without the whole map if voxels have an
+        """Returns rows `start` to `stop` of `neighbors()`, [n, 27] int32, without the whole map if voxels have an
         origin."""
         origin = self._origin
         if origin is None or "neighbors" in self._derived:

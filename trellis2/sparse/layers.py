@@ -23,6 +23,7 @@ class SubmanifoldConv3d(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
+        """x: [N, in]. Returns [N, out] on the same voxels."""
         neighbors = x.coords.neighbors()
 
         def tiles() -> object:

@@ -25,7 +25,7 @@ def attention(
     *,
     backend: str = "auto",
 ) -> Tensor:  # [T, H, d]
-    """softmax(q k^T / sqrt(d)) v, no mask, no dropout.
+    """Returns softmax(q k^T / sqrt(d)) v, [T, H, d], without mask or dropout.
 
     query_lengths, key_lengths: tokens of each item, B entries each, summing to T and S; items are packed in order.
     Equal lengths run as one dense batch, others item by item, so nothing is padded and an item's result is independent

@@ -27,7 +27,8 @@ def norm_modulate(
     eps: float = 1e-6,
     backend: str = "auto",
 ) -> Tensor:  # [T, C]
-    """LN(x) * (1 + scale[item]) + shift[item]; the norm has no weights and runs in fp32. Returns x's dtype."""
+    """Returns LN(x) * (1 + scale[item]) + shift[item], [T, C] in x's dtype; the norm has no weights and runs in
+    fp32."""
     return add_norm_modulate(x, None, scale, shift, item, eps=eps, backend=backend)[1]
 
 
@@ -40,7 +41,7 @@ def layer_norm(
     eps: float = 1e-6,
     backend: str = "auto",
 ) -> Tensor:  # [T, C]
-    """LN(x) * weight + bias, or SiLU of it, in fp32 and rounded once, to x's dtype."""
+    """Returns LN(x) * weight + bias, or SiLU of it, [T, C] in fp32 and rounded once, to x's dtype."""
     _, c = check_tensor(x, "x", (None, None), FLOATS).shape
     for name, part in (("weight", weight), ("bias", bias)):
         if weight is not None:
@@ -59,7 +60,7 @@ def add_norm_modulate(
     eps: float = 1e-6,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | Quantized]:  # [T, C] each
-    """(s, LN(s) * (1 + scale[item]) + shift[item]) with s = x + branch, rounded to x's dtype.
+    """Returns (s, LN(s) * (1 + scale[item]) + shift[item]), [T, C] each, with s = x + branch, rounded to x's dtype.
 
     form: number format to quantise the second output to, row by row, without prior rounding to x's dtype.
     """
@@ -80,7 +81,7 @@ def add_norm_affine(
     eps: float = 1e-6,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | Quantized]:  # [T, C] each
-    """(s, LN(s) * weight + bias) with s and form as in `add_norm_modulate`."""
+    """Returns (s, LN(s) * weight + bias), [T, C] each, with s and form as in `add_norm_modulate`."""
     c = _check_sum(x, branch, item)
     check_tensor(weight, "weight", (c,), torch.float32)
     check_tensor(bias, "bias", (c,), torch.float32)

@@ -94,7 +94,7 @@ def modulate(
     eps: float,
     form: Format | None,
 ) -> tuple[Tensor, Tensor | Quantized]:
-    """See `add_norm_modulate`."""
+    """See `add_norm_modulate`: x [T, C], scale and shift [B, C]."""
     return _launch(x, branch, (scale, shift), item, eps, form, offset=1, silu=False)
 
 
@@ -108,7 +108,7 @@ def affine(
     form: Format | None,
     silu: bool = False,
 ) -> tuple[Tensor, Tensor | Quantized]:
-    """See `add_norm_affine` and `layer_norm`."""
+    """See `add_norm_affine` and `layer_norm`: x [T, C], weight and bias [C]."""
     affine = None
     if weight is not None:
         # Weights are one row for all items: with a stride of 0 the kernel reads it for every item.

@@ -36,7 +36,7 @@ def modulate(
     eps: float,
     form: Format | None,
 ) -> tuple[Tensor, Tensor | Quantized]:
-    """See `add_norm_modulate`."""
+    """See `add_norm_modulate`: x [T, C], scale and shift [B, C]."""
     x = add_branch(x, branch, item)
     if item is not None:
         scale, shift = (_GatherItems.apply(part, item) for part in (scale, shift))
@@ -53,7 +53,7 @@ def affine(
     form: Format | None,
     silu: bool = False,
 ) -> tuple[Tensor, Tensor | Quantized]:
-    """See `add_norm_affine` and `layer_norm`."""
+    """See `add_norm_affine` and `layer_norm`: x [T, C], weight and bias [C]."""
     x = add_branch(x, branch, item)
     out = _normed(x, eps) if weight is None else _normed(x, eps) * weight + bias
     return x, _finish(F.silu(out) if silu else out, x.dtype, form)

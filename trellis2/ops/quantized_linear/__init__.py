@@ -55,8 +55,8 @@ def quantized_linear(
     *,
     backend: str = "auto",
 ) -> Tensor:  # [T, N] in dtype
-    """x @ weight.T + bias, of the dequantised matrices, rounded once. int8 sums exactly; fp8 on Hopper's tensor cores
-    keeps about 14 bits of a sum, and more elsewhere."""
+    """Returns x @ weight.T + bias, [T, N], of the dequantised matrices, rounded once. int8 sums exactly; fp8 on
+    Hopper's tensor cores keeps about 14 bits of a sum, and more elsewhere."""
     t, k = x.shape
     n = check_tensor(weight.values, "weight", (None, k), x.values.dtype).shape[0]
     if bias is not None:

@@ -37,7 +37,8 @@ def rms_norm_rope(
     *,
     backend: str = "auto",
 ) -> Tensor:  # [T, H, d]
-    """x / ||x|| * sqrt(d) * gamma, then pairs (x[2i], x[2i+1]) rotated by angle i. In fp32, returned in x's dtype."""
+    """Returns x / ||x|| * sqrt(d) * gamma, [T, H, d], with pairs (x[2i], x[2i+1]) rotated by angle i. In fp32, returned
+    in x's dtype."""
     t, heads, width = check_tensor(x, "x", (None, None, None), FLOATS).shape
     _check(t, heads, width, () if gamma is None else (gamma,), rotation)
     if resolve_backend(backend, BACKENDS, x.device, x.dtype) == "triton":
@@ -52,7 +53,7 @@ def qk_norm_rope(
     *,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:  # [T, H, d] each
-    """`rms_norm_rope` of the queries and of the keys of a packed projection, in one pass over both."""
+    """Applies `rms_norm_rope` to queries and keys of a packed projection [T, 3, H, d], in one pass over both."""
     t, _, heads, width = check_tensor(qkv, "qkv", (None, 3, None, None), FLOATS).shape
     _check(t, heads, width, gammas or (), rotation)
     if resolve_backend(backend, BACKENDS, qkv.device, qkv.dtype) == "triton":

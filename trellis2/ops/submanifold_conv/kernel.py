@@ -219,7 +219,8 @@ def _weight_gradient_kernel(
 
 @device_guard
 def weight_gradient(grad: Tensor, feats: Tensor, neighbors: Tensor) -> Tensor:
-    """See `reference.weight_gradient`. Rows are split into equal shares, whose sums are added in order."""
+    """See `reference.weight_gradient`: grad [N, D], feats [N, C]. Rows are split into equal shares, whose sums are
+    added in order."""
     (n, c), d = feats.shape, grad.shape[1]
     config = GRADIENT if choose_config(feats.device, feats.dtype, 128) is HOPPER else GRADIENT_ELSEWHERE
     block_c = min(config.block_c, max(16, triton.next_power_of_2(c)))
