@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from ..o_voxel.core.progress import Progress, StageProgress, staged
+from ..o_voxel.values import OVoxel
 from .checkpoint.config import PipelineConfig, SamplerConfig
 from .checkpoint.layouts import Checkpoint
 from .models import Backends
@@ -211,6 +212,14 @@ class Pipeline:
         memory_budget: bytes, see `SparseDecoder.forward`.
         """
         return stages.decode(self.networks, shape, texture, progress=progress, memory_budget=memory_budget)
+
+    def encode(self, voxels: OVoxel) -> tuple[ShapeLatent, TextureLatent | None]:
+        """Encodes one object to its latents, without an image; see `stages.encode`."""
+        return stages.encode(self.networks, voxels)
+
+    def reconstruct(self, voxels: OVoxel) -> Asset:
+        """Encodes and decodes one object with the VAEs alone: the upper bound of a checkpoint's quality."""
+        return self.decode(*self.encode(voxels))[0]
 
     def run(
         self,

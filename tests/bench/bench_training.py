@@ -23,8 +23,8 @@ from comfyui_trellis2.trellis2.training.loop.trainer import accumulate, make_opt
 from comfyui_trellis2.trellis2.training.recipe import load_recipe
 from comfyui_trellis2.trellis2.training.runs.encoding import collate_objects, encode
 from comfyui_trellis2.trellis2.training.runs.networks import make_trainable, open_network
+from comfyui_trellis2.trellis2.training.tasks import TASKS
 from comfyui_trellis2.trellis2.training.tasks.flows import FlowSettings
-from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 
 
 def network(recipe, role):

@@ -99,7 +99,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from ..training.loop.distributed import init_distributed
     from ..training.recipe import load_recipe
     from ..training.runs.run import Run
-    from ..training.tasks.registry import TASKS
+    from ..training.tasks import TASKS
 
     recipe = load_recipe(arguments.recipe, TASKS, arguments.set)
     if arguments.beside:
@@ -140,7 +140,7 @@ def _train_concurrently(recipe: Recipe, arguments: argparse.Namespace) -> int:
 def _pack(arguments: argparse.Namespace) -> int:
     from ..training.recipe import load_recipe
     from ..training.runs.export import pack
-    from ..training.tasks.registry import TASKS
+    from ..training.tasks import TASKS
 
     recipe = load_recipe(arguments.run / "recipe.json", TASKS)
     print(f"wrote {pack(recipe, arguments.run, arguments.output)}")
@@ -200,7 +200,6 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     from ...o_voxel.voxels.sample import vertex_materials
     from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
     from ..pipeline import Pipeline
-    from ..reconstruct import reconstruct
     from ..runtime.residency import KeepLoaded, default_device
     from ..training.evaluation.evaluate import SURFACE_DISTANCE, VAE_DISTANCE
     from ..training.evaluation.gallery import write_comparison
@@ -209,7 +208,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
     mesh = to_device(fitted(load_textured_mesh(arguments.mesh)), pipeline.residency.device)
     voxels = voxelize(mesh, Grid.cube(arguments.resolution))
-    rebuilt = reconstruct(pipeline, voxels)
+    rebuilt = pipeline.reconstruct(voxels)
     write_glb(arguments.output, rebuilt.mesh, vertex_materials(rebuilt.mesh, rebuilt.field))
     if arguments.picture:
         write_comparison(arguments.picture, mesh, rebuilt, arguments.size)

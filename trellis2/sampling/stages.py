@@ -13,11 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from ...o_voxel.core.progress import Progress, scaled
-from ...o_voxel.values import DualGrid, Mesh
+from ...o_voxel.values import DualGrid, Mesh, OVoxel, to_device
 from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from ..checkpoint.config import Normalization, SamplerConfig
 from ..image import to_pixels
+from ..models.shape_vae import dual_grid_features
 from ..models.structure_vae import occupied_voxels
+from ..models.texture_vae import field_features
 from ..networks import Networks
 from ..runtime.memory import device_memory
 from ..sparse import CoordSet, SparseTensor
@@ -191,6 +193,25 @@ def decode(
         colored = decoder(texture.slat.to(networks.device), subdivisions, progress, memory_budget)
         fields = decoder.fields(colored.output, shape.resolutions)
     return [Asset(mesh, field) for mesh, field in zip(meshes, fields, strict=True)]
+
+
+@torch.no_grad()
+def encode(networks: Networks, voxels: OVoxel) -> tuple[ShapeLatent, TextureLatent | None]:
+    """Encodes one object to its shape and texture latents, [T, C] fp32: the encoders' means, which the flows learn.
+
+    The texture latent is None for an object without materials. Raises MissingFileError if pipeline.json names no
+    encoders, as in the published checkpoint.
+    """
+    resolution = voxels.dual_grid.grid.shape[0]
+    voxels = to_device(voxels, networks.device)
+    with networks.shape_encoder() as encoder:
+        mean = encoder(dual_grid_features([voxels.dual_grid])).mean
+    shape = ShapeLatent(mean, (resolution,), ((),))
+    if voxels.field is None:
+        return shape, None
+    with networks.texture_encoder() as encoder:
+        mean = encoder(field_features([voxels.field])).mean
+    return shape, TextureLatent(mean, (resolution,), ((),))
 
 
 def normalize(latent: SparseTensor, stats: Normalization) -> SparseTensor:

@@ -19,7 +19,10 @@ LOW, HIGH = (tuple(plane(axis, place) for axis in range(3)) for place in (0, 3))
 
 
 def flood(free: Tensor, reached: Tensor) -> Tensor:
-    """Returns `reached` [X, Y, Z] int64 grown within `free` [X, Y, Z] int64 until it is complete."""
+    """Returns `reached` [X, Y, Z] int64 grown within `free` [X, Y, Z] int64 until it is complete.
+
+    One int64 holds the 64 points of a block of 4 x 4 x 4, bit 16 x + 4 y + z. Waits for the device after each step.
+    """
     while True:
         grown = reached | (_spread(reached) & free)
         if torch.equal(grown, reached):

@@ -30,7 +30,10 @@ def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def search_keys(keys: Tensor, rows: Tensor, query: Tensor) -> Tensor:
-    """Returns rows [...] int64 of the `query` coordinates [..., D] int, -1 if absent."""
+    """Returns rows [...] int64 of the `query` coordinates [..., D] int, -1 if absent.
+
+    keys, rows: [N] int64 each, as `sort_keys` returns them; D as of the coordinates that were packed.
+    """
     wanted = pack_keys(query)
     if len(keys) == 0:
         return torch.full_like(wanted, -1)

@@ -15,7 +15,7 @@ from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
 from comfyui_trellis2.trellis2.training.data.dataset import Sample, Source
 from comfyui_trellis2.trellis2.training.loop.distributed import DistributedContext
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe
-from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
+from comfyui_trellis2.trellis2.training.tasks import TASKS
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[3]

@@ -5,7 +5,7 @@ import json
 import pytest
 from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
 from comfyui_trellis2.trellis2.training.recipe import RECIPES, load_recipe, parse_recipe
-from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
+from comfyui_trellis2.trellis2.training.tasks import TASKS
 
 
 @pytest.fixture

@@ -14,11 +14,10 @@ from comfyui_trellis2.o_voxel.voxels.from_mesh import fitted, voxelize
 from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
 from comfyui_trellis2.trellis2.cli.main import main
 from comfyui_trellis2.trellis2.pipeline import Pipeline
-from comfyui_trellis2.trellis2.reconstruct import encode, reconstruct
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe
 from comfyui_trellis2.trellis2.training.runs.run import Run
-from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
+from comfyui_trellis2.trellis2.training.tasks import TASKS
 from PIL import Image
 
 
@@ -59,15 +58,15 @@ def test_the_scan_is_a_figure_of_many_colours(surfaces):
 def test_latents_are_the_encoders_means_and_decode_to_an_asset(checkpoint, source):
     pipeline = Pipeline.load(str(checkpoint), KeepLoaded("cpu"))
     voxels = source(1, resolution=64, image_size=512, views=1).voxels
-    shape, texture = encode(pipeline, voxels)
+    shape, texture = pipeline.encode(voxels)
     assert shape.resolutions == texture.resolutions == (64,)
     cells = torch.unique(voxels.dual_grid.coords // 16, dim=0)
     assert torch.equal(torch.unique(shape.slat.coords.voxels, dim=0), cells)
     assert torch.equal(shape.slat.coords.voxels, texture.slat.coords.voxels)
-    asset, again = reconstruct(pipeline, voxels), reconstruct(pipeline, voxels)
+    asset, again = pipeline.reconstruct(voxels), pipeline.reconstruct(voxels)
     assert torch.equal(asset.mesh.vertices, again.mesh.vertices) and torch.equal(asset.field.attrs, again.field.attrs)
     assert len(asset.mesh.faces) and asset.field.grid.shape == (64, 64, 64)
-    assert encode(pipeline, type(voxels)(voxels.dual_grid))[1] is None
+    assert pipeline.encode(type(voxels)(voxels.dual_grid))[1] is None
 
 
 def test_a_scan_is_rebuilt_and_shown(checkpoint, scanned, tmp_path, capsys):
@@ -86,4 +85,4 @@ def test_a_checkpoint_without_encoders_says_so(tiny, scanned):
     pipeline = Pipeline.load(str(tiny), KeepLoaded("cpu"))
     voxels = voxelize(fitted(load_textured_mesh(scanned)), Grid.cube(32))
     with pytest.raises(MissingFileError, match=r"shape_slat_encoder: pipeline\.json has no such model"):
-        reconstruct(pipeline, voxels)
+        pipeline.reconstruct(voxels)

@@ -22,7 +22,6 @@ from ...checkpoint.config import SamplerConfig
 from ...image import prepare_image
 from ...networks import SHAPE_ENCODER
 from ...pipeline import Asset, Pipeline
-from ...reconstruct import reconstruct
 from ...values import EmptyOutputError
 from .metrics import delta_e, f_score, structure_iou, visible_points
 
@@ -138,7 +137,7 @@ def shape_vae_score(pipeline: Pipeline, voxels: OVoxel) -> float:
     if SHAPE_ENCODER not in pipeline.config.models:
         return math.nan
     shape = OVoxel(to_device(voxels.dual_grid, pipeline.residency.device))
-    return f_score(reconstruct(pipeline, shape).mesh, dual_grid_to_mesh(shape.dual_grid), VAE_DISTANCE)
+    return f_score(pipeline.reconstruct(shape).mesh, dual_grid_to_mesh(shape.dual_grid), VAE_DISTANCE)
 
 
 def means(rows: Sequence[Row]) -> dict[str, float]:

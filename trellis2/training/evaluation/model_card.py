@@ -10,7 +10,7 @@ from string import Template
 from ...checkpoint.layouts import IMAGE_ENCODER, Checkpoint
 from ...checkpoint.weights import read_tensors
 from ..recipe import Recipe, load_recipe
-from ..tasks.registry import TASKS
+from ..tasks import TASKS
 from .evaluate import COLUMNS, Row, means
 
 CARD = "README.md"

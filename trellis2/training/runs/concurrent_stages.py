@@ -22,8 +22,8 @@ from ..data.latents import ENCODERS
 from ..loop.distributed import DistributedContext
 from ..loop.trainer import TrainingError
 from ..recipe import Recipe
+from ..tasks import TASKS
 from ..tasks.flows import FlowTask
-from ..tasks.registry import TASKS
 from .export import pack
 from .run import Run, StageProgress
 

@@ -13,7 +13,7 @@ from ...checkpoint.config import Normalization, parse_pipeline
 from ...checkpoint.layouts import IMAGE_ENCODER
 from ..data.latents import LatentFolder
 from ..recipe import Recipe
-from ..tasks.registry import TASKS
+from ..tasks import TASKS
 from .networks import network_files, open_checkpoint, read_network, resolved, write_network
 
 PUBLISHED = Path(__file__).parents[2] / "checkpoint" / "published.json"

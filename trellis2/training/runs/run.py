@@ -27,8 +27,8 @@ from ..data.stream import Stream, map_in_order, mixed_seed
 from ..loop.distributed import DistributedContext
 from ..loop.trainer import StageSetup, term_weights, train_stage
 from ..recipe import Recipe, StageConfig
+from ..tasks import TASKS
 from ..tasks.flows import FlowSettings
-from ..tasks.registry import TASKS
 from ..tasks.task import Task
 from .encoding import EncodingSet, encode_objects
 from .export import normalizations, pack, pipeline_arguments

@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 
 class Dice:
-    """A PCG64 generator seeded by `key`: strings and non-negative integers. Its stream is the same on all machines."""
+    """A PCG64 generator seeded by `key`: strings and non-negative integers.
+
+    Its stream is the same on all machines. Equal keys draw equal numbers, and each draw advances the stream.
+    """
 
     def __init__(self, *key: str | int) -> None:
         numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]

@@ -7,7 +7,7 @@ import pytest
 from comfyui_trellis2.trellis2.cli.main import main
 from comfyui_trellis2.trellis2.training.recipe import load_recipe, parse_recipe
 from comfyui_trellis2.trellis2.training.runs.concurrent_stages import plan_jobs
-from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
+from comfyui_trellis2.trellis2.training.tasks import TASKS
 
 
 def needs(recipe, finished=()):

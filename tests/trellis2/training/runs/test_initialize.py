@@ -8,7 +8,7 @@ from comfyui_trellis2.trellis2.models.texture_vae import field_features
 from comfyui_trellis2.trellis2.training.recipe import load_recipe
 from comfyui_trellis2.trellis2.training.runs.initialize import init_identity_vae, initialize
 from comfyui_trellis2.trellis2.training.runs.networks import new_network
-from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
+from comfyui_trellis2.trellis2.training.tasks import TASKS
 
 SIDE, OBJECTS = 32, 12
 

@@ -24,7 +24,7 @@ from comfyui_trellis2.trellis2.training.runs import export as module
 from comfyui_trellis2.trellis2.training.runs.encoding import EncodingSet, encode_objects
 from comfyui_trellis2.trellis2.training.runs.export import pack
 from comfyui_trellis2.trellis2.training.runs.run import Run
-from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
+from comfyui_trellis2.trellis2.training.tasks import TASKS
 from comfyui_trellis2.trellis2.values import EmptyOutputError, SparseStructure
 from PIL import Image
 
@@ -259,7 +259,7 @@ toys = load("toys", root / "tests/trellis2/training/conftest.py")
 from comfyui_trellis2.trellis2.training.loop.distributed import init_distributed
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe
 from comfyui_trellis2.trellis2.training.runs.run import Run
-from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
+from comfyui_trellis2.trellis2.training.tasks import TASKS
 recipe = parse_recipe(json.loads((folder / "two.json").read_text()), TASKS, "two")
 with init_distributed("cpu") as context:
     assert context.world_size == 2

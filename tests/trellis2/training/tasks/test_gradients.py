@@ -8,8 +8,8 @@ from comfyui_trellis2.trellis2.checkpoint.weights import randomize
 from comfyui_trellis2.trellis2.training.data.latents import LatentSample
 from comfyui_trellis2.trellis2.training.loop.compilation import compile_parts
 from comfyui_trellis2.trellis2.training.runs.networks import make_trainable, new_network
+from comfyui_trellis2.trellis2.training.tasks import TASKS
 from comfyui_trellis2.trellis2.training.tasks.flows import FlowSettings
-from comfyui_trellis2.trellis2.training.tasks.registry import TASKS
 from comfyui_trellis2.trellis2.training.tasks.task import Task
 
 CHANNELS = 4
