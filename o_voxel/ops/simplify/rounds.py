@@ -35,7 +35,8 @@ QUIET, MOST_QUIET = 0.02, 13
 class Pairs:
     """Edges from an end of a chosen edge to a vertex that both its ends have as a neighbour, two by two: C pairs.
 
-    kept, dropped: [C] int64, edges that become one.  owner: [C] int64, the chosen edge.  tip: [C] int64, the vertex.
+    kept, dropped: [C] int64, edges that become one.  owner: [C] int64, the chosen edge.
+    tip: [C] int64, the vertex; [0] in a round without an edge whose hole may close or whose part may go.
     """
 
     kept: Tensor
@@ -63,15 +64,18 @@ def run_rounds(graph: Graph, steps: ModuleType, target: int, max_error: float, p
     With a target, holes of three open edges close and parts of one or four faces go, where that is cheap enough; with
     0 the surface stays connected as it is.
     steps: the module with `edge_costs`, `choose_edges`, `merge_edges` and `check_faces`. The sizes of what is left are
-    read from the device six times a round.
+    read from the device at most seven times a round.
     """
-    total, quiet = len(graph.faces), 0
+    total, quiet, has_border = len(graph.faces), 0, target > 0
     history = [total]
     max_error = min(max_error, UNBOUNDED)
     # Under an error bound it ends where nothing is left within the bound, however slowly.
     share = LEAST_SHARE if target and max_error == UNBOUNDED else 0.0
     while len(graph.faces) > target:
-        graph = _round(graph, steps, target, max_error, len(history), 2 ** max(0, quiet - WAIT))
+        # A closed surface stays closed: the pass over all edges ends with the last open one.
+        has_border = has_border and bool((graph.count == 1).any())
+        widen = 2 ** max(0, quiet - WAIT)
+        graph = _round(graph, steps, target, max_error, len(history), widen, has_border)
         history.append(len(graph.faces))
         left = history[-1]
         quiet = min(quiet + 1, MOST_QUIET) if history[-2] - left <= QUIET * left else max(quiet - 1, 0)
@@ -94,7 +98,9 @@ def _part_done(total: int, left: int, target: int) -> float:
     return (by_faces + math.log(total / left) / math.log(total / target)) / 2 if target else by_faces
 
 
-def _round(graph: Graph, steps: ModuleType, target: int, max_error: float, turn: int, wider: int) -> Graph:
+def _round(
+    graph: Graph, steps: ModuleType, target: int, max_error: float, turn: int, wider: int, has_border: bool
+) -> Graph:
     """One round. wider: how many times more than at first it may take, where rounds have been quiet."""
     surplus = len(graph.faces) - target
     cost = steps.edge_costs(graph, turn, max_error)
@@ -105,23 +111,24 @@ def _round(graph: Graph, steps: ModuleType, target: int, max_error: float, turn:
     position, quadric = steps.merge_edges(graph, chosen)
     spoils, star = steps.check_faces(graph, label, position)
     count, price = graph.count[chosen], cost[chosen]
-    pairs, fit = _link(graph, label, chosen, star, loose=target > 0)
-    if target:
+    pairs, fit = _link(graph, label, chosen, star, loose=target > 0, has_border=has_border)
+    waits = torch.zeros_like(fit.part)
+    has_parts = len(pairs.tip) > 0 and bool(fit.part.any())
+    if has_parts:
         whole = _part_cost(graph, chosen, pairs, max_error)
         price = torch.where(fit.part, whole, price)
         waits = fit.part & ~(whole <= limit * wider)
-    else:
-        waits = torch.zeros_like(fit.part)
+        count = torch.where(fit.part, star, count)
     refused = ~fit.part & (spoils | ~(fit.keeps | fit.closes))
-    removed = torch.where(refused | waits, 0, torch.where(fit.part, star, count))
+    removed = torch.where(refused | waits, 0, count)
     taken = ~refused & ~waits & _within(price, removed, surplus, len(graph.faces))
     graph = _delay(graph, chosen, refused, turn)
     gone = taken & fit.part
+    parts = _part_labels(graph, chosen, pairs, gone) if has_parts else None
     taken = taken & ~fit.part
-    parts = _part_labels(graph, chosen, pairs, gone)
     holes = taken & fit.closes
     graph = _join_edges(_join_vertices(graph, chosen, taken, holes, position, quadric), pairs, taken, holes)
-    return _drop_parts(graph, parts) if bool(gone.any()) else graph
+    return graph if parts is None else _drop_parts(graph, parts)
 
 
 def _cheap(cost: Tensor, part: float) -> Tensor:
@@ -131,12 +138,15 @@ def _cheap(cost: Tensor, part: float) -> Tensor:
     return sample[place.clamp_min(0)]
 
 
-def _link(graph: Graph, label: Tensor, chosen: Tensor, star: Tensor, loose: bool) -> tuple[Pairs, Fit]:
+def _link(
+    graph: Graph, label: Tensor, chosen: Tensor, star: Tensor, *, loose: bool, has_border: bool
+) -> tuple[Pairs, Fit]:
     """The pairs of edges that collapses of the `chosen` [S] make one, and what that does to the surface.
 
     It stays as it is connected where the neighbours that an edge's ends share are just the third corners of its faces,
     and no two edges of a curve become one: the link condition (Dey, Edelsbrunner, Guha and Nekhayev 1999).
     star: [S] int32, the faces around an edge.  loose: whether holes may close and parts may go.
+    has_border: whether `graph` has an open edge.
     """
     count = graph.count[chosen]
     labels = label[graph.ends.long()]
@@ -147,7 +157,7 @@ def _link(graph: Graph, label: Tensor, chosen: Tensor, star: Tensor, loose: bool
     keys, order = torch.sort(owner * len(graph.position) + outer, stable=True)
     second = (keys[1:] == keys[:-1]).nonzero().flatten() + 1
     spokes = spokes[order]
-    pairs = Pairs(spokes[second - 1], spokes[second], owner[order[second]], keys[second] % len(graph.position))
+    pairs = Pairs(spokes[second - 1], spokes[second], owner[order[second]], second[:0])
     shared = torch.zeros_like(count).index_add_(0, pairs.owner, torch.ones_like(pairs.owner, dtype=count.dtype))
     curves = (graph.count[pairs.kept] != 2) & (graph.count[pairs.dropped] != 2)
     joined = torch.zeros_like(count).index_add_(0, pairs.owner, curves.to(count.dtype))
@@ -156,10 +166,13 @@ def _link(graph: Graph, label: Tensor, chosen: Tensor, star: Tensor, loose: bool
     closed = (count == 2) & (degree == 0).all(1)
     left = star - count
     keeps = (shared == count) & (joined == 0) & (left > 2 * closed)
-    if not loose:
+    piece = closed & (shared == 2) & (left == 2)
+    # Both are rare on a closed surface: most of its rounds skip what only holes and parts need.
+    if not (loose and (has_border or bool(piece.any()))):
         return pairs, Fit(keeps, torch.zeros_like(keeps), torch.zeros_like(keeps))
+    pairs = replace(pairs, tip=keys[second] % len(graph.position))
     alone = torch.zeros_like(count).index_add_(0, pairs.owner, (graph.degree[pairs.tip] == 0).to(count.dtype))
-    piece = closed & (shared == 2) & (left == 2) & (alone == 2)
+    piece &= alone == 2
     # Ends with two open edges each: a triangle's, or two of which lead to the same vertex around a hole.
     rim = (count == 1) & (degree == 2).all(1) & (joined == 1)
     rim &= torch.zeros_like(count).index_add_(0, pairs.owner, _open_pairs(graph, pairs).to(count.dtype)) == 1
@@ -293,10 +306,12 @@ def _join_edges(graph: Graph, pairs: Pairs, taken: Tensor, holes: Tensor) -> Gra
     kept, dropped = pairs.kept, pairs.dropped
     alive = graph.ends[:, 0] != graph.ends[:, 1]
     rows = alive.index_copy(0, dropped, alive[dropped] & ~done).nonzero().flatten()
-    across = holes[pairs.owner] & _open_pairs(graph, pairs)
-    both = 2 * (~across).to(torch.int32)
+    both, degree = 2, graph.degree
+    if len(pairs.tip):
+        across = holes[pairs.owner] & _open_pairs(graph, pairs)
+        both = 2 * (~across).to(torch.int32)
+        degree = degree.index_add(0, pairs.tip, -2 * across.to(torch.int32))
     count = graph.count[kept] + torch.where(done, graph.count[dropped] - both, 0)
-    degree = graph.degree.index_add(0, pairs.tip, -2 * across.to(torch.int32))
     columns = graph.ends, graph.count.index_copy(0, kept, count)
     # An edge that was refused may go now: what is around it is not what it was.
     fresh = (x.index_copy(0, kept, torch.where(done, 0, x[kept])) for x in (graph.ready, graph.strikes))
