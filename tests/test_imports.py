@@ -122,6 +122,7 @@ def target(file: Path, level: int, name: str) -> str | None:
     return ".".join([*package[: len(package) - level + 1], name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_run_one_way(file: Path):
     place = file.relative_to(ROOT)

@@ -17,7 +17,7 @@ OPS = sorted(
     folder
     for package in ("trellis2", "o_voxel")
     for folder in (ROOT / package / "ops").iterdir()
-    if folder.is_dir() and folder.name != "__pycache__"
+    if any(folder.glob("*.py"))  # a folder that moved leaves its __pycache__ behind
 )
 COMPILED = {".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".pyx", ".so", ".pyd", ".dll", ".dylib", ".whl"}
 

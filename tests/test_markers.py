@@ -74,11 +74,13 @@ def collected(file: Path, *options: str) -> list[str]:
     return [line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line]
 
 
+@pytest.mark.slow
 def test_markers_choose_tests():
     names = collected(ROOT / "tests" / "o_voxel" / "ops" / "test_connected_components.py", "-m", "triton")
     assert names and all("triton" in name for name in names)
 
 
+@pytest.mark.slow
 def test_an_unknown_marker_is_an_error(tmp_path: Path):
     file = tmp_path / "test_x.py"
     file.write_text("import pytest\n@pytest.mark.sloow\ndef test_a():\n    pass\n")

@@ -72,6 +72,7 @@ def test_the_wheel_holds_the_tree_under_one_name(site: Path):
     assert files(site / "comfyui_trellis2") == files(ROOT)
 
 
+@pytest.mark.slow
 def test_the_wheel_imports_and_its_command_loads(site: Path, tmp_path: Path):
     command = [sys.executable, "-B", "-W", "error", "-c", USE, str(site)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

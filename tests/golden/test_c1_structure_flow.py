@@ -17,6 +17,7 @@ def run(model, data, times):
     return model(data["x"], data[f"t_{times}"], PackedSequences.from_items(data["cond"]))
 
 
+@pytest.mark.slow
 @names
 @pytest.mark.parametrize("times", ["a", "b"])
 def test_velocity(network, arrays, close, name, times):

@@ -71,6 +71,7 @@ def test_decoder_hidden_states(network, decoded, close, watch):
         close(hidden[tuple(slice(n) for n in expected.shape)], expected, ATOL)
 
 
+@pytest.mark.slow
 def test_decoder_with_a_fp16_torso(network, decoded, relative_error):
     logits = network("c3_ss_decoder", use_fp16=True)(decoded["z"][:1])
     assert logits.dtype == torch.float32

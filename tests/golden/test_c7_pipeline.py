@@ -251,6 +251,7 @@ def pipeline(config, models):
     return Pipeline(checkpoint, KeepLoaded("cpu"))
 
 
+@pytest.mark.slow
 def test_pipeline_object_structure(pipeline, runs, described, shared, condition):
     """The stages that the nodes call draw the noise themselves."""
     ours, _ = runs("512")

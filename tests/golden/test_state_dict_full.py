@@ -53,6 +53,7 @@ def test_keys_shapes_dtypes(published, name):
     assert described(model) == table(published, name)
 
 
+@pytest.mark.slow
 @names
 def test_totals(published, name):
     total, state = published["totals"][name], build(published, name).state_dict()

@@ -48,6 +48,7 @@ def corners(mesh):
     return mesh.mesh.vertices[faces], mesh.uv[uv_faces], mesh.normals[faces]
 
 
+@pytest.mark.slow
 def test_comfy_mesh_is_in_the_gltf_frame_and_comes_back(square):
     (mesh,) = ToComfyMesh().convert(square)
     assert mesh.vertices.shape == (1, 5, 3)

@@ -154,6 +154,7 @@ def test_the_policy_names_every_node():
     assert set(POLICY.values()) == {DEVICE, NETWORKS, HOST}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_where_it_works_and_where_results_rest(name, comfy, arguments, moves):
     node, given = NODE_CLASS_MAPPINGS[name], arguments(name)

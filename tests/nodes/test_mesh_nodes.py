@@ -27,6 +27,7 @@ def ball(tmp_path, monkeypatch):
     return VoxelsToMesh().extract(voxels, 0)
 
 
+@pytest.mark.slow
 def test_step_by_step(ball, comfy):
     raw, voxels = ball
     (clean,) = CleanMesh().clean(raw, 1e-6, 1e-5, 0, 0.03, "volume")
@@ -64,6 +65,7 @@ def test_what_falls_short_is_shown_on_the_node(comfy, monkeypatch):
     assert found["ui"]["text"][0].startswith("1,728 triangles instead of 5")
 
 
+@pytest.mark.slow
 def test_game_ready_asset_in_one(ball, comfy):
     textured, mesh = GameReadyAsset().make(ball[0], "preview", 400, "512", FROM_PRESET, ball[1])
     assert len(mesh.faces) <= 400
@@ -72,6 +74,7 @@ def test_game_ready_asset_in_one(ball, comfy):
     assert textured.materials[0].normal_texture is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply", "stl"])
 def test_every_format(ball, comfy, kind):
     textured, _ = GameReadyAsset().make(ball[0], "preview", 400, "512", FROM_PRESET, ball[1])
@@ -81,6 +84,7 @@ def test_every_format(ball, comfy, kind):
     torch.testing.assert_close(loaded.mesh.vertices.amax(0), textured.mesh.vertices.amax(0), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_file_size_budget(ball, comfy):
     textured, _ = GameReadyAsset().make(ball[0], "game low", 400, "512", FROM_PRESET, ball[1])
     (name,) = SaveMesh().save(textured, "small", "glb", max_mib=0.1)["result"]

@@ -96,6 +96,7 @@ def test_explicit_sampler_settings_keep_their_numbers(offered, runner, workflow)
     assert not found.step_cache
 
 
+@pytest.mark.slow
 def test_a_saved_graph_runs(comfy, runner, workflow):
     runner.run(workflow("image_to_3d_one_node", SAVED, n5_pipeline_type="512"))
     assert [path.read_bytes()[:4] for path in comfy.rglob("*.glb")] == [b"glTF"]

@@ -52,6 +52,7 @@ def test_canvas_and_api_form_are_the_same_graph(name):
         assert settings == {k: v for k, v in api[node_id]["inputs"].items() if k not in wired}
 
 
+@pytest.mark.slow
 def test_graph_from_picture_to_glb_and_what_a_change_redoes(comfy, runner, workflow):
     first = runner.run(workflow("image_to_3d", **FAST))
     assert sorted(runner.executed, key=int) == [str(i) for i in range(1, 13)]
@@ -71,6 +72,7 @@ def test_graph_from_picture_to_glb_and_what_a_change_redoes(comfy, runner, workf
     assert {k: digest(v) for k, v in first.items()} == before, "a node wrote to a cached value"
 
 
+@pytest.mark.slow
 def test_one_node_equals_the_stages(comfy, runner, workflow):
     stages = runner.run(workflow("image_to_3d"))
     whole = runner.run(workflow("image_to_3d_one_node"))
@@ -78,6 +80,7 @@ def test_one_node_equals_the_stages(comfy, runner, workflow):
     assert digest(stages["10"][1]) == digest(whole["5"][1])
 
 
+@pytest.mark.slow
 def test_a_model_for_512_alone_takes_the_same_graphs(comfy, runner, workflow, models, tmp_path, monkeypatch):
     """Its own settings instead of the published ones, and no cascade; what it lacks is said."""
     shutil.copytree(models / "trellis2" / "tiny", tmp_path / "trellis2" / "tiny")
@@ -108,6 +111,7 @@ def test_workflows_run_without_a_download(name):
 SMALL = {"n5_preset": "preview", "n5_faces": 500, "n5_texture_size": "512"}
 
 
+@pytest.mark.slow
 def test_picture_to_game_ready_asset(comfy, runner, workflow):
     first = runner.run(workflow("game_ready_asset", n4_pipeline_type="512", **SMALL))
     (file,) = comfy.rglob("*.glb")
@@ -121,6 +125,7 @@ def test_picture_to_game_ready_asset(comfy, runner, workflow):
     assert {k: digest(v) for k, v in first.items()} == before, "a node wrote to a cached value"
 
 
+@pytest.mark.slow
 def test_any_mesh_made_light(comfy, runner, workflow, tmp_path, monkeypatch):
     ball = trimesh.creation.icosphere(3)
     ball.visual.vertex_colors = [200, 100, 50, 255]
@@ -137,6 +142,7 @@ def test_any_mesh_made_light(comfy, runner, workflow, tmp_path, monkeypatch):
     assert material.normal_texture is not None
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes(comfy, workflow, runner):
     runner.run(workflow("image_to_3d_one_node", n5_pipeline_type="512"))
     runner.cache.clear()
@@ -145,6 +151,7 @@ def test_the_same_seed_writes_the_same_bytes(comfy, workflow, runner):
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 def test_cancelling_stops_within_a_step_and_caches_nothing(comfy, runner, workflow, monkeypatch):
     class Cancelled(Exception):
         pass

@@ -44,6 +44,7 @@ def looked_up(asset, texture):
     return texture.image[y.clamp(0, height - 1), x.clamp(0, width - 1)].float() / 255
 
 
+@pytest.mark.slow
 def test_the_mesh_is_checked_once_at_the_door(raw, monkeypatch):
     """Each check waits for the device; every step after the first gets a ValidMesh."""
     checked, check = [], topology._validate
@@ -52,6 +53,7 @@ def test_the_mesh_is_checked_once_at_the_door(raw, monkeypatch):
     assert [mesh is raw[0] for mesh in checked] == [True]
 
 
+@pytest.mark.slow
 def test_an_asset_has_what_was_asked_for(raw):
     mesh, field = raw
     kept = [tensor.clone() for tensor in (mesh.vertices, mesh.faces, field.coords, field.attrs)]
@@ -85,6 +87,7 @@ def seen(mesh, view, size):
     return (mesh.vertices[corners] * bary[..., None]).sum(1), corners, bary, pixel, raster.depth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("yaw_deg", [20.0, 200.0])
 def test_the_file_looks_like_the_voxels(raw, tmp_path, yaw_deg):
     """The same camera on the GLB's texture, unlit, and on the field under the raw surface."""
@@ -120,6 +123,7 @@ def test_only_an_open_asset_is_double_sided(raw, texture_size):
         assert material.double_sided is opened
 
 
+@pytest.mark.slow
 def test_the_same_bytes_twice(raw):
     first, second = (make_asset(*raw, SMALL) for _ in range(2))
     assert torch.equal(first.mesh.vertices, second.mesh.vertices)
@@ -139,6 +143,7 @@ def test_a_print_is_one_watertight_solid_with_colours(raw):
     assert (asset.vertex_colors[:, :3] - (asset.mesh.vertices + 0.5)).abs().quantile(0.99) < 0.05
 
 
+@pytest.mark.slow
 def test_remeshing_keeps_what_is_inside(raw):
     asset = make_asset(*raw, replace(SMALL, texture_size=0, surface="remeshed", surface_resolution=64, faces=4000))
     solid = trimesh.Trimesh(asset.mesh.vertices.numpy(), asset.mesh.faces.numpy(), process=True)
@@ -200,6 +205,7 @@ def test_cancelling_reaches_the_caller(raw):
         make_asset(*raw, SMALL, progress=stop)
 
 
+@pytest.mark.slow
 def test_bad_input(raw):
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match="expected a surface, got none"):
@@ -215,6 +221,7 @@ def test_bad_input(raw):
         make_asset(far, raw[1], SMALL)
 
 
+@pytest.mark.slow
 def test_one_triangle(raw):
     triangle = Mesh(torch.tensor([[0.4, 0, 0], [0, 0.4, 0], [0, 0, 0.4]]), torch.tensor([[0, 1, 2]]))
     asset = make_asset(triangle, raw[1], SMALL)
@@ -222,6 +229,7 @@ def test_one_triangle(raw):
     assert (asset.uv.amax(0) - asset.uv.amin(0)).min() > 0.1
 
 
+@pytest.mark.slow
 def test_ten_thousand_coincident_faces(raw):
     corners = torch.tensor([[0.4, 0, 0], [0, 0.4, 0], [0, 0, 0.4]]).repeat(10_000, 1)
     pile = Mesh(corners, torch.arange(30_000).reshape(-1, 3))

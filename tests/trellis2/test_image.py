@@ -82,6 +82,7 @@ def test_large_images_are_reduced_first_and_hidden_colours_do_not_bleed():
     assert (green <= red / 2 + 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1024, 700), (1, 1024)])
 def test_images_of_the_limit_are_not_resampled(size):
     values = noise(size[1], size[0], 4)

@@ -188,6 +188,7 @@ def test_a_batch_of_conditions_is_single_runs(stages, objects, condition, i):
     assert digest(stages.condition(objects[i : i + 1])) == digest(item(condition, i))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", OBJECTS)
 def test_a_batch_of_structures_is_single_runs(stages, condition, structure, i):
     single = stages.structure(item(condition, i), seed=SEED + i)
@@ -195,6 +196,7 @@ def test_a_batch_of_structures_is_single_runs(stages, condition, structure, i):
     assert single.resolution == structure.resolution == 32 and single.noise_history == (structure.noise_history[i],)
 
 
+@pytest.mark.slow
 def test_a_finer_structure_holds_the_same_voxels(tiny, condition):
     stages = Stages(still(tiny))
     coarse, fine = stages.structure(condition), stages.structure(condition, resolution=64)
@@ -229,6 +231,7 @@ def test_a_batch_of_cascades_is_single_runs(stages, condition, shape, cascade, i
     assert cascade.slat.coords.voxels.max() < 64
 
 
+@pytest.mark.slow
 def test_cascades_reach_resolutions_of_their_own(stages, condition, shape):
     free = stages.cascade(condition, shape, resolution=1536)
     assert free.resolutions == (1536, 1536, 1536)
@@ -302,6 +305,7 @@ def test_an_object_without_voxels_does_not_disturb_the_others(stages, condition,
 # Seeds and noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_second_run_gives_the_same_bytes_reports_progress_and_leaves_its_inputs(stages, inputs, outputs, stage):
     before, stream, fractions = digest(inputs[stage]), torch.get_rng_state(), []
@@ -314,6 +318,7 @@ def test_a_second_run_gives_the_same_bytes_reports_progress_and_leaves_its_input
         assert fractions == [0.5, 1]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_sample(stages, inputs, outputs):
     other = stages.structure(item(inputs["structure"][0], 0), seed=SEED + 1)
     assert not torch.equal(other.items[0], outputs["structure"].items[0])
@@ -323,6 +328,7 @@ def test_another_seed_gives_another_sample(stages, inputs, outputs):
         assert (other.slat.feats - feats).abs().max() > 1
 
 
+@pytest.mark.slow
 def test_a_fresh_pipeline_gives_the_same_bytes(tiny, objects, condition, structure, few, shape, cascade, assets):
     fresh = Stages(Pipeline.load(str(tiny), OneAtATime("cpu"), dtype="float32"))
     assert digest(fresh.condition(objects[:1])) == digest(item(condition, 0))
@@ -369,6 +375,7 @@ def test_an_items_stages_draw_from_one_stream(tiny, condition):
             torch.testing.assert_close(got, torch.randn(got.shape, generator=stream), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_last_seed_wraps_around(tiny, condition):
     stages = Stages(still(tiny))
     pair = ImageCondition(condition.tokens_512[:2], condition.tokens_1024[:2])
@@ -392,6 +399,7 @@ def of_views(condition: ImageCondition, order: tuple[int, ...], mode: str) -> Im
     return ImageCondition(*tokens, mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["average", "cycle"])
 def test_identical_views_are_one_view(stages, condition, structure, shape, cascade, texture, mode):
     views, alone = seen(item(condition, 0), 2, mode), item(shape, 0)
@@ -458,6 +466,7 @@ class Cancelled(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage, role, begin, forwards",
     [
@@ -546,6 +555,7 @@ class Watched:
         self.events.append("release")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PIPELINE_TYPES))
 def test_a_run_is_its_stages_in_order(tiny, objects, name):
     checkpoint, kind = Counted(Checkpoint.open(str(tiny))), PIPELINE_TYPES[name]
@@ -600,6 +610,7 @@ class Counted:
         return self.checkpoint.load_model(role, **options)
 
 
+@pytest.mark.slow
 def test_networks_load_once_until_unloaded_and_then_run_equal(tiny, condition, few, shape):
     checkpoint = Counted(Checkpoint.open(str(tiny)))
     pipeline = Pipeline(checkpoint, Watched(), dtype="float32")

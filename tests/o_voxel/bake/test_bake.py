@@ -97,6 +97,7 @@ def ball(shapes):
     return mesh, triangle_atlas(len(mesh.faces)), dense, paint(dense, Grid.cube(64), ramp, steps=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("supersample", [1, 2])
 def test_textures_hold_what_the_voxels_do(ball, supersample):
     _, _, dense, field = ball
@@ -125,6 +126,7 @@ def test_the_result_wears_what_was_given(ball):
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 def test_same_bytes_twice_and_on_every_backend(ball):
     options = BakeOptions(resolution=100, supersample=2, occlusion=True, occlusion_rays=8)
     first = bake(*ball, options)
@@ -250,6 +252,7 @@ def angles_deg(a, b):
     return torch.rad2deg(torch.atan2(torch.linalg.cross(a, b).norm(dim=1), (a * b).sum(1)))
 
 
+@pytest.mark.slow
 def test_a_reader_gets_the_dense_normals_back(shapes):
     """A bumpy sphere baked to a coarse one: bumps of about 8 degrees are recovered to one degree."""
     mesh, dense = shapes.sphere(2, 0.4), shapes.sphere(5, 0.4)
@@ -282,6 +285,7 @@ def test_a_mirrored_atlas_decodes_too(shapes):
     assert error.mean() < 1.5
 
 
+@pytest.mark.slow
 def test_an_unoriented_surface_bakes_by_its_faces(shapes):
     mesh, dense = shapes.sphere(2, 0.4), shapes.sphere(4, 0.4)
     field = paint(dense, Grid.cube(32), ramp)
@@ -348,6 +352,7 @@ def test_a_chart_smaller_than_a_texel_keeps_its_colour(shapes):
     assert at.tolist() == [[0, 0, 255], [255, 0, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "low", "mode"),
     [(0.005, 0.0, "OPAQUE"), (1.0, 0.95, "OPAQUE"), (0.3, 0.0, "MASK"), (0.3, 0.5, "BLEND"), (1.0, 0.5, "BLEND")],
@@ -369,6 +374,7 @@ def test_alpha_decides_its_mode(shapes, share, low, mode):
     assert abs(int(forced.alpha_texture.image[64, 0, 0]) - round(255 * low)) <= 1
 
 
+@pytest.mark.slow
 def test_light_reaches_the_outside_of_a_box_and_not_its_inside(shapes):
     box = shapes.box()
     inner = Mesh(box.vertices * 0.8, turn(box.faces, torch.ones(len(box.faces), dtype=torch.bool)))

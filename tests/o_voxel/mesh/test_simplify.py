@@ -164,6 +164,7 @@ def test_no_face_is_turned(share, backend):
     assert ((normals(found) * normals(mesh)[nearest]).sum(1) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.25, 0.1])
 def test_an_open_border_stays_within_a_voxel(share):
     mesh = sheet()
@@ -247,6 +248,7 @@ def test_a_seam_that_is_locked_does_not_open():
     assert found.euler_number == to_trimesh(mesh).euler_number
 
 
+@pytest.mark.slow
 def test_an_error_bounds_the_distance():
     mesh = bumpy()
     counts = []
@@ -300,6 +302,7 @@ def test_few_enough_faces_are_returned_as_they_are():
     assert simplify(empty, max_error=1.0) is empty
 
 
+@pytest.mark.slow
 def test_the_least_that_topology_allows():
     single = Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
     assert torch.equal(simplify(single, max_error=10.0).vertices, single.vertices)
@@ -339,6 +342,7 @@ def crumbs(count=60):
     return to_mesh(trimesh.util.concatenate(parts))
 
 
+@pytest.mark.slow
 def test_small_holes_close_where_the_budget_needs_it():
     mesh = perforated()
     holes = 1 - to_trimesh(mesh).euler_number
@@ -510,6 +514,7 @@ def test_the_kernels_do_what_the_reference_does(shape, wide_programs):
     assert 0 < int(spoils.sum()) < len(spoils)
 
 
+@pytest.mark.slow
 def test_the_kernels_simplify(wide_programs):
     mesh = ring()
     found = by_kernels(mesh, 800)
@@ -560,6 +565,7 @@ def test_the_op_alone():
     assert (faces.dtype, len(faces)) == (torch.int32, 500)
 
 
+@pytest.mark.slow
 def test_no_part_pays_for_one_that_is_hard():
     """The library cannot simplify the flat, finely divided cylinder, and takes all from the ball instead."""
     hard = trimesh.creation.cylinder(0.1, 0.6)

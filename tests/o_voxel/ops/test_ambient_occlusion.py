@@ -39,12 +39,14 @@ def shares(mesh, points, normals, *, rays=RAYS, backend="numba", **options):
     return ambient_occlusion(depth_maps, torch.tensor(points), normals, backend=backend, **options)
 
 
+@pytest.mark.slow
 @backends
 def test_an_open_plane_sees_all_the_sky(backend):
     points = [[x / 10, y / 10, 0.0] for x in range(-9, 10, 3) for y in range(-9, 10, 3)]
     assert shares(quads(FLOOR), points, UP, backend=backend).tolist() == [1.0] * len(points)
 
 
+@pytest.mark.slow
 @backends
 def test_a_wall_takes_half_and_a_corner_three_quarters(backend):
     beside, corner = [-0.93, 0.0, 0.0], [-0.93, -0.93, 0.0]
@@ -56,6 +58,7 @@ def test_a_wall_takes_half_and_a_corner_three_quarters(backend):
     assert abs(quarter[0] - 0.25) < 0.04
 
 
+@pytest.mark.slow
 def test_the_bottom_of_a_pit_is_as_dark_as_its_opening_is_small():
     """The view factor from a small patch to a coaxial disc: r^2 / (r^2 + h^2)."""
     pit = trimesh.creation.cylinder(radius=1.0, height=2.0, sections=64)
@@ -88,6 +91,7 @@ def test_smooth_normals_at_an_edge_do_not_shade_it():
     assert ambient_occlusion(depth_maps, points, smooth).min() < 0.95
 
 
+@pytest.mark.slow
 def test_what_is_out_of_reach_does_not_count():
     lid = [(-1, -1, 1), (1, -1, 1), (1, 1, 1), (-1, 1, 1)]
     room, middle = quads(FLOOR, lid), [[0.0, 0.0, 0.0]]
@@ -97,6 +101,7 @@ def test_what_is_out_of_reach_does_not_count():
     assert shares(room, middle, UP, reach=1.2)[0] < 0.75
 
 
+@pytest.mark.slow
 def test_nothing_in_front_and_nothing_at_all():
     mesh = quads(FLOOR)
     assert shares(mesh, [[0.0, 0.0, 0.0]], [0.0, 0.0, 0.0]).tolist() == [1]

@@ -93,6 +93,7 @@ def wide_programs(monkeypatch):
         monkeypatch.setattr(kernel, "BLOCK", 64)
 
 
+@pytest.mark.slow
 @backends
 @faces_of
 def test_against_all_pairs(faces, backend):
@@ -117,6 +118,7 @@ def test_backends_agree_to_the_bit():
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faces, limit", [(1, None), (63, None), (1000, None), (63, 3)])
 def test_the_kernel_finds_what_the_reference_finds(faces, limit, monkeypatch, wide_programs):
     from comfyui_trellis2.o_voxel.ops.closest_point import kernel
@@ -132,6 +134,7 @@ def test_the_kernel_finds_what_the_reference_finds(faces, limit, monkeypatch, wi
     torch.testing.assert_close(found.barycentric.cpu(), expected.barycentric, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_kernel_within_a_distance(wide_programs):
     mesh, points = soup(63), queries(63)
     index = build_index(Mesh(mesh.vertices.to(DEVICE), mesh.faces.to(DEVICE)))

@@ -16,6 +16,7 @@ def scattered(n):
     return coords.to(DEVICE), (torch.rand(n, 3, generator=generator) < 0.5).to(DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 1, 63, 1000])
 def test_kernel_equals_reference(n):
     from comfyui_trellis2.o_voxel.ops.dual_quads import kernel

@@ -44,6 +44,7 @@ def test_against_labels(flood, share):
     assert torch.equal(flood(to_bits(points).to(DEVICE), (seeds & to_bits(points)).to(DEVICE)).cpu(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 1, 63, 1000])
 def test_sizes(flood, n):
     """Lines of blocks, and seeds all over."""

@@ -66,6 +66,7 @@ def test_against_the_eight_corners(n, q, backend):
     torch.testing.assert_close(out.double(), expected(coords, feats, points), atol=ROUNDING[torch.float32], rtol=0)
 
 
+@pytest.mark.slow
 @counts
 def test_the_kernel_against_the_eight_corners(q, monkeypatch):
     """The Triton kernel, run as it is: on a GPU, or in the interpreter, which takes as long for any width."""

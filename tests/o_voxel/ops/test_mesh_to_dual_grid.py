@@ -188,6 +188,7 @@ def test_backends_agree(case, backend):
     assert_same(made, expected, ATOL_VOXELS)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # lanes without work divide 0 by 0
 @pytest.mark.parametrize("mesh, shape", [(soup(3, 5), (6, 8, 4)), (soup(2, 9, 2.0), (4, 14, 3))])
 def test_triton_in_its_interpreter_agrees(mesh, shape, monkeypatch):
@@ -227,6 +228,7 @@ print(importlib.import_module("other.o_voxel.ops.mesh_to_dual_grid.kernel_cpu_sh
 """
 
 
+@pytest.mark.slow
 def test_numbas_cache_outlives_a_change_of_the_package_name():
     from comfyui_trellis2.o_voxel.ops.mesh_to_dual_grid.kernel_cpu_shared import popcount
 

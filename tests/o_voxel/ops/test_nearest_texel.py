@@ -44,6 +44,7 @@ def test_backends_give_the_same_bytes(size, share):
         assert torch.equal(nearest_texel(covered, backend="numba"), nearest_texel(covered, backend="reference"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 63), (13, 17)], ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
 def test_the_kernel_gives_the_same_bytes(size, share):

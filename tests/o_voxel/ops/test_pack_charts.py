@@ -68,6 +68,7 @@ def test_charts_keep_apart(gutter):
     assert half == 0 or ((owner[:half] == -1).all() and (owner[:, -half:] == -1).all())
 
 
+@pytest.mark.slow
 def test_cells_of_more_than_a_texel_keep_apart():
     outlines = stars(12, seed=3)
     packing = pack(outlines, 1600, 2, backend="numba")
@@ -75,6 +76,7 @@ def test_cells_of_more_than_a_texel_keep_apart():
     assert narrowest(owner, 2) >= 2 and (owner >= 0).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_backends_agree():
     outlines = stars(7)
     first, second = (pack(outlines, 48, 1, backend=backend) for backend in ("numba", "reference"))
@@ -142,6 +144,7 @@ def test_threads_do_not_matter(monkeypatch):
     assert found[0].scale == found[1].scale and np.array_equal(found[0].offset, found[1].offset)
 
 
+@pytest.mark.slow
 def test_an_outline_that_winds_twice_is_told():
     angle = np.linspace(0, 4 * np.pi, 40, endpoint=False)
     radius = np.where(angle < 2 * np.pi, 1.0, 0.7)

@@ -38,6 +38,7 @@ def relaxed(backend, position, faces, rest, color, sweeps=4):
     return relax(*arguments, sweeps, backend=backend).cpu()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("n", [0, 1, 5, 12])
 def test_backends_agree(backend, n):
@@ -46,6 +47,7 @@ def test_backends_agree(backend, n):
     assert torch.allclose(relaxed(backend, *case, sweeps=2) if n else case[0], expected, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_crumpled_sheet_becomes_flat_again(backend):
     position, faces, rest, color = crumpled(3, 0.12)
@@ -54,6 +56,7 @@ def test_a_crumpled_sheet_becomes_flat_again(backend):
     assert float((after - 1).abs().max()) < 0.05 < float((before - 1).abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_turned_over_faces_are_turned_back(backend):
     position, faces, rest, color = crumpled(3, 0.0)

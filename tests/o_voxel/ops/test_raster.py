@@ -250,6 +250,7 @@ def test_backends_give_the_same_bytes(backend, count, size, spread, camera):
     assert count == 1 or (reference.face >= 0).float().mean() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the kernels run on it above")
 @pytest.mark.parametrize("faces_dtype", [torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize(

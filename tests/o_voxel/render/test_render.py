@@ -153,6 +153,7 @@ def test_smooth_shading_keeps_the_creases_of_a_box_and_rounds_a_sphere():
     assert len(flat.view(-1, 3).unique(dim=0)) < len(coarse.faces) < len(smooth.view(-1, 3).unique(dim=0))
 
 
+@pytest.mark.slow
 def test_the_axes_of_the_views():
     """Front looks along +y with +x to the right and +z up; yaw goes round to +x; the top view has +y up."""
 

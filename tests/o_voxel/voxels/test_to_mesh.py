@@ -166,6 +166,7 @@ def test_tile_size_is_checked():
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile_size", [16, 64, 100, 128, 4096])
 @pytest.mark.parametrize("order", ["lexicographic", "shuffled"])
 def test_tiled_equals_whole_on_a_surface(tile_size, order):

@@ -41,6 +41,7 @@ def test_it_is_complete_and_small():
         assert all(file.is_relative_to(find_built_in()) for file in checkpoint.layout.files(role))
 
 
+@pytest.mark.slow
 @weights
 def test_the_demo_makes_a_textured_object_of_its_picture(tmp_path):
     out = tmp_path / "demo.glb"

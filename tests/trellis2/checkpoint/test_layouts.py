@@ -300,6 +300,7 @@ def test_comfy_orgs_repository_downloads_only_what_is_used(comfy, shrunk):
     assert asked == [(COMFY_ORG, "vae/trellis_2_shape_vae_bf16.safetensors", None)]
 
 
+@pytest.mark.slow
 def test_both_layouts_make_the_same_object(tiny, comfy, shrunk):
     picture = Image.linear_gradient("L").convert("RGB").resize((48, 48))
     made = []

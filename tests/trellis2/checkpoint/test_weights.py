@@ -107,6 +107,7 @@ def test_a_longer_file_is_refused_by_name(file):
     assert str(file) in refused(file)
 
 
+@pytest.mark.slow
 def test_any_bit_flipped_in_the_header_is_refused_by_name(tmp_path):
     path = tmp_path / "flow.safetensors"
     save_weights(state(1), path)

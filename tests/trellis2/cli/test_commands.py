@@ -20,6 +20,7 @@ def mug(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_mesh_becomes_an_asset_and_a_picture(mug, tmp_path, capsys):
     light, picture = tmp_path / "light.glb", tmp_path / "light.png"
     options = [

@@ -157,6 +157,7 @@ def test_a_backend_that_does_not_work_here_says_why():
         attention(*tokens((3,), (2,)), (3,), (2,), backend="cudnn")
 
 
+@pytest.mark.slow
 @backends
 @pytest.mark.parametrize("queries, keys", [((3, 3), (2, 2)), ((1, 4), (3, 2))], ids=["dense", "ragged"])
 def test_gradients(backend, queries, keys):

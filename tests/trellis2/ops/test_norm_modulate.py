@@ -156,6 +156,7 @@ def sum_exactly(x, branch, item, change=lambda part: part):
     return total if constant is None else total + constant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "channels"), [(0, 24), (1, 24), (63, 100), (63, 1536), (1000, 24)])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 def test_kernel(kernel, n, dtype, channels):

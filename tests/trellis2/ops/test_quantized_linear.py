@@ -51,6 +51,7 @@ def test_quantised_rows(n, form, activation):
     assert n == 0 or (error / top).max() > 0.2 * STEP[form.name]
 
 
+@pytest.mark.slow
 @sizes
 @formats
 @pytest.mark.parametrize("activation", [None, "gelu"])

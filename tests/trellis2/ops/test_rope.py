@@ -164,6 +164,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALVES = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "heads", "width"), [(0, 3, 20), (1, 3, 20), (63, 2, 24), (63, 12, 128), (1000, 2, 24)])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 def test_kernel(kernel, n, heads, width, dtype):
@@ -188,6 +189,7 @@ def test_the_reference_rounds_once(dtype):
     assert torch.equal(reference.norm_rotate(x, gamma, rotation, 24**0.5), exact.to(dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "heads", "width"), [(0, 3, 20), (63, 3, 20), (63, 12, 128)])
 def test_queries_and_keys_together_are_each_alone(kernel, n, heads, width):
     qkv = draw(n, 3, heads, width)
@@ -215,6 +217,7 @@ def test_malformed_packed_projection():
         qk_norm_rope(torch.zeros(5, 3, HEADS, 24), (torch.zeros(HEADS, 24), torch.zeros(24)), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 63])
 @pytest.mark.parametrize("width", [4, 20, 48])
 @pytest.mark.parametrize("normed", [True, False])

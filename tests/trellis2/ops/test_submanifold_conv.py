@@ -337,6 +337,7 @@ def on_device(*tensors):
     return [None if tensor is None else tensor.to(DEVICE) for tensor in tensors]
 
 
+@pytest.mark.slow
 @sizes
 @pytest.mark.parametrize("shift", [0, 60_001])
 def test_neighbor_map_by_blocks(poisoned, kernel, monkeypatch, n, shift):
@@ -362,6 +363,7 @@ def test_neighbor_map_by_blocks_of_many(share):
     assert torch.equal(found, blocks.neighbors_by_blocks(coords))
 
 
+@pytest.mark.slow
 @sizes
 def test_child_neighbors_kernel(maps, poisoned, n):
     coarse, split = family(n)
@@ -370,6 +372,7 @@ def test_child_neighbors_kernel(maps, poisoned, n):
     assert torch.equal(found.cpu(), brute_force_map(split.fine.rows))
 
 
+@pytest.mark.slow
 @sizes
 @groups
 @pytest.mark.parametrize("of_children", [False, True])
@@ -398,6 +401,7 @@ def test_tiles_hold_the_map(maps, poisoned, monkeypatch, n, split_rows, of_child
     assert torch.equal(held, expected)
 
 
+@pytest.mark.slow
 def test_tiles_gather_rows_of_one_pattern(kernel):
     """A plane, a line and lone voxels, shuffled: no tile has more taps than its own kind of voxel."""
     plane = torch.cartesian_prod(*(torch.arange(size) for size in (1, 1, 34, 34)))
@@ -424,6 +428,7 @@ def assert_as_good(ours, plain, exact):
         assert float((ours.double().cpu() - exact).abs().max()) <= 2 * float(error) + 1e-6 * float(exact.abs().max())
 
 
+@pytest.mark.slow
 @DTYPES
 @groups
 @pytest.mark.parametrize(
@@ -442,6 +447,7 @@ def test_convolution_kernel(kernel, maps, poisoned, monkeypatch, n, dtype, split
     assert_as_good(ours, plain, exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 1, 63, pytest.param(1000, marks=ON_GPU_ONLY)])
 @DTYPES
 @groups
@@ -464,6 +470,7 @@ def test_every_tile_shape(kernel, poisoned, monkeypatch, config):
     assert_as_good(ours, reference.convolve(feats, around, weight, None), exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split_rows", [0, 149, 2**15])
 def test_the_kernel_gives_some_rows_as_it_gives_all(kernel, maps, monkeypatch, split_rows):
     monkeypatch.setattr(maps, "SPLIT_ROWS", split_rows)
@@ -475,6 +482,7 @@ def test_the_kernel_gives_some_rows_as_it_gives_all(kernel, maps, monkeypatch, s
         assert torch.equal(kernel.convolve(*on_device(feats), tiles, *on_device(weight, None)), whole[rows])
 
 
+@pytest.mark.slow
 def test_the_kernel_repeats_itself(kernel):
     given = on_device(numbers(150, 24, dtype=torch.float16), numbers(40, 3, 3, 3, 24, seed=2, dtype=torch.float16))
     before = [tensor.clone() for tensor in given]

@@ -207,6 +207,7 @@ def test_whole_grids(recorder, items, position):
 # Other layouts
 
 
+@pytest.mark.slow
 def test_another_layout_takes_the_place_of_the_last(recorder):
     ours, plain = pair(recorder)
     layouts = [
@@ -303,6 +304,7 @@ def test_networks_that_comfyui_takes_off_the_card_take_their_recordings_along(re
     assert len(ours.graphs) == 0
 
 
+@pytest.mark.slow
 def test_unloading_forgets_recordings_that_others_hold_the_network_of(tiny, recorder):
     pipeline = Pipeline.load(str(tiny), KeepLoaded(DEVICE), dtype="float32")
     condition = seen()
@@ -360,6 +362,7 @@ def test_the_keys_and_values_of_a_single_view_are_held_once(recorder):
     assert alive == [0] * 6 and len(made) == 2 * 2 * 3
 
 
+@pytest.mark.slow
 def test_the_coordinates_that_a_graph_reads_stay(recorder):
     """Of two equal sets the one that it was recorded with, which is not the first where that took only one step."""
     ours, _ = pair(Once if DEVICE == CPU else recorder)

@@ -126,6 +126,7 @@ def test_an_unknown_mode_is_refused():
 # Streaming
 
 
+@pytest.mark.slow
 def test_blocks_are_chosen_by_the_room(flow, small_weights_stream):
     whole = sum(tensor.nbytes for _, _, tensor in tensors_of(flow))
     assert choose_blocks(flow, whole) == [] and weights_at_once(flow, whole) == whole

@@ -69,6 +69,7 @@ def test_latents_are_the_encoders_means_and_decode_to_an_asset(checkpoint, sourc
     assert pipeline.encode(type(voxels)(voxels.dual_grid))[1] is None
 
 
+@pytest.mark.slow
 def test_a_scan_is_rebuilt_and_shown(checkpoint, scanned, tmp_path, capsys):
     out, picture = tmp_path / "out.glb", tmp_path / "out.png"
     options = ["--resolution", "64", "--size", "40", "--device", "cpu", "--picture", str(picture)]

@@ -88,6 +88,7 @@ def reports(paths: list[Path]) -> dict[str, dict]:
     return {Path(name).stem: report["issues"] for name, report in json.loads(done.stdout).items()}
 
 
+@pytest.mark.slow
 def test_khronos_finds_no_error_and_no_warning(tmp_path, ball, materials):
     found = variants(ball, materials)
     paths = [write_glb(tmp_path / f"{name}.glb", mesh, options=options) for name, (mesh, options) in found.items()]

@@ -41,6 +41,7 @@ def test_values_at_the_ends_of_the_range_come_back():
     np.testing.assert_array_equal(read(encode_png(image), 3), image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [1, 6])
 def test_the_bytes_do_not_depend_on_threads(level):
     image = waves(500, 900, 4)

@@ -121,6 +121,7 @@ def test_other_suffixes(call: Callable, tmp_path: Path):
         call(tmp_path / "a.obj")
 
 
+@pytest.mark.slow
 def test_a_layout_is_for_vxz(tmp_path: Path):
     write_voxels(tmp_path / "a.vxz", sample(63), VxzLayout(8, "parent"))
     assert same(read_voxels(tmp_path / "a.vxz"), sample(63))
@@ -260,6 +261,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(derandomize=True, deadline=None, database=None, max_examples=250)
 def test_damaged_files_are_read_or_refused(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory):

@@ -129,6 +129,7 @@ def voxel_size(mesh, resolution):
     return float((used.amax(0) - used.amin(0)).max()) / resolution
 
 
+@pytest.mark.slow
 @shapes
 @pytest.mark.parametrize("project", [0.0, 1.0])
 def test_closed_and_near(shape, project):
@@ -350,6 +351,7 @@ def open_box(hole):
     return to_mesh(solid)
 
 
+@pytest.mark.slow
 def test_gaps_close():
     """A hole of six voxels lets the flood in, unless gaps of eight are closed, level with the rim."""
     mesh = open_box(6 / 40)

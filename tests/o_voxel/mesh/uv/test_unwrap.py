@@ -37,6 +37,7 @@ def check(made, found, size, gutter=2):
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("shape", "charts"), [("bumpy", 40), ("thin", 600), ("boxes", 180)])
 def test_noisy_surfaces(surfaces, shape, charts, device):
@@ -73,12 +74,14 @@ def test_a_moebius_strip():
     assert check(made, unwrap(made, resolution=256), 256).stretch_p99 < 2
 
 
+@pytest.mark.slow
 def test_less_stretch_takes_more_charts():
     made = sphere(3)
     loose, tight = (check(made, unwrap(made, resolution=512, max_stretch=limit), 512) for limit in (2.0, 1.03))
     assert tight.stretch_p99 < loose.stretch_p99 and tight.charts > loose.charts
 
 
+@pytest.mark.slow
 def test_charts_are_those_of_the_texture():
     made = sphere(3)
     found = unwrap(made, resolution=256)
@@ -89,6 +92,7 @@ def test_charts_are_those_of_the_texture():
         assert check_uv(Mesh(made.vertices, made.faces[found.chart == chart]), found.uv, own, 256).charts == 1
 
 
+@pytest.mark.slow
 def test_faces_that_lie_on_each_other_come_apart():
     made = sphere(1)
     check(made, unwrap(Mesh(made.vertices, made.faces), resolution=256), 256)
@@ -160,12 +164,14 @@ def test_any_size_and_place(scale):
     check(moved, unwrap(moved, resolution=256), 256)
 
 
+@pytest.mark.slow
 def test_random_triangles():
     random = np.random.default_rng(0)
     made = mesh(random.random((60, 3)), random.integers(0, 60, (300, 3)))
     check(made, unwrap(made, resolution=512), 512)
 
 
+@pytest.mark.slow
 def test_backends_agree_in_quality():
     made = sphere(2)
     for backend in ("numba", "reference"):

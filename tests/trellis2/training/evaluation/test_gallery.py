@@ -16,6 +16,7 @@ from PIL import Image
 NAME = held_out("instances", 1)[0].name
 
 
+@pytest.mark.slow
 def test_pictures_stand_beside_what_is_made_of_them(tiny, tmp_path, capsys):
     options = ["--object", NAME, "--steps", "1", "--size", "48", "--device", "cpu"]
     assert main(["gallery", str(tiny), "-o", str(tmp_path), *options]) == 0
@@ -28,6 +29,7 @@ def test_pictures_stand_beside_what_is_made_of_them(tiny, tmp_path, capsys):
     assert picture.mode == "RGBA" and picture.size == (512, 512) and picture.getextrema()[3] == (0, 255)
 
 
+@pytest.mark.slow
 def test_the_picture_is_the_one_that_evaluate_shows(tiny, monkeypatch):
     shown = []
 
@@ -43,6 +45,7 @@ def test_the_picture_is_the_one_that_evaluate_shows(tiny, monkeypatch):
     assert exhibit.problem and len(exhibit.views.flatten(0, 2).unique(dim=0)) == 1
 
 
+@pytest.mark.slow
 def test_an_error_that_is_not_the_models_is_raised(tiny, monkeypatch):
     def fail(pipeline, picture, steps, seed):
         raise ValueError("tokens_512: expected 4 dimensions, got 3")

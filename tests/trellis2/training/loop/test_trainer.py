@@ -36,6 +36,7 @@ def without_time(table):
 LEARNS = {"structure_vae": (20, 1.4), "shape_vae": (15, 1.3), "texture_vae": (15, 8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", LEARNS)
 def test_a_vae_learns_two_objects(toy, source, alone, tmp_path, stage):
     steps, factor = LEARNS[stage]
@@ -46,6 +47,7 @@ def test_a_vae_learns_two_objects(toy, source, alone, tmp_path, stage):
     assert all(row["gradient_norm"] > 0 for row in table)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_exactly(toy, source, alone, tmp_path):
     recipe = toy(6, ["texture_vae"], save_every=2)
     Run.open(recipe, tmp_path / "whole", alone, source=source).train()
@@ -67,6 +69,7 @@ def test_a_run_that_was_killed_goes_on_exactly(toy, source, alone, tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_give_the_same_losses(toy, source, alone, tmp_path):
     for micro_batch in (2, 1):
         recipe = toy(3, ["texture_vae"], micro_batch=micro_batch)
@@ -134,6 +137,7 @@ def test_new_networks_start_near_the_identity(toy_data):
         assert math.isclose(sum(p.requires_grad for p in model.parameters()), len(list(model.parameters())), abs_tol=3)
 
 
+@pytest.mark.slow
 def test_coarse_pictures_leave_the_encoder_blind_to_detail(toy, source, alone, tmp_path):
     recipe = toy(3, ["structure_vae", "structure_flow"], {"picture": 128}, resolution=64)
     sizes = []

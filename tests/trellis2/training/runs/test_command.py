@@ -22,6 +22,7 @@ def losses(run):
         return [(row["step"], row["loss"], row["gradient_norm"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_losses(recipe, program, tmp_path, capsys):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     assert main(["train", str(recipe), "-o", str(killed), "--objects"]) == 0

@@ -73,6 +73,7 @@ def train(program, tmp_path):
     return lambda *arguments: subprocess.run([*start, *arguments], **options)
 
 
+@pytest.mark.slow
 def test_two_at_once_make_what_one_makes(recipe, train, tmp_path):
     done = train("both", "--beside", "cpu,cpu")
     assert done.returncode == 0, done.stderr
@@ -83,6 +84,7 @@ def test_two_at_once_make_what_one_makes(recipe, train, tmp_path):
         assert (tmp_path / "both" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_stops_the_run(recipe, meshes, train):
     (meshes / "tetrahedron.obj").write_text("v 0 0 0\n", encoding="utf-8")
     done = train("run", "--beside", "cpu")

@@ -39,6 +39,7 @@ def agreement(encoder, decoder, spheres) -> torch.Tensor:
     return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(means.T, colors.T, strict=True)])
 
 
+@pytest.mark.slow
 def test_a_new_texture_vae_gives_mean_colours_back(spheres):
     encoder, decoder = (untrained(role) for role in ("tex_slat_encoder", "tex_slat_decoder"))
     before = agreement(encoder, decoder, spheres).nan_to_num()  # one colour whatever goes in: no correlation
@@ -49,6 +50,7 @@ def test_a_new_texture_vae_gives_mean_colours_back(spheres):
     assert float(before.abs().max()) < 0.7  # started at random it does not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [8, 16, 24, 64, 112])
 def test_any_width_can_start_so(width, spheres):
     """8: one channel for each child, which holds nothing; 112: pairs for all values."""

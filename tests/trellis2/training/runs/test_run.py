@@ -56,6 +56,7 @@ def structure_of(example) -> SparseStructure:
     return SparseStructure((coords,), 32, (((4, 8, 8, 8),),))
 
 
+@pytest.mark.slow
 def test_every_network_is_trained_and_packed_and_makes_a_mesh(trained, source):
     _, _, checkpoint, seen = trained
     assert [stage for stage, fraction in seen if fraction == 1 and stage in STEPS] == list(STEPS)
@@ -152,6 +153,7 @@ def test_what_a_base_on_the_hub_has_is_named_where_it_is(toy_data, tmp_path, mon
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_tuned_further(trained, toy_data, source, alone, tmp_path):
     _, _, checkpoint, _ = trained
     data = toy_data(1, ["texture_vae", "shape_flow"]) | {"networks": {}, "base": str(checkpoint)}
@@ -185,6 +187,7 @@ def test_an_image_encoder_that_is_tuned_keeps_its_description(trained, toy_data,
     assert Pipeline.load(str(tuned)).checkpoint.load_model("image_encoder").config.hidden_size == 32
 
 
+@pytest.mark.slow
 def test_an_evaluation_prints_its_table(trained, source, tmp_path, monkeypatch):
     pipeline = Pipeline.load(str(trained[2]), KeepLoaded("cpu"))
     truth = structure_of(source(1, resolution=512, **SIZE))
@@ -205,6 +208,7 @@ def test_an_evaluation_prints_its_table(trained, source, tmp_path, monkeypatch):
     assert (tmp_path / "rows.csv").read_text().startswith("name,structure_iou,f_score,delta_e,vae_f_score,seconds")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_scores_nothing(trained, source, monkeypatch):
     pipeline = Pipeline.load(str(trained[2]), KeepLoaded("cpu"))
 
@@ -267,6 +271,7 @@ with init_distributed("cpu") as context:
 """
 
 
+@pytest.mark.slow
 def test_two_cards_give_the_losses_of_one(toy_data, source, alone, tmp_path):
     data = toy_data(3, ["structure_vae", "structure_flow"], {"structure": 16})
     data["networks"]["sparse_structure_flow_model"]["args"]["resolution"] = 4

@@ -117,6 +117,7 @@ def test_recomputed_blocks_give_the_same_gradients(toy, source):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("name", TASKS)
 def test_compiled_parts_learn_the_same(toy, source, name, monkeypatch):

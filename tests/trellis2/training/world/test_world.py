@@ -116,6 +116,7 @@ def test_objects_voxelise(family: str):
     assert 0 <= float(attrs.min()) <= float(attrs.max()) <= 1
 
 
+@pytest.mark.slow
 def test_the_world_has_open_thin_metallic_clear_and_inner_parts():
     objects = [make_object(family, 1) for family in FAMILIES]
     materials = [material for mesh in objects for material in mesh.materials]

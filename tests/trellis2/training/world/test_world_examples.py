@@ -29,6 +29,7 @@ def test_held_out_cases_are_none_that_training_sees():
         held_out("everything", 1)
 
 
+@pytest.mark.slow
 def test_a_case_is_a_prepared_picture_and_what_it_shows():
     case = held_out("instances", 1)[0]()
     assert case.picture.mode == "RGB" and case.picture.width == case.picture.height
