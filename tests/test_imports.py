@@ -88,6 +88,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return json.loads(report.read_text())
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing(imported: dict):
     assert imported["changed"] == {}
 

@@ -51,12 +51,14 @@ def test_an_op_has_a_reference_a_test_and_with_a_kernel_a_bench(folder: Path):
         assert f"bench_{folder.name}" in BENCHES
 
 
+@pytest.mark.slow
 @modules
 def test_budgets(file: Path):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= MODULE_LINES
     assert [(name, lines) for name, lines, allowed in functions(parse(file)) if lines > allowed] == []
 
 
+@pytest.mark.slow
 @modules
 def test_no_global_no_bare_except_no_star(file: Path):
     wrong = []

@@ -65,6 +65,7 @@ def test_the_listed_packages_are_those_of_the_tree(project: dict):
     assert listed == sorted(listed)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_tree_under_one_name(site: Path):
     names = {entry.name for entry in site.iterdir()}
     (info,) = names - {"comfyui_trellis2"}
@@ -112,6 +113,7 @@ def loaded() -> Iterator[ModuleType]:
         del sys.modules[key]
 
 
+@pytest.mark.slow
 def test_comfyui_finds_two_mappings_and_nothing_else(loaded: ModuleType):
     assert sorted(loaded.__all__) == ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
     public = {name for name in vars(loaded) if not name.startswith("_")}

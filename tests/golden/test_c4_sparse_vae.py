@@ -281,6 +281,7 @@ def test_submanifold_conv(arrays, close):
     assert (mirrored - expected).abs().max() > ATOL
 
 
+@pytest.mark.slow
 def test_grid_sample(arrays, close):
     probe = arrays("c4_sparse_conv_probe.npz")
     index = hash_grid(probe["gs_coords"][:, 1:])

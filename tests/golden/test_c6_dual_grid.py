@@ -49,6 +49,7 @@ def made(data, backend):
     return make
 
 
+@pytest.mark.slow
 @grids
 def test_voxels_and_flags_are_the_originals(data, made, mesh, resolution):
     coords, _, intersected = made(mesh, resolution)

@@ -38,6 +38,7 @@ def mesh(reference) -> TexturedMesh:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["numba", "reference"])
 def test_voxels_bytes_and_values(reference, mesh, backend):
     out = voxel_materials(mesh, GRID, extras=("emissive", "normal"), backend=backend)

@@ -157,6 +157,7 @@ def stored(data, key, rows):
     return next(((name, int(name.partition("_first")[2] or rows)) for name in data if name.startswith(key)), (None, 0))
 
 
+@pytest.mark.slow
 def test_structure_latent(structure, shared, close):
     latent, logits = structure
     close(latent, shared["ss_latent"], ATOL)
@@ -164,6 +165,7 @@ def test_structure_latent(structure, shared, close):
     torch.testing.assert_close(F.max_pool3d(logits, 2), expected, atol=ATOL, rtol=FLOAT16)
 
 
+@pytest.mark.slow
 @types
 def test_structure(runs, kind):
     ours, reference = runs(kind)

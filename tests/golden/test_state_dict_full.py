@@ -46,6 +46,7 @@ def test_every_model_is_tested(published):
     assert set(published["models"]) == set(published["totals"]) == set(NAMES)
 
 
+@pytest.mark.slow
 @names
 def test_keys_shapes_dtypes(published, name):
     model = build(published, name)

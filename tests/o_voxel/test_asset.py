@@ -112,6 +112,7 @@ def test_the_file_looks_like_the_voxels(raw, tmp_path, yaw_deg):
     assert difference.mean() < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texture_size", [0, 64])
 def test_only_an_open_asset_is_double_sided(raw, texture_size):
     mesh, field = raw

@@ -131,6 +131,7 @@ def bool_arguments(tree: ast.Module) -> Iterator[str]:
                     yield f"line {call.lineno}: {kernel.name}({name}={ast.unparse(given[name])})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", KERNELS, ids=lambda file: str(file.relative_to(ROOT)))
 def test_kernels_keep_the_rules(file):
     tree = ast.parse(file.read_text(encoding="utf-8"))

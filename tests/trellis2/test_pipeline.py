@@ -170,6 +170,7 @@ def assert_same_latent(batch, single, i: int) -> None:
     assert single.resolutions == (batch.resolutions[i],) and single.noise_history == (batch.noise_history[i],)
 
 
+@pytest.mark.slow
 def test_the_digest_sees_every_part(shape, condition):
     feats = shape.slat.feats.clone()
     feats[-1, -1] += 1e-3
@@ -703,6 +704,7 @@ def test_a_condition_without_fine_tokens_is_refused_where_they_are_needed(stages
         stages.shape(coarse, replace(few, resolution=64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [48, 0, 128])
 def test_a_structure_of_another_grid_is_refused(tiny, condition, resolution):
     with pytest.raises(ValueError, match=rf"resolution: .*64, got {resolution}"):

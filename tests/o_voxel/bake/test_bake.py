@@ -271,6 +271,7 @@ def test_a_reader_gets_the_dense_normals_back(shapes):
     assert without.mean() > 5 * error.mean()
 
 
+@pytest.mark.slow
 def test_a_mirrored_atlas_decodes_too(shapes):
     mesh = shapes.sphere(1, 0.4)
     dense = shapes.sphere(3, 0.4)

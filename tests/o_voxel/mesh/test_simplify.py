@@ -131,6 +131,7 @@ def wide_programs(monkeypatch):
         monkeypatch.setattr(kernel, "BLOCK", 4096)
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("shape", [bumpy, thin_box, ring], ids=lambda shape: shape.__name__)
 @pytest.mark.parametrize("share", [0.25, 0.05])
@@ -146,6 +147,7 @@ def test_closed_stays_closed(shape, share, backend):
     assert found.volume == pytest.approx(source.volume, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.25, 0.05])
 @pytest.mark.parametrize("shape", [bumpy, ring], ids=lambda shape: shape.__name__)
 def test_as_near_as_the_library(shape, share):
@@ -155,6 +157,7 @@ def test_as_near_as_the_library(shape, share):
     assert 0 < ours < 1.2 * theirs
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("share", [0.25, 0.05])
 def test_no_face_is_turned(share, backend):

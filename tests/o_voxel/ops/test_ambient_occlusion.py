@@ -119,6 +119,7 @@ def scene(count):
     return mesh, points, torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 63, 1000])
 def test_backends_agree(count, monkeypatch):
     """A pixel's test turns over where rounding does: one picture of many, for few points."""

@@ -32,6 +32,7 @@ def by_labels(points, seed):
     return (label == label[seed]) & points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.2, 0.34, 0.5, 1.0])
 def test_against_labels(flood, share):
     points = maze((5, 3, 4), share)

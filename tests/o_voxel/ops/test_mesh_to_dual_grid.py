@@ -202,6 +202,7 @@ def test_triton_in_its_interpreter_agrees(mesh, shape, monkeypatch):
     assert_same(made, mesh_to_dual_grid(mesh, grid, weights, backend="reference"), ATOL_VOXELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "numba"])
 @pytest.mark.parametrize("case", ["torus in a box", "sheet", "soup in a box", "flat grid", "one voxel"])
 def test_the_cut_into_slabs_changes_nothing(case, backend):

@@ -107,6 +107,7 @@ def test_trace_sets_agree():
         assert np.allclose(first.origin, found.origin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "gutter"), [(63, 0), (64, 1), (65, 2), (130, 1)])
 @pytest.mark.parametrize("guided", [False, True])
 def test_places_agree(width, gutter, guided):

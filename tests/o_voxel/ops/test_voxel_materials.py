@@ -107,6 +107,7 @@ def rich_mesh(faces=60):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_pairs_are_the_crossings_of_grid_lines(grid, backend):

@@ -21,6 +21,7 @@ def test_it_is_where_there_is_a_pipeline(tmp_path):
     assert find_built_in(tmp_path) == tmp_path / builtin.RELATIVE_PATH
 
 
+@pytest.mark.slow
 def test_its_name_opens_it_unless_there_is_a_folder_of_that_name(tiny, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("comfyui_trellis2.trellis2.checkpoint.layouts.built_in", lambda: asked.append(1) or tiny)

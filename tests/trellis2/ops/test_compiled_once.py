@@ -121,6 +121,7 @@ def compiled():
     return json.loads(asked.stdout)
 
 
+@pytest.mark.slow
 def test_no_more_for_another_number_of_voxels(compiled):
     """A count that divides by 16, or is 1, is to Triton another kind of argument."""
     first, *others = compiled["pictures"]

@@ -235,6 +235,7 @@ def test_norm_with_weights_of_its_own():
         layer_norm(x, weight[:5], bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "channels"), [(0, 24), (1, 8), (63, 100), (1000, 64)])
 @pytest.mark.parametrize("silu", [False, True])
 def test_norm_and_activation(kernel, n, channels, silu):

@@ -460,6 +460,7 @@ def test_child_convolution_kernel(kernel, maps, poisoned, monkeypatch, n, dtype,
     assert_as_good(kernel.convolve(*on_device(feats), tiles, *on_device(weight, bias)), plain, exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["HOPPER", "HOPPER_WIDE", "NVIDIA", "AMD"])
 def test_every_tile_shape(kernel, poisoned, monkeypatch, config):
     monkeypatch.setattr(kernel, "choose_config", lambda *_: getattr(kernel, config))
@@ -503,6 +504,7 @@ def test_the_error_bound_sees_a_lost_tap_and_one_percent(kernel):
             assert_as_good(wrong, plain, exact)
 
 
+@pytest.mark.slow
 @DTYPES
 @pytest.mark.parametrize("n, c, d, splits", [(0, 5, 3, 1), (1, 5, 3, 1), (150, 24, 17, 2)])
 def test_weight_gradient_kernel(kernel, poisoned, monkeypatch, dtype, n, c, d, splits):
@@ -513,6 +515,7 @@ def test_weight_gradient_kernel(kernel, poisoned, monkeypatch, dtype, n, c, d, s
     assert_as_good(ours, reference.weight_gradient(grad, feats, around), exact)
 
 
+@pytest.mark.slow
 @DTYPES
 def test_gradients_of_the_kernel(kernel, monkeypatch, dtype):
     """Through the same autograd function, with the kernel forced."""

@@ -157,6 +157,7 @@ def test_a_later_stage_replays_from_its_first_step(recorder):
         assert recorder.made == len(ours.graphs) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -184,6 +185,7 @@ def test_input_channels_beside_the_noise_are_not_those_of_the_first_stage(record
     assert recorder.made == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["average", "cycle"])
 def test_views_share_a_recording(recorder, mode):
     ours, plain = pair(recorder)
@@ -192,6 +194,7 @@ def test_views_share_a_recording(recorder, mode):
     assert recorder.made == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("items", [1, 2])
 @pytest.mark.parametrize("position", ["rope", "ape"])
 def test_whole_grids(recorder, items, position):
@@ -252,6 +255,7 @@ def test_a_stage_without_guidance_leaves_no_negative_of_another_layout(recorder)
 # Weights that move or are replaced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["to", "float", "data", "submodule", "quantized"])
 def test_recordings_are_of_the_weights_that_are_there(recorder, change):
     ours, plain = pair(recorder)
@@ -399,6 +403,7 @@ class Ops(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [(30,), (20, 1, 33)])
 @pytest.mark.parametrize("concat", [False, True])
 def test_a_step_waits_for_nothing(counts, concat):

@@ -152,6 +152,7 @@ def sample(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_off_by_default_and_then_the_same_to_the_bit(sample):
     assert torch.equal(sample(), sample(step_cache=False))
     assert torch.equal(sample(step_cache=True), sample(step_cache=True))

@@ -55,6 +55,7 @@ def test_the_scan_is_a_figure_of_many_colours(surfaces):
         assert 0.002 < share.float().mean() < 0.5
 
 
+@pytest.mark.slow
 def test_latents_are_the_encoders_means_and_decode_to_an_asset(checkpoint, source):
     pipeline = Pipeline.load(str(checkpoint), KeepLoaded("cpu"))
     voxels = source(1, resolution=64, image_size=512, views=1).voxels

@@ -27,6 +27,7 @@ def read(content: bytes, channels: int) -> np.ndarray:
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (63, 65), (2, BAND_BYTES // 3), (1000, 301)], ids=str)
 @pytest.mark.parametrize("level", [0, 1, 6])

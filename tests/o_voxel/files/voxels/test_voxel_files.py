@@ -54,6 +54,7 @@ def same(a: VoxelRecords, b: VoxelRecords) -> bool:
     return shapes[0] == shapes[1] and list(a.attrs) == list(b.attrs) and by_place(a) == by_place(b)
 
 
+@pytest.mark.slow
 @SUFFIXES
 @pytest.mark.parametrize("size", [0, 1, 63, 1000])
 def test_round_trip(suffix: str, size: int, tmp_path: Path):
@@ -291,6 +292,7 @@ def test_damaged_files_are_read_or_refused(data: st.DataObject, tmp_path_factory
     assert peak < 8 << 20
 
 
+@pytest.mark.slow
 @SUFFIXES
 def test_every_truncation_is_refused(suffix: str, tmp_path_factory: pytest.TempPathFactory):
     for source in originals(tmp_path_factory):

@@ -55,6 +55,7 @@ def layouts() -> list[VxzLayout]:
     return [VxzLayout(size, f, c, None if c == "none" else 1, i) for size, f, c, i in every]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout", layouts(), ids=lambda x: f"{x.chunk_size}-{x.filter}-{x.compression}-{x.attr_interleave}"
 )
@@ -387,6 +388,7 @@ JSON_VALUES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @bounded
 def test_fuzzed_headers_are_read_or_refused(

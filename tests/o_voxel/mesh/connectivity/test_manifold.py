@@ -44,6 +44,7 @@ def test_a_closed_surface_stays_as_it_is(shapes, backend):
         assert shapes.same(cut(shapes, mesh, backend), mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 6])
 @pytest.mark.parametrize("scrambled", [False, True])
 def test_any_skin_of_cells_becomes_a_manifold(shapes, backend, size, scrambled):

@@ -292,6 +292,7 @@ def volume(mesh):
     return to_trimesh(mesh).volume
 
 
+@pytest.mark.slow
 @shapes
 @pytest.mark.parametrize("project, gaps", [(0.0, 0.0), (1.0, 0.0), (1.0, 5.0)])
 def test_a_closed_solid(shape, project, gaps):
@@ -305,6 +306,7 @@ def test_a_closed_solid(shape, project, gaps):
     assert_holds(made, mesh, voxel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape, bodies, euler", [(ball, 1, 2), (ring, 1, 0), (box, 1, 2), (nested, 1, 2), (crossing_boxes, 1, 2)]
 )
@@ -362,6 +364,7 @@ def test_gaps_close():
     assert float((lid[:, 2][lid[:, 2] > 0] - 0.5).abs().max()) * 40 < 1.0
 
 
+@pytest.mark.slow
 def test_without_gaps_closing_changes_little():
     plain, closed = (outer_shell(ball(), 40, close_gaps=gaps, project=0.0) for gaps in (0.0, 6.0))
     assert volume(closed) == pytest.approx(volume(plain), rel=0.01)

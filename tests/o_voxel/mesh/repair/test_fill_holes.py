@@ -85,6 +85,7 @@ def test_a_tube_gets_flat_caps(shapes, backend):
     assert whole.vertices[:, 2].unique().shape[0] <= 3 + 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [127, 128, 129, 300, 1001])
 def test_large_holes_of_odd_shape(shapes, backend, n):
     """A star-shaped hole in a plate, in two levels once it has more than 128 edges, is covered just once."""

@@ -18,6 +18,7 @@ def outward_share(mesh, middle=(0, 0, 0)):
     return float(((normal * corners.mean(1)).sum(1) > 0).float().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outward", ["volume", "views"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 def test_closed_and_open_shells_face_outward(shapes, backend, outward, share):
@@ -78,6 +79,7 @@ def test_far_away_and_small(shapes, backend):
     assert torch.equal(orient(tiny, backend=backend).faces, orient(ball, backend=backend).faces)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outward", ["volume", "views"])
 def test_nothing_and_little(shapes, backend, outward):
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int32))

@@ -50,6 +50,7 @@ def test_noisy_surfaces(surfaces, shape, charts, device):
     assert torch.equal(found.uv, again.uv) and torch.equal(found.faces, again.faces)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [64, 300, 700])
 @pytest.mark.parametrize("gutter", [1, 4])
 def test_gutters_hold_at_every_resolution(resolution, gutter):

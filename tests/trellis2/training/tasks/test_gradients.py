@@ -55,6 +55,7 @@ def loss_of(task: Task, batch: dict) -> torch.Tensor:
     return sum(weight * term for weight, term in zip((1, 0.3, 0.1, 0.05, 0.01), task(batch).values(), strict=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_gradients(toy, source, name):
     recipe = toy(1, data={"structure": 16}, drop_condition=0.0)
@@ -75,6 +76,7 @@ def test_gradients(toy, source, name):
     assert float((losses[0] - losses[1]) / (2 * step)) == pytest.approx(float(norm**2), rel=LIKENESS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_half_precision_changes_little(toy, source, name):
     recipe = toy(1, data={"structure": 16}, drop_condition=0.0)

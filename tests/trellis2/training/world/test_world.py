@@ -66,6 +66,7 @@ def test_families_and_seeds_for_judging_are_kept_apart():
     assert make_object("chair", HELD_OUT_SEEDS[0]).mesh.faces.shape[1] == 3
 
 
+@pytest.mark.slow
 @families
 def test_objects_are_valid_and_differ_by_seed_alone(family: str):
     seen = set()
@@ -104,6 +105,7 @@ def test_other_voxels_or_pictures_have_another_version(family: str):
     assert np.asarray(rendered.images[0]).mean((0, 1)).tolist() == pytest.approx(color, abs=0.2)
 
 
+@pytest.mark.slow
 @families
 def test_objects_voxelise(family: str):
     voxels = voxelize(make_object(family, 0), Grid.cube(32))
@@ -182,6 +184,7 @@ def test_a_sample_stands_as_its_pictures_see_it():
     assert not torch.allclose(sample.mesh.mesh.vertices.amax(0) * 2, size, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["mug", "goblet", "plane", "lamp"])
 def test_pictures_are_filled_and_cropped_whole(family: str):
     for seed in range(2):
