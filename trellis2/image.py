@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..o_voxel.core.checks import FLOATS, check_tensor
+from ..o_voxel.core.color import to_bytes
 
 MAX_SIDE = 1024  # pixels; larger images are downscaled before the crop
 OBJECT_ALPHA = 204  # of 255; the crop is the box of pixels above it
@@ -180,7 +181,7 @@ def _to_bytes(values: Tensor, name: str) -> np.ndarray:
     values = values.detach().to("cpu", torch.float32)
     if values.isnan().any():
         raise ValueError(f"{name}: expected numbers from 0 to 1, got NaN")
-    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return to_bytes(values, "half even").numpy()
 
 
 def _batched_alpha(alpha: Tensor, shape: tuple[int, int, int]) -> Tensor:

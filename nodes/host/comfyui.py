@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from ...o_voxel.core.progress import Progress, silent
+
 PROGRESS_TICKS = 1000
 
 
@@ -23,11 +25,11 @@ def mesh(**parts: Any) -> Any:
     return api.Types.MESH(**parts) if api else SimpleNamespace(**parts)
 
 
-def progress() -> Callable[[float], None]:
+def progress() -> Progress:
     """Returns report(fraction), which moves the node's progress bar and raises if the user has cancelled."""
     utils, management = module("comfy.utils"), module("comfy.model_management")
     if utils is None or management is None:
-        return lambda fraction: None
+        return silent
     bar = utils.ProgressBar(PROGRESS_TICKS)
 
     def report(fraction: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ..models.quantized import QuantizedLinear, quantizable
 from ..ops.quantized_linear import FORMATS
 from .int8_file import SCALE, WEIGHT, split_int8_layers
-
-Rename = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class CheckpointError(ValueError):

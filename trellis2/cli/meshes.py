@@ -78,18 +78,18 @@ def asset_options(arguments: argparse.Namespace) -> AssetOptions:
 
 def _voxelize(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.grid import Grid
+    from ...o_voxel.core.progress import staged
     from ...o_voxel.files.meshes.read import load_textured_mesh
     from ...o_voxel.files.voxels.read_write import write_voxels
     from ...o_voxel.files.voxels.records import to_records
     from ...o_voxel.voxels.from_mesh import fitted, voxelize
 
     mesh = fitted(load_textured_mesh(arguments.mesh))
-    report = progress_bars()
     voxels = voxelize(
         mesh,
         Grid.cube(arguments.resolution),
         materials=not arguments.no_materials,
-        progress=lambda fraction: report("voxelize", fraction),
+        progress=staged(progress_bars(), "voxelize"),
     )
     write_voxels(arguments.output, to_records(voxels))
     print(f"{arguments.output}: {len(voxels.dual_grid.coords):,} voxels")
@@ -115,6 +115,7 @@ def _mesh(arguments: argparse.Namespace) -> int:
 def _asset(arguments: argparse.Namespace) -> int:
     from ...o_voxel.asset import make_asset
     from ...o_voxel.core.grid import Grid
+    from ...o_voxel.core.progress import staged
     from ...o_voxel.files.meshes.read import load_textured_mesh
     from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.files.voxels.read_write import read_voxels
@@ -130,7 +131,7 @@ def _asset(arguments: argparse.Namespace) -> int:
         voxels = to_device(from_records(read_voxels(arguments.file)), device)
     else:
         mesh = to_device(fitted(load_textured_mesh(arguments.file)), device)
-        voxels = voxelize(mesh, Grid.cube(arguments.resolution), progress=lambda fraction: bars("voxelize", fraction))
+        voxels = voxelize(mesh, Grid.cube(arguments.resolution), progress=staged(bars, "voxelize"))
     warnings: list[str] = []
     surface = dual_grid_to_mesh(voxels.dual_grid)
     finished = make_asset(surface, voxels.field, options, progress=bars, on_warning=warnings.append)
