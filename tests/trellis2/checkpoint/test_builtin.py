@@ -47,8 +47,8 @@ def test_it_is_complete_and_small():
 def test_the_demo_makes_a_textured_object_of_its_picture(tmp_path):
     out = tmp_path / "demo.glb"
     picture = str(builtin.ROOT / install.DEMO_IMAGE)
-    arguments = ["generate", picture, "-o", str(out), "--model", "mini", *install.DEMO_OPTIONS, "--device", "cpu", "--steps", "5"]
-    assert main(arguments) == 0
+    options = ["--model", "mini", *install.DEMO_OPTIONS, "--device", "cpu", "--steps", "5"]
+    assert main(["generate", picture, "-o", str(out), *options]) == 0
     asset = load_textured_mesh(out)
     corners = asset.mesh.vertices[asset.mesh.faces.long()].view(-1, 3)
     assert len(asset.mesh.faces) > 1000
