@@ -38,7 +38,7 @@ class KeepLoaded:
     @contextmanager
     def use(self, model: nn.Module, workspace: int = 0) -> Iterator[nn.Module]:
         # Moving a network, even to where it is, frees its CUDA graphs.
-        yield model if _is_on(model, self.device) else model.to(self.device)
+        yield model if is_on(model, self.device) else model.to(self.device)
 
     def release(self) -> None:
         """Does nothing: networks belong to their pipeline."""
@@ -79,7 +79,8 @@ def weights_kept(model: nn.Module) -> Iterator[None]:
             place(module, name, kept if same else tensor.cpu())
 
 
-def _is_on(model: nn.Module, device: torch.device) -> bool:
+def is_on(model: nn.Module, device: torch.device) -> bool:
+    """Returns whether all parameters and buffers are on the device."""
     resolved = torch.empty(0, device=device).device  # "cuda" with its index
     return all(tensor.device == resolved for tensor in weights_of(model))
 
