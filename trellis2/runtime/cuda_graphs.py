@@ -79,6 +79,19 @@ class CudaGraph:
         self._living.add(self)
         return out
 
+    @classmethod
+    def why_not(cls, device: torch.device) -> str | None:
+        """Returns why `device` cannot record, or None if it can.
+
+        ComfyUI selects cudaMallocAsync on most cards. Memory that it allocates during a recording has no address that
+        the driver knows until the graph runs, and Triton refuses such pointers.
+        """
+        if device.type != cls.device_type:
+            return f"it needs a {cls.device_type.upper()} device, got {device}"
+        if device.type == "cuda" and torch.cuda.get_allocator_backend() != "native":
+            return f"it needs torch's native allocator, got {torch.cuda.get_allocator_backend()}"
+        return None
+
     def _replay(self) -> None:
         with torch.cuda.device(self._device):
             self._graph.replay()
@@ -123,7 +136,7 @@ class GraphCache:
         key: what the forward depends on besides its inputs' shapes, the weights and the coordinates.
         coords: the tokens' voxels; None if they follow from the shapes.
 
-        Raises ValueError for an unknown `launch`, or "graph" on a device without CUDA graphs.
+        Raises ValueError for an unknown `launch`, or "graph" where it cannot be had, see `CudaGraph.why_not`.
         """
         if not self._pays(launch, tokens, device):
             return self.clear()
@@ -153,12 +166,12 @@ class GraphCache:
         return replayed
 
     def _pays(self, launch: str, tokens: int, device: torch.device) -> bool:
-        able = device.type == self._new_graph.device_type
         if launch not in ("auto", "graph", "eager"):
             raise ValueError(f"launch: expected 'auto', 'graph' or 'eager', got {launch!r}")
-        if launch == "graph" and not able:
-            raise ValueError(f"launch 'graph' needs a {self._new_graph.device_type.upper()} device, got {device}")
-        return launch == "graph" or (launch == "auto" and able and tokens <= MAX_TOKENS)
+        reason = None if launch == "eager" else self._new_graph.why_not(device)
+        if launch == "graph" and reason:
+            raise ValueError(f"launch 'graph' cannot be had: {reason}")
+        return launch == "graph" or (launch == "auto" and reason is None and tokens <= MAX_TOKENS)
 
     def _same_voxels(self, coords: CoordSet | None) -> bool:
         if coords is None or self._coords is None:

@@ -130,7 +130,14 @@ def assert_as_plain(ours, plain, *args, **options):
 # What is recorded
 
 
-def test_what_is_recorded():
+@pytest.fixture
+def allocator(monkeypatch):
+    """Sets the name of torch's allocator on the GPU, which a build without CUDA has none of."""
+    return lambda name: monkeypatch.setattr("torch.cuda.get_allocator_backend", lambda: name)
+
+
+def test_what_is_recorded(allocator):
+    allocator("native")
     graphs = GraphCache()
     for launch, tokens, device in (("auto", 1, CPU), ("eager", 1, CUDA), ("auto", MAX_TOKENS + 1, CUDA)):
         assert not graphs._pays(launch, tokens, device)
@@ -143,8 +150,17 @@ def test_what_cannot_be_recorded_is_refused():
     flow = network().to(CPU)
     with pytest.raises(ValueError, match="launch: expected 'auto', 'graph' or 'eager', got 'jit'"):
         flow.graphs.begin(flow, CPU, launch="jit", tokens=1)
-    with pytest.raises(ValueError, match="'graph' needs a CUDA device, got cpu"):
+    with pytest.raises(ValueError, match="'graph' cannot be had: it needs a CUDA device, got cpu"):
         flow.graphs.begin(flow, CPU, launch="graph", tokens=1)
+
+
+def test_the_allocator_that_comfyui_selects_is_not_recorded_with(allocator):
+    """Triton refuses pointers that cudaMallocAsync gives during a recording: seen in ComfyUI on an H200."""
+    allocator("cudaMallocAsync")
+    flow = network()
+    assert not flow.graphs._pays("auto", 1, CUDA)
+    with pytest.raises(ValueError, match="native allocator, got cudaMallocAsync"):
+        flow.graphs.begin(flow, CUDA, launch="graph", tokens=1)
 
 
 # The same numbers
