@@ -204,8 +204,9 @@ def _weight_gradient_kernel(
     acc = tl.zeros((BLOCK_D, BLOCK_C), dtype=tl.float32)
     for start in range(split * share, tl.minimum(split * share + share, n), BLOCK_N):
         row = start + tl.arange(0, BLOCK_N)
-        source = tl.load(neighbors_ptr + row.to(tl.int64) * 27 + tap, mask=row < n, other=-1)
-        valid = (source >= 0)[:, None]
+        # No other=-1: Triton 3.2 cannot pipeline a load with one that is not 0.
+        source = tl.load(neighbors_ptr + row.to(tl.int64) * 27 + tap, mask=row < n, other=0)
+        valid = ((row < n) & (source >= 0))[:, None]
         grad = tl.load(
             grad_ptr + row.to(tl.int64)[:, None] * D + column[None, :], mask=valid & (column < D)[None, :], other=0.0
         )
