@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .asset import BakeTextures, GameReadyAsset, Unwrap
-from .files import LoadMesh, SaveGLB, SaveMesh
+from .files import LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
@@ -35,6 +35,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2BakeTextures": (BakeTextures, "TRELLIS.2 Bake Textures"),
     "T2ImageTo3D": (ImageTo3D, "TRELLIS.2 Image to 3D"),
     "T2RenderPreview": (RenderPreview, "TRELLIS.2 Render Preview"),
+    "T2PreviewMesh": (PreviewMesh, "TRELLIS.2 Preview Mesh"),
     "T2LoadMesh": (LoadMesh, "TRELLIS.2 Load Mesh"),
     "T2MeshToVoxels": (MeshToVoxels, "TRELLIS.2 Mesh to O-Voxel"),
     "T2VoxelsToMesh": (VoxelsToMesh, "TRELLIS.2 O-Voxel to Mesh"),

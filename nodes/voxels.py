@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..o_voxel.core.grid import Grid
@@ -12,9 +13,11 @@ from ..o_voxel.values import Mesh, OVoxel, VoxelField
 from ..o_voxel.voxels.from_mesh import voxelize
 from ..o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from . import host
+from .files import loadable
 from .sockets import MESH, O_VOXEL, TEXTURED_MESH, VOXELS, expect
 from .widgets import CATEGORY, filename_prefix
 
+VOXEL_SUFFIXES = (".vxz", ".npz", ".ply")
 RESOLUTION = {"default": 512, "min": 16, "max": 2048, "step": 16}
 
 
@@ -74,18 +77,28 @@ class LoadVoxels:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        path = "A file in ComfyUI's input folder, or an absolute path: .vxz, .npz, .ply."
+        path = "A file of ComfyUI's input folder, or its subfolder 3d: .vxz, .npz, .ply; or a saved one, NAME [output]."
         resolution = "Voxels a side of the grid, which files do not store. 0: the smallest power of two that fits."
         return {
             "required": {
-                "file": ("STRING", {"default": "object.vxz", "tooltip": path}),
+                "file": (host.input_files(VOXEL_SUFFIXES), {"tooltip": path}),
                 "resolution": ("INT", {"default": 0, "min": 0, "max": 2048, "step": 16, "tooltip": resolution}),
             }
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: Any = None, input_types: Mapping[str, Any] | None = None) -> bool | str:
+        return loadable("file", file, VOXEL_SUFFIXES, input_types or {}, {"file": "STRING,COMBO", "resolution": "INT"})
+
+    @classmethod
+    def IS_CHANGED(cls, file: Any = None, **others: Any) -> str:
+        return host.changed(file)
+
     def load(self, file: str, resolution: int) -> tuple[OVoxel]:
         grid = Grid.cube(resolution) if resolution else None
-        return (from_records(read_voxels(host.input_path(file)), grid),)
+        path = host.input_path(file)
+        with host.opened(path, file):
+            return (from_records(read_voxels(path), grid),)
 
 
 class SaveVoxels:

@@ -46,6 +46,7 @@ POLICY = {
     "T2VoxelsToMesh": DEVICE,
     "T2RenderPreview": DEVICE,
     "T2SaveGLB": DEVICE,  # samples the voxels at the vertices; the file is written from main memory
+    "T2PreviewMesh": DEVICE,  # as T2SaveGLB
     "T2SaveMesh": HOST,
     "T2LoadMesh": HOST,
     "T2LoadVoxels": HOST,
