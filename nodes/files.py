@@ -13,7 +13,7 @@ from ..o_voxel.values import Mesh, VoxelField
 from ..o_voxel.voxels.from_mesh import fitted
 from ..o_voxel.voxels.sample import vertex_materials
 from . import host
-from .sockets import MESH, TEXTURED_MESH, VOXELS, expect
+from .sockets import ANY_MESH, MESH, TEXTURED_MESH, VOXELS, expect, painted, surface, textured
 from .widgets import CATEGORY, filename_prefix
 
 
@@ -51,21 +51,25 @@ class SaveGLB:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        colors = "Materials from Decode Mesh, saved as vertex colours. A mesh with textures or colours keeps its own."
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Decode Mesh."}),
+                "mesh": (
+                    ANY_MESH,
+                    {"tooltip": "From Decode Mesh, or any other mesh; a textured one keeps its textures."},
+                ),
                 "filename_prefix": filename_prefix("3d/trellis2"),
             },
-            "optional": {"voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh, saved as vertex colours."})},
+            "optional": {"voxels": (VOXELS, {"tooltip": colors})},
         }
 
-    def save(self, mesh: Mesh, filename_prefix: str, voxels: VoxelField | None = None) -> dict[str, Any]:
-        materials = None
-        if voxels is not None:
+    def save(self, mesh: Mesh | TexturedMesh, filename_prefix: str, voxels: VoxelField | None = None) -> dict[str, Any]:
+        materials, shape = None, surface(mesh)
+        if voxels is not None and not painted(mesh):
             field = host.at_work(expect(voxels, VOXELS))
-            materials = host.at_rest(vertex_materials(host.at_work(expect(mesh, MESH)), field))
+            materials = host.at_rest(vertex_materials(host.at_work(shape), field))
         path, subfolder = host.output_path(filename_prefix, "glb")
-        write_glb(path, host.at_rest(expect(mesh, MESH)), materials)
+        write_glb(path, host.at_rest(mesh if materials is None else shape), materials)
         return _shown(path.name, subfolder)
 
 
@@ -95,7 +99,7 @@ class SaveMesh:
         )
         return {
             "required": {
-                "mesh": (TEXTURED_MESH, {"tooltip": "From Game-Ready Asset, Bake Textures, Unwrap or Load Mesh."}),
+                "mesh": (ANY_MESH, {"tooltip": "From Game-Ready Asset, Bake Textures, Load Mesh, Simplify Mesh …"}),
                 "filename_prefix": filename_prefix("3d/asset"),
                 "format": (["glb", "obj", "ply", "stl"], {"default": "glb", "tooltip": kind}),
                 "images": (["png", "jpeg", "webp"], {"default": "png", "tooltip": images}),
@@ -107,7 +111,7 @@ class SaveMesh:
 
     def save(
         self,
-        mesh: TexturedMesh,
+        mesh: Mesh | TexturedMesh,
         filename_prefix: str,
         format: str,
         images: str = "png",
@@ -123,7 +127,7 @@ class SaveMesh:
             max_bytes=int(max_mib * 2**20) or None,
         )
         path, subfolder = host.output_path(filename_prefix, format)
-        save_mesh(path, host.at_rest(expect(mesh, TEXTURED_MESH)), options)
+        save_mesh(path, host.at_rest(textured(mesh)), options)
         return _shown(path.name, subfolder)
 
 

@@ -122,7 +122,7 @@ class GraphRunner:
             kind, *rest = {**required, **optional}[name]
             if isinstance(value, list):
                 source = self.classes[prompt[value[0]]["class_type"]]
-                if source.RETURN_TYPES[value[1]] != kind:
+                if source.RETURN_TYPES[value[1]] not in kind.split(","):  # as ComfyUI: "A,B" takes either
                     raise GraphError(f"node {node_id}.{name}: expected {kind}, got {source.RETURN_TYPES[value[1]]}")
             elif isinstance(kind, list):
                 if value not in kind:
