@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .asset import BakeTextures, GameReadyAsset, Unwrap
+from .asset import AssetSettings, BakeTextures, GameReadyAsset, Unwrap
 from .files import LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
@@ -27,6 +27,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2SaveGLB": (SaveGLB, "TRELLIS.2 Save GLB"),
     "T2SaveMesh": (SaveMesh, "TRELLIS.2 Save Mesh"),
     "T2GameReadyAsset": (GameReadyAsset, "TRELLIS.2 Game-Ready Asset"),
+    "T2AssetOptions": (AssetSettings, "TRELLIS.2 Asset Options"),
     "T2CleanMesh": (CleanMesh, "TRELLIS.2 Clean Mesh"),
     "T2FillHoles": (FillHoles, "TRELLIS.2 Fill Holes"),
     "T2Remesh": (Remesh, "TRELLIS.2 Remesh"),

@@ -28,16 +28,16 @@ MIB = 2**20
 # ComfyUI's socket types of files; those of one format carry that format's name.
 FILE_3D = "FILE_3D"
 FILE_3D_GLB = "FILE_3D_GLB"
-ANY_FILE = ",".join(
-    (FILE_3D, FILE_3D_GLB, "FILE_3D_GLTF", "FILE_3D_OBJ", "FILE_3D_PLY", "FILE_3D_STL", "STRING")
-)
+ANY_FILE = ",".join((FILE_3D, FILE_3D_GLB, "FILE_3D_GLTF", "FILE_3D_OBJ", "FILE_3D_PLY", "FILE_3D_STL", "STRING"))
 # Where ComfyUI puts the graph, for the files that carry it.
 HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
 class LoadMesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Loads a GLB, OBJ, PLY or STL with its materials, rotated to z up. Drop a file on the node to upload it."
+    DESCRIPTION = (
+        "Loads a GLB, OBJ, PLY or STL with its materials, rotated to z up. Drop a file on the node to upload it."
+    )
     FUNCTION = "load"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
@@ -232,7 +232,7 @@ def loadable(
 ) -> bool | str:
     """Returns True if a loader's inputs are good, else what is wrong, for VALIDATE_INPUTS.
 
-    linked: the types of the connected inputs, which ComfyUI leaves to this check, as a name may also come from a STRING.
+    linked: the types of the connected inputs, which ComfyUI leaves to this check: a STRING may be a name.
     accepted: the types that each input takes, with commas.  replaced_by: the input that makes the widget needless.
     """
     for key, kind in linked.items():

@@ -14,7 +14,7 @@ from ..o_voxel.voxels.from_mesh import voxelize
 from ..o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from . import host
 from .files import loadable
-from .sockets import MESH, O_VOXEL, TEXTURED_MESH, VOXELS, expect
+from .sockets import ANY_MESH, MESH, O_VOXEL, VOXELS, expect, textured
 from .widgets import CATEGORY, filename_prefix
 
 VOXEL_SUFFIXES = (".vxz", ".npz", ".ply")
@@ -31,16 +31,17 @@ class MeshToVoxels:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         resolution = "Voxels a side. Detail below a voxel is lost; memory and time grow with its square."
+        source = "Any mesh in the unit cube, as from Load Mesh; a plain one becomes white, rough, non-metallic."
         return {
             "required": {
-                "textured_mesh": (TEXTURED_MESH, {"tooltip": "From Load Mesh, fitted to the unit cube."}),
+                "textured_mesh": (ANY_MESH, {"tooltip": source}),
                 "resolution": ("INT", {**RESOLUTION, "tooltip": resolution}),
                 "materials": ("BOOLEAN", {"default": True, "tooltip": "Also sample the materials at every voxel."}),
             }
         }
 
-    def voxelize(self, textured_mesh: TexturedMesh, resolution: int, materials: bool) -> tuple[OVoxel]:
-        mesh = host.at_work(expect(textured_mesh, TEXTURED_MESH))
+    def voxelize(self, textured_mesh: Mesh | TexturedMesh, resolution: int, materials: bool) -> tuple[OVoxel]:
+        mesh = host.at_work(textured(textured_mesh))
         voxels = voxelize(mesh, Grid.cube(resolution), materials=materials, progress=host.progress())
         return (host.at_rest(voxels),)
 

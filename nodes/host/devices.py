@@ -36,6 +36,7 @@ POLICY = {
     "T2DecodeMesh": NETWORKS,
     "T2ImageTo3D": NETWORKS,
     "T2GameReadyAsset": DEVICE,
+    "T2AssetOptions": HOST,
     "T2CleanMesh": DEVICE,
     "T2FillHoles": DEVICE,
     "T2Remesh": DEVICE,

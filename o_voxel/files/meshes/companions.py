@@ -1,6 +1,6 @@
 """Files that a mesh file names: buffers and textures of a .gltf, materials and textures of an .obj.
 
-Such a name is data of whoever made the file: it is followed only inside the folder of that file, symbolic links resolved.
+Such a name is data of whoever made the file: it is followed only inside that file's folder, links resolved.
 """
 
 from __future__ import annotations
