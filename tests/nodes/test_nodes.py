@@ -26,7 +26,7 @@ def test_declaration(name, node, comfy):
     assert callable(getattr(node, node.FUNCTION))
     assert len(node.RETURN_TYPES) == len(node.RETURN_NAMES)
     declared = node.INPUT_TYPES()
-    for group in declared.values():
+    for group in (declared[kind] for kind in declared if kind != "hidden"):
         for widget, (_, options) in group.items():
             assert len(options.get("tooltip", "")) > 10, f"{name}.{widget} has no tooltip"
 
