@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .asset import BakeTextures, GameReadyAsset, Unwrap
-from .files import LoadMesh, SaveGLB, SaveMesh
+from .asset import AssetSettings, BakeTextures, GameReadyAsset, Unwrap
+from .files import LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
@@ -27,6 +27,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2SaveGLB": (SaveGLB, "TRELLIS.2 Save GLB"),
     "T2SaveMesh": (SaveMesh, "TRELLIS.2 Save Mesh"),
     "T2GameReadyAsset": (GameReadyAsset, "TRELLIS.2 Game-Ready Asset"),
+    "T2AssetOptions": (AssetSettings, "TRELLIS.2 Asset Options"),
     "T2CleanMesh": (CleanMesh, "TRELLIS.2 Clean Mesh"),
     "T2FillHoles": (FillHoles, "TRELLIS.2 Fill Holes"),
     "T2Remesh": (Remesh, "TRELLIS.2 Remesh"),
@@ -35,6 +36,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2BakeTextures": (BakeTextures, "TRELLIS.2 Bake Textures"),
     "T2ImageTo3D": (ImageTo3D, "TRELLIS.2 Image to 3D"),
     "T2RenderPreview": (RenderPreview, "TRELLIS.2 Render Preview"),
+    "T2PreviewMesh": (PreviewMesh, "TRELLIS.2 Preview Mesh"),
     "T2LoadMesh": (LoadMesh, "TRELLIS.2 Load Mesh"),
     "T2MeshToVoxels": (MeshToVoxels, "TRELLIS.2 Mesh to O-Voxel"),
     "T2VoxelsToMesh": (VoxelsToMesh, "TRELLIS.2 O-Voxel to Mesh"),

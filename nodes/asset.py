@@ -5,20 +5,66 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..o_voxel.asset import PRESETS, STAGES, make_asset
+from ..o_voxel.asset import PRESETS, STAGES, AssetOptions, make_asset
 from ..o_voxel.bake.bake import bake
-from ..o_voxel.bake.options import BakeOptions
+from ..o_voxel.bake.options import MAX_RAYS, BakeOptions
 from ..o_voxel.material import TexturedMesh, UVMap
 from ..o_voxel.mesh.normals import smooth_by_angle
 from ..o_voxel.mesh.uv.unwrap import unwrap
 from ..o_voxel.values import Mesh, VoxelField
 from . import host
-from .sockets import MESH, TEXTURED_MESH, VOXELS, expect
-from .widgets import CATEGORY
+from .sockets import (
+    ANY_MESH,
+    ASSET_OPTIONS,
+    MESH,
+    TEXTURED_MESH,
+    VOXELS,
+    AssetOverrides,
+    expect,
+    materials,
+    textured,
+)
+from .sockets import surface as surface_of
+from .widgets import CATEGORY, override
 
 TEXTURE_SIZES = ["512", "1024", "2048", "4096", "8192"]
+SUPERSAMPLES = ["1", "2", "4"]
+ALPHA_MODES = ["auto", "OPAQUE", "MASK", "BLEND"]
 FROM_PRESET = "from preset"
+SWITCH = [FROM_PRESET, "on", "off"]
+SAMPLES = "Samples along each side of a texel. 2 antialiases fine patterns and takes four times as long."
+ALPHA = "auto: opaque unless a significant part of the surface has alpha below 1."
 SIZE = "Texels a side. Time and file size grow with its square."
+MIN_SIZE, MAX_SIZE = 64, 16_384
+# A socket without a widget: a saved graph's values keep their places.
+SIZE_OVERRIDE = (
+    "INT",
+    {
+        "forceInput": True,
+        "min": MIN_SIZE,
+        "max": MAX_SIZE,
+        "tooltip": f"Optional: a number from another node in place of texture_size, {MIN_SIZE} to {MAX_SIZE:,} texels "
+        "a side. Time, memory and file size grow with its square.",
+    },
+)
+
+
+def texture_side(size: str, replaced_by: int | None) -> int | None:
+    """Returns texels a side of a texture_size widget and its override socket; None for the preset's own.
+
+    Raises ValueError naming the socket for a number that is out of range, TypeError for another type.
+    """
+    if replaced_by is None:
+        return None if size == FROM_PRESET else int(size)
+    if isinstance(replaced_by, bool) or not isinstance(replaced_by, int):
+        kind = type(replaced_by).__name__
+        raise TypeError(f"texture_size_override: expected an INT, got {kind}; convert it, or disconnect the socket")
+    if not MIN_SIZE <= replaced_by <= MAX_SIZE:
+        raise ValueError(
+            f"texture_size_override: expected {MIN_SIZE} to {MAX_SIZE} texels a side, got {replaced_by}; change the "
+            "number, or disconnect the socket"
+        )
+    return replaced_by
 
 
 class Unwrap:
@@ -34,23 +80,37 @@ class Unwrap:
             "Minimum empty texels between charts at the texture size. More keeps seams clean at a distance (mipmaps)."
         )
         crease = "Edges with more degrees between their face normals are shaded sharp. 180: smooth everywhere."
+        source = (
+            "From Simplify Mesh. Time grows with its faces: 200,000 is comfortable. A textured mesh gives its shape: "
+            "its old texture coordinates and textures are dropped."
+        )
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Simplify Mesh. Time grows with its faces: 200,000 is comfortable."}),
+                "mesh": (ANY_MESH, {"tooltip": source}),
                 "texture_size": (
                     TEXTURE_SIZES,
                     {"default": "2048", "tooltip": "Texture size, in texels a side, for which the gutter is measured."},
                 ),
                 "gutter": ("INT", {"default": 2, "min": 1, "max": 64, "tooltip": gutter}),
                 "crease_deg": ("FLOAT", {"default": 60.0, "min": 0.0, "max": 180.0, "step": 1.0, "tooltip": crease}),
-            }
+            },
+            "optional": {"texture_size_override": SIZE_OVERRIDE},
         }
 
-    def unwrap(self, mesh: Mesh, texture_size: str, gutter: int, crease_deg: float) -> tuple[TexturedMesh]:
-        mesh = host.at_work(expect(mesh, MESH))
-        uv_map = unwrap(mesh, resolution=int(texture_size), gutter=gutter, progress=host.progress())
-        shaded, normals, _ = smooth_by_angle(mesh, crease_deg)
-        return (host.at_rest(TexturedMesh(shaded, uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)),)
+    def unwrap(
+        self,
+        mesh: Mesh | TexturedMesh,
+        texture_size: str,
+        gutter: int,
+        crease_deg: float,
+        texture_size_override: int | None = None,
+    ) -> tuple[TexturedMesh]:
+        side = texture_side(texture_size, texture_size_override)
+        shape = host.at_work(surface_of(mesh))
+        uv_map = unwrap(shape, resolution=side, gutter=gutter, progress=host.progress())
+        shaded, normals, _ = smooth_by_angle(shape, crease_deg)
+        plain = textured(shaded)  # without a bake it is saved as a plain mesh is
+        return (host.at_rest(replace(plain, uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)),)
 
 
 class BakeTextures:
@@ -65,41 +125,43 @@ class BakeTextures:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         surface = "The detailed surface, from Clean Mesh: source of colour, normals and occlusion."
-        samples = "Samples along each side of a texel. 2 antialiases fine patterns and takes four times as long."
-        alpha = "auto: opaque unless a significant part of the surface has alpha below 1."
         return {
             "required": {
-                "textured_mesh": (TEXTURED_MESH, {"tooltip": "From Unwrap, or Load Mesh with texture coordinates."}),
-                "detailed_mesh": (MESH, {"tooltip": surface}),
-                "voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh or O-Voxel to Mesh."}),
+                "textured_mesh": (ANY_MESH, {"tooltip": "From Unwrap, or Load Mesh with texture coordinates."}),
+                "detailed_mesh": (ANY_MESH, {"tooltip": surface}),
+                "voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh or O-Voxel to Mesh; must have some."}),
                 "texture_size": (TEXTURE_SIZES, {"default": "2048", "tooltip": SIZE}),
-                "supersample": (["1", "2", "4"], {"default": "1", "tooltip": samples}),
+                "supersample": (SUPERSAMPLES, {"default": "1", "tooltip": SAMPLES}),
                 "normal_map": (
                     "BOOLEAN",
                     {"default": True, "tooltip": "Bake a normal map of the detailed surface: one more image."},
                 ),
                 "occlusion": ("BOOLEAN", {"default": True, "tooltip": "Bake ambient occlusion."}),
-                "alpha_mode": (["auto", "OPAQUE", "MASK", "BLEND"], {"default": "auto", "tooltip": alpha}),
-            }
+                "alpha_mode": (ALPHA_MODES, {"default": "auto", "tooltip": ALPHA}),
+            },
+            "optional": {"texture_size_override": SIZE_OVERRIDE},
         }
 
     def bake(
         self,
-        textured_mesh: TexturedMesh,
-        detailed_mesh: Mesh,
+        textured_mesh: Mesh | TexturedMesh,
+        detailed_mesh: Mesh | TexturedMesh,
         voxels: VoxelField,
         texture_size: str,
         supersample: str,
         normal_map: bool,
         occlusion: bool,
         alpha_mode: str,
+        texture_size_override: int | None = None,
     ) -> tuple[TexturedMesh]:
-        if expect(textured_mesh, TEXTURED_MESH).uv is None:
+        target, dense, field = textured(textured_mesh), surface_of(detailed_mesh), materials(voxels, "voxels")
+        if target.uv is None:
             raise ValueError("textured_mesh: expected texture coordinates, got none; put Unwrap before this node")
-        target = host.at_work(textured_mesh)
+        side = texture_side(texture_size, texture_size_override)
+        target = host.at_work(target)
         faces = target.mesh.faces if target.uv_faces is None else target.uv_faces
         options = BakeOptions(
-            resolution=int(texture_size),
+            resolution=side,
             supersample=int(supersample),
             normal_map=normal_map,
             occlusion=occlusion,
@@ -108,8 +170,8 @@ class BakeTextures:
         baked = bake(
             target.mesh,
             UVMap(target.uv, faces, faces.new_zeros(len(faces))),
-            host.at_work(expect(detailed_mesh, MESH)),
-            host.at_work(expect(voxels, VOXELS)),
+            host.at_work(dense),
+            host.at_work(field),
             options,
             normals=target.normals,
             progress=host.progress(),
@@ -133,9 +195,10 @@ class GameReadyAsset:
             "cleaned: keeps the surface; remeshed: a closed surface around both sides of every sheet; outer shell: one "
             "watertight solid."
         )
+        source = "From Decode Mesh, unprocessed. A textured mesh gives its shape; materials come from voxels."
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Decode Mesh, unprocessed."}),
+                "mesh": (ANY_MESH, {"tooltip": source}),
                 "preset": (list(PRESETS), {"default": "game high", "tooltip": presets}),
                 "faces": (
                     "INT",
@@ -150,31 +213,151 @@ class GameReadyAsset:
                     {"default": FROM_PRESET, "tooltip": surface},
                 ),
             },
-            "optional": {"voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh. Without them: no textures."})},
+            "optional": {
+                "voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh. Without them: no textures."}),
+                "texture_size_override": SIZE_OVERRIDE,
+                "options": (
+                    ASSET_OPTIONS,
+                    {"tooltip": "From Asset Options: maps, occlusion, gutter, creases and holes, not the preset's."},
+                ),
+            },
         }
 
     def make(
-        self, mesh: Mesh, preset: str, faces: int, texture_size: str, surface: str, voxels: VoxelField | None = None
+        self,
+        mesh: Mesh | TexturedMesh,
+        preset: str,
+        faces: int,
+        texture_size: str,
+        surface: str,
+        voxels: VoxelField | None = None,
+        texture_size_override: int | None = None,
+        options: AssetOverrides | None = None,
     ) -> tuple[TexturedMesh, Mesh] | dict[str, Any]:
-        options = PRESETS[preset]
+        shape, chosen = surface_of(mesh), PRESETS[preset]
+        if options is not None:
+            chosen = configured(chosen, expect(options, ASSET_OPTIONS))
         if faces:
-            options = replace(options, faces=faces)
-        if texture_size != FROM_PRESET:
-            options = replace(options, texture_size=int(texture_size))
+            chosen = replace(chosen, faces=faces)
+        side = texture_side(texture_size, texture_size_override)
+        if side is not None:
+            chosen = replace(chosen, texture_size=side)
         if surface != FROM_PRESET:
-            options = replace(options, surface=surface)
-        field = None if voxels is None else host.at_work(expect(voxels, VOXELS))
+            chosen = replace(chosen, surface=surface)
+        field = None if voxels is None else host.at_work(materials(voxels, "voxels"))
         warnings: list[str] = []
         asset = make_asset(
-            host.at_work(expect(mesh, MESH)),
+            host.at_work(shape),
             field,
-            options,
+            chosen,
             progress=host.staged_progress(STAGES),
             on_warning=warnings.append,
         )
         asset = host.at_rest(asset)
         result = asset, asset.mesh
         return {"ui": {"text": warnings}, "result": result} if warnings else result
+
+
+class AssetSettings:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Chooses maps, ambient occlusion, gutter, creases and holes of Game-Ready Asset in place of its preset."
+    )
+    FUNCTION = "choose"
+    RETURN_TYPES = (ASSET_OPTIONS,)
+    RETURN_NAMES = ("options",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        shared = PRESETS["preview"]  # all presets agree in what the tooltips quote
+        normal = "A normal map of the detailed surface: one more image, little time. Keeps detail at few triangles."
+        occlusion = (
+            "Ambient occlusion, in the roughness image. The longest part of a bake without a GPU: see occlusion_rays."
+        )
+        rays = (
+            "Directions that occlusion looks in, over the whole sphere. Fewer: faster, with visible steps. Time and "
+            f"memory (4 MiB each) are proportional to them. 0: from preset, {shared.occlusion_rays} in all."
+        )
+        reach = (
+            "Maximum distance of what shades a point, in world units; the object is about 1 long. Small: only cracks "
+            "and corners are dark. 0: no limit. -1: from preset, no limit in all."
+        )
+        gutter = (
+            "Minimum empty texels between charts. More keeps seams clean at a distance (mipmaps) and leaves less for "
+            f"the surface. 0: from preset, {shared.gutter} in all."
+        )
+        crease = (
+            "Edges with more degrees between their face normals are shaded sharp. 180: smooth everywhere. -1: from "
+            f"preset, {shared.crease_deg:g} in all."
+        )
+        hole = (
+            "Holes with a perimeter up to this are closed, in world units; the object is about 1 long. Large values "
+            f"close openings too. 0: none. -1: from preset, {shared.clean.max_hole_perimeter:g} in all."
+        )
+        solid = (
+            "Voxels along the longest side of a remeshed surface or outer shell. Detail below a voxel is lost; memory "
+            "and time grow with its square. No effect on a cleaned surface. 0: from preset, "
+            f"{shared.surface_resolution} in all."
+        )
+        return {
+            "required": {
+                "normal_map": (SWITCH, {"default": FROM_PRESET, "tooltip": normal}),
+                "occlusion": (SWITCH, {"default": FROM_PRESET, "tooltip": occlusion}),
+                "occlusion_rays": ("INT", {"default": 0, "min": 0, "max": MAX_RAYS, "tooltip": rays}),
+                "occlusion_distance": (
+                    "FLOAT",
+                    {"default": -1.0, "min": -1.0, "max": 10.0, "step": 0.01, "round": False, "tooltip": reach},
+                ),
+                "supersample": ([FROM_PRESET, *SUPERSAMPLES], {"default": FROM_PRESET, "tooltip": SAMPLES}),
+                "alpha_mode": ([FROM_PRESET, *ALPHA_MODES], {"default": FROM_PRESET, "tooltip": ALPHA}),
+                "gutter": ("INT", {"default": 0, "min": 0, "max": 64, "tooltip": gutter}),
+                "crease_deg": ("FLOAT", {"default": -1.0, "min": -1.0, "max": 180.0, "step": 1.0, "tooltip": crease}),
+                "max_hole_perimeter": (
+                    "FLOAT",
+                    {"default": -1.0, "min": -1.0, "max": 10.0, "step": 0.001, "round": False, "tooltip": hole},
+                ),
+                "surface_resolution": ("INT", {"default": 0, "min": 0, "max": 1024, "step": 32, "tooltip": solid}),
+            }
+        }
+
+    def choose(
+        self,
+        normal_map: str,
+        occlusion: str,
+        occlusion_rays: int,
+        occlusion_distance: float,
+        supersample: str,
+        alpha_mode: str,
+        gutter: int,
+        crease_deg: float,
+        max_hole_perimeter: float,
+        surface_resolution: int,
+    ) -> tuple[AssetOverrides]:
+        switches = {FROM_PRESET: None, "on": True, "off": False}
+        return (
+            AssetOverrides(
+                normal_map=switches[normal_map],
+                occlusion=switches[occlusion],
+                occlusion_rays=occlusion_rays or None,
+                occlusion_reach=override(occlusion_distance),
+                supersample=None if supersample == FROM_PRESET else int(supersample),
+                alpha_mode=None if alpha_mode == FROM_PRESET else alpha_mode,
+                gutter=gutter or None,
+                crease_deg=override(crease_deg),
+                max_hole_perimeter=override(max_hole_perimeter),
+                surface_resolution=surface_resolution or None,
+            ),
+        )
+
+
+def configured(preset: AssetOptions, chosen: AssetOverrides) -> AssetOptions:
+    """Returns a preset with what the options node chose in place of its own. Raises ValueError, see `AssetOptions`."""
+    changes = {name: value for name, value in vars(chosen).items() if value is not None}
+    if "occlusion_reach" in changes:
+        changes["occlusion_reach"] = changes["occlusion_reach"] or None
+    if "max_hole_perimeter" in changes:
+        changes["clean"] = replace(preset.clean, max_hole_perimeter=changes.pop("max_hole_perimeter"))
+    return replace(preset, **changes)
 
 
 def _describe(preset: str) -> str:

@@ -1,42 +1,78 @@
-"""Nodes that load and save mesh files."""
+"""Nodes that load, save and preview mesh files."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ..o_voxel.files.meshes.gltf.glb import write_glb
 from ..o_voxel.files.meshes.options import SaveOptions
-from ..o_voxel.files.meshes.read import load_textured_mesh
+from ..o_voxel.files.meshes.read import UP_OF_SUFFIX, load_textured_mesh
+from ..o_voxel.files.meshes.size_budget import SizeError
 from ..o_voxel.files.meshes.write import save_mesh
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, VoxelField
 from ..o_voxel.voxels.from_mesh import fitted
 from ..o_voxel.voxels.sample import vertex_materials
 from . import host
-from .sockets import MESH, TEXTURED_MESH, VOXELS, expect
+from .sockets import ANY_MESH, MESH, TEXTURED_MESH, VOXELS, expect, painted, surface, textured
 from .widgets import CATEGORY, filename_prefix
+
+MESH_SUFFIXES = tuple(UP_OF_SUFFIX)
+FORMATS = ("glb", "obj", "ply", "stl")
+GEOMETRIES = ("full", "quantized", "draco")
+MIB = 2**20
+# ComfyUI's socket types of files; those of one format carry that format's name.
+FILE_3D = "FILE_3D"
+FILE_3D_GLB = "FILE_3D_GLB"
+ANY_FILE = ",".join((FILE_3D, FILE_3D_GLB, "FILE_3D_GLTF", "FILE_3D_OBJ", "FILE_3D_PLY", "FILE_3D_STL", "STRING"))
+# Where ComfyUI puts the graph, for the files that carry it.
+HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
 class LoadMesh:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Loads a GLB, OBJ, PLY or STL with its materials, rotated to z up."
+    DESCRIPTION = (
+        "Loads a GLB, OBJ, PLY or STL with its materials, rotated to z up. Drop a file on the node to upload it."
+    )
     FUNCTION = "load"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        path = "A file in ComfyUI's input folder, or an absolute path: .glb, .gltf, .obj, .ply, .stl."
+        path = (
+            "A file of ComfyUI's input folder, or its subfolder 3d: .glb, .gltf, .obj, .ply, .stl. Saved files too: "
+            "3d/asset_00001_.glb [output]."
+        )
         fit = "Centre and scale the mesh to the unit cube, the domain of the models. Off: keep position and size."
+        other = "Optional, instead of the file above: a 3D file of another node, or the name that Save Mesh returns."
         return {
             "required": {
-                "file": ("STRING", {"default": "mesh.glb", "tooltip": path}),
+                "file": (host.input_files(MESH_SUFFIXES), {"tooltip": path}),
                 "fit_unit_cube": ("BOOLEAN", {"default": True, "tooltip": fit}),
-            }
+            },
+            "optional": {"file_3d": (ANY_FILE, {"tooltip": other})},
         }
 
-    def load(self, file: str, fit_unit_cube: bool) -> tuple[TexturedMesh, Mesh]:
-        mesh = load_textured_mesh(host.input_path(file))
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: Any = None, input_types: Mapping[str, Any] | None = None) -> bool | str:
+        accepted = {"file": "STRING,COMBO", "fit_unit_cube": "BOOLEAN", "file_3d": ANY_FILE}
+        return loadable("file", file, MESH_SUFFIXES, input_types or {}, accepted, replaced_by="file_3d")
+
+    @classmethod
+    def IS_CHANGED(cls, file: Any = None, **others: Any) -> str:
+        return host.changed(file)
+
+    def load(self, file: str, fit_unit_cube: bool, file_3d: Any = None) -> tuple[TexturedMesh, Mesh]:
+        if file_3d is None:
+            mesh = _read(host.input_path(file), file)
+        else:
+            with host.received(file_3d) as (path, name):
+                mesh = _read(path, name)
         mesh = fitted(mesh) if fit_unit_cube else mesh
         return mesh, mesh.mesh
 
@@ -45,36 +81,45 @@ class SaveGLB:
     CATEGORY = CATEGORY
     DESCRIPTION = "Saves a mesh as GLB in ComfyUI's output folder, with vertex colours if voxels are connected."
     FUNCTION = "save"
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("model_file",)
+    RETURN_TYPES = ("STRING", FILE_3D_GLB)
+    RETURN_NAMES = ("model_file", "file_3d")
     OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        colors = "Materials from Decode Mesh, saved as vertex colours. A mesh with textures or colours keeps its own."
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Decode Mesh."}),
+                "mesh": (
+                    ANY_MESH,
+                    {"tooltip": "From Decode Mesh, or any other mesh; a textured one keeps its textures."},
+                ),
                 "filename_prefix": filename_prefix("3d/trellis2"),
             },
-            "optional": {"voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh, saved as vertex colours."})},
+            "optional": {"voxels": (VOXELS, {"tooltip": colors})},
+            "hidden": HIDDEN,
         }
 
-    def save(self, mesh: Mesh, filename_prefix: str, voxels: VoxelField | None = None) -> dict[str, Any]:
-        materials = None
-        if voxels is not None:
-            field = host.at_work(expect(voxels, VOXELS))
-            materials = host.at_rest(vertex_materials(host.at_work(expect(mesh, MESH)), field))
+    def save(
+        self,
+        mesh: Mesh | TexturedMesh,
+        filename_prefix: str,
+        voxels: VoxelField | None = None,
+        prompt: Any = None,
+        extra_pnginfo: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        whole, materials = _colored(mesh, voxels)
         path, subfolder = host.output_path(filename_prefix, "glb")
-        write_glb(path, host.at_rest(expect(mesh, MESH)), materials)
-        return _shown(path.name, subfolder)
+        write_glb(path, whole, materials, SaveOptions(extras=host.metadata(prompt, extra_pnginfo)))
+        return _shown(path, subfolder)
 
 
 class SaveMesh:
     CATEGORY = CATEGORY
     DESCRIPTION = "Saves a mesh with its textures in ComfyUI's output folder: GLB, OBJ, PLY or STL."
     FUNCTION = "save"
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("model_file",)
+    RETURN_TYPES = ("STRING", FILE_3D)
+    RETURN_NAMES = ("model_file", "file_3d")
     OUTPUT_NODE = True
 
     @classmethod
@@ -95,39 +140,136 @@ class SaveMesh:
         )
         return {
             "required": {
-                "mesh": (TEXTURED_MESH, {"tooltip": "From Game-Ready Asset, Bake Textures, Unwrap or Load Mesh."}),
+                "mesh": (ANY_MESH, {"tooltip": "From Game-Ready Asset, Bake Textures, Load Mesh, Simplify Mesh …"}),
                 "filename_prefix": filename_prefix("3d/asset"),
-                "format": (["glb", "obj", "ply", "stl"], {"default": "glb", "tooltip": kind}),
+                "format": (list(FORMATS), {"default": "glb", "tooltip": kind}),
                 "images": (["png", "jpeg", "webp"], {"default": "png", "tooltip": images}),
-                "geometry": (["full", "quantized", "draco"], {"default": "full", "tooltip": geometry}),
+                "geometry": (list(GEOMETRIES), {"default": "full", "tooltip": geometry}),
                 "max_mib": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 4096.0, "step": 0.1, "tooltip": budget}),
                 "scale": ("FLOAT", {"default": 1.0, "min": 0.001, "max": 10000.0, "step": 0.001, "tooltip": scale}),
-            }
+            },
+            "hidden": HIDDEN,
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, format: str | None = None, geometry: str | None = None, max_mib: float | None = None
+    ) -> bool | str:
+        # ComfyUI leaves the range and the choices of widgets that stand here to this function; a connected one is None.
+        if format is not None and format not in FORMATS:
+            return f"format: expected one of {', '.join(FORMATS)}, got {format!r}"
+        if geometry is not None and geometry not in GEOMETRIES:
+            return f"geometry: expected one of {', '.join(GEOMETRIES)}, got {geometry!r}"
+        if max_mib is not None and not 0 <= max_mib <= 4096:
+            return f"max_mib: expected 0 to 4096, got {max_mib}"
+        return _unsavable(format, geometry, max_mib) or True
 
     def save(
         self,
-        mesh: TexturedMesh,
+        mesh: Mesh | TexturedMesh,
         filename_prefix: str,
         format: str,
         images: str = "png",
         geometry: str = "full",
         max_mib: float = 0.0,
         scale: float = 1.0,
+        prompt: Any = None,
+        extra_pnginfo: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
+        problem = _unsavable(format, geometry, max_mib)
+        if problem:
+            raise ValueError(problem)
         options = SaveOptions(
             scale=scale,
             image_format=images,
             quantize=geometry == "quantized",
             draco=geometry == "draco",
-            max_bytes=int(max_mib * 2**20) or None,
+            max_bytes=int(max_mib * MIB) or None,
+            extras=host.metadata(prompt, extra_pnginfo),
         )
         path, subfolder = host.output_path(filename_prefix, format)
-        save_mesh(path, host.at_rest(expect(mesh, TEXTURED_MESH)), options)
-        return _shown(path.name, subfolder)
+        try:
+            save_mesh(path, host.at_rest(textured(mesh)), options)
+        except SizeError as error:
+            raise ValueError(
+                f"max_mib: expected at least {math.ceil(error.smallest / MIB * 100) / 100:.2f} MiB, the smallest that "
+                f"textures and encodings allow, got {max_mib:g}; simplify the mesh to fewer faces"
+            ) from None
+        return _shown(path, subfolder)
 
 
-def _shown(name: str, subfolder: str) -> dict[str, Any]:
-    """Returns the preview entry of a saved model for ComfyUI, and its path for Preview 3D."""
-    saved = {"filename": name, "subfolder": subfolder, "type": "output"}
-    return {"ui": {"3d": [saved]}, "result": ((f"{subfolder}/" if subfolder else "") + name,)}
+class PreviewMesh:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Writes a mesh as GLB to ComfyUI's temp folder, to look at without saving it."
+    FUNCTION = "preview"
+    RETURN_TYPES = ("STRING", FILE_3D_GLB)
+    RETURN_NAMES = ("model_file", "file_3d")
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        colors = "Materials from Decode Mesh, shown as vertex colours. A mesh with textures or colours keeps its own."
+        return {
+            "required": {"mesh": (ANY_MESH, {"tooltip": "Any mesh, with or without materials."})},
+            "optional": {"voxels": (VOXELS, {"tooltip": colors})},
+        }
+
+    def preview(self, mesh: Mesh | TexturedMesh, voxels: VoxelField | None = None) -> dict[str, Any]:
+        whole, materials = _colored(mesh, voxels)
+        path = host.temp_path("trellis2_preview", "glb")
+        write_glb(path, whole, materials)
+        shown = {"filename": path.name, "subfolder": "", "type": "temp"}
+        return {"ui": {"3d": [shown]}, "result": (f"{path.name} [temp]", host.file_3d(path, "temp"))}
+
+
+def loadable(
+    widget: str,
+    name: Any,
+    suffixes: tuple[str, ...],
+    linked: Mapping[str, Any],
+    accepted: Mapping[str, str],
+    replaced_by: str = "",
+) -> bool | str:
+    """Returns True if a loader's inputs are good, else what is wrong, for VALIDATE_INPUTS.
+
+    linked: the types of the connected inputs, which ComfyUI leaves to this check: a STRING may be a name.
+    accepted: the types that each input takes, with commas.  replaced_by: the input that makes the widget needless.
+    """
+    for key, kind in linked.items():
+        kinds = {"COMBO"} if isinstance(kind, list) else {part.strip() for part in str(kind).split(",")}
+        if "*" not in kinds and kinds.isdisjoint(accepted.get(key, "*").split(",")):
+            return f"{key}: expected {accepted.get(key)}, got {kind}"
+    if widget in linked or replaced_by in linked:
+        return True
+    problem = host.file_problem(name, suffixes)
+    return True if problem is None else problem if problem.startswith(f"{widget}:") else f"{widget}: {problem}"
+
+
+def _read(path: Path, name: str) -> TexturedMesh:
+    with host.opened(path, name):
+        return load_textured_mesh(path)
+
+
+def _colored(mesh: Mesh | TexturedMesh, voxels: VoxelField | None) -> tuple[Mesh | TexturedMesh, Any]:
+    """Returns (mesh, vertex materials [V, 6] or None) at rest; voxels colour only a mesh without materials."""
+    shape = surface(mesh)
+    if voxels is None or painted(mesh):
+        return host.at_rest(mesh), None
+    field = host.at_work(expect(voxels, VOXELS))
+    return host.at_rest(shape), host.at_rest(vertex_materials(host.at_work(shape), field))
+
+
+def _unsavable(format: str | None, geometry: str | None, max_mib: float | None) -> str | None:
+    """Returns why Save Mesh cannot write with these widgets, None if it can or if one is not known yet."""
+    if format == "glb" and geometry == "draco" and find_spec("DracoPy") is None:
+        return "geometry: draco needs the package DracoPy (pip install DracoPy); without it, quantized is the smallest"
+    if max_mib and format is not None and format != "glb":
+        return f"max_mib: expected 0 for format {format}, got {max_mib:g}; only a glb is fitted to a size"
+    return None
+
+
+def _shown(path: Path, subfolder: str) -> dict[str, Any]:
+    """Returns the preview entry of a saved model for ComfyUI, its path for Preview 3D, and the file itself."""
+    saved = {"filename": path.name, "subfolder": subfolder, "type": "output"}
+    name = (f"{subfolder}/" if subfolder else "") + path.name
+    return {"ui": {"3d": [saved]}, "result": (name, host.file_3d(path))}

@@ -9,14 +9,17 @@ from ..o_voxel.files.meshes.trimesh import from_trimesh, to_trimesh
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh
 from . import host
-from .sockets import COMFY_MESH, MESH, TEXTURED_MESH, TRIMESH, expect
+from .sockets import ANY_MESH, COMFY_MESH, MESH, TEXTURED_MESH, TRIMESH, textured
 from .widgets import CATEGORY
 
 if TYPE_CHECKING:
     import trimesh
 
 
-SOURCE = "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh. One material only: bake several into one first."
+SOURCE = (
+    "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh; a plain mesh becomes white, rough, non-metallic. One "
+    "material only: bake several into one first."
+)
 
 
 class ToComfyMesh:
@@ -28,10 +31,10 @@ class ToComfyMesh:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"textured_mesh": (TEXTURED_MESH, {"tooltip": SOURCE})}}
+        return {"required": {"textured_mesh": (ANY_MESH, {"tooltip": SOURCE})}}
 
-    def convert(self, textured_mesh: TexturedMesh) -> tuple[Any]:
-        mesh = to_comfy_mesh(host.at_rest(expect(textured_mesh, TEXTURED_MESH)))
+    def convert(self, textured_mesh: Mesh | TexturedMesh) -> tuple[Any]:
+        mesh = to_comfy_mesh(host.at_rest(textured(textured_mesh)))
         return (host.comfy_mesh(**vars(mesh)),)
 
 
@@ -61,10 +64,10 @@ class ToTrimesh:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"textured_mesh": (TEXTURED_MESH, {"tooltip": SOURCE})}}
+        return {"required": {"textured_mesh": (ANY_MESH, {"tooltip": SOURCE})}}
 
-    def convert(self, textured_mesh: TexturedMesh) -> tuple[trimesh.Trimesh]:
-        return (to_trimesh(host.at_rest(expect(textured_mesh, TEXTURED_MESH))),)
+    def convert(self, textured_mesh: Mesh | TexturedMesh) -> tuple[trimesh.Trimesh]:
+        return (to_trimesh(host.at_rest(textured(textured_mesh))),)
 
 
 class FromTrimesh:

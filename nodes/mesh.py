@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ..o_voxel.material import TexturedMesh
 from ..o_voxel.mesh.remesh.outer_shell import outer_shell
 from ..o_voxel.mesh.remesh.remesh import remesh
 from ..o_voxel.mesh.repair.clean import CleanOptions, clean
@@ -12,10 +13,12 @@ from ..o_voxel.mesh.repair.fill_holes import fill_holes
 from ..o_voxel.mesh.simplify import simplify
 from ..o_voxel.values import Mesh
 from . import host
-from .sockets import MESH, expect
+from .sockets import ANY_MESH, MESH, surface
 from .widgets import CATEGORY
 
 log = logging.getLogger(__name__)
+
+SHAPE_ONLY = "A textured mesh gives its shape; its textures do not follow."
 
 
 class CleanMesh:
@@ -42,7 +45,7 @@ class CleanMesh:
         )
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Decode Mesh, O-Voxel to Mesh or Load Mesh."}),
+                "mesh": (ANY_MESH, {"tooltip": f"From Decode Mesh, O-Voxel to Mesh or Load Mesh. {SHAPE_ONLY}"}),
                 "weld_distance": (
                     "FLOAT",
                     {"default": 1e-6, "min": 0.0, "max": 0.01, "step": 1e-6, "round": False, "tooltip": weld},
@@ -62,7 +65,7 @@ class CleanMesh:
 
     def clean(
         self,
-        mesh: Mesh,
+        mesh: Mesh | TexturedMesh,
         weld_distance: float,
         min_part_share: float,
         keep_parts: int,
@@ -76,7 +79,7 @@ class CleanMesh:
             max_hole_perimeter=max_hole_perimeter,
             outward=outward,
         )
-        return (host.at_rest(clean(host.at_work(expect(mesh, MESH)), options, progress=host.progress())[0]),)
+        return (host.at_rest(clean(host.at_work(surface(mesh)), options, progress=host.progress())[0]),)
 
 
 class FillHoles:
@@ -93,7 +96,7 @@ class FillHoles:
         )
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Clean Mesh; unwelded seams count as holes."}),
+                "mesh": (ANY_MESH, {"tooltip": f"From Clean Mesh; unwelded seams count as holes. {SHAPE_ONLY}"}),
                 "max_perimeter": (
                     "FLOAT",
                     {"default": 0.1, "min": 0.0, "max": 10.0, "step": 0.001, "round": False, "tooltip": perimeter},
@@ -105,8 +108,8 @@ class FillHoles:
             }
         }
 
-    def fill(self, mesh: Mesh, max_perimeter: float, curved: bool) -> tuple[Mesh]:
-        return (host.at_rest(fill_holes(host.at_work(expect(mesh, MESH)), max_perimeter, curved)[0]),)
+    def fill(self, mesh: Mesh | TexturedMesh, max_perimeter: float, curved: bool) -> tuple[Mesh]:
+        return (host.at_rest(fill_holes(host.at_work(surface(mesh)), max_perimeter, curved)[0]),)
 
 
 class SimplifyMesh:
@@ -122,7 +125,7 @@ class SimplifyMesh:
         error = "Maximum deviation of the surface, in world units. 0: limit the number of faces only."
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Clean Mesh or Remesh."}),
+                "mesh": (ANY_MESH, {"tooltip": f"From Clean Mesh or Remesh. {SHAPE_ONLY}"}),
                 "faces": ("INT", {"default": 50_000, "min": 4, "max": 20_000_000, "step": 1000, "tooltip": faces}),
                 "max_error": (
                     "FLOAT",
@@ -131,8 +134,8 @@ class SimplifyMesh:
             }
         }
 
-    def simplify(self, mesh: Mesh, faces: int, max_error: float) -> tuple[Mesh] | dict[str, Any]:
-        raw = host.at_work(expect(mesh, MESH))
+    def simplify(self, mesh: Mesh | TexturedMesh, faces: int, max_error: float) -> tuple[Mesh] | dict[str, Any]:
+        raw = host.at_work(surface(mesh))
         light = simplify(raw, faces, max_error=max_error or None, progress=host.progress())
         result = (host.at_rest(light),)
         if max_error or len(light.faces) <= faces:
@@ -157,12 +160,12 @@ class Remesh:
         )
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Clean Mesh or Decode Mesh."}),
+                "mesh": (ANY_MESH, {"tooltip": f"From Clean Mesh or Decode Mesh. {SHAPE_ONLY}"}),
                 "keep": (["outer shell", "both sides"], {"default": "outer shell", "tooltip": kind}),
                 "resolution": ("INT", {"default": 512, "min": 32, "max": 1024, "step": 32, "tooltip": resolution}),
             }
         }
 
-    def remesh(self, mesh: Mesh, keep: str, resolution: int) -> tuple[Mesh]:
+    def remesh(self, mesh: Mesh | TexturedMesh, keep: str, resolution: int) -> tuple[Mesh]:
         work = outer_shell if keep == "outer shell" else remesh
-        return (host.at_rest(work(host.at_work(expect(mesh, MESH)), resolution, progress=host.progress())),)
+        return (host.at_rest(work(host.at_work(surface(mesh)), resolution, progress=host.progress())),)

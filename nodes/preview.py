@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..o_voxel.render import Camera, mesh_scene, render_turntable
+from ..o_voxel.material import TexturedMesh
+from ..o_voxel.render import Camera, Scene, mesh_scene, render_turntable, textured_scene
 from ..o_voxel.values import Mesh, VoxelField
 from ..o_voxel.voxels.sample import vertex_materials
 from . import host
-from .sockets import MESH, VOXELS, expect
+from .sockets import ANY_MESH, VOXELS, expect, painted, surface
 from .widgets import CATEGORY
 
 
@@ -24,9 +25,11 @@ class RenderPreview:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         angle = {"step": 1.0}
+        mesh = "Any mesh. A textured one, as from Bake Textures or Load Mesh, is drawn with its textures."
+        materials = "Materials of the same object. Without them: clay. A mesh with textures or colours keeps its own."
         return {
             "required": {
-                "mesh": (MESH, {"tooltip": "From Decode Mesh or O-Voxel to Mesh."}),
+                "mesh": (ANY_MESH, {"tooltip": mesh}),
                 "frames": ("INT", {"default": 1, "min": 1, "max": 360, "tooltip": "Images around the object."}),
                 "size": ("INT", {"default": 512, "min": 64, "max": 2048, "step": 64, "tooltip": "Pixels a side."}),
                 "yaw_deg": (
@@ -38,20 +41,35 @@ class RenderPreview:
                     {"default": 20.0, "min": -90.0, "max": 90.0, **angle, "tooltip": "Elevation in degrees."},
                 ),
             },
-            "optional": {"voxels": (VOXELS, {"tooltip": "Materials of the same object. Without them: clay."})},
+            "optional": {"voxels": (VOXELS, {"tooltip": materials})},
         }
 
     def render(
-        self, mesh: Mesh, frames: int, size: int, yaw_deg: float, pitch_deg: float, voxels: VoxelField | None = None
+        self,
+        mesh: Mesh | TexturedMesh,
+        frames: int,
+        size: int,
+        yaw_deg: float,
+        pitch_deg: float,
+        voxels: VoxelField | None = None,
     ) -> tuple[Tensor]:
-        mesh = host.at_work(expect(mesh, MESH))
-        material = None if voxels is None else vertex_materials(mesh, host.at_work(expect(voxels, VOXELS)))
+        scene = _scene(mesh, voxels)
         report = host.progress()
         images = render_turntable(
-            mesh_scene(mesh, material=material),
+            scene,
             frames,
             Camera(yaw_deg=yaw_deg, pitch_deg=pitch_deg),
             (size, size),
             progress=lambda done, total: report(done / total),
         )
         return (host.at_rest(images),)
+
+
+def _scene(mesh: Mesh | TexturedMesh, voxels: VoxelField | None) -> Scene:
+    """Builds the scene of a mesh with its own materials, else those of the voxels, else clay."""
+    shape = surface(mesh)
+    if isinstance(mesh, TexturedMesh) and (voxels is None or painted(mesh)):
+        return textured_scene(host.at_work(mesh))
+    shape = host.at_work(shape)
+    material = None if voxels is None else vertex_materials(shape, host.at_work(expect(voxels, VOXELS)))
+    return mesh_scene(shape, material=material)

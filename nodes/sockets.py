@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from ..o_voxel.files.meshes.vertex_buffer import as_textured
 from ..o_voxel.material import TexturedMesh
-from ..o_voxel.values import Mesh, OVoxel, VoxelField
+from ..o_voxel.values import PBR_CHANNELS, Mesh, OVoxel, VoxelField
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.values import ImageCondition, ShapeLatent, SparseStructure, TextureLatent
 
@@ -33,6 +34,25 @@ class SamplerOverrides:
     step_cache: bool = False
 
 
+@dataclass(frozen=True)
+class AssetOverrides:
+    """Overrides of a preset of `make_asset`; None: the preset's. See `AssetOptions` and `CleanOptions`.
+
+    occlusion_reach: 0 for no limit, which `AssetOptions` writes as None.
+    """
+
+    normal_map: bool | None = None
+    occlusion: bool | None = None
+    occlusion_rays: int | None = None
+    occlusion_reach: float | None = None
+    supersample: int | None = None
+    alpha_mode: str | None = None
+    gutter: int | None = None
+    crease_deg: float | None = None
+    max_hole_perimeter: float | None = None
+    surface_resolution: int | None = None
+
+
 PIPELINE = "T2_PIPELINE"
 IMAGES = "T2_IMAGES"
 CONDITION = "T2_CONDITION"
@@ -44,6 +64,9 @@ MESH = "T2_MESH"
 VOXELS = "T2_VOXELS"
 TEXTURED_MESH = "T2_TEXTURED_MESH"
 O_VOXEL = "T2_O_VOXEL"
+ASSET_OPTIONS = "T2_ASSET_OPTIONS"
+# Type of an input that takes a mesh with or without materials: ComfyUI and its front end read commas as "or".
+ANY_MESH = f"{MESH},{TEXTURED_MESH}"
 # Sockets of ComfyUI and other packs, with their values.
 COMFY_MESH = "MESH"
 TRIMESH = "TRIMESH"
@@ -60,6 +83,7 @@ VALUES: dict[str, type] = {
     VOXELS: VoxelField,
     TEXTURED_MESH: TexturedMesh,
     O_VOXEL: OVoxel,
+    ASSET_OPTIONS: AssetOverrides,
 }
 
 
@@ -70,6 +94,51 @@ def expect(value: Any, socket: str) -> Any:
     """
     kind = VALUES[socket]
     if not isinstance(value, kind):
-        actual = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise TypeError(f"{socket}: expected a {kind.__name__} from a TRELLIS.2 node, got {actual}")
+        raise TypeError(f"{socket}: expected a {kind.__name__} from a TRELLIS.2 node, got {_kind(value)}")
     return value
+
+
+def surface(value: Any) -> Mesh:
+    """Returns the surface that came through an ANY_MESH socket, vertices [V, 3], without its materials.
+
+    Raises TypeError naming the socket for anything but a Mesh or a TexturedMesh.
+    """
+    return value.mesh if isinstance(value, TexturedMesh) else _any_mesh(value)
+
+
+def textured(value: Any) -> TexturedMesh:
+    """Returns what came through an ANY_MESH socket with materials: a plain mesh gets `as_textured`'s, and no textures.
+
+    Raises TypeError naming the socket for anything but a Mesh or a TexturedMesh.
+    """
+    return value if isinstance(value, TexturedMesh) else as_textured(_any_mesh(value))
+
+
+def painted(value: Mesh | TexturedMesh) -> bool:
+    """Returns whether a mesh has textures or vertex colours, which go before those of voxels connected beside it."""
+    return isinstance(value, TexturedMesh) and value.painted
+
+
+def materials(value: Any, name: str) -> VoxelField:
+    """Returns the voxels of the required input `name`, attrs [N, 6] PBR_CHANNELS.
+
+    Raises ValueError if they carry no materials, as those of a shape alone; TypeError for another type.
+    """
+    width = max(channels.stop for channels in PBR_CHANNELS.values())
+    if value is None or (isinstance(value, VoxelField) and value.attrs.shape[1] < width):
+        found = "none" if value is None else f"{value.attrs.shape[1]} channels"
+        raise ValueError(
+            f"{name}: expected voxels with materials ({width} channels), got {found}; connect Decode Mesh with a "
+            "texture, switch materials on in Mesh to O-Voxel, or load a file that has them"
+        )
+    return expect(value, VOXELS)
+
+
+def _any_mesh(value: Any) -> Mesh:
+    if not isinstance(value, Mesh):
+        raise TypeError(f"{ANY_MESH}: expected a Mesh or a TexturedMesh from a TRELLIS.2 node, got {_kind(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

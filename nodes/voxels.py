@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..o_voxel.core.grid import Grid
@@ -12,9 +13,11 @@ from ..o_voxel.values import Mesh, OVoxel, VoxelField
 from ..o_voxel.voxels.from_mesh import voxelize
 from ..o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from . import host
-from .sockets import MESH, O_VOXEL, TEXTURED_MESH, VOXELS, expect
+from .files import loadable
+from .sockets import ANY_MESH, MESH, O_VOXEL, VOXELS, expect, textured
 from .widgets import CATEGORY, filename_prefix
 
+VOXEL_SUFFIXES = (".vxz", ".npz", ".ply")
 RESOLUTION = {"default": 512, "min": 16, "max": 2048, "step": 16}
 
 
@@ -28,16 +31,17 @@ class MeshToVoxels:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         resolution = "Voxels a side. Detail below a voxel is lost; memory and time grow with its square."
+        source = "Any mesh in the unit cube, as from Load Mesh; a plain one becomes white, rough, non-metallic."
         return {
             "required": {
-                "textured_mesh": (TEXTURED_MESH, {"tooltip": "From Load Mesh, fitted to the unit cube."}),
+                "textured_mesh": (ANY_MESH, {"tooltip": source}),
                 "resolution": ("INT", {**RESOLUTION, "tooltip": resolution}),
                 "materials": ("BOOLEAN", {"default": True, "tooltip": "Also sample the materials at every voxel."}),
             }
         }
 
-    def voxelize(self, textured_mesh: TexturedMesh, resolution: int, materials: bool) -> tuple[OVoxel]:
-        mesh = host.at_work(expect(textured_mesh, TEXTURED_MESH))
+    def voxelize(self, textured_mesh: Mesh | TexturedMesh, resolution: int, materials: bool) -> tuple[OVoxel]:
+        mesh = host.at_work(textured(textured_mesh))
         voxels = voxelize(mesh, Grid.cube(resolution), materials=materials, progress=host.progress())
         return (host.at_rest(voxels),)
 
@@ -74,18 +78,28 @@ class LoadVoxels:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        path = "A file in ComfyUI's input folder, or an absolute path: .vxz, .npz, .ply."
+        path = "A file of ComfyUI's input folder, or its subfolder 3d: .vxz, .npz, .ply; or a saved one, NAME [output]."
         resolution = "Voxels a side of the grid, which files do not store. 0: the smallest power of two that fits."
         return {
             "required": {
-                "file": ("STRING", {"default": "object.vxz", "tooltip": path}),
+                "file": (host.input_files(VOXEL_SUFFIXES), {"tooltip": path}),
                 "resolution": ("INT", {"default": 0, "min": 0, "max": 2048, "step": 16, "tooltip": resolution}),
             }
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: Any = None, input_types: Mapping[str, Any] | None = None) -> bool | str:
+        return loadable("file", file, VOXEL_SUFFIXES, input_types or {}, {"file": "STRING,COMBO", "resolution": "INT"})
+
+    @classmethod
+    def IS_CHANGED(cls, file: Any = None, **others: Any) -> str:
+        return host.changed(file)
+
     def load(self, file: str, resolution: int) -> tuple[OVoxel]:
         grid = Grid.cube(resolution) if resolution else None
-        return (from_records(read_voxels(host.input_path(file)), grid),)
+        path = host.input_path(file)
+        with host.opened(path, file):
+            return (from_records(read_voxels(path), grid),)
 
 
 class SaveVoxels:

@@ -12,7 +12,7 @@ import torch
 from .bake.bake import bake
 from .bake.options import BakeOptions
 from .core.progress import Progress, StageProgress, staged
-from .material import Material, TexturedMesh
+from .material import AlphaMode, Material, TexturedMesh
 from .mesh.connectivity.components import keep_within
 from .mesh.connectivity.weld import has_border
 from .mesh.normals import smooth_by_angle
@@ -42,6 +42,7 @@ class AssetOptions:
     surface_resolution: voxels along the longest side, for "remeshed" and "outer shell".
     gutter: minimum distance between charts, texels.  crease_deg: dihedral angle above which an edge is sharp, degrees.
     normal_map, occlusion: also bake these maps.  supersample: samples per texel along each axis.
+    occlusion_rays, occlusion_reach, alpha_mode: see `BakeOptions`.
     """
 
     faces: int
@@ -53,6 +54,9 @@ class AssetOptions:
     normal_map: bool = False
     occlusion: bool = False
     supersample: int = 1
+    occlusion_rays: int = 128
+    occlusion_reach: float | None = None
+    alpha_mode: AlphaMode | Literal["auto"] = "auto"
     clean: CleanOptions = field(default_factory=CleanOptions)
 
     def __post_init__(self) -> None:
@@ -62,6 +66,19 @@ class AssetOptions:
             raise ValueError(f"texture_size: expected 0 (no textures) or more, got {self.texture_size}")
         if self.surface not in get_args(Surface):
             raise ValueError(f"surface: expected one of {get_args(Surface)}, got {self.surface!r}")
+        self.bake_options()  # refuses its values here, not after minutes of cleaning and unwrapping
+
+    def bake_options(self) -> BakeOptions:
+        """Returns the options of the bake. Raises ValueError, see `BakeOptions`."""
+        return BakeOptions(
+            resolution=max(self.texture_size, 1),
+            supersample=self.supersample,
+            normal_map=self.normal_map,
+            occlusion=self.occlusion,
+            occlusion_rays=self.occlusion_rays,
+            occlusion_reach=self.occlusion_reach,
+            alpha_mode=self.alpha_mode,
+        )
 
 
 PRESETS = {
@@ -107,14 +124,8 @@ def make_asset(
         progress=staged(progress, "unwrap"),
     )
     shaded, normals, _ = smooth_by_angle(light, options.crease_deg)
-    maps = BakeOptions(
-        resolution=options.texture_size,
-        supersample=options.supersample,
-        normal_map=options.normal_map,
-        occlusion=options.occlusion,
-    )
     bars = staged(progress, "bake")
-    return bake(shaded, uv_map, dense, voxels, maps, normals=normals, progress=bars)
+    return bake(shaded, uv_map, dense, voxels, options.bake_options(), normals=normals, progress=bars)
 
 
 def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:

@@ -115,6 +115,9 @@ TEXTURE_CHANNELS = {
     "occlusion_texture": 1,
 }
 
+# The material of a surface that nobody has painted: glTF's default is metal, which is dark without reflections.
+PLAIN = Material(metallic_factor=0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class UVMap:
@@ -139,7 +142,7 @@ class UVMap:
 class TexturedMesh:
     """A mesh with materials. All tensors are on the mesh's device; index ranges are checked on use.
 
-    mesh: world units, z up.  materials: at least one.
+    mesh: world units, z up.  materials: at least one; by default white, rough, non-metallic.
     material_ids: [F] int32 or int64, material index per face; None: the first for all.
     uv: [U, 2] float32, v up, any range.  uv_faces: [F, 3] int32 or int64, rows of `uv`; None: the mesh's own faces.
     vertex_colors: [V, 4] float32 RGBA in [0, 1], multiplied into base colour and alpha.
@@ -147,7 +150,7 @@ class TexturedMesh:
     """
 
     mesh: Mesh
-    materials: tuple[Material, ...] = (Material(),)
+    materials: tuple[Material, ...] = (PLAIN,)
     material_ids: Tensor | None = None
     uv: Tensor | None = None
     uv_faces: Tensor | None = None
@@ -175,6 +178,15 @@ class TexturedMesh:
                 raise ValueError(
                     f"TexturedMesh.{name}: expected {self.mesh.vertices.device} like the vertices, got {value.device}"
                 )
-        textured = any(getattr(m, name) is not None for m in self.materials for name in TEXTURE_CHANNELS)
-        if textured and self.uv is None:
+        if self.textured and self.uv is None:
             raise ValueError("TexturedMesh.uv: expected coordinates [U, 2], because a material has a texture; got None")
+
+    @property
+    def textured(self) -> bool:
+        """Whether a material has a texture."""
+        return any(getattr(m, name) is not None for m in self.materials for name in TEXTURE_CHANNELS)
+
+    @property
+    def painted(self) -> bool:
+        """Whether it has textures or vertex colours."""
+        return self.vertex_colors is not None or self.textured

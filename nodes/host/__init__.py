@@ -5,23 +5,33 @@ from __future__ import annotations
 from .comfyui import mesh as comfy_mesh
 from .comfyui import progress, staged_progress
 from .devices import at_rest, at_work, working_device
-from .folders import BUILT_IN, ROOT, input_path, model_choices, model_source, output_path
+from .files import NO_FILE, changed, file_3d, file_problem, input_files, input_path, metadata, opened, received
+from .folders import BUILT_IN, ROOT, model_choices, model_source, output_path, temp_path
 from .model_residency import ComfyResidency, ComfyStreamed, residency
 
 __all__ = [
     "BUILT_IN",
+    "NO_FILE",
     "ROOT",
     "ComfyResidency",
     "ComfyStreamed",
     "at_rest",
     "at_work",
+    "changed",
     "comfy_mesh",
+    "file_3d",
+    "file_problem",
+    "input_files",
     "input_path",
+    "metadata",
     "model_choices",
     "model_source",
+    "opened",
     "output_path",
     "progress",
+    "received",
     "residency",
     "staged_progress",
+    "temp_path",
     "working_device",
 ]

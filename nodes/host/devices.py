@@ -36,6 +36,7 @@ POLICY = {
     "T2DecodeMesh": NETWORKS,
     "T2ImageTo3D": NETWORKS,
     "T2GameReadyAsset": DEVICE,
+    "T2AssetOptions": HOST,
     "T2CleanMesh": DEVICE,
     "T2FillHoles": DEVICE,
     "T2Remesh": DEVICE,
@@ -46,6 +47,7 @@ POLICY = {
     "T2VoxelsToMesh": DEVICE,
     "T2RenderPreview": DEVICE,
     "T2SaveGLB": DEVICE,  # samples the voxels at the vertices; the file is written from main memory
+    "T2PreviewMesh": DEVICE,  # as T2SaveGLB
     "T2SaveMesh": HOST,
     "T2LoadMesh": HOST,
     "T2LoadVoxels": HOST,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from pathlib import Path
 
 from ...trellis2.checkpoint.builtin import built_in, find_built_in
@@ -13,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "trellis2"
 # Name of the bundled checkpoint in the loader's widget. Saved workflows contain this value.
 BUILT_IN = "mini (built in)"
+# "C:" at the start of a Windows path, which leaves the folder that it is joined to.
+DRIVE = re.compile(r"\s*[A-Za-z]:")
 
 
 def models_folder() -> Path:
@@ -42,14 +46,16 @@ def model_source(choice: str) -> tuple[str, Path]:
     return (choice if choice == MICROSOFT else str(local)), local
 
 
-def input_path(name: str) -> Path:
-    """Returns the path of a file in ComfyUI's input folder, or of an absolute path. Raises FileNotFoundError."""
+def input_folder() -> Path:
+    """Returns ComfyUI's input folder; outside it, `input` in the pack's folder."""
     folders = comfyui.module("folder_paths")
-    base = Path(folders.get_input_directory()) if folders else ROOT / "input"
-    path = base / name  # an absolute name replaces the folder
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: there is no such file in {base}; put it there, or give an absolute path")
-    return path
+    return Path(folders.get_input_directory()) if folders else ROOT / "input"
+
+
+def temp_folder() -> Path:
+    """Returns ComfyUI's temp folder; outside it, `temp` in the pack's folder."""
+    folders = comfyui.module("folder_paths")
+    return Path(folders.get_temp_directory()) if folders else ROOT / "temp"
 
 
 def output_folder() -> Path:
@@ -59,14 +65,26 @@ def output_folder() -> Path:
 
 
 def output_path(prefix: str, extension: str) -> tuple[Path, str]:
-    """Returns (file to write, its subfolder of the output folder), numbered by ComfyUI's rules and never outside it."""
+    """Returns (file to write, its subfolder of the output folder), numbered by ComfyUI's rules and never outside it.
+
+    Raises ValueError for a prefix that leaves the folder, also through a symbolic link.
+    """
     folders, base = comfyui.module("folder_paths"), output_folder().resolve()
+    refusal = f"filename_prefix: expected a path inside ComfyUI's output folder, got {prefix!r}"
+    try:
+        target = (base / prefix.replace("\\", "/")).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links; a NUL
+        raise ValueError(refusal) from None
+    if not target.is_relative_to(base) or target == base or DRIVE.match(prefix):
+        raise ValueError(refusal)
     if folders:
         folder, name, counter, subfolder, _ = folders.get_save_image_path(prefix, str(base))
         return Path(folder) / f"{name}_{counter:05}_.{extension}", subfolder
-    target = (base / prefix).resolve()
-    if not target.is_relative_to(base):
-        raise ValueError(f"filename_prefix: expected a path inside {base}, got {prefix!r}")
     taken = len(list(target.parent.glob(f"{target.name}_*_.{extension}"))) if target.parent.is_dir() else 0
     subfolder = target.parent.relative_to(base).as_posix()
     return target.with_name(f"{target.name}_{taken + 1:05}_.{extension}"), "" if subfolder == "." else subfolder
+
+
+def temp_path(prefix: str, extension: str) -> Path:
+    """Returns a new file of the temp folder, which ComfyUI empties at its start; no two have the same name."""
+    return temp_folder() / f"{prefix}_{uuid.uuid4().hex}.{extension}"

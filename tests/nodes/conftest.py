@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,14 @@ class GraphRunner:
         for node_id in self._order(prompt):
             node = prompt[node_id]
             self.validate(node_id, prompt)
-            signature = json.dumps(
+            made_by = json.dumps(
                 [node["class_type"], {k: self._trace(v, signatures) for k, v in sorted(node["inputs"].items())}]
             )
-            signatures[node_id] = signature
-            if signature not in self.cache:
-                self.cache[signature] = self._execute(node_id, node, results)
+            signatures[node_id] = made_by
+            if made_by not in self.cache:
+                self.cache[made_by] = self._execute(node_id, node, results)
                 self.executed.append(node_id)
-            results[node_id] = self.cache[signature]
+            results[node_id] = self.cache[made_by]
         return results
 
     def _execute(self, node_id: str, node: Mapping[str, Any], results: Mapping[str, Any]) -> list[list[Any]]:
@@ -122,10 +123,12 @@ class GraphRunner:
             kind, *rest = {**required, **optional}[name]
             if isinstance(value, list):
                 source = self.classes[prompt[value[0]]["class_type"]]
-                if source.RETURN_TYPES[value[1]] != kind:
+                if source.RETURN_TYPES[value[1]] not in kind.split(","):  # as ComfyUI: "A,B" takes either
                     raise GraphError(f"node {node_id}.{name}: expected {kind}, got {source.RETURN_TYPES[value[1]]}")
             elif isinstance(kind, list):
-                if value not in kind:
+                checks = getattr(self.classes[node["class_type"]], "VALIDATE_INPUTS", None)
+                # ComfyUI leaves the choices of an input to VALIDATE_INPUTS if that names it.
+                if value not in kind and (checks is None or name not in signature(checks).parameters):
                     raise GraphError(f"node {node_id}.{name}: {value!r} is not among {kind}")
             elif kind in ("INT", "FLOAT"):
                 limits = rest[0]
@@ -150,7 +153,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def comfy(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stand-ins of the host, with that models folder and an empty output folder, which is returned."""
     monkeypatch.setattr(host.folders, "models_folder", lambda: models)
-    monkeypatch.setattr(host.folders, "output_folder", lambda: tmp_path / "output")
+    for name in ("input", "output", "temp"):
+        monkeypatch.setattr(host.folders, f"{name}_folder", lambda name=name: tmp_path / name)
     # A random network occupies 1,272 voxels, whose surface at 1024 takes half a minute to decode on a CPU.
     found = stages.occupied_voxels
     monkeypatch.setattr(stages, "occupied_voxels", lambda *given: [voxels[:FEW] for voxels in found(*given)])

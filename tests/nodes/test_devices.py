@@ -107,6 +107,8 @@ def arguments(values, models, tmp_path, monkeypatch):
         ("T2ShapeCascade", "resolution"): TYPE_FROM_MODEL,
         ("T2Remesh", "resolution"): 32,
         ("T2SaveMesh", "mesh"): textured,
+        ("T2LoadMesh", "file"): "mesh.glb",
+        ("T2LoadVoxels", "file"): "object.vxz",
         ("T2BakeTextures", "detailed_mesh"): textured.mesh,
         ("T2FromComfyMesh", "mesh"): SimpleNamespace(vertices=torch.rand(1, 3, 3), faces=torch.tensor([[[0, 1, 2]]])),
         ("T2FromTrimesh", "trimesh"): ball,
@@ -120,7 +122,7 @@ def arguments(values, models, tmp_path, monkeypatch):
                 found[key] = special[name, key]
             elif key == "pipeline":
                 found[key] = pipeline
-            elif isinstance(kind, str) and kind in VALUES and key in values:
+            elif isinstance(kind, str) and VALUES.keys() & kind.split(",") and key in values:
                 found[key] = values[key]
             elif key in fast and (not isinstance(kind, list) or fast[key] in kind):
                 found[key] = fast[key]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 UpAxis = Literal["auto", "y", "z"]
@@ -26,6 +27,7 @@ class SaveOptions:
     draco: compress GLB geometry (KHR_draco_mesh_compression) to a tenth of the size; needs the package DracoPy.
     max_bytes: maximum size of a GLB; see `size_budget` for the quality reductions.
     ply_uv: write UVs as s and t to a PLY, which splits vertices at seams.
+    extras: JSON values for `asset.extras` of a GLB, where applications keep their own data; counts for `max_bytes`.
     """
 
     up: UpAxis = "auto"
@@ -39,6 +41,7 @@ class SaveOptions:
     draco: bool = False
     max_bytes: int | None = None
     ply_uv: bool = False
+    extras: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("up", UpAxis), ("image_format", ImageFormat)):

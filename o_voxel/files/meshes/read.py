@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...material import TexturedMesh
+from .companions import companion
 from .gltf.dequantize import expand_normalized
 from .gltf.document import GLB_MAGIC, JSON_CHUNK
 from .trimesh import MATERIAL_NAME, FactorSpace, from_trimesh
@@ -83,7 +84,11 @@ def _read(path: Path, suffix: str) -> tuple[trimesh.Scene, dict[str, Any]]:
 
     class Files(trimesh.resolvers.FilePathResolver):
         def get(self, name: str) -> bytes:
-            content = super().get(name)
+            # The files beside `path` and below, whatever the version of trimesh allows.
+            found = companion(path, name)
+            if found is None:
+                raise FileNotFoundError(f"{name}: expected a file in the folder of {path.name}")
+            content = found.read_bytes()
             return _utf8(content) if name.lower().endswith(".mtl") else content
 
     content = path.read_bytes()

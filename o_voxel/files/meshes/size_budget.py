@@ -12,6 +12,17 @@ QUALITIES = (90, 80, 70)
 SMALLEST_TEXTURE = 64
 
 
+class SizeError(ValueError):
+    """A limit that no encoding meets. smallest: the bytes of the smallest one."""
+
+    def __init__(self, smallest: int, limit: int) -> None:
+        super().__init__(
+            f"max_bytes: expected at least {smallest:,}, the smallest that textures and encodings allow, "
+            f"got {limit:,}; simplify the mesh to fewer faces"
+        )
+        self.smallest = smallest
+
+
 @dataclass(frozen=True)
 class SizedFile:
     """An encoded file, its options, and descriptions of the quality reductions, in order."""
@@ -26,7 +37,7 @@ def fit_size_budget(encode: Callable[[SaveOptions], bytes], options: SaveOptions
 
     Reductions, cumulative: JPEG or WebP at decreasing quality (JPEG replaces PNG), quantised geometry, then textures
     halved repeatedly. largest_side: of the textures, in texels; 0 without any.
-    Raises ValueError with the smallest size reached.
+    Raises SizeError, a ValueError, with the smallest size reached.
     """
     smallest = None
     for step, changes in _steps(options, largest_side):
@@ -34,10 +45,7 @@ def fit_size_budget(encode: Callable[[SaveOptions], bytes], options: SaveOptions
         if options.max_bytes is None or len(content) <= options.max_bytes:
             return SizedFile(content, step, changes)
         smallest = len(content) if smallest is None else min(smallest, len(content))
-    raise ValueError(
-        f"max_bytes: expected at least {smallest:,}, the smallest that textures and encodings allow, "
-        f"got {options.max_bytes:,}; simplify the mesh to fewer faces"
-    )
+    raise SizeError(smallest or 0, options.max_bytes or 0)
 
 
 def _steps(options: SaveOptions, largest_side: int) -> Iterator[tuple[SaveOptions, tuple[str, ...]]]:

@@ -82,10 +82,11 @@ class Document:
         """Adds an embedded image; returns its index."""
         return self.add("images", {"bufferView": self.add_view(content), "mimeType": media_type})
 
-    def to_glb(self) -> bytes:
-        """Returns the GLB file."""
+    def to_glb(self, extras: Mapping[str, Any] | None = None) -> bytes:
+        """Returns the GLB file. extras: JSON values for `asset.extras`."""
         binary = bytes(self._binary) + bytes(-len(self._binary) % 4)
-        top: dict[str, Any] = {"asset": {"version": "2.0", "generator": GENERATOR}, "scene": 0, **self._lists}
+        asset = {"version": "2.0", "generator": GENERATOR, **({"extras": dict(extras)} if extras else {})}
+        top: dict[str, Any] = {"asset": asset, "scene": 0, **self._lists}
         top["buffers"] = [{"byteLength": len(binary)}]
         for key, names in (("extensionsUsed", list(self._extensions)), ("extensionsRequired", self._required())):
             if names:

@@ -65,6 +65,6 @@ def encode_glb(
         primitives = [add(document, piece, writer.add(material)) for piece, material in zip(pieces, used, strict=True)]
         root = {"mesh": document.add("meshes", {"primitives": primitives}), **transform}
         document.add("scenes", {"nodes": [document.add("nodes", root)]})
-        return document.to_glb()
+        return document.to_glb(chosen.extras)
 
     return fit_size_budget(encode, options, largest_side(used))

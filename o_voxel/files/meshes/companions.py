@@ -1,0 +1,73 @@
+"""Files that a mesh file names: buffers and textures of a .gltf, materials and textures of an .obj.
+
+Such a name is data of whoever made the file: it is followed only inside that file's folder, links resolved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def companion(path: Path, name: str) -> Path | None:
+    """Returns the file that `path` calls `name`: the name as it is, as one inside the folder, or its last part.
+
+    None if there is no such file in the folder of `path` or below it.
+    """
+    folder = path.parent.resolve()
+    name = name.strip().replace("\\", "/")
+    for candidate in (name, name.lstrip("/"), name.rsplit("/", 1)[-1]):
+        if not candidate or "\0" in candidate:
+            continue
+        try:
+            found = (folder / candidate).resolve()
+            if found.is_relative_to(folder) and found.is_file():
+                return found
+        except (OSError, RuntimeError):  # a name that is too long, a loop of links
+            continue
+    return None
+
+
+def companions(path: Path) -> tuple[Path, ...]:
+    """Returns the files that a .gltf or .obj reads besides itself, in the order of their first mention, each once; ()
+    for other suffixes and for malformed files. Raises OSError if `path` cannot be read."""
+    suffix = path.suffix.lower()
+    if suffix == ".gltf":
+        names = _gltf_names(path.read_bytes())
+    elif suffix == ".obj":
+        names = _obj_names(path)
+    else:
+        return ()
+    found = (companion(path, name) for name in names)
+    return tuple(dict.fromkeys(file for file in found if file is not None))
+
+
+def _gltf_names(content: bytes) -> list[str]:
+    try:
+        document = json.loads(content)
+        rows = [*document.get("buffers", []), *document.get("images", [])]
+        names = [row.get("uri") for row in rows]
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return []
+    return [name for name in names if isinstance(name, str) and not name.startswith("data:")]
+
+
+def _obj_names(path: Path) -> Iterator[str]:
+    for name in _after(path, ("mtllib",)):
+        yield name
+        library = companion(path, name)
+        if library is not None:
+            # Options such as "-bm 0.5" stand before the file name.
+            for texture in _after(library, ("map_", "bump", "disp", "norm", "refl")):
+                yield texture
+                yield texture.split()[-1]
+
+
+def _after(path: Path, keywords: tuple[str, ...]) -> Iterator[str]:
+    """Yields what stands behind the first word of the lines that start with one of `keywords`."""
+    with path.open(encoding="latin-1") as lines:
+        for line in lines:
+            words = line.strip().split(None, 1)
+            if len(words) == 2 and words[0].lower().startswith(keywords):
+                yield words[1]
