@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,8 +11,13 @@ from ..o_voxel.render import Camera, mesh_scene, render_turntable
 from ..o_voxel.values import Mesh, VoxelField
 from ..o_voxel.voxels.sample import vertex_materials
 from . import host
-from .sockets import MESH, VOXELS, expect
+from .sockets import COMFY_CAMERA, MESH, VOXELS, expect
 from .widgets import CATEGORY
+
+CAMERA = (
+    "Optional camera_info, e.g. of Load 3D: its direction, field of view and projection replace yaw and pitch. The "
+    "object is centred and fills the image, whatever the distance and zoom."
+)
 
 
 class RenderPreview:
@@ -38,11 +44,21 @@ class RenderPreview:
                     {"default": 20.0, "min": -90.0, "max": 90.0, **angle, "tooltip": "Elevation in degrees."},
                 ),
             },
-            "optional": {"voxels": (VOXELS, {"tooltip": "Materials of the same object. Without them: clay."})},
+            "optional": {
+                "voxels": (VOXELS, {"tooltip": "Materials of the same object. Without them: clay."}),
+                "camera": (COMFY_CAMERA, {"tooltip": CAMERA}),
+            },
         }
 
     def render(
-        self, mesh: Mesh, frames: int, size: int, yaw_deg: float, pitch_deg: float, voxels: VoxelField | None = None
+        self,
+        mesh: Mesh,
+        frames: int,
+        size: int,
+        yaw_deg: float,
+        pitch_deg: float,
+        voxels: VoxelField | None = None,
+        camera: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor]:
         mesh = host.at_work(expect(mesh, MESH))
         material = None if voxels is None else vertex_materials(mesh, host.at_work(expect(voxels, VOXELS)))
@@ -50,8 +66,23 @@ class RenderPreview:
         images = render_turntable(
             mesh_scene(mesh, material=material),
             frames,
-            Camera(yaw_deg=yaw_deg, pitch_deg=pitch_deg),
+            Camera(yaw_deg=yaw_deg, pitch_deg=pitch_deg) if camera is None else comfy_camera(camera),
             (size, size),
             progress=lambda done, total: report(done / total),
         )
         return (host.at_rest(images),)
+
+
+def comfy_camera(info: Mapping[str, Any]) -> Camera:
+    """Returns the camera of ComfyUI's LOAD3D_CAMERA: position and target {x, y, z}, y up, fov in degrees (vertical).
+
+    Distances are not taken over: Load 3D shows models scaled to 5 units, other nodes in their own units.
+    Raises TypeError or ValueError naming the socket.
+    """
+    try:
+        offset = tuple(float(info["position"][axis]) - float(info["target"][axis]) for axis in "xyz")
+        orthographic = info.get("cameraType") == "orthographic"
+        fov_deg = float(info.get("fov") or Camera.fov_deg)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TypeError(f"camera: expected ComfyUI's camera_info with position and target, got {info!r}") from error
+    return Camera.from_y_up(offset, fov_deg, orthographic)

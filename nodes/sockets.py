@@ -44,9 +44,12 @@ MESH = "T2_MESH"
 VOXELS = "T2_VOXELS"
 TEXTURED_MESH = "T2_TEXTURED_MESH"
 O_VOXEL = "T2_O_VOXEL"
+# A socket that takes either kind of mesh.
+ANY_MESH = f"{MESH},{TEXTURED_MESH}"
 # Sockets of ComfyUI and other packs, with their values.
 COMFY_MESH = "MESH"
 TRIMESH = "TRIMESH"
+COMFY_CAMERA = "LOAD3D_CAMERA"
 
 VALUES: dict[str, type] = {
     PIPELINE: Pipeline,
@@ -73,3 +76,13 @@ def expect(value: Any, socket: str) -> Any:
         actual = f"{type(value).__module__}.{type(value).__qualname__}"
         raise TypeError(f"{socket}: expected a {kind.__name__} from a TRELLIS.2 node, got {actual}")
     return value
+
+
+def surface(value: Any) -> Mesh:
+    """Returns the mesh of a value of ANY_MESH, without its materials. Raises TypeError for another value."""
+    return value.mesh if isinstance(value, TexturedMesh) else expect(value, MESH)
+
+
+def textured(value: Any) -> TexturedMesh:
+    """Returns a value of ANY_MESH with materials, a plain one with a default. Raises TypeError for another value."""
+    return TexturedMesh(expect(value, MESH)) if isinstance(value, Mesh) else expect(value, TEXTURED_MESH)

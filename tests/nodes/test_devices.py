@@ -120,7 +120,7 @@ def arguments(values, models, tmp_path, monkeypatch):
                 found[key] = special[name, key]
             elif key == "pipeline":
                 found[key] = pipeline
-            elif isinstance(kind, str) and kind in VALUES and key in values:
+            elif isinstance(kind, str) and VALUES.keys() & kind.split(",") and key in values:
                 found[key] = values[key]
             elif key in fast and (not isinstance(kind, list) or fast[key] in kind):
                 found[key] = fast[key]
