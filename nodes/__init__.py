@@ -5,11 +5,13 @@ from __future__ import annotations
 from .asset import AssetSettings, BakeTextures, GameReadyAsset, Unwrap
 from .files import LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
+from .inspect import MeshInfo, UVAtlas
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
 from .model import LoadModel, SamplerSettings
 from .preview import RenderPreview
 from .stages import CascadeShape, DecodeMesh, ImageTo3D, SampleShape, SampleStructure, SampleTexture
+from .textures import ImagesToTextures, TexturesToImages
 from .voxels import LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
 
 # id -> (class, name on the canvas)
@@ -46,6 +48,10 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2FromComfyMesh": (FromComfyMesh, "TRELLIS.2 from ComfyUI Mesh"),
     "T2ToTrimesh": (ToTrimesh, "TRELLIS.2 to Trimesh"),
     "T2FromTrimesh": (FromTrimesh, "TRELLIS.2 from Trimesh"),
+    "T2TexturesToImages": (TexturesToImages, "TRELLIS.2 Textures to Images"),
+    "T2ImagesToTextures": (ImagesToTextures, "TRELLIS.2 Images to Textures"),
+    "T2UVAtlas": (UVAtlas, "TRELLIS.2 UV Atlas"),
+    "T2MeshInfo": (MeshInfo, "TRELLIS.2 Mesh Info"),
 }
 
 NODE_CLASS_MAPPINGS = {name: node for name, (node, _) in _NODES.items()}

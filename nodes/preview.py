@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -11,8 +12,13 @@ from ..o_voxel.render import Camera, Scene, mesh_scene, render_turntable, textur
 from ..o_voxel.values import Mesh, VoxelField
 from ..o_voxel.voxels.sample import vertex_materials
 from . import host
-from .sockets import ANY_MESH, VOXELS, expect, painted, surface
+from .sockets import ANY_MESH, COMFY_CAMERA, VOXELS, expect, painted, surface
 from .widgets import CATEGORY
+
+CAMERA = (
+    "Optional camera_info, e.g. of Load 3D: its direction, field of view and projection replace yaw and pitch. The "
+    "object is centred and fills the image, whatever the distance and zoom."
+)
 
 
 class RenderPreview:
@@ -41,7 +47,10 @@ class RenderPreview:
                     {"default": 20.0, "min": -90.0, "max": 90.0, **angle, "tooltip": "Elevation in degrees."},
                 ),
             },
-            "optional": {"voxels": (VOXELS, {"tooltip": materials})},
+            "optional": {
+                "voxels": (VOXELS, {"tooltip": materials}),
+                "camera": (COMFY_CAMERA, {"tooltip": CAMERA}),
+            },
         }
 
     def render(
@@ -52,13 +61,14 @@ class RenderPreview:
         yaw_deg: float,
         pitch_deg: float,
         voxels: VoxelField | None = None,
+        camera: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor]:
         scene = _scene(mesh, voxels)
         report = host.progress()
         images = render_turntable(
             scene,
             frames,
-            Camera(yaw_deg=yaw_deg, pitch_deg=pitch_deg),
+            Camera(yaw_deg=yaw_deg, pitch_deg=pitch_deg) if camera is None else comfy_camera(camera),
             (size, size),
             progress=lambda done, total: report(done / total),
         )
@@ -73,3 +83,18 @@ def _scene(mesh: Mesh | TexturedMesh, voxels: VoxelField | None) -> Scene:
     shape = host.at_work(shape)
     material = None if voxels is None else vertex_materials(shape, host.at_work(expect(voxels, VOXELS)))
     return mesh_scene(shape, material=material)
+
+
+def comfy_camera(info: Mapping[str, Any]) -> Camera:
+    """Returns the camera of ComfyUI's LOAD3D_CAMERA: position and target {x, y, z}, y up, fov in degrees (vertical).
+
+    Distances are not taken over: Load 3D shows models scaled to 5 units, other nodes in their own units.
+    Raises TypeError or ValueError naming the socket.
+    """
+    try:
+        offset = tuple(float(info["position"][axis]) - float(info["target"][axis]) for axis in "xyz")
+        orthographic = info.get("cameraType") == "orthographic"
+        fov_deg = float(info.get("fov") or Camera.fov_deg)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TypeError(f"camera: expected ComfyUI's camera_info with position and target, got {info!r}") from error
+    return Camera.from_y_up(offset, fov_deg, orthographic)

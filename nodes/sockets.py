@@ -70,6 +70,7 @@ ANY_MESH = f"{MESH},{TEXTURED_MESH}"
 # Sockets of ComfyUI and other packs, with their values.
 COMFY_MESH = "MESH"
 TRIMESH = "TRIMESH"
+COMFY_CAMERA = "LOAD3D_CAMERA"
 
 VALUES: dict[str, type] = {
     PIPELINE: Pipeline,

@@ -56,6 +56,10 @@ POLICY = {
     "T2FromComfyMesh": HOST,
     "T2ToTrimesh": HOST,
     "T2FromTrimesh": HOST,
+    "T2TexturesToImages": HOST,
+    "T2ImagesToTextures": HOST,
+    "T2UVAtlas": DEVICE,
+    "T2MeshInfo": DEVICE,
 }
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, hypot, pi, radians, sin, tan
+from math import atan2, cos, degrees, hypot, inf, pi, radians, sin, tan
 
 import torch
 from torch import Tensor
@@ -122,6 +122,19 @@ class Camera:
             raise ValueError(f"Camera.fov_deg: expected between 0 and 180, got {self.fov_deg}")
         if self.distance is not None and not self.distance > 0:
             raise ValueError(f"Camera.distance: expected a positive distance or None, got {self.distance}")
+
+    @classmethod
+    def from_y_up(cls, offset: Vector3, fov_deg: float = 30.0, orthographic: bool = False) -> Camera:
+        """Returns the camera in the direction `offset` from its target to the eye, in a right-handed y-up frame.
+
+        The frame is glTF's: y up, the model's front at +z. Only the direction counts: the subject is centred and fits.
+        Raises ValueError for a zero or non-finite offset.
+        """
+        x, y, z = offset
+        level = hypot(x, z)
+        if not 0 < hypot(level, y) < inf:
+            raise ValueError(f"camera: expected its position apart from its target, got an offset of {offset}")
+        return cls(degrees(atan2(x, z)), degrees(atan2(y, level)), fov_deg=fov_deg, orthographic=orthographic)
 
     def view(self, subject: Bounds, size: tuple[int, int]) -> View:
         """Returns the view of `subject` for `size` (H, W) pixels; the near and far planes enclose the subject."""

@@ -21,8 +21,12 @@ from .shade import shade_pbr, tone_map
 from .vectors import bands, cross, dot, for_each, spans, unit
 
 CREASE_COS = 0.77  # a vertex normal more than about 40 degrees off the face normal marks a crease
+HOLES = 4  # surfaces drawn behind one with holes
 PAPER_TOP, PAPER_BOTTOM, VIGNETTE = 0.90, 0.80, 0.10  # sRGB
 PAPER_TINT = (0.985, 0.995, 1.01)
+
+# Samples before the resolve: premultiplied colour [3, S], alpha [1, S], normal [3, S], depth [1, S].
+Layers = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,23 +71,16 @@ class Style:
 def draw(scene: Scene, camera: Camera, size: tuple[int, int], light: StudioLight, style: Style) -> Rendering:
     """Renders a scene to [H, W] pixels, `size` (H, W), on its device. Deterministic; no gradients.
 
-    Translucent surfaces (alpha below 1) are blended over the background; those of a `textured_scene` also over the
-    nearest opaque surface behind them.
+    Translucent surfaces (alpha below 1) are blended over the background; those of a `textured_scene` also over what is
+    behind them: BLEND over the nearest surface of another mode, the holes of MASK over up to HOLES surfaces.
     """
     view, side, device = camera.view(scene.bounds, size), style.supersample, scene.vertices.device
     samples = (size[0] * side, size[1] * side)
     clip = view.to_clip(scene.vertices)
     raster = rasterize(clip, scene.faces, samples, backend=style.backend)
     layers = _shade_samples(scene, raster, view, light, camera.yaw_deg)
-    if scene.surface_materials is not None and bool(scene.surface_materials.translucent.any()):
-        solid = (~scene.surface_materials.translucent).nonzero().flatten()
-        raster = rasterize(clip, scene.faces[solid], samples, backend=style.backend)
-        face = torch.cat((solid, solid.new_tensor([-1])))[
-            raster.face.long()
-        ]  # face -1 (empty) indexes the last entry: -1
-        behind = _shade_samples(scene, replace(raster, face=face), view, light, camera.yaw_deg)
-        through = 1 - layers[1]
-        layers = (layers[0] + through * behind[0], layers[1] + through * behind[1], *layers[2:])
+    if scene.surface_materials is not None:
+        layers = _with_layers_behind(scene, raster, layers, (clip, view, light, camera.yaw_deg, style.backend))
     color, alpha, normal, depth = _resolve(layers, size, side)
     reach = occlusion_reach(scene.bounds.radius)
     visibility = occlusion(depth, normal, view, reach) if style.occlusion else None
@@ -105,9 +102,43 @@ def draw(scene: Scene, camera: Camera, size: tuple[int, int], light: StudioLight
     return Rendering(color.permute(1, 2, 0).contiguous(), alpha, normal.permute(1, 2, 0).contiguous(), depth)
 
 
-def _shade_samples(
-    scene: Scene, raster: Raster, view: View, light: StudioLight, yaw_deg: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _with_layers_behind(
+    scene: Scene, raster: Raster, layers: Layers, how: tuple[Tensor, View, StudioLight, float, str]
+) -> Layers:
+    """Adds what is seen through BLEND faces, once, and through the holes of MASK faces, HOLES times, to `layers`.
+
+    how: clip-space vertices [V, 4], view, light, yaw in degrees and raster backend. A MASK face that shows a hole
+    anywhere is left out of the passes behind it, so a surface of few, large faces can miss its own farther parts.
+    """
+    materials = scene.surface_materials
+    clip, view, light, yaw_deg, backend = how
+    dropped, size = materials.translucent, raster.face.shape
+    blended = bool(dropped.any())
+    if not blended and not bool(materials.cutout.any()):
+        return layers
+    for behind in range(HOLES):
+        face = raster.face.flatten().long()
+        holes = (face >= 0) & (layers[1][0] < 1) & materials.cutout[face.clamp(min=0)]
+        pierced = torch.zeros_like(dropped).index_fill_(0, face[holes], True)
+        if not bool(pierced.any()) and (behind or not blended):
+            break
+        dropped = dropped | pierced
+        kept = torch.cat(((~dropped).nonzero().flatten(), face.new_tensor([-1])))  # face -1 (empty) is the last entry
+        raster = rasterize(clip, scene.faces[kept[:-1]], tuple(size), backend=backend)
+        seen = torch.where(layers[1] < 1, kept[raster.face.flatten().long()], -1)
+        raster = replace(raster, face=seen.view(size))
+        color, alpha, normal, depth = _shade_samples(scene, raster, view, light, yaw_deg)
+        through, bare = 1 - layers[1], holes & (layers[1] == 0)
+        layers = (
+            layers[0] + through * color,
+            layers[1] + through * alpha,
+            torch.where(bare, normal, layers[2]),
+            torch.where(bare, depth, layers[3]),
+        )
+    return layers
+
+
+def _shade_samples(scene: Scene, raster: Raster, view: View, light: StudioLight, yaw_deg: float) -> Layers:
     """Shades S samples: premultiplied tone-mapped linear colour [3, S], alpha [1, S], normal [3, S], depth [1, S]."""
     face, bary = raster.face.flatten(), raster.bary.view(-1, 3)
     color, alpha, normals, depth = (bary.new_zeros(channels, len(face)) for channels in (3, 1, 3, 1))
@@ -116,12 +147,15 @@ def _shade_samples(
 
     def shade(span: slice) -> None:
         pixel = covered[span]
-        position, normal, base, rest = _surface(
-            scene, face.index_select(0, pixel), bary.index_select(0, pixel).T.contiguous(), view
-        )
+        where = face.index_select(0, pixel), bary.index_select(0, pixel).T.contiguous()
+        position, normal, base, rest = _surface(scene, *where, view)
         towards_eye = view.towards_eye(position)
         normal = _towards_silhouette(normal, towards_eye)
-        shaded = tone_map(shade_pbr(light, yaw_deg, normal, towards_eye, to_linear(base), rest[:2]))
+        shaded = shade_pbr(light, yaw_deg, normal, towards_eye, to_linear(base), rest[:2])
+        emitted = None if scene.surface_materials is None else scene.surface_materials.light(*where)
+        if emitted is not None:
+            shaded = shaded * emitted[1] + emitted[0]
+        shaded = tone_map(shaded)
         distance = view.to_eye(position)[2:]
         for layer, values in ((color, shaded * rest[2:]), (alpha, rest[2:]), (normals, normal), (depth, distance)):
             layer.index_copy_(1, pixel, values)
@@ -130,9 +164,7 @@ def _shade_samples(
     return color, alpha, normals, depth
 
 
-def _resolve(
-    layers: tuple[Tensor, Tensor, Tensor, Tensor], size: tuple[int, int], side: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _resolve(layers: Layers, size: tuple[int, int], side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Resolves side x side samples: mean colour [3, H, W], alpha [H, W], normal [3, H, W], minimum depth [H, W]."""
     height, width = size
     blocks = [layer.view(-1, height, side, width, side) for layer in layers]
@@ -155,8 +187,10 @@ def _surface(scene: Scene, face: Tensor, bary: Tensor, view: View) -> tuple[Tens
     position = _blend(corners, bary)
     flat = unit(cross(unit(b - a), unit(c - a)))
     flat = torch.where(dot(flat, view.towards_eye(position)) < 0, -flat, flat)
-    normal = flat
-    if scene.normals is not None:
+    normal = None if scene.surface_materials is None else scene.surface_materials.normal(face, bary, flat)
+    if normal is None and scene.normals is None:
+        normal = flat
+    elif normal is None:
         axes = [scene.normals.index_select(0, row).T.contiguous() for row in rows]
         along = [dot(axis, flat) for axis in axes]
         normal = [torch.where(s.abs() < CREASE_COS, flat, axis * s.sign()) for axis, s in zip(axes, along, strict=True)]

@@ -73,13 +73,16 @@ def mesh_scene(
 
 @torch.no_grad()
 def textured_scene(mesh: TexturedMesh, *, smooth: bool = True, ground: bool = True) -> Scene:
-    """Builds a scene of a mesh, vertices [V, 3], with factors, textures and vertex colours; no emission or normal maps.
+    """Builds a scene of a mesh, vertices [V, 3], with all of its materials: factors, textures and vertex colours.
 
-    Ignores the mesh's normals; smooth shading uses `axis_normals`. ground: False omits the shadow, which images without
-    background do not show. Raises ValueError for non-finite vertices or face indices out of range.
+    Occlusion maps attenuate all light but emission. Smooth shading uses the mesh's normals, and `axis_normals` if it
+    has none; normal maps need the former and bend face normals otherwise (glTF's rule). Alpha: MASK cuts holes through
+    which `draw` shows up to HOLES further surfaces; BLEND is blended over the nearest surface that is not BLEND.
+    ground: False omits the shadow, which images without background do not show.
+    Raises ValueError for non-finite vertices or face indices out of range.
     """
     scene = _mesh_scene(mesh.mesh, mesh.mesh.vertices.new_empty(0, 6), smooth, ground)
-    return replace(scene, surface_materials=SurfaceMaterials.of(mesh))
+    return replace(scene, surface_materials=SurfaceMaterials.of(mesh, smooth))
 
 
 def _mesh_scene(mesh: Mesh, attrs: Tensor, smooth: bool, ground: bool = True) -> Scene:

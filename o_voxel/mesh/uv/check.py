@@ -71,7 +71,7 @@ def check_uv(mesh: Mesh, uv: Tensor, uv_faces: Tensor, size: int) -> UvReport:
     signed = signed_areas(corners)
     stretch, weight = l2_stretch(mesh.vertices.double()[mesh.faces.long()], corners)
     label = chart_labels(uv_faces, len(uv))
-    count, owner = _covered_texels(corners, size)
+    count, owner = covered_texels(corners, size)
     chart = torch.where(owner >= 0, label[owner.clamp(min=0)] if len(label) else owner, -1)
     return UvReport(
         faces=len(uv_faces),
@@ -102,10 +102,10 @@ def l2_stretch(surface: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
 
     sqrt((G^2 + g^2) / 2) times the layout's mean scale; G, g: singular values of the map from UV to 3D.
     """
+    solid = solid_faces(surface)
+    surface, corners = surface[solid], corners[solid]
     q1, q2 = surface[:, 1] - surface[:, 0], surface[:, 2] - surface[:, 0]
     area = torch.linalg.cross(q1, q2).norm(dim=1) / 2
-    solid = area > 1e-14 * torch.maximum(q1.square().sum(dim=1), q2.square().sum(dim=1))
-    q1, q2, area, corners = q1[solid], q2[solid], area[solid], corners[solid]
     p1, p2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     uv_area = signed_areas(corners).abs()
     # The trace of the metric of the map UV -> 3D, from the edge vectors of both triangles.
@@ -116,6 +116,13 @@ def l2_stretch(surface: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
     ) / (2 * uv_area).square()
     scale = (uv_area.sum() / area.sum()).sqrt()
     return torch.where(uv_area > 0, (trace / 2).sqrt() * scale, torch.inf), area
+
+
+def solid_faces(surface: Tensor) -> Tensor:
+    """Mask [F] of the triangles `surface` [F, 3, 3] float64 with area, those that `l2_stretch` measures."""
+    q1, q2 = surface[:, 1] - surface[:, 0], surface[:, 2] - surface[:, 0]
+    area = torch.linalg.cross(q1, q2).norm(dim=1) / 2
+    return area > 1e-14 * torch.maximum(q1.square().sum(dim=1), q2.square().sum(dim=1))
 
 
 def chart_labels(uv_faces: Tensor, vertex_count: int) -> Tensor:
@@ -134,7 +141,7 @@ def chart_labels(uv_faces: Tensor, vertex_count: int) -> Tensor:
         label = reached
 
 
-def _covered_texels(corners: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def covered_texels(corners: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """(number of faces covering each texel, lowest of them or -1), both [size, size] int64; corners: [F, 3, 2]."""
     count = torch.zeros(size * size, dtype=torch.int64, device=corners.device)
     owner = torch.full_like(count, len(corners))
