@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .comfyui import mesh as comfy_mesh
-from .comfyui import progress, staged_progress
+from .comfyui import progress, show_text, staged_progress
 from .devices import at_rest, at_work, working_device
 from .folders import BUILT_IN, ROOT, input_path, model_choices, model_source, output_path
 from .model_residency import ComfyResidency, ComfyStreamed, residency
@@ -22,6 +22,7 @@ __all__ = [
     "output_path",
     "progress",
     "residency",
+    "show_text",
     "staged_progress",
     "working_device",
 ]

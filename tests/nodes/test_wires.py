@@ -3,6 +3,7 @@
 import json
 import struct
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -360,6 +361,18 @@ def test_maps_come_and_go(plain, blue):
     assert textured.materials[0].normal_texture is None
 
 
+@pytest.mark.parametrize(("preset", "says"), [("preview", "voxels are not"), ("3D print", "3D print has no texture")])
+def test_maps_that_cannot_be_made_are_told(preset, says, plain, blue, monkeypatch):
+    monkeypatch.setattr(asset_module, "make_asset", lambda mesh, *_, **__: TexturedMesh(mesh))
+    (chosen,) = AssetSettings().choose(**{**UNTOUCHED, "occlusion": "on"})
+    voxels = None if preset == "preview" else blue
+    found = GameReadyAsset().make(plain, preset, 0, FROM_PRESET, FROM_PRESET, voxels, options=chosen)
+    (line,) = found["ui"]["text"]
+    assert says in line
+    (chosen,) = AssetSettings().choose(**{**UNTOUCHED, "occlusion": "off"})
+    assert len(GameReadyAsset().make(plain, preset, 0, FROM_PRESET, FROM_PRESET, voxels, options=chosen)) == 2
+
+
 def test_warnings_stay_on_the_node_with_options(monkeypatch):
     balls = trimesh.util.concatenate(
         [trimesh.creation.icosphere(1, r).apply_translation((r, 0, 0)) for r in (0.1, 0.3)]
@@ -371,6 +384,27 @@ def test_warnings_stay_on_the_node_with_options(monkeypatch):
     (line,) = found["ui"]["text"]
     assert "left out" in line
     assert len(found["result"][1].faces) == 80
+
+
+def test_what_was_made_is_written_on_the_running_node(plain, monkeypatch):
+    """A text stays on the canvas until the next one, so that a run without warnings writes its own."""
+    sent = []
+    server = SimpleNamespace(send_progress_text=lambda text, node_id: sent.append((node_id, text)))
+    modules = {
+        "server": SimpleNamespace(PromptServer=SimpleNamespace(instance=server)),
+        "comfy_execution.utils": SimpleNamespace(get_executing_context=lambda: SimpleNamespace(node_id="7:2")),
+    }
+    monkeypatch.setattr(host.comfyui, "module", modules.get)
+    GameReadyAsset().make(plain, "preview", 100, FROM_PRESET, FROM_PRESET)
+    SimplifyMesh().simplify(plain, 200, 0.0)
+    monkeypatch.setattr(library, "simplify", lambda mesh, faces, **options: mesh)
+    GameReadyAsset().make(plain, "preview", 100, FROM_PRESET, FROM_PRESET)
+    assert [node for node, _ in sent] == ["7:2"] * 3
+    assert [text.splitlines()[0] for _, text in sent] == ["100 triangles", "200 triangles", "320 triangles"]
+    assert "320 triangles where 100 were wanted" in sent[2][1]
+    modules["comfy_execution.utils"] = SimpleNamespace(get_executing_context=lambda: None)
+    host.show_text(["outside a run"])
+    assert len(sent) == 3
 
 
 def test_options_of_another_pack_are_refused(plain):
