@@ -246,6 +246,9 @@ class GameReadyAsset:
             chosen = replace(chosen, surface=surface)
         field = None if voxels is None else host.at_work(materials(voxels, "voxels"))
         warnings: list[str] = []
+        if options is not None and (options.normal_map or options.occlusion) and not (field and chosen.texture_size):
+            missing = "voxels are not connected" if field is None else f"preset {preset} has no texture"
+            warnings.append(f"no normal map or occlusion, which options asks for: {missing}")
         asset = make_asset(
             host.at_work(shape),
             field,
@@ -255,6 +258,7 @@ class GameReadyAsset:
         )
         asset = host.at_rest(asset)
         result = asset, asset.mesh
+        host.show_text([f"{len(asset.mesh.faces):,} triangles", *warnings])
         return {"ui": {"text": warnings}, "result": result} if warnings else result
 
 

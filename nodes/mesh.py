@@ -139,9 +139,11 @@ class SimplifyMesh:
         light = simplify(raw, faces, max_error=max_error or None, progress=host.progress())
         result = (host.at_rest(light),)
         if max_error or len(light.faces) <= faces:
+            host.show_text([f"{len(light.faces):,} triangles"])
             return result
         line = f"{len(light.faces):,} triangles instead of {faces:,}: no collapse is left that preserves the surface"
         log.warning(line)
+        host.show_text([line])
         return {"ui": {"text": [line]}, "result": result}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .comfyui import mesh as comfy_mesh
-from .comfyui import progress, staged_progress
+from .comfyui import progress, show_text, staged_progress
 from .devices import at_rest, at_work, working_device
 from .files import NO_FILE, changed, file_3d, file_problem, input_files, input_path, metadata, opened, received
 from .folders import BUILT_IN, ROOT, model_choices, model_source, output_path, temp_path
@@ -31,6 +31,7 @@ __all__ = [
     "progress",
     "received",
     "residency",
+    "show_text",
     "staged_progress",
     "temp_path",
     "working_device",

@@ -43,3 +43,15 @@ def staged_progress(stages: Sequence[str]) -> Callable[[str, float], None]:
     """Returns report(stage, fraction), `progress` with an equal part of the bar for each stage."""
     report = progress()
     return lambda stage, fraction: report((stages.index(stage) + fraction) / len(stages))
+
+
+def show_text(lines: Sequence[str]) -> None:
+    """Shows lines on the node that runs, in place of those it showed before; does nothing outside ComfyUI.
+
+    The canvas draws a result's `ui` text for its own nodes only, and never removes a text: write one after every run.
+    """
+    server, execution = module("server"), module("comfy_execution.utils")
+    running = execution.get_executing_context() if execution else None
+    instance = getattr(server.PromptServer, "instance", None) if server else None
+    if running is not None and instance is not None:
+        instance.send_progress_text("\n".join(lines), running.node_id)

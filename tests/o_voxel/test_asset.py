@@ -244,3 +244,16 @@ def test_options_are_checked():
         AssetOptions(faces=1, texture_size=-1)
     with pytest.raises(ValueError, match="surface: expected one of"):
         AssetOptions(faces=1, texture_size=1, surface="smooth")
+    for wrong in ({"occlusion_rays": 0}, {"occlusion_reach": -1.0}, {"supersample": 3}, {"alpha_mode": "CLEAR"}):
+        with pytest.raises(ValueError, match=f"BakeOptions.{next(iter(wrong))}: expected"):
+            AssetOptions(faces=1, texture_size=0, **wrong)
+
+
+@pytest.mark.slow
+def test_options_of_the_bake_reach_it(raw):
+    """The outer ball's inside is never seen; a reach shorter than a texel leaves nothing to shade."""
+    small = replace(SMALL, faces=200, texture_size=64, normal_map=False, occlusion_rays=16, alpha_mode="BLEND")
+    dark, light = (make_asset(*raw, replace(small, occlusion_reach=reach)).materials[0] for reach in (None, 1e-6))
+    assert dark.alpha_mode == light.alpha_mode == "BLEND"
+    assert light.occlusion_texture.image.float().mean() > dark.occlusion_texture.image.float().mean()
+    assert light.occlusion_texture.image.min() > 250
