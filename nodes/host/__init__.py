@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .comfyui import mesh as comfy_mesh
-from .comfyui import progress, staged_progress
+from .comfyui import progress, show, staged_progress
 from .devices import at_rest, at_work, working_device
 from .folders import BUILT_IN, ROOT, input_path, model_choices, model_source, output_path
-from .model_residency import ComfyResidency, ComfyStreamed, residency
+from .model_residency import ComfyResidency, ComfyStreamed, network_device, residency
 
 __all__ = [
     "BUILT_IN",
@@ -19,9 +19,11 @@ __all__ = [
     "input_path",
     "model_choices",
     "model_source",
+    "network_device",
     "output_path",
     "progress",
     "residency",
+    "show",
     "staged_progress",
     "working_device",
 ]

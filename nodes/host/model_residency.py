@@ -18,6 +18,12 @@ from . import comfyui
 SMALL_CARD = 6 * GIB
 
 
+def network_device() -> torch.device:
+    """Returns the device that networks compute on: ComfyUI's, outside it the accelerator that torch finds."""
+    management = comfyui.module("comfy.model_management")
+    return management.get_torch_device() if management else default_device()
+
+
 def residency(vram: str = "auto") -> Residency:
     """Returns ComfyUI's model management inside it, so that its models and this pack's make room for each other. vram:
     see `choose_residency`. Raises ValueError for an unknown mode."""
