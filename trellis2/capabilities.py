@@ -91,6 +91,15 @@ class Capabilities:
         """Raises ValueError unless it has the shape flow of a surface of `resolution` voxels a side."""
         self._check(resolution, "shape", self.shapes)
 
+    def check_cascade(self, resolution: int) -> None:
+        """Raises ValueError unless a cascade can sample the shape of a surface of `resolution` voxels a side."""
+        if 1024 not in self.shapes and resolution != 512:
+            raise ValueError(
+                f"resolution {resolution}: this checkpoint has no shape network above 512, so no cascade; leave the "
+                'resolution of Shape Cascade at "the model\'s own", which keeps the shape, or choose another model'
+            )
+        self.check_shape(resolution)
+
     def check_texture(self, resolution: int) -> None:
         """Raises ValueError unless it has the texture flow of a surface of `resolution` voxels a side."""
         self._check(resolution, "texture", self.textures)

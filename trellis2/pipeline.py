@@ -189,7 +189,7 @@ class Pipeline:
     ) -> ShapeLatent:
         """Samples the shape latent [T, C] fp32 again for a finer surface. resolution: voxels a side, lowered for each
         object until its latent has fewer than max_tokens voxels. Raises the errors of `sample_shape`."""
-        self.capabilities.check_shape(resolution)
+        self.capabilities.check_cascade(resolution)
         return stages.cascade_shape(
             self.networks,
             condition,
