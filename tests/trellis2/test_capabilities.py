@@ -126,7 +126,7 @@ def test_another_batch_is_refused_before_any_network_is_loaded(whole):
             sample()
 
 
-@pytest.mark.parametrize("wrong", [{"channels": 8}, {"space": "another"}], ids=["channels", "numbers"])
+@pytest.mark.parametrize("wrong", [{"channels": 8, "space": ""}, {"space": "another"}], ids=["channels", "numbers"])
 def test_values_of_another_checkpoint_are_refused_before_any_network_is_loaded(whole, wrong):
     shape, texture = latent(ShapeLatent, whole), latent(TextureLatent, whole)
     foreign = latent(ShapeLatent, whole, **wrong)
