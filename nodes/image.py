@@ -13,10 +13,11 @@ from ..trellis2.pipeline import Pipeline
 from ..trellis2.values import VIEW_MODES, ImageCondition
 from . import host
 from .sockets import CONDITION, IMAGES, PIPELINE, PreparedImages, expect
-from .widgets import CATEGORY
+from .widgets import CATEGORY, chosen, number_override
 
 PICTURES = host.ROOT / "assets" / "images"
 BACKGROUND, OBJECT = "background (Load Image)", "object (Remove Background)"
+TOKENS = ["1024", "512"]
 OBJECTS, VIEWS = "separate objects", "views of one object"
 PREVIEW_SIZE = 512
 
@@ -99,15 +100,23 @@ class ConditionOnImage:
                 "images": (IMAGES, {"tooltip": "From Prepare Image."}),
                 "batch_is": ([OBJECTS, VIEWS], {"default": OBJECTS, "tooltip": batch}),
                 "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
-                "tokens": (["1024", "512"], {"default": "1024", "tooltip": tokens}),
-            }
+                "tokens": (TOKENS, {"default": "1024", "tooltip": tokens}),
+            },
+            "optional": dict([number_override("tokens")]),
         }
 
     def condition(
-        self, pipeline: Pipeline, images: PreparedImages, batch_is: str, view_mode: str, tokens: str
+        self,
+        pipeline: Pipeline,
+        images: PreparedImages,
+        batch_is: str,
+        view_mode: str,
+        tokens: str,
+        tokens_override: int | None = None,
     ) -> tuple[ImageCondition]:
         pictures = expect(images, IMAGES).images
         objects = [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures]
+        size = int(chosen("tokens", TOKENS, tokens, tokens_override))
         run = expect(pipeline, PIPELINE).condition
-        encoded = run(objects, resolution=int(tokens), view_mode=view_mode, progress=host.progress())
+        encoded = run(objects, resolution=size, view_mode=view_mode, progress=host.progress())
         return (host.at_rest(encoded),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..trellis2.capabilities import device_problem
 from ..trellis2.checkpoint.layouts import Checkpoint
 from ..trellis2.models import Backends
 from ..trellis2.ops.attention import BACKENDS as ATTENTION
@@ -14,6 +15,7 @@ from . import host
 from .sockets import PIPELINE, SAMPLER, SamplerOverrides
 from .widgets import CATEGORY, FROM_MODEL, STEP_CACHE, override
 
+PRECISIONS = ["auto", "bfloat16", "float16", "float32"]
 QUANTIZATIONS = ["none", *FORMATS]
 # Smaller values would put nearly all steps at the end of the schedule.
 LEAST_SHIFT = 0.1
@@ -60,7 +62,7 @@ class LoadModel:
         return {
             "required": {
                 "model": (choices, {"tooltip": model}),
-                "precision": (["auto", "bfloat16", "float16", "float32"], {"default": "auto", "tooltip": precision}),
+                "precision": (PRECISIONS, {"default": "auto", "tooltip": precision}),
                 "attention": (names, {"default": "auto", "tooltip": attention}),
             },
             "optional": {
@@ -68,6 +70,24 @@ class LoadModel:
                 "vram": (list(VRAM_MODES), {"default": "auto", "tooltip": vram}),
             },
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, model: str | None = None, precision: str | None = None, quantization: str | None = None
+    ) -> bool | str:
+        """True, or why this machine cannot load the choices, told when the graph is queued. None: comes by a wire.
+
+        ComfyUI leaves the lists of the widgets named here to this method.
+        """
+        lists = {
+            "model": (model, host.model_choices()),
+            "precision": (precision, PRECISIONS),
+            "quantization": (quantization, QUANTIZATIONS),
+        }
+        for name, (value, choices) in lists.items():
+            if value is not None and value not in choices:
+                return f"{name}: expected one of {choices}, got {value!r}"
+        return device_problem(host.network_device(), precision or "auto", quantization or "none") or True
 
     def load(
         self, model: str, precision: str, attention: str, quantization: str = "none", vram: str = "auto"

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..o_voxel.values import Mesh, VoxelField
 from ..trellis2.pipeline import PIPELINE_TYPES, Pipeline
+from ..trellis2.stage_pictures import picture_of
 from ..trellis2.values import VIEW_MODES, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
 from . import host
 from .image import OBJECTS, VIEWS
@@ -22,8 +23,22 @@ from .sockets import (
     SamplerOverrides,
     expect,
 )
-from .widgets import CATEGORY, SEED, STEP_CACHE, TOKENS, TYPE_FROM_MODEL, configured, guidance, settings, steps
+from .widgets import (
+    CATEGORY,
+    FROM_MODEL,
+    SEED,
+    STEP_CACHE,
+    TOKENS,
+    TYPE_FROM_MODEL,
+    chosen,
+    configured,
+    guidance,
+    override,
+    stage_inputs,
+    steps,
+)
 
+GRIDS = ["32", "64"]
 RESOLUTIONS = [TYPE_FROM_MODEL, "1024", "1536", "2048"]
 STAGES = ("condition", "structure", "shape", "cascade", "texture", "decode")
 
@@ -38,17 +53,8 @@ class SampleStructure:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         grid = "Voxels a side. 32: for 512 surfaces and all cascades (published). 64: for 1024 without a cascade."
-        return {
-            "required": {
-                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
-                "condition": (CONDITION, {"tooltip": "From Image Condition."}),
-                "seed": SEED,
-                "steps": steps(),
-                "guidance": guidance(7.5),
-                "grid": (["32", "64"], {"default": "32", "tooltip": grid}),
-            },
-            "optional": {"sampler": settings()},
-        }
+        widgets = {"grid": (GRIDS, {"default": "32", "tooltip": grid})}
+        return stage_inputs(7.5, widgets=widgets, overrides=["grid"])
 
     def sample(
         self,
@@ -59,15 +65,17 @@ class SampleStructure:
         guidance: float,
         grid: str,
         sampler: SamplerOverrides | None = None,
+        grid_override: int | None = None,
     ) -> tuple[SparseStructure]:
         expect(pipeline, PIPELINE)
         structure = pipeline.sample_structure(
             expect(condition, CONDITION),
             seed=seed,
-            resolution=int(grid),
+            resolution=int(chosen("grid", GRIDS, grid, grid_override)),
             sampler=configured(pipeline.config.sparse_structure_sampler, steps, guidance, sampler),
             progress=host.progress(),
         )
+        host.show(lambda: picture_of(structure))
         return (host.at_rest(structure),)
 
 
@@ -80,17 +88,7 @@ class SampleShape:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
-                "condition": (CONDITION, {"tooltip": "From Image Condition."}),
-                "structure": (STRUCTURE, {"tooltip": "From Sample Structure."}),
-                "seed": SEED,
-                "steps": steps(),
-                "guidance": guidance(7.5),
-            },
-            "optional": {"sampler": settings()},
-        }
+        return stage_inputs(7.5, values={"structure": (STRUCTURE, {"tooltip": "From Sample Structure."})})
 
     def sample(
         self,
@@ -110,6 +108,7 @@ class SampleShape:
             sampler=configured(pipeline.config.shape_slat_sampler, steps, guidance, sampler),
             progress=host.progress(),
         )
+        host.show(lambda: picture_of(shape))
         return (host.at_rest(shape),)
 
 
@@ -127,19 +126,16 @@ class CascadeShape:
             "supports 512 only, returns the input shape. Tokens, and with them time and memory, grow about 2x from "
             "1024 to 1536 and 4x to 2048."
         )
-        return {
-            "required": {
-                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
-                "condition": (CONDITION, {"tooltip": "From Image Condition, with 1024 tokens."}),
-                "shape": (SHAPE, {"tooltip": "From Sample Shape."}),
-                "seed": SEED,
-                "steps": steps(),
-                "guidance": guidance(7.5),
+        return stage_inputs(
+            7.5,
+            condition="From Image Condition, with 1024 tokens.",
+            values={"shape": (SHAPE, {"tooltip": "From Sample Shape."})},
+            widgets={
                 "resolution": (RESOLUTIONS, {"default": TYPE_FROM_MODEL, "tooltip": resolution}),
                 "max_tokens": TOKENS,
             },
-            "optional": {"sampler": settings()},
-        }
+            overrides=["resolution"],
+        )
 
     def sample(
         self,
@@ -152,8 +148,10 @@ class CascadeShape:
         resolution: str,
         max_tokens: int,
         sampler: SamplerOverrides | None = None,
+        resolution_override: int | None = None,
     ) -> tuple[ShapeLatent]:
         default = expect(pipeline, PIPELINE).pipeline_type(None).cascade
+        resolution = chosen("resolution", RESOLUTIONS, resolution, resolution_override)
         target = default if resolution == TYPE_FROM_MODEL else int(resolution)
         if target is None:
             return (host.at_rest(expect(shape, SHAPE)),)
@@ -166,6 +164,7 @@ class CascadeShape:
             sampler=configured(pipeline.config.shape_slat_sampler, steps, guidance, sampler),
             progress=host.progress(),
         )
+        host.show(lambda: picture_of(finer))
         return (host.at_rest(finer),)
 
 
@@ -178,17 +177,7 @@ class SampleTexture:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
-                "condition": (CONDITION, {"tooltip": "From Image Condition."}),
-                "shape": (SHAPE, {"tooltip": "From Sample Shape or Shape Cascade."}),
-                "seed": SEED,
-                "steps": steps(),
-                "guidance": guidance(1.0),
-            },
-            "optional": {"sampler": settings()},
-        }
+        return stage_inputs(1.0, values={"shape": (SHAPE, {"tooltip": "From Sample Shape or Shape Cascade."})})
 
     def sample(
         self,
@@ -271,7 +260,12 @@ class ImageTo3D:
                 "batch_is": ([OBJECTS, VIEWS], {"default": OBJECTS, "tooltip": batch}),
                 "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
             },
-            "optional": {"step_cache": STEP_CACHE},
+            "optional": {
+                "step_cache": STEP_CACHE,
+                "guidance_structure": guidance(7.5),
+                "guidance_shape": guidance(7.5),
+                "guidance_texture": guidance(1.0),
+            },
         }
 
     def generate(
@@ -285,16 +279,28 @@ class ImageTo3D:
         batch_is: str,
         view_mode: str,
         step_cache: bool = False,
+        guidance_structure: float = FROM_MODEL,
+        guidance_shape: float = FROM_MODEL,
+        guidance_texture: float = FROM_MODEL,
     ) -> tuple[list[Mesh], list[VoxelField | None]]:
+        def show(stage: str, result: SparseStructure | ShapeLatent) -> None:
+            host.show(lambda: picture_of(result), (STAGES.index(stage) + 1) / len(STAGES))
+
         pictures = expect(images, IMAGES).images
-        assets = expect(pipeline, PIPELINE).run(
-            [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures],
-            pipeline_type=None if pipeline_type == TYPE_FROM_MODEL else pipeline_type,
-            seed=seed,
-            steps=steps,
-            max_tokens=max_tokens,
-            view_mode=view_mode,
-            step_cache=step_cache,
-            progress=host.staged_progress(STAGES),
+        strengths = map(override, (guidance_structure, guidance_shape, guidance_texture))
+        assets = (
+            expect(pipeline, PIPELINE)
+            .guided(*strengths)
+            .watched(show)
+            .run(
+                [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures],
+                pipeline_type=None if pipeline_type == TYPE_FROM_MODEL else pipeline_type,
+                seed=seed,
+                steps=steps,
+                max_tokens=max_tokens,
+                view_mode=view_mode,
+                step_cache=step_cache,
+                progress=host.staged_progress(STAGES),
+            )
         )
         return [host.at_rest(asset.mesh) for asset in assets], [host.at_rest(asset.field) for asset in assets]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..trellis2.checkpoint.config import SamplerConfig
 from ..trellis2.pipeline import MAX_TOKENS
-from .sockets import SAMPLER, SamplerOverrides
+from .sockets import CONDITION, PIPELINE, SAMPLER, SamplerOverrides
 
 CATEGORY = "TRELLIS.2"
 FROM_MODEL = -1.0  # a sampler widget at this value, or any below 0, keeps the checkpoint's setting
 TYPE_FROM_MODEL = "the model's own"
+
+# name -> (type or choices, options)
+Inputs = dict[str, tuple[Any, dict[str, Any]]]
 
 SEED = (
     "INT",
@@ -50,6 +54,48 @@ def steps(default: int = 12) -> tuple[str, dict[str, Any]]:
     """Widget of the number of sampling steps."""
     tooltip = "Sampling steps. Time is proportional to them; the published setting is 12."
     return ("INT", {"default": default, "min": 1, "max": 200, "tooltip": tooltip})
+
+
+def stage_inputs(
+    published: float,  # guidance of Microsoft's checkpoint
+    *,
+    condition: str = "From Image Condition.",
+    values: Inputs | None = None,  # the stage's further sockets
+    widgets: Inputs | None = None,  # and its further widgets
+    overrides: Sequence[str] = (),  # those of them that a number may replace
+) -> dict[str, Inputs]:
+    """The inputs of a sampling stage: pipeline, condition, sockets, seed, steps, guidance, widgets; sampler, overrides.
+
+    The canvas stores widgets by their place, so what is added to a released node goes last.
+    """
+    return {
+        "required": {
+            "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
+            "condition": (CONDITION, {"tooltip": condition}),
+            **(values or {}),
+            "seed": SEED,
+            "steps": steps(),
+            "guidance": guidance(published),
+            **(widgets or {}),
+        },
+        "optional": {"sampler": settings(), **dict(map(number_override, overrides))},
+    }
+
+
+def number_override(widget: str) -> tuple[str, tuple[str, dict[str, Any]]]:
+    """(name, socket) of a number that replaces a list of sizes, see `chosen`: a list takes no wire from an Int."""
+    options = {"min": 0, "max": 2**20, "forceInput": True}
+    return f"{widget}_override", ("INT", {**options, "tooltip": f"Optional: a number that replaces {widget}."})
+
+
+def chosen(name: str, choices: Sequence[str], choice: str, number: int | None) -> str:
+    """Returns `choice`, or the one of `choices` that the connected `number` names. Raises ValueError for another."""
+    if number is None:
+        return choice
+    if str(number) not in choices:
+        sizes = ", ".join(c for c in choices if c.isdecimal())
+        raise ValueError(f"{name}_override: expected one of the sizes of {name}, {sizes}, got {number}")
+    return str(number)
 
 
 def filename_prefix(default: str) -> tuple[str, dict[str, Any]]:

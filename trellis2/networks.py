@@ -25,6 +25,8 @@ from .runtime.residency import Residency
 N = TypeVar("N", bound=nn.Module)
 
 SHAPE_ENCODER, TEXTURE_ENCODER = "shape_slat_encoder", "tex_slat_encoder"
+# With the pixels a side of the images that guide them, 512 or 1024.
+SHAPE_FLOW, TEXTURE_FLOW = "shape_slat_flow_model_{}", "tex_slat_flow_model_{}"
 
 
 class Networks:
@@ -65,13 +67,13 @@ class Networks:
 
     def shape_flow(self, image_size: int, num_tokens: int, num_image_tokens: int) -> AbstractContextManager[LatentFlow]:
         """Flow model of the shape latent, for image tokens of `image_size` pixels (512 or 1024)."""
-        return self._lend(f"shape_slat_flow_model_{image_size}", LatentFlow, num_tokens, num_image_tokens)
+        return self._lend(SHAPE_FLOW.format(image_size), LatentFlow, num_tokens, num_image_tokens)
 
     def texture_flow(
         self, image_size: int, num_tokens: int, num_image_tokens: int
     ) -> AbstractContextManager[LatentFlow]:
         """Flow model of the texture latent, for image tokens of `image_size` pixels (512 or 1024)."""
-        return self._lend(f"tex_slat_flow_model_{image_size}", LatentFlow, num_tokens, num_image_tokens)
+        return self._lend(TEXTURE_FLOW.format(image_size), LatentFlow, num_tokens, num_image_tokens)
 
     def shape_decoder(self, num_tokens: int) -> AbstractContextManager[ShapeDecoder]:
         """Decoder from a shape latent [T, C] to dual grids."""

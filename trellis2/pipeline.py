@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import replace
 from functools import partial
 
 from PIL import Image
@@ -12,6 +13,7 @@ from torch import nn
 
 from ..o_voxel.core.progress import Progress, StageProgress, staged
 from ..o_voxel.values import OVoxel
+from .capabilities import PIPELINE_TYPES, Capabilities, PipelineType, device_problem
 from .checkpoint.config import PipelineConfig, SamplerConfig
 from .checkpoint.layouts import Checkpoint
 from .models import Backends
@@ -24,33 +26,12 @@ from .values import Asset, ImageCondition, ShapeLatent, SparseStructure, Texture
 
 MAX_TOKENS = 49152
 
-
-@dataclass(frozen=True)
-class PipelineType:
-    """Resolutions in voxels a side. structure: of the sparse structure.  shape: of the first shape's surface.  cascade:
-    of the second shape's surface, None without a cascade."""
-
-    structure: int
-    shape: int
-    cascade: int | None = None
-
-    @property
-    def resolution(self) -> int:
-        """Upper bound of the final surface's voxels a side."""
-        return self.cascade or self.shape
-
-
-PIPELINE_TYPES = {
-    "512": PipelineType(structure=32, shape=512),
-    "1024": PipelineType(structure=64, shape=1024),
-    "1024_cascade": PipelineType(structure=32, shape=512, cascade=1024),
-    "1536_cascade": PipelineType(structure=32, shape=512, cascade=1536),
-    "2048_cascade": PipelineType(structure=32, shape=512, cascade=2048),
-}
+# watch(stage, its result)
+Watch = Callable[[str, SparseStructure | ShapeLatent], None]
 
 
 class Pipeline:
-    """Runs the six stages (see `stages`) with a checkpoint's networks.
+    """Runs the six stages (see `stages`) with a checkpoint's networks. config: the contents of pipeline.json.
 
     Stages take and return batches. Item i draws its noise from seed + i, so a batch equals single runs with those
     seeds. sampler: None: the checkpoint's.  progress(fraction) is called as a stage advances and may raise to cancel.
@@ -65,9 +46,14 @@ class Pipeline:
         dtype: str = "auto",
         backends: Backends | None = None,
     ) -> None:
-        """See `load`. Raises ValueError for a quantization that the device does not support."""
+        """See `load`. Raises ValueError for a quantization or dtype that the device does not support."""
         self.checkpoint = checkpoint
+        self.config: PipelineConfig = checkpoint.config
+        self._watch: Watch | None = None
         residency = residency or choose_residency(vram, default_device())
+        problem = device_problem(residency.device, dtype, checkpoint.quantization)
+        if problem is not None:
+            raise ValueError(problem)
         if checkpoint.quantization != "none":
             check_format(checkpoint.quantization, residency.device)
         dtype = default_dtype(residency.device) if dtype == "auto" else dtype
@@ -93,14 +79,39 @@ class Pipeline:
         return cls(checkpoint, residency, vram=vram, dtype=dtype, backends=backends)
 
     @property
-    def config(self) -> PipelineConfig:
-        """The contents of pipeline.json."""
-        return self.networks.config
+    def capabilities(self) -> Capabilities:
+        """What the checkpoint can make."""
+        return Capabilities.of(self.config)
 
     @property
     def residency(self) -> Residency:
         """The residency that places the networks on the compute device."""
         return self.networks.residency
+
+    def guided(
+        self, structure: float | None = None, shape: float | None = None, texture: float | None = None
+    ) -> Pipeline:
+        """Returns a pipeline over the same networks with other guidance strengths; None: the checkpoint's."""
+
+        def strengthened(sampler: SamplerConfig, strength: float | None) -> SamplerConfig:
+            params = sampler.params
+            return sampler if strength is None else replace(sampler, params=replace(params, guidance_strength=strength))
+
+        guided = copy(self)
+        guided.config = replace(
+            self.config,
+            sparse_structure_sampler=strengthened(self.config.sparse_structure_sampler, structure),
+            shape_slat_sampler=strengthened(self.config.shape_slat_sampler, shape),
+            tex_slat_sampler=strengthened(self.config.tex_slat_sampler, texture),
+        )
+        return guided
+
+    def watched(self, watch: Watch) -> Pipeline:
+        """Returns a pipeline over the same networks whose `run` calls watch(stage, result) after the stages
+        "structure", "shape" and "cascade"; it may raise to cancel."""
+        watched = copy(self)
+        watched._watch = watch
+        return watched
 
     def unload(self) -> None:
         """Drops the loaded networks; later stages load them again."""
@@ -142,7 +153,9 @@ class Pipeline:
         sampler: SamplerConfig | None = None,
         progress: Progress | None = None,
     ) -> SparseStructure:
-        """Samples the occupied voxels on a grid of 32 or 64 a side. Raises ValueError for an object without any."""
+        """Samples the occupied voxels on a grid of 32 or 64 a side. Raises ValueError for an object without any, and
+        for a grid on which the checkpoint samples no shape."""
+        self.capabilities.check_structure(resolution)
         sampler = sampler or self.config.sparse_structure_sampler
         return stages.sample_structure(
             self.networks, condition, sampler, seed=seed, resolution=resolution, progress=progress
@@ -158,7 +171,8 @@ class Pipeline:
         progress: Progress | None = None,
     ) -> ShapeLatent:
         """Samples the shape latent [T, C] fp32 on the structure's voxels: a 32 grid gives a 512 surface, a 64 grid a
-        1024 one."""
+        1024 one. Raises ValueError if the checkpoint lacks its network, or the condition its tokens or objects."""
+        self.capabilities.check_shape(structure.resolution * stages.LATENT_STRIDE)
         sampler = sampler or self.config.shape_slat_sampler
         return stages.sample_shape(self.networks, condition, structure, sampler, seed=seed, progress=progress)
 
@@ -174,7 +188,8 @@ class Pipeline:
         progress: Progress | None = None,
     ) -> ShapeLatent:
         """Samples the shape latent [T, C] fp32 again for a finer surface. resolution: voxels a side, lowered for each
-        object until its latent has fewer than max_tokens voxels."""
+        object until its latent has fewer than max_tokens voxels. Raises the errors of `sample_shape`."""
+        self.capabilities.check_cascade(resolution)
         return stages.cascade_shape(
             self.networks,
             condition,
@@ -195,7 +210,9 @@ class Pipeline:
         sampler: SamplerConfig | None = None,
         progress: Progress | None = None,
     ) -> TextureLatent:
-        """Samples the material latent [T, C] fp32 on the voxels of a shape latent."""
+        """Samples the material latent [T, C] fp32 on the voxels of a shape latent. Raises ValueError if the checkpoint
+        lacks its network, or the shape is another checkpoint's."""
+        self.capabilities.check_texture(max(shape.resolutions))
         sampler = sampler or self.config.tex_slat_sampler
         return stages.sample_texture(self.networks, condition, shape, sampler, seed=seed, progress=progress)
 
@@ -234,8 +251,10 @@ class Pipeline:
         progress: StageProgress | None = None,
     ) -> list[Asset]:
         """Runs all six stages. steps: of every sampler; None: the checkpoint's.  step_cache: see `with_step_cache`.
-        progress(stage, fraction)."""
-        kind = self.pipeline_type(pipeline_type)
+        progress(stage, fraction).
+
+        Raises ValueError, before a network is loaded, for a pipeline type that the checkpoint lacks networks for."""
+        kind = self.check(pipeline_type)
         report = partial(staged, progress)
 
         def adjusted(sampler: SamplerConfig) -> SamplerConfig:
@@ -255,7 +274,9 @@ class Pipeline:
             sampler=structure_sampler,
             progress=report("structure"),
         )
+        self._show("structure", structure)
         shape = self.sample_shape(condition, structure, seed=seed, sampler=shape_sampler, progress=report("shape"))
+        self._show("shape", shape)
         if kind.cascade is not None:
             shape = self.cascade_shape(
                 condition,
@@ -266,12 +287,27 @@ class Pipeline:
                 sampler=shape_sampler,
                 progress=report("cascade"),
             )
+            self._show("cascade", shape)
         texture = self.sample_texture(condition, shape, seed=seed, sampler=texture_sampler, progress=report("texture"))
         return self.decode(shape, texture, progress=report("decode"))
 
     def pipeline_type(self, name: str | None) -> PipelineType:
         """Returns the named type, or the checkpoint's default for None. Raises ValueError for an unknown name."""
+        return PIPELINE_TYPES[self._type_name(name)]
+
+    def check(self, pipeline_type: str | None) -> PipelineType:
+        """Returns `pipeline_type` as above. Also raises ValueError, naming those that work, if the checkpoint lacks
+        networks for it."""
+        name = self._type_name(pipeline_type)
+        self.capabilities.check_type(name)
+        return PIPELINE_TYPES[name]
+
+    def _type_name(self, name: str | None) -> str:
         name = name or self.config.default_pipeline_type
         if name not in PIPELINE_TYPES:
             raise ValueError(f"pipeline type: expected one of {list(PIPELINE_TYPES)}, got {name!r}")
-        return PIPELINE_TYPES[name]
+        return name
+
+    def _show(self, stage: str, result: SparseStructure | ShapeLatent) -> None:
+        if self._watch is not None:
+            self._watch(stage, result)

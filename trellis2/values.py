@@ -64,7 +64,10 @@ class ImageCondition:
         """Returns [B, V, L, C] fp32."""
         tokens = self.tokens_512 if image_size == 512 else self.tokens_1024
         if tokens is None:
-            raise ValueError("condition: the 1024 models need image tokens at 1024; condition with resolution 1024")
+            raise ValueError(
+                "condition: expected image tokens at 1024, which every stage above 512 needs, got them at 512 only; "
+                "set tokens to 1024 in Image Condition"
+            )
         return tokens
 
 
@@ -85,12 +88,14 @@ class Latent:
     """A structured latent in the decoders' space, not normalised.
 
     slat: [T, C] fp32 on the latent voxels of B objects.  resolutions: of each object's decoded surface in voxels a
-    side, 16 times its latent grid; they may differ after a cascade.  noise_history: of each object.
+    side, 16 times its latent grid; they may differ after a cascade.  noise_history: of each object.  space: the
+    `Normalization.fingerprint` of the checkpoint that it belongs to; empty: unknown.
     """
 
     slat: SparseTensor
     resolutions: tuple[int, ...]
     noise_history: tuple[NoiseHistory, ...]
+    space: str = ""
 
     @property
     def batch_size(self) -> int:

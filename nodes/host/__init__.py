@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .comfyui import mesh as comfy_mesh
-from .comfyui import progress, show_text, staged_progress
+from .comfyui import progress, show, show_text, staged_progress
 from .devices import at_rest, at_work, working_device
 from .files import NO_FILE, changed, file_3d, file_problem, input_files, input_path, metadata, opened, received
 from .folders import BUILT_IN, ROOT, model_choices, model_source, output_path, temp_path
-from .model_residency import ComfyResidency, ComfyStreamed, residency
+from .model_residency import ComfyResidency, ComfyStreamed, network_device, residency
 
 __all__ = [
     "BUILT_IN",
@@ -26,11 +26,13 @@ __all__ = [
     "metadata",
     "model_choices",
     "model_source",
+    "network_device",
     "opened",
     "output_path",
     "progress",
     "received",
     "residency",
+    "show",
     "show_text",
     "staged_progress",
     "temp_path",

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from PIL.Image import Image
+
 from ...o_voxel.core.progress import Progress, silent
 
 PROGRESS_TICKS = 1000
@@ -55,3 +57,13 @@ def show_text(lines: Sequence[str]) -> None:
     instance = getattr(server.PromptServer, "instance", None) if server else None
     if running is not None and instance is not None:
         instance.send_progress_text("\n".join(lines), running.node_id)
+
+
+def show(draw: Callable[[], Image], fraction: float = 1.0) -> None:
+    """Shows the picture that draw() returns on the running node, whose bar stands at `fraction`. Outside ComfyUI, and
+    where it shows no progress, nothing is drawn."""
+    utils = module("comfy.utils")
+    bar = utils.ProgressBar(PROGRESS_TICKS) if utils else None
+    if bar is not None and bar.hook is not None:
+        picture = draw()
+        bar.update_absolute(round(fraction * PROGRESS_TICKS), preview=("JPEG", picture, max(picture.size)))

@@ -25,6 +25,12 @@ SMALL_CARD = 6 * GIB
 NO_VRAM = "NO_VRAM"
 
 
+def network_device() -> torch.device:
+    """Returns the device that networks compute on: ComfyUI's, outside it the accelerator that torch finds."""
+    management = comfyui.module("comfy.model_management")
+    return management.get_torch_device() if management else default_device()
+
+
 def residency(vram: str = "auto") -> Residency:
     """Returns ComfyUI's model management inside it, so that its models and this pack's make room for each other. vram:
     see `choose_residency`; under --novram, ComfyUI's own choice, "low" for each. Raises ValueError for an unknown mode.

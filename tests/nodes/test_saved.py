@@ -31,7 +31,7 @@ def widgets_of(node):
     return {
         name: (kind, options)
         for name, (kind, options) in inputs.items()
-        if isinstance(kind, list) or (kind in ("INT", "FLOAT", "STRING", "BOOLEAN") and not options.get("forceInput"))
+        if (isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN")) and not options.get("forceInput")
     }
 
 

@@ -712,7 +712,7 @@ def test_a_structure_of_another_grid_is_refused(tiny, condition, resolution):
 
 
 def test_a_texture_of_another_shape_is_refused(stages, cascade, texture):
-    with pytest.raises(ValueError, match="voxels are not those of the latent"):
+    with pytest.raises(ValueError, match="texture: its voxels are not those of the shape"):
         stages.decode(cascade, texture)
 
 

@@ -6,6 +6,7 @@ Field names are those of the files. Unknown keys raise: an ignored option could 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -227,6 +228,11 @@ class Normalization:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise ConfigError(f"normalization: expected positive stds, one per mean, got {self.std} for {self.mean}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Short digest of the numbers, which identifies the latent space that they were measured in."""
+        return hashlib.sha256(repr((self.mean, self.std)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)

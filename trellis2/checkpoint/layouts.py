@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -198,7 +198,10 @@ class SingleFiles:
         """int8: prefer the int8 file of the flow networks, and keep its weights in int8."""
         self._files, self._int8 = files, int8
         self._published = _read_json(Path(__file__).with_name("published.json"))
-        self.config = parse_pipeline(self._published["pipeline"], "published.json")
+        config = parse_pipeline(self._published["pipeline"], "published.json")
+        self.config = replace(
+            config, models={role: path for role, path in config.models.items() if role in COMFY_ROLES}
+        )
 
     def files(self, role: str) -> list[Path]:
         """Returns the file with a role's network, downloading it if absent. Raises MissingFileError."""

@@ -83,7 +83,8 @@ def check_format(name: str, device: torch.device) -> Format:
         raise ValueError(f"quantization: expected 'none' or one of {list(FORMATS)}, got {name!r}")
     form = FORMATS[name]
     if device.type != "cpu" and resolve_backend("auto", BACKENDS, device, form.dtype) == "reference":
-        raise ValueError(f"quantization {name!r} does not work on {device}: {explain(BACKENDS, device, form.dtype)}")
+        reasons = explain(BACKENDS, device, form.dtype)
+        raise ValueError(f"quantization {name!r} does not work on {device}; choose 'none'. The reasons: {reasons}")
     return form
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...o_voxel.core.progress import Progress, scaled
 from ...o_voxel.values import DualGrid, Mesh, OVoxel, to_device
 from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
+from ..capabilities import LATENT_STRIDE, image_size_of
 from ..checkpoint.config import Normalization, SamplerConfig
 from ..image import to_pixels
 from ..models.shape_vae import dual_grid_features
@@ -24,11 +25,10 @@ from ..networks import Networks
 from ..runtime.memory import device_memory
 from ..sparse import CoordSet, SparseTensor
 from ..values import Asset, EmptyOutputError, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
+from .checks import check_channels, check_condition, check_same_voxels, check_space
 from .flow_sampling import sample_sparse_latent, sample_structure_latent
 from .noise import NoiseHistory, next_noise
 
-# Latent voxels a side are 1/16 of the surface's.
-LATENT_STRIDE = 16
 # The structure flow's tokens for each object: its latent grid is 16 a side.
 STRUCTURE_TOKENS = 16**3
 # The cascade lowers its resolution by this much at a time, and never below the floor.
@@ -83,6 +83,7 @@ def sample_structure(
     """
     objects = condition.batch_size
     with networks.structure_flow(objects * STRUCTURE_TOKENS, condition.num_tokens(512)) as flow:
+        check_channels(condition, flow.config)
         shape = (flow.config.in_channels, *(flow.config.resolution,) * 3)
         noises, history = next_noise(seed, [shape] * objects, [()] * objects)
         noise = torch.stack(noises).to(networks.device)
@@ -128,6 +129,8 @@ def cascade_shape(
     resolution: of the surface, lowered for each object until its latent has fewer than max_tokens voxels, see
     `cascade_voxels`.
     """
+    check_condition(condition, shape.batch_size, image_size_of([resolution]))
+    check_space(shape, networks.config.shape_slat_normalization)
     with networks.shape_decoder(len(shape.slat.coords)) as decoder:
         fine = decoder.upsample(shape.slat.to(networks.device), levels=4, progress=scaled(progress, 0, 0.2))
     targets = [
@@ -149,9 +152,11 @@ def sample_texture(
     progress: Progress | None = None,
 ) -> TextureLatent:
     """The material latent on the voxels of a shape latent, which the flow takes as further input channels."""
-    _check_batch(condition, shape.batch_size)
-    image_size, coords = _image_size(shape.resolutions), shape.slat.coords
+    image_size, coords = image_size_of(shape.resolutions), shape.slat.coords
+    check_condition(condition, shape.batch_size, image_size)
+    check_space(shape, networks.config.shape_slat_normalization)
     with networks.texture_flow(image_size, len(coords), condition.num_tokens(image_size)) as flow:
+        check_channels(condition, flow.config)
         known = normalize(shape.slat.to(networks.device), networks.config.shape_slat_normalization)
         channels = flow.config.in_channels - known.feats.shape[1]
         noises, history = next_noise(seed, [(length, channels) for length in coords.lengths], shape.noise_history)
@@ -159,8 +164,8 @@ def sample_texture(
         latent = sample_sparse_latent(
             flow, noise, condition, sampler, image_size=image_size, concat=known, progress=progress
         )
-    slat = denormalize(latent, networks.config.tex_slat_normalization)
-    return TextureLatent(slat, shape.resolutions, history)
+    stats = networks.config.tex_slat_normalization
+    return TextureLatent(denormalize(latent, stats), shape.resolutions, history, stats.fingerprint)
 
 
 @torch.no_grad()
@@ -174,8 +179,13 @@ def decode(
 ) -> list[Asset]:
     """The surface of each object and, given a texture latent, its materials on the same voxels.
 
-    memory_budget: bytes, see `SparseDecoder.forward`.  Raises ValueError where the texture has other voxels.
+    memory_budget: bytes, see `SparseDecoder.forward`.  Raises ValueError where the texture has other voxels,
+    or either is another checkpoint's.
     """
+    check_space(shape, networks.config.shape_slat_normalization)
+    if texture is not None:
+        check_space(texture, networks.config.tex_slat_normalization)
+        check_same_voxels(shape, texture)
     num_tokens, share = len(shape.slat.coords), 1.0 if texture is None else 0.5
     with networks.shape_decoder(num_tokens) as decoder:
         decoded = decoder(shape.slat.to(networks.device), None, scaled(progress, 0, share), memory_budget)
@@ -206,12 +216,13 @@ def encode(networks: Networks, voxels: OVoxel) -> tuple[ShapeLatent, TextureLate
     voxels = to_device(voxels, networks.device)
     with networks.shape_encoder() as encoder:
         mean = encoder(dual_grid_features([voxels.dual_grid])).mean
-    shape = ShapeLatent(mean, (resolution,), ((),))
+    config = networks.config
+    shape = ShapeLatent(mean, (resolution,), ((),), config.shape_slat_normalization.fingerprint)
     if voxels.field is None:
         return shape, None
     with networks.texture_encoder() as encoder:
         mean = encoder(field_features([voxels.field])).mean
-    return shape, TextureLatent(mean, (resolution,), ((),))
+    return shape, TextureLatent(mean, (resolution,), ((),), config.tex_slat_normalization.fingerprint)
 
 
 def normalize(latent: SparseTensor, stats: Normalization) -> SparseTensor:
@@ -257,29 +268,19 @@ def _sample_shape_on(
     progress: Progress | None,
 ) -> ShapeLatent:
     """The shape latent on given latent voxels."""
-    _check_batch(condition, len(targets))
     voxels, resolutions = zip(*targets, strict=True)
-    image_size = _image_size(resolutions)
+    image_size = image_size_of(resolutions)
+    check_condition(condition, len(targets), image_size)
     with networks.shape_flow(image_size, sum(map(len, voxels)), condition.num_tokens(image_size)) as flow:
+        check_channels(condition, flow.config)
         noises, history = next_noise(seed, [(len(item), flow.config.in_channels) for item in voxels], histories)
         noise = noise_on(voxels, noises, networks.device)
         latent = sample_sparse_latent(flow, noise, condition, sampler, image_size=image_size, progress=progress)
-    return ShapeLatent(denormalize(latent, networks.config.shape_slat_normalization), resolutions, history)
-
-
-def _image_size(resolutions: Sequence[int]) -> int:
-    """Pixels a side of the images whose tokens guide surfaces of these resolutions."""
-    return 512 if max(resolutions) == 512 else 1024
+    stats = networks.config.shape_slat_normalization
+    return ShapeLatent(denormalize(latent, stats), resolutions, history, stats.fingerprint)
 
 
 def _surface(grid: DualGrid) -> Mesh:
     """The mesh of a dual grid; in slabs where memory is short, with the same result."""
     whole = len(grid.coords) * MESH_VOXEL_BYTES
     return dual_grid_to_mesh(grid, None if whole < device_memory(grid.coords.device).free else MESH_SLAB)
-
-
-def _check_batch(condition: ImageCondition, objects: int) -> None:
-    if condition.batch_size != objects:
-        raise ValueError(
-            f"condition: expected {objects} objects, as many as there are shapes, got {condition.batch_size}"
-        )

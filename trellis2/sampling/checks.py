@@ -1,0 +1,50 @@
+"""Checks of a stage's inputs against each other and its checkpoint, made before anything is sampled or decoded."""
+
+from __future__ import annotations
+
+import torch
+
+from ..checkpoint.config import FlowConfig, Normalization
+from ..values import ImageCondition, Latent, ShapeLatent, TextureLatent
+
+
+def check_condition(condition: ImageCondition, objects: int, image_size: int) -> None:
+    """Raises ValueError unless the condition has `objects` objects, and tokens at `image_size` pixels (512 or 1024)."""
+    if condition.batch_size != objects:
+        raise ValueError(
+            f"condition: expected {objects} objects, as many as there are shapes, got {condition.batch_size}; connect "
+            "the condition of the same images"
+        )
+    condition.num_tokens(image_size)
+
+
+def check_channels(condition: ImageCondition, flow: FlowConfig) -> None:
+    """Raises ValueError unless the flow network takes image tokens of the condition's width."""
+    channels = condition.tokens_512.shape[-1]
+    if channels != flow.cond_channels:
+        raise ValueError(
+            f"condition: expected image tokens of {flow.cond_channels} channels, got {channels}, of another "
+            "checkpoint's image encoder; connect Image Condition and this stage to the same Load Model"
+        )
+
+
+def check_space(latent: Latent, stats: Normalization) -> None:
+    """Raises ValueError unless the latent is of the checkpoint with these statistics, as far as its numbers tell."""
+    name, channels = ("texture" if isinstance(latent, TextureLatent) else "shape"), latent.slat.feats.shape[1]
+    # VAEs in training encode and decode before their statistics are measured: the placeholders have other lengths.
+    if latent.space != stats.fingerprint and (latent.space or channels != len(stats.mean)):
+        raise ValueError(
+            f"{name}: expected a {name} of this checkpoint, with {len(stats.mean)} channels, got one of another, with "
+            f"{channels}; connect all stages to the same Load Model"
+        )
+
+
+def check_same_voxels(shape: ShapeLatent, texture: TextureLatent) -> None:
+    """Raises ValueError unless the texture was sampled on the voxels of this shape."""
+    ours, theirs = shape.slat.coords, texture.slat.coords
+    same = shape.resolutions == texture.resolutions and ours.lengths == theirs.lengths
+    if not same or not torch.equal(ours.rows, theirs.rows.to(ours.rows.device)):
+        raise ValueError(
+            f"texture: its voxels are not those of the shape: expected {len(ours)} at {list(shape.resolutions)}, got "
+            f"{len(theirs)} at {list(texture.resolutions)}; connect the shape that the texture was sampled for"
+        )
