@@ -11,7 +11,6 @@ from comfyui_trellis2.trellis2.training.evaluation.metrics import (
     f_score,
     structure_iou,
     surface_points,
-    to_lab,
     visible_points,
 )
 
