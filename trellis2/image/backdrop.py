@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 RING = 0.03  # width of the border, of the longer side
-DRAWS, POINTS, SAMPLES = 300, 8, 1500  # least median of squares: fits tried, points of one, pixels that judge them
+DRAWS, POINTS, SAMPLES = 200, 8, 800  # least median of squares: fits tried, points of one, pixels that judge them
 INLIERS = 0.6  # share of the border that the first fit has to explain
 FLOOR = np.array([1.0, 0.8, 0.8], np.float32)  # least spread, L*a*b*: JPEG's and the eye's
-ROUNDS = 8
+ROUNDS = 5
+KNOWN = 6000  # pixels that a later fit takes
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,11 @@ class Backdrop:
 
     def colours(self, height: int, width: int) -> np.ndarray:
         """L*a*b* [height, width, 3] float32 of the background, the object left out."""
-        y, x = np.meshgrid(_axis(height), _axis(width), indexing="ij")
-        return (_basis(x.ravel(), y.ravel(), self.degree) @ self.coefficients).reshape(height, width, 3).astype(np.float32)
+        powers = np.arange(self.degree + 1)
+        x, y = (_axis(size)[:, None] ** powers for size in (width, height))
+        table = np.zeros((self.degree + 1, self.degree + 1, 3))
+        table[_exponents(self.degree)] = self.coefficients
+        return np.stack([y @ table[..., c].T @ x.T for c in range(3)], axis=-1).astype(np.float32)
 
 
 def border(height: int, width: int) -> np.ndarray:
@@ -65,7 +69,7 @@ def refit(lab: np.ndarray, known: np.ndarray, degree: int, before: Backdrop) -> 
     """Fits every pixel of lab [H, W, 3] that is `known` [H, W] bool as background; `before` starts it."""
     height, width = lab.shape[:2]
     rows, columns = np.nonzero(known)
-    step = max(1, len(rows) // 20_000)
+    step = max(1, len(rows) // KNOWN)
     rows, columns = rows[::step], columns[::step]
     basis = _basis(_axis(width)[columns], _axis(height)[rows], degree)
     start = np.zeros((basis.shape[1], 3))
@@ -92,9 +96,17 @@ def _spread(error: np.ndarray) -> np.ndarray:
     return 1.4826 * np.median(np.abs(error), axis=0)
 
 
+def _exponents(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exponents of x and of y of the monomials up to `degree`, low degrees first."""
+    pairs = [(total - i, i) for total in range(degree + 1) for i in range(total + 1)]
+    return np.array([x for x, _ in pairs]), np.array([y for _, y in pairs])
+
+
 def _basis(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
-    """Monomials [N, M] of the places x, y [N], low degrees first."""
-    return np.stack([x ** (total - i) * y**i for total in range(degree + 1) for i in range(total + 1)], axis=1)
+    """Monomials [N, M] of the places x, y [N], in the order of `_exponents`."""
+    powers = np.arange(degree + 1)
+    of_x, of_y = _exponents(degree)
+    return (x[:, None] ** powers)[:, of_x] * (y[:, None] ** powers)[:, of_y]
 
 
 def _axis(size: int) -> np.ndarray:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from scipy import ndimage
 
 from ...o_voxel.core.color import to_lab
 from .backdrop import Backdrop, border, fit_border
 from .prepare import EIGHT_BIT_MODES, downscale
-from .segment import FAR, grow, measure, parts, segment
+from .segment import FAR, Distance, deviation, grow, measure, parts, segment
 from .soft_edge import soften
 
 WORK_SIDE = 512  # pixels; the object is found in a picture of this size
@@ -63,18 +62,19 @@ def remove_background(image: Image.Image) -> Matte:
     lab = _lab(small)
     backdrop = fit_border(lab)
     _check_border(lab, backdrop)
-    backdrop = grow(lab, backdrop)
-    chance = segment(lab, backdrop)
+    backdrop = grow(lab[::2, ::2], backdrop)
+    distance = measure(lab, backdrop)
+    chance = segment(lab, backdrop, distance)
     mask = parts(chance > 0.5)
     _check_mask(mask)
-    confidence, reason = _confidence(lab, backdrop, mask)
+    confidence, reason = _confidence(lab, backdrop, distance, mask)
     if confidence < REFUSED:
         raise BackgroundError(f"{reason}: {ELSE}")
     return Matte(_full_size(picture, chance, mask, backdrop), confidence, reason if confidence < UNSURE else "")
 
 
 def _check_border(lab: np.ndarray, backdrop: Backdrop) -> None:
-    away = measure(lab, backdrop).away[border(*lab.shape[:2])]
+    away = deviation(lab, backdrop)[border(*lab.shape[:2])]
     share, spread = float((away < FAR).mean()), float(np.linalg.norm(backdrop.spread))
     if share < PLAIN_SHARE or spread > PLAIN_SPREAD:
         raise BackgroundError(
@@ -94,9 +94,11 @@ def _check_mask(mask: np.ndarray) -> None:
         raise BackgroundError(f"the object touches three sides of the picture: leave a margin around it, or {ELSE}")
 
 
-def _confidence(lab: np.ndarray, backdrop: Backdrop, mask: np.ndarray) -> tuple[float, str]:
+def _confidence(
+    lab: np.ndarray, backdrop: Backdrop, distance: Distance, mask: np.ndarray
+) -> tuple[float, str]:
     """How far a strict and a lenient cut agree with `mask`, and what is wrong if they do not."""
-    cuts = [parts(segment(lab, backdrop, strict) > 0.5) for strict in (0.6, 1.7)]
+    cuts = [parts(segment(lab, backdrop, distance, strict) > 0.5) for strict in (0.6, 1.7)]
     agreement = [float((mask & cut).sum() / max(1, (mask | cut).sum())) for cut in cuts]
     confidence = min(agreement)
     return confidence, (
@@ -108,7 +110,7 @@ def _confidence(lab: np.ndarray, backdrop: Backdrop, mask: np.ndarray) -> tuple[
 def _full_size(picture: Image.Image, chance: np.ndarray, mask: np.ndarray, backdrop: Backdrop) -> Image.Image:
     chance = np.where(mask, np.maximum(chance, 0.51), np.minimum(chance, 0.49)).astype(np.float32)
     full = np.asarray(Image.fromarray(chance).resize(picture.size, Image.Resampling.BICUBIC))
-    away = measure(_lab(picture), backdrop).away
+    away = deviation(_lab(picture), backdrop)
     band = max(2, round(2 * picture.width / mask.shape[1]))
     colours, alpha = soften(np.asarray(picture, np.float32), full, away, band)
     return Image.fromarray((np.dstack([colours, 255 * alpha]) + 0.5).astype(np.uint8))
