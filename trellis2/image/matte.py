@@ -90,6 +90,8 @@ def _check_mask(mask: np.ndarray) -> None:
     if share > MOST:
         raise BackgroundError(f"{100 * share:.0f} % of the picture is unlike its border; {ELSE}")
     sides = [float(side.mean()) for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])]
+    if min(sides[:2]) > 0.5 or min(sides[2:]) > 0.5:
+        raise BackgroundError(f"the cut goes from side to side of the picture, as a frame's inside does; {ELSE}")
     if sum(side > 0.02 for side in sides) >= 3:
         raise BackgroundError(f"the object touches three sides of the picture: leave a margin around it, or {ELSE}")
 

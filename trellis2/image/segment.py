@@ -18,6 +18,8 @@ NEAR, FAR = 3.0, 7.0  # standard deviations: background below, object above
 DARKEST = 0.45  # of the backdrop's lightness; a darker pixel is no shadow
 TINT = 4.0  # colour difference of a shadow from the shaded backdrop, L*a*b*
 SOFT = 2.5  # steepest shadow, L*a*b* a pixel
+HOLE = 6  # pixels; smaller holes are noise
+LOCAL = 16.0  # pixels; standard deviation of the weights of background beside a hole
 SPECK = 0.004  # of the largest part; smaller ones are dropped
 
 
@@ -85,42 +87,61 @@ def segment(lab: np.ndarray, backdrop: Backdrop, distance: Distance, strict: flo
     trust = np.where((away < 2) | (away > 10), 1.0, 0.2)
     prior[shadow], trust[shadow] = 0, 0.5
     inner = (away < FAR) & ~plain & ~shadow
-    hole = _holes(inner & (away < NEAR), distance, backdrop)
-    filled = inner & ~hole & ~_rim(plain | shadow | hole)
+    hole, kept = _enclosed(inner, plain | shadow, distance, lab, backdrop)
+    filled = kept & ~_rim(plain | shadow | hole)
     prior[filled], trust[filled] = 1, 0.2
     prior[hole], trust[hole] = 0, 1
     return _walk(lab, prior.astype(np.float32), trust.astype(np.float32), backdrop)
 
 
 def parts(mask: np.ndarray) -> np.ndarray:
-    """mask [H, W] bool without specks, its own and those of its holes."""
-    for _ in range(2):
-        labels, count = ndimage.label(mask)
-        if count > 1:
-            sizes = np.bincount(labels.ravel())
-            sizes[0] = 0
-            mask = (sizes >= max(4, SPECK * sizes.max()))[labels]
-        mask = ~mask
-    return mask
+    """mask [H, W] bool without its specks, and without holes under HOLE pixels."""
+    labels, count = ndimage.label(mask)
+    if count > 1:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        mask = (sizes >= max(4, SPECK * sizes.max()))[labels]
+    labels, _ = ndimage.label(~mask)
+    small = np.bincount(labels.ravel()) < HOLE
+    small[0] = False
+    return mask | small[labels]
 
 
-def _holes(inner: np.ndarray, distance: Distance, backdrop: Backdrop) -> np.ndarray:
-    """Which regions of inner [H, W] bool, enclosed and of the backdrop's colour, show it: flat as it is, with a sharp rim.
-    A highlight or a white part is shaded, or ends softly."""
-    labels, count = ndimage.label(inner)
+def _enclosed(
+    inner: np.ndarray, outer: np.ndarray, distance: Distance, lab: np.ndarray, backdrop: Backdrop
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which regions of inner [H, W] bool, enclosed and like the backdrop, show it, and which are the object.
+
+    A hole is flat, has the colour that the background, `outer` [H, W] bool, has beside it, its shadows too, and a sharp rim.
+    A highlight or a white part is shaded, or ends softly. Regions too small to tell are in neither.
+    """
+    beside = _local_colour(lab, outer)
+    offset = np.linalg.norm(lab - beside, axis=-1)
+    limit = 2.5 + 2 * float(np.linalg.norm(backdrop.noise))
+    dim = distance.shade & ~outer & (offset < 2 * limit)
+    like = (inner & (distance.away < NEAR)) | dim
+    labels, count = ndimage.label(like)
     if not count:
-        return np.zeros_like(inner)
+        return like, inner
     index = np.arange(1, count + 1)
-    size = ndimage.sum_labels(inner, labels, index)
-    flat = np.array(ndimage.median(distance.offset, labels, index)) < 1.0 + 2 * np.linalg.norm(backdrop.noise)
+    size = np.bincount(labels.ravel())[1:]
+    flat = np.array(ndimage.median(np.minimum(offset, distance.offset), labels, index)) < limit
     grown = ndimage.grey_dilation(labels, size=(5, 5))
-    ring = (grown > 0) & (labels == 0)
-    ring &= ~ndimage.binary_dilation(inner, iterations=1)
-    rims = np.where(ring, grown, 0).ravel()
+    rims = np.where((labels == 0) & ~ndimage.binary_dilation(like), grown, 0).ravel()
     total = np.bincount(rims, minlength=count + 1)[1:]
     sharp = np.bincount(rims, (distance.away > FAR).ravel(), minlength=count + 1)[1:] / np.maximum(total, 1)
-    good = np.concatenate([[False], (size >= 12) & flat & (sharp > 0.7)])
-    return good[labels]
+    big = size >= 12
+    hole = np.concatenate([[False], big & flat & (sharp > 0.7)])[labels]
+    small = np.concatenate([[False], ~big])[labels]
+    return hole, inner & ~hole & ~ndimage.binary_dilation(small, iterations=2)
+
+
+def _local_colour(lab: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The mean colour [H, W, 3] of the known pixels [H, W] bool around each, at a quarter of the size."""
+    thin, weight = lab[::4, ::4], known[::4, ::4].astype(np.float32) + 1e-9
+    total = ndimage.gaussian_filter(weight, LOCAL / 4)
+    mean = np.stack([ndimage.gaussian_filter(thin[..., c] * weight, LOCAL / 4) / (total + 1e-20) for c in range(3)], -1)
+    return mean.repeat(4, 0).repeat(4, 1)[: lab.shape[0], : lab.shape[1]]
 
 
 def _joined(start: np.ndarray, allowed: np.ndarray) -> np.ndarray:
