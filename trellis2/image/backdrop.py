@@ -1,9 +1,9 @@
 """A smooth model of a picture's background, fitted to its border and grown inwards.
 
-Colours are CIE L*a*b*. The model is a polynomial in the pixel's place, so that gradients and vignettes are part of it. The
-first fit has degree 2 and takes the border alone, where an object may stand in up to a third of the pixels: least median of
-squares (P. Rousseeuw, Least Median of Squares Regression, 1984) finds it, Tukey's biweight improves it. Later fits take every
-pixel known as background.
+Colours are CIE L*a*b*. The model is a polynomial in the pixel's place, so that gradients and vignettes are part of it.
+The first fit has degree 2 and takes the border alone, where an object may stand in up to a third of the pixels: least
+median of squares (P. Rousseeuw, Least Median of Squares Regression, 1984) finds it, Tukey's biweight improves it. Later
+fits take every pixel known as background.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from .segment import FAR, Distance, deviation, grow, measure, parts, segment
 from .soft_edge import soften
 
 WORK_SIDE = 512  # pixels; the object is found in a picture of this size
+SMALLEST = 16  # pixels a side
 PLAIN_SHARE = 0.6  # of the border, that the backdrop explains
 PLAIN_SPREAD = 9.0  # L*a*b*; a rougher border is no plain background
 LEAST, MOST = 0.003, 0.92  # share of the picture that an object takes
@@ -47,8 +48,8 @@ class Matte:
 def remove_background(image: Image.Image) -> Matte:
     """Cuts the object of a picture with a plain background out.
 
-    image: any 8-bit mode; its own alpha is ignored. The background may be a gradient, a vignette, a little rough, and may
-    hold a soft shadow. The result has the picture's size, at most MAX_SIDE pixels a side. Deterministic, on the CPU.
+    image: any 8-bit mode; its own alpha is ignored. The background may be a gradient, a vignette, a little rough, and
+    may hold a soft shadow. The result has the picture's size, at most MAX_SIDE pixels a side. Deterministic, on the CPU.
 
     Raises BackgroundError, a ValueError: the border is not plain, the object touches three sides, nothing or nearly
     everything is cut, the object is too like the background.
@@ -56,6 +57,8 @@ def remove_background(image: Image.Image) -> Matte:
     if image.mode not in EIGHT_BIT_MODES:
         raise ValueError(f"image: expected one of the modes {', '.join(EIGHT_BIT_MODES)}, got {image.mode}")
     picture = downscale(image.convert("RGB"))
+    if min(picture.size) < SMALLEST:
+        raise BackgroundError(f"the picture of {image.width}x{image.height} pixels is too small or narrow; {ELSE}")
     scale = min(1, WORK_SIDE / max(picture.size))
     size = max(2, round(picture.width * scale)), max(2, round(picture.height * scale))
     small = picture if scale == 1 else picture.resize(size, Image.Resampling.BOX)
@@ -96,9 +99,7 @@ def _check_mask(mask: np.ndarray) -> None:
         raise BackgroundError(f"the object touches three sides of the picture: leave a margin around it, or {ELSE}")
 
 
-def _confidence(
-    lab: np.ndarray, backdrop: Backdrop, distance: Distance, mask: np.ndarray
-) -> tuple[float, str]:
+def _confidence(lab: np.ndarray, backdrop: Backdrop, distance: Distance, mask: np.ndarray) -> tuple[float, str]:
     """How far a strict and a lenient cut agree with `mask`, and what is wrong if they do not."""
     cuts = [parts(segment(lab, backdrop, distance, strict) > 0.5) for strict in (0.6, 1.7)]
     agreement = [float((mask & cut).sum() / max(1, (mask | cut).sum())) for cut in cuts]

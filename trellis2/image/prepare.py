@@ -111,11 +111,13 @@ def unit_array(image: Image.Image) -> np.ndarray:
 
 
 def resized(image: Image.Image, size: int) -> Image.Image:
+    """Resizes to size x size pixels (Lanczos). Raises ValueError unless `size` is positive."""
     if size < 1:
         raise ValueError(f"size: expected a positive number of pixels, got {size}")
     return image.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def check_rgb(image: Image.Image, name: str) -> None:
+    """Raises ValueError unless `image`, called `name` in the message, is RGB."""
     if image.mode != "RGB":
         raise ValueError(f"{name}: expected an RGB image, as from prepare_image, got mode {image.mode}")

@@ -1,7 +1,7 @@
 """Object and background of a picture on a plain backdrop, as a probability for each pixel.
 
-Each pixel has a prior from its distance to the backdrop's colour; pixels joined by like colours share it: the random walker
-with priors (L. Grady, Multilabel Random Walker Image Segmentation Using Prior Models, 2005), one sparse symmetric system.
+Each pixel has a prior from its distance to the backdrop's colour; pixels joined by like colours share it: the random
+walker with priors (L. Grady, Multilabel Random Walker Image Segmentation Using Prior Models, 2005), one sparse system.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ NEAR, FAR = 3.0, 7.0  # standard deviations: background below, object above
 DARKEST = 0.45  # of the backdrop's lightness; a darker pixel is no shadow
 TINT = 4.0  # colour difference of a shadow from the shaded backdrop, L*a*b*
 SOFT = 2.5  # steepest shadow, L*a*b* a pixel
+SHARP = 16.0  # standard deviations; the rim of a hole is farther from the backdrop
 HOLE = 6  # pixels; smaller holes are noise
 LOCAL = 16.0  # pixels; standard deviation of the weights of background beside a hole
 SPECK = 0.004  # of the largest part; smaller ones are dropped
@@ -116,10 +117,9 @@ def _enclosed(
     A highlight or a white part is shaded, or ends softly. Regions too small to tell are in neither.
     """
     beside = _local_colour(lab, outer)
-    offset = np.linalg.norm(lab - beside, axis=-1)
+    offset = np.where(np.isfinite(beside[..., 0]), np.linalg.norm(lab - beside, axis=-1), distance.offset)
     limit = 2.5 + 2 * float(np.linalg.norm(backdrop.noise))
-    dim = distance.shade & ~outer & (offset < 2 * limit)
-    like = (inner & (distance.away < NEAR)) | dim
+    like = (inner & (distance.away < NEAR)) | (~outer & (offset < 2 * limit))
     labels, count = ndimage.label(like)
     if not count:
         return like, inner
@@ -129,7 +129,7 @@ def _enclosed(
     grown = ndimage.grey_dilation(labels, size=(5, 5))
     rims = np.where((labels == 0) & ~ndimage.binary_dilation(like), grown, 0).ravel()
     total = np.bincount(rims, minlength=count + 1)[1:]
-    sharp = np.bincount(rims, (distance.away > FAR).ravel(), minlength=count + 1)[1:] / np.maximum(total, 1)
+    sharp = np.bincount(rims, (distance.away > SHARP).ravel(), minlength=count + 1)[1:] / np.maximum(total, 1)
     big = size >= 12
     hole = np.concatenate([[False], big & flat & (sharp > 0.7)])[labels]
     small = np.concatenate([[False], ~big])[labels]
@@ -137,10 +137,12 @@ def _enclosed(
 
 
 def _local_colour(lab: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The mean colour [H, W, 3] of the known pixels [H, W] bool around each, at a quarter of the size."""
-    thin, weight = lab[::4, ::4], known[::4, ::4].astype(np.float32) + 1e-9
+    """The mean colour [H, W, 3] of the known pixels [H, W] bool around each, at a quarter of the size; NaN where there
+    are none."""
+    thin, weight = lab[::4, ::4], known[::4, ::4].astype(np.float32)
     total = ndimage.gaussian_filter(weight, LOCAL / 4)
-    mean = np.stack([ndimage.gaussian_filter(thin[..., c] * weight, LOCAL / 4) / (total + 1e-20) for c in range(3)], -1)
+    total[total < 1e-3] = np.nan
+    mean = np.stack([ndimage.gaussian_filter(thin[..., c] * weight, LOCAL / 4) / total for c in range(3)], -1)
     return mean.repeat(4, 0).repeat(4, 1)[: lab.shape[0], : lab.shape[1]]
 
 
@@ -168,7 +170,10 @@ def _walk(lab: np.ndarray, prior: np.ndarray, trust: np.ndarray, backdrop: Backd
     scaled = lab / (3 * backdrop.spread)
     diagonal, right = trust[open_].astype(np.float64), (trust * prior)[open_].astype(np.float64)
     rows, columns, values = [], [], []
-    for one, other in (((slice(None), slice(1, None)), (slice(None), slice(None, -1))), ((slice(1, None),), (slice(None, -1),))):
+    for one, other in (
+        (np.s_[:, 1:], np.s_[:, :-1]),
+        (np.s_[1:], np.s_[:-1]),
+    ):
         step = scaled[one] - scaled[other]
         weight = np.exp(-np.einsum("hwc,hwc->hw", step, step)) + 1e-3
         for a, b in ((one, other), (other, one)):

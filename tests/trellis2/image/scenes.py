@@ -94,7 +94,12 @@ def wheel(draw: ImageDraw.ImageDraw, over: int) -> None:
     """A rim, a hub, and 24 spokes of 1.5 pixels."""
     c, r = SIZE / 2, 0.38 * SIZE
     for radius, width in ((r, 16), (0.05 * SIZE, 20)):
-        draw.ellipse([over * (c - radius), over * (c - radius), over * (c + radius), over * (c + radius)], None, 255, width * over)
+        draw.ellipse(
+            [over * (c - radius), over * (c - radius), over * (c + radius), over * (c + radius)],
+            None,
+            255,
+            width * over,
+        )
     for angle in np.arange(24) * np.pi / 12:
         end = (over * (c + (r - 4) * np.cos(angle)), over * (c + (r - 4) * np.sin(angle)))
         draw.line([(over * c, over * c), end], 255, round(1.5 * over))
@@ -105,21 +110,36 @@ def brush(draw: ImageDraw.ImageDraw, over: int) -> None:
     c = SIZE / 2
     draw.rounded_rectangle([over * (c - 40), over * 300, over * (c + 40), over * 570], over * 18, 255)
     for i, t in enumerate(np.linspace(-1, 1, 60)):
-        points = [(over * (c + 38 * t + 150 * t * s * s), over * (302 - 210 * s * (1 - 0.2 * t * t))) for s in np.linspace(0, 1, 12)]
+        points = [
+            (over * (c + 38 * t + 150 * t * s * s), over * (302 - 210 * s * (1 - 0.2 * t * t)))
+            for s in np.linspace(0, 1, 12)
+        ]
         draw.line(points, 255, round((1 + (i % 3) / 2) * over))
 
 
 def fern(draw: ImageDraw.ImageDraw, over: int) -> None:
     """A pot with 14 stalks of 2 pixels, a leaf at the end of each."""
     c = SIZE / 2
-    draw.polygon([(over * (c - 90), over * 420), (over * (c + 90), over * 420), (over * (c + 65), over * 570), (over * (c - 65), over * 570)], 255)
+    draw.polygon(
+        [
+            (over * (c - 90), over * 420),
+            (over * (c + 90), over * 420),
+            (over * (c + 65), over * 570),
+            (over * (c - 65), over * 570),
+        ],
+        255,
+    )
     for t in np.linspace(-1, 1, 14):
         x, y = c + 230 * t, 120 + 150 * t * t
-        draw.line([(over * (c + 60 * t), over * 422), (over * (c + 160 * t), over * 300), (over * x, over * y)], 255, 2 * over)
+        draw.line(
+            [(over * (c + 60 * t), over * 422), (over * (c + 160 * t), over * 300), (over * x, over * y)], 255, 2 * over
+        )
         draw.ellipse([over * (x - 12), over * (y - 18), over * (x + 12), over * (y + 18)], 255)
 
 
-def finished(over: np.ndarray, under: np.ndarray, seed: int, noise: float = 1.2, quality: int | None = 90) -> Image.Image:
+def finished(
+    over: np.ndarray, under: np.ndarray, seed: int, noise: float = 1.2, quality: int | None = 90
+) -> Image.Image:
     """The object on the background, with a camera's noise, through JPEG at `quality`."""
     values = over[..., :3] + (1 - over[..., 3:]) * under
     values = 255 * values + noise * np.random.default_rng(seed).standard_normal(values.shape)
@@ -166,11 +186,31 @@ def scenes() -> list[Scene]:
     add("gradient", "teapot, white to grey", example("teapot"), mixed((1, 1, 1), (0.6, 0.6, 0.62), (Y + 1) / 2))
     add("gradient", "bowl, diagonal", example("bowl", 0.7), mixed((0.9, 0.8, 0.7), (0.5, 0.6, 0.8), (X + Y + 2) / 4))
     add("gradient", "chair, vignette", example("chair"), mixed((0.9, 0.9, 0.92), (0.45, 0.45, 0.5), radius**2 / 2))
-    add("gradient", "mug, spotlight", example("mug", 0.5), mixed((0.95, 0.9, 0.8), (0.4, 0.35, 0.3), 1 - np.exp(-(radius**2) * 1.2)))
-    add("gradient", "truck, sky", example("truck", 0.75), mixed((0.45, 0.65, 0.95), (0.9, 0.93, 0.97), (Y + 1) / 2), quality=80)
-    add("gradient", "vase, studio sweep", example("vase", 0.7), mixed((0.93, 0.93, 0.93), (0.72, 0.72, 0.74), 1 / (1 + np.exp(-(Y - 0.3) * 6))))
+    add(
+        "gradient",
+        "mug, spotlight",
+        example("mug", 0.5),
+        mixed((0.95, 0.9, 0.8), (0.4, 0.35, 0.3), 1 - np.exp(-(radius**2) * 1.2)),
+    )
+    add(
+        "gradient",
+        "truck, sky",
+        example("truck", 0.75),
+        mixed((0.45, 0.65, 0.95), (0.9, 0.93, 0.97), (Y + 1) / 2),
+        quality=80,
+    )
+    add(
+        "gradient",
+        "vase, studio sweep",
+        example("vase", 0.7),
+        mixed((0.93, 0.93, 0.93), (0.72, 0.72, 0.74), 1 / (1 + np.exp(-(Y - 0.3) * 6))),
+    )
     add("gradient", "lamp, dark", example("lamp"), mixed((0.1, 0.12, 0.2), (0.4, 0.3, 0.35), (X + 1) / 2))
-    for name, under, fit in (("bowl", (0.95, 0.95, 0.95), 0.7), ("chair", (0.8, 0.82, 0.85), 0.75), ("truck", (1, 1, 1), 0.8)):
+    for name, under, fit in (
+        ("bowl", (0.95, 0.95, 0.95), 0.7),
+        ("chair", (0.8, 0.82, 0.85), 0.75),
+        ("truck", (1, 1, 1), 0.8),
+    ):
         over = example(name, fit)
         add("shadowed", f"{name}, contact shadow", over, flat(*under) * contact(over[..., 3]))
     for name, under, fit in (("mug", (0.9, 0.88, 0.84), 0.6), ("teapot", (0.97, 0.97, 0.97), 0.75)):
@@ -189,5 +229,10 @@ def scenes() -> list[Scene]:
     over = recoloured(example("mug", 0.6), whitened(0.8))
     add("white on white", "mug with shadow", over, flat(0.96, 0.96, 0.95) * contact(over[..., 3], 0.35))
     add("thin", "wheel with spokes", drawn(wheel, (0.15, 0.15, 0.18)), flat(0.9, 0.9, 0.88))
-    add("thin", "brush with bristles", drawn(brush, (0.5, 0.25, 0.1)), mixed((0.95, 0.95, 0.97), (0.75, 0.8, 0.9), (Y + 1) / 2))
+    add(
+        "thin",
+        "brush with bristles",
+        drawn(brush, (0.5, 0.25, 0.1)),
+        mixed((0.95, 0.95, 0.97), (0.75, 0.8, 0.9), (Y + 1) / 2),
+    )
     return made
