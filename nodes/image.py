@@ -79,15 +79,15 @@ class PrepareImage:
                 "mask": (
                     "MASK",
                     {
-                        "tooltip": "The matte: Load Image's MASK, or a remover's. One for each image, or one mask of the "
-                        "images' size for one image. Load Image's mask of a file without transparency is ignored."
+                        "tooltip": "The matte: Load Image's MASK, or a remover's; one for each image, of its size. "
+                        "Load Image's mask of a file without transparency is ignored."
                     },
                 ),
                 "background": (
                     list(BACKGROUNDS),
                     {
                         "default": AUTO,
-                        "tooltip": "auto: alpha or mask if there is transparency; else a plain background, a gradient or "
+                        "tooltip": "auto: alpha or mask if there is transparency; else a plain background, gradient or "
                         "soft shadow is removed (about a second); else rembg, if installed. plain background, rembg: "
                         "alpha and mask are ignored. rembg downloads its model (170 MB) at the first use.",
                     },

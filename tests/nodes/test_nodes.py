@@ -119,7 +119,7 @@ def test_a_photo_without_alpha_is_cut(wired):
     assert images.images[0].size == (62, 62) or abs(images.images[0].width - 64) <= 4
     assert preview[0, 0, 0].tolist() == [0, 0, 0] and preview[0, 256, 256].max() > 0.7
     assert len(out["ui"]["text"]) == 1 and "plain background removed" in out["ui"]["text"][0]
-    with pytest.raises(ValueError, match="64x64|transparent background"):
+    with pytest.raises(ValueError, match=r"64x64|transparent background"):
         PrepareImage().prepare(image, BACKGROUND, mask if wired else None, ALPHA)
 
 
@@ -136,7 +136,7 @@ def test_prepare_image_names_the_widget_and_the_socket():
     assert len(PrepareImage().prepare(image, BACKGROUND, mask[:1])["result"][0].images) == 2
     inside = torch.zeros(1, 128, 128)
     inside[:, 40:90, 40:90] = 1
-    with pytest.raises(ValueError, match="inverted.*mask_marks"):
+    with pytest.raises(ValueError, match=r"inverted.*mask_marks"):
         PrepareImage().prepare(image[:1], BACKGROUND, inside)
     assert PrepareImage().prepare(image[:1], OBJECT, inside)["ui"]["text"] == ["alpha or mask"]
     noise = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))

@@ -49,7 +49,7 @@ def remove_background(image: Image.Image) -> Matte:
     """Cuts the object of a picture with a plain background out.
 
     image: any 8-bit mode; its own alpha is ignored. The background may be a gradient, a vignette, a little rough, and
-    may hold a soft shadow. The result has the picture's size, at most MAX_SIDE pixels a side. Deterministic, on the CPU.
+    may hold a soft shadow. The result has the picture's size, at most MAX_SIDE pixels a side. On the CPU.
 
     Raises BackgroundError, a ValueError: the border is not plain, the object touches three sides, nothing or nearly
     everything is cut, the object is too like the background.

@@ -76,7 +76,8 @@ def from_border(allowed: np.ndarray) -> np.ndarray:
 def segment(lab: np.ndarray, backdrop: Backdrop, distance: Distance, strict: float = 1.0) -> np.ndarray:
     """The probability [H, W] float32 that a pixel of lab [H, W, 3] float32 is the object.
 
-    distance: of `measure`.  strict: factor of the colour distances. Above 1, more is background: what changes with it is not sure.
+    distance: of `measure`.  strict: factor of the colour distances; above 1, more is background. What changes with
+    it is not sure.
     """
     away = distance.away / strict
     plain = from_border(away < NEAR)
@@ -113,7 +114,7 @@ def _enclosed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which regions of inner [H, W] bool, enclosed and like the backdrop, show it, and which are the object.
 
-    A hole is flat, has the colour that the background, `outer` [H, W] bool, has beside it, its shadows too, and a sharp rim.
+    A hole is flat, has a sharp rim, and the colour that the background `outer` [H, W] bool, or its shadow, has nearby.
     A highlight or a white part is shaded, or ends softly. Regions too small to tell are in neither.
     """
     beside = _local_colour(lab, outer)

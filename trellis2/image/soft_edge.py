@@ -1,8 +1,8 @@
 """Fractional alpha along an object's outline, and the object's own colour there.
 
 Near the outline a pixel is a mix of a foreground and a background colour, both known from the pixels beside it: alpha
-is its place on the line between them (as in A. Smith and J. Blinn, Blue Screen Matting, 1996), and the mix is undone, so
-that no fringe of the old background stays.
+is its place on the line between them (as in A. Smith and J. Blinn, Blue Screen Matting, 1996), and the mix is undone:
+no fringe of the old background stays.
 """
 
 from __future__ import annotations

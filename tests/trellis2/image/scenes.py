@@ -1,4 +1,4 @@
-"""Thirty pictures of objects on backgrounds, with the true matte. Deterministic; drawn from the pack's example images."""
+"""Thirty pictures of objects on backgrounds, with the true matte; drawn from the pack's example images."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def boards() -> np.ndarray:
 
 
 def scenes() -> list[Scene]:
-    """Thirty scenes: twelve plain and gradient ones twice, six shadowed, four rough, four white on white, three thin."""
+    """Nine plain, seven gradient, six shadowed, three rough, three white on white, two thin: thirty."""
     made: list[Scene] = []
 
     def add(kind: str, name: str, over: np.ndarray, under: np.ndarray, **how) -> None:

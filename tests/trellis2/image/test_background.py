@@ -101,7 +101,7 @@ def test_what_cannot_be_known_is_refused(picture, message):
 def test_a_letterbox_is_not_an_object():
     values = np.zeros((120, 160, 3), np.uint8)
     values[20:100] = np.random.default_rng(0).integers(60, 256, (80, 160, 3))
-    with pytest.raises(BackgroundError, match="plain|side to side"):
+    with pytest.raises(BackgroundError, match=r"plain|side to side"):
         remove_background(Image.fromarray(values))
 
 
@@ -127,13 +127,13 @@ def test_auto_cuts_an_opaque_picture_and_alpha_only_does_not():
 def test_an_inverted_alpha_is_told():
     picture, alpha = disc()
     picture.putalpha(Image.fromarray((255 * (1 - alpha)).astype(np.uint8)))
-    with pytest.raises(ValueError, match="inverted.*border.*mask_marks"):
+    with pytest.raises(ValueError, match=r"inverted.*border.*mask_marks"):
         cut_out(picture)
     assert cut_out(picture, ALPHA).image is picture
 
 
 def test_another_background_is_refused():
-    with pytest.raises(ValueError, match="background: expected one of auto.*got 'magic'"):
+    with pytest.raises(ValueError, match=r"background: expected one of auto.*got 'magic'"):
         cut_out(Image.new("RGB", (9, 9)), "magic")
 
 
