@@ -15,11 +15,12 @@ from .segment import FAR, Distance, deviation, grow, measure, parts, segment
 from .soft_edge import soften
 
 WORK_SIDE = 512  # pixels; the object is found in a picture of this size
+STEEP, FINE = 10.0, 0.3  # L*a*b* a pixel, and the share of the object that changes faster
 SMALLEST = 16  # pixels a side
 PLAIN_SHARE = 0.6  # of the border, that the backdrop explains
 PLAIN_SPREAD = 9.0  # L*a*b*; a rougher border is no plain background
 LEAST, MOST = 0.003, 0.92  # share of the picture that an object takes
-UNSURE, REFUSED = 0.93, 0.8  # confidence: below, a warning, an error
+UNSURE, REFUSED = 0.93, 0.87  # confidence: below, a warning, an error
 ELSE = "connect a mask, or remove the background with another tool first"
 
 
@@ -71,6 +72,9 @@ def remove_background(image: Image.Image) -> Matte:
     mask = parts(chance > 0.5)
     _check_mask(mask)
     confidence, reason = _confidence(lab, backdrop, distance, mask)
+    if confidence >= REFUSED and float((distance.slope[mask] > STEEP).mean()) > FINE:
+        confidence = min(confidence, 0.9)
+        reason = "the object has parts or gaps about as thin as a pixel, which may be cut wrongly"
     if confidence < REFUSED:
         raise BackgroundError(f"{reason}: {ELSE}")
     return Matte(_full_size(picture, chance, mask, backdrop), confidence, reason if confidence < UNSURE else "")
