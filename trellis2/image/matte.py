@@ -15,7 +15,7 @@ from .segment import FAR, Distance, deviation, grow, measure, parts, segment
 from .soft_edge import soften
 
 WORK_SIDE = 512  # pixels; the object is found in a picture of this size
-STEEP, FINE = 10.0, 0.3  # L*a*b* a pixel, and the share of the object that changes faster
+STEEP, FINE = 10.0, 0.25  # L*a*b* a pixel, and the share of the object that changes faster
 SMALLEST = 16  # pixels a side
 PLAIN_SHARE = 0.6  # of the border, that the backdrop explains
 PLAIN_SPREAD = 9.0  # L*a*b*; a rougher border is no plain background
