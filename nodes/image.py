@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..trellis2.image import from_comfy, prepare_image, to_comfy
+from ..trellis2.image import ALPHA, AUTO, BACKGROUNDS, BackgroundError, cut_out, from_comfy, prepare_image, to_comfy
+from ..trellis2.image.comfy import PLACEHOLDER_SIDE
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.values import VIEW_MODES, ImageCondition
 from . import host
@@ -20,6 +21,10 @@ BACKGROUND, OBJECT = "background (Load Image)", "object (Remove Background)"
 TOKENS = ["1024", "512"]
 OBJECTS, VIEWS = "separate objects", "views of one object"
 PREVIEW_SIZE = 512
+HINT = (
+    "Connect a MASK to mask (Load Image's for a PNG with transparency, or that of core's Remove Background with "
+    "mask_marks set to object), or set background to rembg"
+)
 
 
 class ExampleImage:
@@ -50,7 +55,8 @@ class ExampleImage:
 class PrepareImage:
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Mattes the object and crops it to a square on black, byte-identical to the reference's preprocessing."
+        "Cuts the object out, by its alpha or mask or from a plain background, and crops it to a square on black, "
+        "byte-identical to the reference's preprocessing. The preview shows what was cut."
     )
     FUNCTION = "prepare"
     RETURN_TYPES = (IMAGES, "IMAGE")
@@ -70,13 +76,65 @@ class PrepareImage:
                     },
                 ),
             },
-            "optional": {"mask": ("MASK", {"tooltip": "The matte. Required for an image without an alpha channel."})},
+            "optional": {
+                "mask": (
+                    "MASK",
+                    {
+                        "tooltip": "The matte: Load Image's MASK, or a remover's; one for each image, of its size. "
+                        "Load Image's mask of a file without transparency is ignored."
+                    },
+                ),
+                "background": (
+                    list(BACKGROUNDS),
+                    {
+                        "default": AUTO,
+                        "tooltip": "auto: alpha or mask if there is transparency; else a plain background, gradient or "
+                        "soft shadow is removed (about a second); else rembg, if installed. plain background, rembg: "
+                        "alpha and mask are ignored. rembg downloads its model (170 MB) at the first use.",
+                    },
+                ),
+            },
         }
 
-    def prepare(self, image: Tensor, mask_marks: str, mask: Tensor | None = None) -> tuple[PreparedImages, Tensor]:
+    def prepare(
+        self, image: Tensor, mask_marks: str, mask: Tensor | None = None, background: str = AUTO
+    ) -> dict[str, Any]:
+        mask = _matching(mask, image, background)
         alpha = 1 - mask if mask is not None and mask_marks == BACKGROUND else mask
-        images = tuple(prepare_image(picture) for picture in from_comfy(image, alpha))
-        return PreparedImages(images), to_comfy(images, PREVIEW_SIZE)
+        if background == AUTO and alpha is not None and bool((alpha >= 1).all()):
+            alpha = None  # of a file whose alpha channel is opaque: no matte
+        images, lines = [], []
+        for index, picture in enumerate(from_comfy(image, alpha)):
+            place = f"image {index + 1}: " if len(image) > 1 else ""
+            try:
+                cut = cut_out(picture, background)
+            except BackgroundError as error:
+                raise BackgroundError(f"{place}{error}. {HINT}") from error
+            images.append(prepare_image(cut.image))
+            lines.append(f"{place}{cut.used}")
+            if cut.warning:
+                lines.append(f"{place}not sure: {cut.warning}; look at the preview. {HINT}")
+        return {"ui": {"text": lines}, "result": (PreparedImages(tuple(images)), to_comfy(images, PREVIEW_SIZE))}
+
+
+def _matching(mask: Tensor | None, image: Tensor, background: str) -> Tensor | None:
+    """The mask if it belongs to the images. Load Image's placeholder for a file without alpha does not, unless alpha
+    alone is asked for, where it raises."""
+    if mask is None or background == ALPHA:
+        return mask
+    if background != AUTO:
+        return None
+    masks = mask[None] if mask.ndim == 2 else mask
+    placeholder = tuple(masks.shape[1:]) == (PLACEHOLDER_SIDE, PLACEHOLDER_SIDE) and not bool(masks.any())
+    if placeholder:
+        return None
+    if len(masks) != len(image):
+        raise ValueError(
+            f"mask: expected {len(image)} masks for {len(image)} images, got {len(masks)}: each picture has its own "
+            "outline. Batch the masks as the images are; or disconnect mask; or, for one mask over all images, set "
+            f"background to {ALPHA}"
+        )
+    return masks
 
 
 class ConditionOnImage:

@@ -13,6 +13,7 @@ from comfyui_trellis2.nodes.widgets import configured
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.trellis2.checkpoint import builtin
 from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
+from comfyui_trellis2.trellis2.image import ALPHA
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 
 NODES = sorted(NODE_CLASS_MAPPINGS.items())
@@ -80,8 +81,8 @@ def test_sampler_settings_left_alone_are_the_checkpoints_own(comfy):
 def test_mask_conventions_agree():
     image, mask = ExampleImage().load("chair")
     kept = mask.clone()
-    by_background, _ = PrepareImage().prepare(image, BACKGROUND, mask)
-    by_object, preview = PrepareImage().prepare(image, OBJECT, 1 - mask)
+    by_background, _ = PrepareImage().prepare(image, BACKGROUND, mask)["result"]
+    by_object, preview = PrepareImage().prepare(image, OBJECT, 1 - mask)["result"]
     assert by_background.images[0].tobytes() == by_object.images[0].tobytes()
     assert preview.shape == (1, 512, 512, 3)
     assert torch.equal(mask, kept)
@@ -100,6 +101,47 @@ def test_mask_conventions_agree():
 def test_bad_pictures(image, mask, says):
     with pytest.raises(ValueError, match=says):
         PrepareImage().prepare(image, BACKGROUND, mask)
+
+
+def photo(count=1, size=128):
+    """IMAGE of a red disc on light grey, as Load Image gives it for a file without alpha, and its MASK."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    disc = (torch.hypot(y - size / 2.0, x - size / 2.0) < size / 4)[..., None]
+    image = torch.where(disc, torch.tensor([0.8, 0.2, 0.1]), torch.tensor([0.9, 0.9, 0.9]))
+    return image.expand(count, -1, -1, -1).clone(), torch.zeros(count, 64, 64)
+
+
+@pytest.mark.parametrize("wired", [True, False], ids=["mask wired", "image alone"])
+def test_a_photo_without_alpha_is_cut(wired):
+    image, mask = photo()
+    out = PrepareImage().prepare(image, BACKGROUND, mask if wired else None)
+    images, preview = out["result"]
+    assert images.images[0].size == (62, 62) or abs(images.images[0].width - 64) <= 4
+    assert preview[0, 0, 0].tolist() == [0, 0, 0] and preview[0, 256, 256].max() > 0.7
+    assert len(out["ui"]["text"]) == 1 and "plain background removed" in out["ui"]["text"][0]
+    with pytest.raises(ValueError, match=r"64x64|transparent background"):
+        PrepareImage().prepare(image, BACKGROUND, mask if wired else None, ALPHA)
+
+
+def test_a_file_with_an_opaque_alpha_channel_is_cut_as_well():
+    image, _ = photo()
+    out = PrepareImage().prepare(image, BACKGROUND, torch.zeros(1, 128, 128))
+    assert "plain background removed" in out["ui"]["text"][0]
+
+
+def test_prepare_image_names_the_widget_and_the_socket():
+    image, mask = photo(2)
+    with pytest.raises(ValueError, match="2 masks for 2 images, got 1"):
+        PrepareImage().prepare(image, BACKGROUND, torch.rand(1, 128, 128))
+    assert len(PrepareImage().prepare(image, BACKGROUND, mask[:1])["result"][0].images) == 2
+    inside = torch.zeros(1, 128, 128)
+    inside[:, 40:90, 40:90] = 1
+    with pytest.raises(ValueError, match=r"inverted.*mask_marks"):
+        PrepareImage().prepare(image[:1], BACKGROUND, inside)
+    assert PrepareImage().prepare(image[:1], OBJECT, inside)["ui"]["text"] == ["alpha or mask"]
+    noise = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"not plain(.|\n)*MASK to mask(.|\n)*background to rembg"):
+        PrepareImage().prepare(noise, BACKGROUND)
 
 
 def test_wrong_socket_objects_are_named(comfy):

@@ -8,6 +8,7 @@ from pathlib import Path
 from .meshes import add_asset_options, asset_options
 from .shared import CHECKPOINT, progress_bars
 
+BACKGROUND_CHOICES = {"auto": "auto", "plain": "plain background", "rembg": "rembg", "none": "alpha or mask only"}
 RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
 
 
@@ -16,10 +17,17 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     generate = commands.add_parser("generate", help="images to GLB files")
     generate.set_defaults(command=_generate)
     generate.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="a picture with a transparent background"
+        "images", nargs="+", type=Path, metavar="IMAGE", help="a picture of an object; a plain background is removed"
     )
     generate.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT.glb", help="file to write; _1, _2 … added for several"
+    )
+    generate.add_argument(
+        "--background",
+        choices=BACKGROUND_CHOICES,
+        default="auto",
+        help="what is cut out: alpha, else a plain background, else by rembg if installed (auto, default); a plain "
+        "background; by rembg; nothing but alpha (none)",
     )
     generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
     generate.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
@@ -55,7 +63,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     from ...o_voxel.files.meshes.gltf.glb import write_glb
     from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.voxels.sample import vertex_materials
-    from ..image import prepare_image
+    from ..image import cut_out, prepare_image
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
@@ -63,7 +71,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     pictures = []
     for path in arguments.images:
         with Image.open(path) as image:
-            pictures.append(prepare_image(ImageOps.exif_transpose(image)))
+            try:
+                cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[arguments.background])
+                pictures.append(prepare_image(cut.image))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+        print(f"{path}: {cut.used}")
+        if cut.warning:
+            print(f"{path}: not sure: {cut.warning}")
     residency = choose_residency(arguments.vram, arguments.device or default_device())
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
     assets = pipeline.run(

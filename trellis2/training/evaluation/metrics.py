@@ -6,15 +6,11 @@ import torch
 from torch import Tensor
 
 from ....o_voxel.core.checks import check_tensor
-from ....o_voxel.core.color import to_linear
+from ....o_voxel.core.color import to_lab
 from ....o_voxel.ops.closest_point import build_index, closest_point
 from ....o_voxel.ops.raster import rasterize
 from ....o_voxel.render.camera import Bounds, Camera
 from ....o_voxel.values import Mesh
-
-# Linear sRGB to CIE XYZ (IEC 61966-2-1, D65), and the XYZ of white.
-RGB_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
-WHITE = (0.95047, 1.0, 1.08883)
 
 
 def structure_iou(predicted: Tensor, true: Tensor) -> float:
@@ -65,15 +61,6 @@ def visible_points(mesh: Mesh, camera: Camera, size: int = 256) -> Tensor:
     seen = raster.face >= 0
     corner = mesh.vertices[mesh.faces.long()[raster.face[seen].long()]]
     return (corner * raster.bary[seen][:, :, None]).sum(1)
-
-
-def to_lab(srgb: Tensor) -> Tensor:
-    """sRGB [..., 3] fp32 in [0, 1] to CIE L*a*b* (1976) under D65, of the same shape."""
-    xyz = to_linear(srgb.clamp(0, 1)) @ srgb.new_tensor(RGB_TO_XYZ).T / srgb.new_tensor(WHITE)
-    edge = 6 / 29
-    f = torch.where(xyz > edge**3, xyz.clamp_min(edge**3) ** (1 / 3), xyz / (3 * edge**2) + 4 / 29)
-    x, y, z = f.unbind(-1)
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-1)
 
 
 def delta_e(first: Tensor, second: Tensor) -> Tensor:

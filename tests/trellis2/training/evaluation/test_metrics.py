@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from comfyui_trellis2.o_voxel.core.color import to_lab
 from comfyui_trellis2.o_voxel.render.camera import Camera
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.trellis2.training.evaluation.metrics import (
@@ -11,7 +12,6 @@ from comfyui_trellis2.trellis2.training.evaluation.metrics import (
     f_score,
     structure_iou,
     surface_points,
-    to_lab,
     visible_points,
 )
 

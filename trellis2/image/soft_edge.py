@@ -1,0 +1,49 @@
+"""Fractional alpha along an object's outline, and the object's own colour there.
+
+Near the outline a pixel is a mix of a foreground and a background colour, both known from the pixels beside it: alpha
+is its place on the line between them (as in A. Smith and J. Blinn, Blue Screen Matting, 1996), and the mix is undone:
+no fringe of the old background stays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+CLEAR = 12.0  # least difference of the two colours, of 255, for alpha to be read from them
+REACH = 3.0  # standard deviation in pixels of the weights of the pixels beside
+
+
+def soften(rgb: np.ndarray, chance: np.ndarray, away: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns colours [H, W, 3] float32 in 0 to 255 and alpha [H, W] float32 in 0 to 1.
+
+    rgb: [H, W, 3] float32 in 0 to 255.  chance: [H, W] float32, above 0.5 on the object.  away: [H, W] float32,
+    distance of each pixel from the backdrop.  band: pixels to either side of the outline that may be mixed.
+    """
+    mask = chance > 0.5
+    core = ndimage.binary_erosion(mask, iterations=band, border_value=1)
+    outside = ~ndimage.binary_dilation(mask, iterations=band)
+    between = ~core & ~outside
+    # A part thinner than the band has no core: its pixels farthest from the backdrop stand for it.
+    strong = np.clip(away / 20, 0, 1) ** 4
+    front = _beside(rgb, core + 1e-3 * (mask & between) * strong)
+    back = _beside(rgb, outside + 1e-3 * (~mask & between))
+    line = front - back
+    length = (line**2).sum(-1)
+    place = ((rgb - back) * line).sum(-1) / np.maximum(length, 1)
+    step = np.clip((ndimage.gaussian_filter(mask.astype(np.float32), 1.0) - 0.5) * 1.5 + 0.5, 0, 1)
+    trust = np.clip((np.sqrt(length) - CLEAR) / CLEAR, 0, 1)
+    alpha = np.where(between, trust * place + (1 - trust) * step, core)
+    alpha = np.clip((alpha - 0.04) / 0.92, 0, 1).astype(np.float32)
+    mixed = between & (alpha > 0) & (alpha < 1)
+    a = alpha[..., None]
+    own = np.clip((rgb - (1 - a) * back) / np.maximum(a, 0.05), 0, 255)
+    colours = np.where(mixed[..., None], a * own + (1 - a) * front, np.where(between[..., None] & (a == 0), front, rgb))
+    return colours.astype(np.float32), alpha
+
+
+def _beside(rgb: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The mean colour near each pixel, by weight [H, W]."""
+    weight = weight.astype(np.float32) + 1e-12
+    total = np.maximum(ndimage.gaussian_filter(weight, REACH), 1e-12)
+    return np.stack([ndimage.gaussian_filter(rgb[..., c] * weight, REACH) for c in range(3)], -1) / total[..., None]
