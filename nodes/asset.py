@@ -8,6 +8,7 @@ from typing import Any
 from ..o_voxel.asset import PRESETS, STAGES, make_asset
 from ..o_voxel.bake.bake import bake
 from ..o_voxel.bake.options import BakeOptions
+from ..o_voxel.core.progress import scaled
 from ..o_voxel.material import TexturedMesh, UVMap
 from ..o_voxel.mesh.normals import smooth_by_angle
 from ..o_voxel.mesh.uv.unwrap import unwrap
@@ -47,9 +48,9 @@ class Unwrap:
         }
 
     def unwrap(self, mesh: Mesh, texture_size: str, gutter: int, crease_deg: float) -> tuple[TexturedMesh]:
-        mesh = host.at_work(expect(mesh, MESH))
-        uv_map = unwrap(mesh, resolution=int(texture_size), gutter=gutter, progress=host.progress())
-        shaded, normals, _ = smooth_by_angle(mesh, crease_deg)
+        mesh, report = host.at_work(expect(mesh, MESH)), host.progress()
+        uv_map = unwrap(mesh, resolution=int(texture_size), gutter=gutter, progress=scaled(report, 0.0, 0.9))
+        shaded, normals, _ = smooth_by_angle(mesh, crease_deg, progress=scaled(report, 0.9, 0.1))
         return (host.at_rest(TexturedMesh(shaded, uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)),)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..o_voxel.core.progress import scaled
 from ..o_voxel.files.meshes.gltf.glb import write_glb
 from ..o_voxel.files.meshes.options import SaveOptions
 from ..o_voxel.files.meshes.read import load_textured_mesh
@@ -36,7 +37,7 @@ class LoadMesh:
         }
 
     def load(self, file: str, fit_unit_cube: bool) -> tuple[TexturedMesh, Mesh]:
-        mesh = load_textured_mesh(host.input_path(file))
+        mesh = load_textured_mesh(host.input_path(file), progress=host.progress())
         mesh = fitted(mesh) if fit_unit_cube else mesh
         return mesh, mesh.mesh
 
@@ -60,12 +61,12 @@ class SaveGLB:
         }
 
     def save(self, mesh: Mesh, filename_prefix: str, voxels: VoxelField | None = None) -> dict[str, Any]:
-        materials = None
+        materials, report = None, host.progress()
         if voxels is not None:
-            field = host.at_work(expect(voxels, VOXELS))
-            materials = host.at_rest(vertex_materials(host.at_work(expect(mesh, MESH)), field))
+            field, surface = host.at_work(expect(voxels, VOXELS)), host.at_work(expect(mesh, MESH))
+            materials = host.at_rest(vertex_materials(surface, field, progress=scaled(report, 0.0, 0.3)))
         path, subfolder = host.output_path(filename_prefix, "glb")
-        write_glb(path, host.at_rest(expect(mesh, MESH)), materials)
+        write_glb(path, host.at_rest(expect(mesh, MESH)), materials, progress=scaled(report, 0.3, 0.7))
         return _shown(path.name, subfolder)
 
 
@@ -123,7 +124,7 @@ class SaveMesh:
             max_bytes=int(max_mib * 2**20) or None,
         )
         path, subfolder = host.output_path(filename_prefix, format)
-        save_mesh(path, host.at_rest(expect(mesh, TEXTURED_MESH)), options)
+        save_mesh(path, host.at_rest(expect(mesh, TEXTURED_MESH)), options, progress=host.progress())
         return _shown(path.name, subfolder)
 
 

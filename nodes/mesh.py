@@ -106,7 +106,8 @@ class FillHoles:
         }
 
     def fill(self, mesh: Mesh, max_perimeter: float, curved: bool) -> tuple[Mesh]:
-        return (host.at_rest(fill_holes(host.at_work(expect(mesh, MESH)), max_perimeter, curved)[0]),)
+        raw = host.at_work(expect(mesh, MESH))
+        return (host.at_rest(fill_holes(raw, max_perimeter, curved, progress=host.progress())[0]),)
 
 
 class SimplifyMesh:

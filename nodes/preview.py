@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..o_voxel.core.progress import in_background, scaled
 from ..o_voxel.render import Camera, mesh_scene, render_turntable
 from ..o_voxel.values import Mesh, VoxelField
 from ..o_voxel.voxels.sample import vertex_materials
@@ -44,14 +45,16 @@ class RenderPreview:
     def render(
         self, mesh: Mesh, frames: int, size: int, yaw_deg: float, pitch_deg: float, voxels: VoxelField | None = None
     ) -> tuple[Tensor]:
-        mesh = host.at_work(expect(mesh, MESH))
-        material = None if voxels is None else vertex_materials(mesh, host.at_work(expect(voxels, VOXELS)))
-        report = host.progress()
+        mesh, report, material = host.at_work(expect(mesh, MESH)), host.progress(), None
+        if voxels is not None:
+            field = host.at_work(expect(voxels, VOXELS))
+            material = vertex_materials(mesh, field, progress=scaled(report, 0.0, 0.1))
+        scene = in_background(lambda _: mesh_scene(mesh, material=material), scaled(report, 0.1, 0.1), 1.0)
         images = render_turntable(
-            mesh_scene(mesh, material=material),
+            scene,
             frames,
             Camera(yaw_deg=yaw_deg, pitch_deg=pitch_deg),
             (size, size),
-            progress=lambda done, total: report(done / total),
+            progress=lambda done, total: report(0.2 + 0.8 * done / total),
         )
         return (host.at_rest(images),)

@@ -61,7 +61,7 @@ class VoxelsToMesh:
 
     def extract(self, o_voxel: OVoxel, tile_size: int) -> tuple[Mesh, VoxelField | None]:
         voxels = expect(o_voxel, O_VOXEL)
-        mesh = dual_grid_to_mesh(host.at_work(voxels.dual_grid), tile_size or None)
+        mesh = dual_grid_to_mesh(host.at_work(voxels.dual_grid), tile_size or None, progress=host.progress())
         return host.at_rest(mesh), host.at_rest(voxels.field)
 
 
@@ -85,7 +85,8 @@ class LoadVoxels:
 
     def load(self, file: str, resolution: int) -> tuple[OVoxel]:
         grid = Grid.cube(resolution) if resolution else None
-        return (from_records(read_voxels(host.input_path(file)), grid),)
+        records = read_voxels(host.input_path(file), progress=host.progress())
+        return (from_records(records, grid),)
 
 
 class SaveVoxels:
@@ -110,5 +111,5 @@ class SaveVoxels:
         records = to_records(host.at_rest(expect(o_voxel, O_VOXEL)))
         path, subfolder = host.output_path(filename_prefix, format)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_voxels(path, records)
+        write_voxels(path, records, progress=host.progress())
         return {"ui": {}, "result": ((f"{subfolder}/" if subfolder else "") + path.name,)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .comfyui import mesh as comfy_mesh
 from .comfyui import progress, staged_progress
 from .devices import at_rest, at_work, working_device
-from .folders import BUILT_IN, ROOT, input_path, model_choices, model_source, output_path
+from .folders import BUILT_IN, ROOT, download, input_path, model_choices, model_source, output_path
 from .model_residency import ComfyResidency, ComfyStreamed, residency
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "at_rest",
     "at_work",
     "comfy_mesh",
+    "download",
     "input_path",
     "model_choices",
     "model_source",
