@@ -1,4 +1,4 @@
-"""Downloads one file of a hub repository with progress and cancel. huggingface_hub loads, resumes and verifies."""
+"""Downloads one file of a hub repository with progress and cancel. huggingface_hub loads and verifies."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Meter:
 def download(repository: str, name: str, folder: Path | None, progress: Progress | None = None) -> Path:
     """Returns the path of a file of `repository`, downloaded to `folder`, None: the hub's cache, if it is not there.
 
-    progress: called several times a second with the fraction done; where it raises, the error propagates at once. The
-    part that has arrived stays, and the next call resumes it. Raises OfflineError within about CONNECT_SECONDS, and
+    progress: called several times a second with the fraction done; where it raises, the error propagates at once. Releases
+    of huggingface_hub before 2 keep the part that has arrived and resume it; later ones begin the file again. Raises OfflineError within about CONNECT_SECONDS, and
     the errors of `hf_hub_download`.
     """
     from huggingface_hub import hf_hub_download
@@ -94,7 +94,7 @@ def download(repository: str, name: str, folder: Path | None, progress: Progress
             options["tqdm_class"] = _bar_of(meter, alive)
         return hf_hub_download(repository, name, **options)
 
-    # Left by a cancel, the call ends at its next chunk: all that it has written until then is the part to resume.
+    # Left by a cancel, the call ends at its next chunk; until then it writes to a file of its own only.
     path = in_background(load, None if progress is None else lambda _: report(meter.fraction()), 1.0)
     log.info("%s is downloaded", name)
     report(1.0)

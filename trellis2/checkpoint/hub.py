@@ -23,7 +23,7 @@ class MissingFileError(FileNotFoundError):
 
 
 def hub_download(repository: str, name: str, folder: Path | None, progress: Progress | None = None) -> Path:
-    """Downloads one file unless it is there, resuming partial downloads and verifying its digest.
+    """Downloads one file unless it is there, and verifies its digest.
 
     progress: called several times a second; may raise, to cancel. Raises MissingFileError with the reason.
     """
