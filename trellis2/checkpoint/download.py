@@ -75,9 +75,9 @@ class Meter:
 def download(repository: str, name: str, folder: Path | None, progress: Progress | None = None) -> Path:
     """Returns the path of a file of `repository`, downloaded to `folder`, None: the hub's cache, if it is not there.
 
-    progress: called several times a second with the fraction done; where it raises, the error propagates at once. Releases
-    of huggingface_hub before 2 keep the part that has arrived and resume it; later ones begin the file again. Raises OfflineError within about CONNECT_SECONDS, and
-    the errors of `hf_hub_download`.
+    progress: called several times a second with the fraction done; where it raises, the error propagates at once.
+    huggingface_hub before 2 keeps the part that has arrived and resumes it; later releases begin the file again.
+    Raises OfflineError within about CONNECT_SECONDS, and the errors of `hf_hub_download`.
     """
     from huggingface_hub import hf_hub_download
 
