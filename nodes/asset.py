@@ -8,6 +8,7 @@ from typing import Any
 from ..o_voxel.asset import PRESETS, STAGES, AssetOptions, make_asset
 from ..o_voxel.bake.bake import bake
 from ..o_voxel.bake.options import MAX_RAYS, BakeOptions
+from ..o_voxel.core.progress import scaled
 from ..o_voxel.material import TexturedMesh, UVMap
 from ..o_voxel.mesh.normals import smooth_by_angle
 from ..o_voxel.mesh.uv.unwrap import unwrap
@@ -105,10 +106,10 @@ class Unwrap:
         crease_deg: float,
         texture_size_override: int | None = None,
     ) -> tuple[TexturedMesh]:
-        side = texture_side(texture_size, texture_size_override)
+        side, report = texture_side(texture_size, texture_size_override), host.progress()
         shape = host.at_work(surface_of(mesh))
-        uv_map = unwrap(shape, resolution=side, gutter=gutter, progress=host.progress())
-        shaded, normals, _ = smooth_by_angle(shape, crease_deg)
+        uv_map = unwrap(shape, resolution=side, gutter=gutter, progress=scaled(report, 0.0, 0.9))
+        shaded, normals, _ = smooth_by_angle(shape, crease_deg, progress=scaled(report, 0.9, 0.1))
         plain = textured(shaded)  # without a bake it is saved as a plain mesh is
         return (host.at_rest(replace(plain, uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)),)
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..o_voxel.core.progress import Progress, scaled
 from ..o_voxel.files.meshes.gltf.glb import write_glb
 from ..o_voxel.files.meshes.options import SaveOptions
 from ..o_voxel.files.meshes.read import UP_OF_SUFFIX, load_textured_mesh
@@ -108,9 +109,11 @@ class SaveGLB:
         prompt: Any = None,
         extra_pnginfo: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        whole, materials = _colored(mesh, voxels)
+        report = host.progress()
+        whole, materials = _colored(mesh, voxels, scaled(report, 0.0, 0.3))
         path, subfolder = host.output_path(filename_prefix, "glb")
-        write_glb(path, whole, materials, SaveOptions(extras=host.metadata(prompt, extra_pnginfo)))
+        options = SaveOptions(extras=host.metadata(prompt, extra_pnginfo))
+        write_glb(path, whole, materials, options, progress=scaled(report, 0.3, 0.7))
         return _shown(path, subfolder)
 
 
@@ -189,7 +192,7 @@ class SaveMesh:
         )
         path, subfolder = host.output_path(filename_prefix, format)
         try:
-            save_mesh(path, host.at_rest(textured(mesh)), options)
+            save_mesh(path, host.at_rest(textured(mesh)), options, progress=host.progress())
         except SizeError as error:
             raise ValueError(
                 f"max_mib: expected at least {math.ceil(error.smallest / MIB * 100) / 100:.2f} MiB, the smallest that "
@@ -215,9 +218,10 @@ class PreviewMesh:
         }
 
     def preview(self, mesh: Mesh | TexturedMesh, voxels: VoxelField | None = None) -> dict[str, Any]:
-        whole, materials = _colored(mesh, voxels)
+        report = host.progress()
+        whole, materials = _colored(mesh, voxels, scaled(report, 0.0, 0.3))
         path = host.temp_path("trellis2_preview", "glb")
-        write_glb(path, whole, materials)
+        write_glb(path, whole, materials, progress=scaled(report, 0.3, 0.7))
         shown = {"filename": path.name, "subfolder": "", "type": "temp"}
         return {"ui": {"3d": [shown]}, "result": (f"{path.name} [temp]", host.file_3d(path, "temp"))}
 
@@ -247,16 +251,18 @@ def loadable(
 
 def _read(path: Path, name: str) -> TexturedMesh:
     with host.opened(path, name):
-        return load_textured_mesh(path)
+        return load_textured_mesh(path, progress=host.progress())
 
 
-def _colored(mesh: Mesh | TexturedMesh, voxels: VoxelField | None) -> tuple[Mesh | TexturedMesh, Any]:
+def _colored(
+    mesh: Mesh | TexturedMesh, voxels: VoxelField | None, progress: Progress
+) -> tuple[Mesh | TexturedMesh, Any]:
     """Returns (mesh, vertex materials [V, 6] or None) at rest; voxels colour only a mesh without materials."""
     shape = surface(mesh)
     if voxels is None or painted(mesh):
         return host.at_rest(mesh), None
     field = host.at_work(expect(voxels, VOXELS))
-    return host.at_rest(shape), host.at_rest(vertex_materials(host.at_work(shape), field))
+    return host.at_rest(shape), host.at_rest(vertex_materials(host.at_work(shape), field, progress=progress))
 
 
 def _unsavable(format: str | None, geometry: str | None, max_mib: float | None) -> str | None:

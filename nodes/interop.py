@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..o_voxel.core.progress import in_background
 from ..o_voxel.files.meshes.comfy import from_comfy_mesh, to_comfy_mesh
 from ..o_voxel.files.meshes.trimesh import from_trimesh, to_trimesh
 from ..o_voxel.material import TexturedMesh
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import trimesh
 
 
+# For the estimate of the time of a conversion.
+SECONDS = 2
 SOURCE = (
     "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh; a plain mesh becomes white, rough, non-metallic. One "
     "material only: bake several into one first."
@@ -34,7 +37,8 @@ class ToComfyMesh:
         return {"required": {"textured_mesh": (ANY_MESH, {"tooltip": SOURCE})}}
 
     def convert(self, textured_mesh: Mesh | TexturedMesh) -> tuple[Any]:
-        mesh = to_comfy_mesh(host.at_rest(textured(textured_mesh)))
+        given = host.at_rest(textured(textured_mesh))
+        mesh = in_background(lambda _: to_comfy_mesh(given), host.progress(), SECONDS)
         return (host.comfy_mesh(**vars(mesh)),)
 
 
@@ -51,7 +55,8 @@ class FromComfyMesh:
         return {"required": {"mesh": (COMFY_MESH, {"tooltip": "From any ComfyUI node that outputs a MESH."})}}
 
     def convert(self, mesh: Any) -> tuple[list[TexturedMesh], list[Mesh]]:
-        meshes = [host.at_rest(item) for item in from_comfy_mesh(mesh)]
+        made = in_background(lambda _: list(from_comfy_mesh(mesh)), host.progress(), SECONDS)
+        meshes = [host.at_rest(item) for item in made]
         return meshes, [item.mesh for item in meshes]
 
 
@@ -67,7 +72,8 @@ class ToTrimesh:
         return {"required": {"textured_mesh": (ANY_MESH, {"tooltip": SOURCE})}}
 
     def convert(self, textured_mesh: Mesh | TexturedMesh) -> tuple[trimesh.Trimesh]:
-        return (to_trimesh(host.at_rest(textured(textured_mesh))),)
+        given = host.at_rest(textured(textured_mesh))
+        return (in_background(lambda _: to_trimesh(given), host.progress(), SECONDS),)
 
 
 class FromTrimesh:
@@ -91,5 +97,6 @@ class FromTrimesh:
         if not hasattr(trimesh, "faces") and not hasattr(trimesh, "geometry"):
             kind = type(trimesh)
             raise TypeError(f"trimesh: expected a trimesh mesh or scene, got {kind.__module__}.{kind.__qualname__}")
-        converted = host.at_rest(from_trimesh(trimesh, y_up=up == "y"))
+        made = in_background(lambda _: from_trimesh(trimesh, y_up=up == "y"), host.progress(), SECONDS)
+        converted = host.at_rest(made)
         return converted, converted.mesh

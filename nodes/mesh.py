@@ -109,7 +109,8 @@ class FillHoles:
         }
 
     def fill(self, mesh: Mesh | TexturedMesh, max_perimeter: float, curved: bool) -> tuple[Mesh]:
-        return (host.at_rest(fill_holes(host.at_work(surface(mesh)), max_perimeter, curved)[0]),)
+        raw = host.at_work(surface(mesh))
+        return (host.at_rest(fill_holes(raw, max_perimeter, curved, progress=host.progress())[0]),)
 
 
 class SimplifyMesh:

@@ -93,7 +93,9 @@ class LoadModel:
         self, model: str, precision: str, attention: str, quantization: str = "none", vram: str = "auto"
     ) -> tuple[Pipeline]:
         source, folder = host.model_source(model)
-        checkpoint = Checkpoint.open(source, folder, quantization=quantization)
+        checkpoint = Checkpoint.open(
+            source, folder, host.download, quantization=quantization, new_progress=host.progress
+        )
         return (Pipeline(checkpoint, host.residency(vram), dtype=precision, backends=Backends(attention=attention)),)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..o_voxel.core.progress import Progress, in_background, scaled
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.render import Camera, Scene, mesh_scene, render_turntable, textured_scene
 from ..o_voxel.values import Mesh, VoxelField
@@ -15,6 +16,7 @@ from . import host
 from .sockets import ANY_MESH, COMFY_CAMERA, VOXELS, expect, painted, surface
 from .widgets import CATEGORY
 
+SCENE_SECONDS = 1.0  # estimate, for the bar
 CAMERA = (
     "Optional camera_info, e.g. of Load 3D: its direction, field of view and projection replace yaw and pitch. The "
     "object is centred and fills the image, whatever the distance and zoom."
@@ -63,26 +65,28 @@ class RenderPreview:
         voxels: VoxelField | None = None,
         camera: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor]:
-        scene = _scene(mesh, voxels)
         report = host.progress()
+        scene = _scene(mesh, voxels, scaled(report, 0.0, 0.2))
         images = render_turntable(
             scene,
             frames,
             Camera(yaw_deg=yaw_deg, pitch_deg=pitch_deg) if camera is None else comfy_camera(camera),
             (size, size),
-            progress=lambda done, total: report(done / total),
+            progress=lambda done, total: report(0.2 + 0.8 * done / total),
         )
         return (host.at_rest(images),)
 
 
-def _scene(mesh: Mesh | TexturedMesh, voxels: VoxelField | None) -> Scene:
+def _scene(mesh: Mesh | TexturedMesh, voxels: VoxelField | None, progress: Progress) -> Scene:
     """Builds the scene of a mesh with its own materials, else those of the voxels, else clay."""
-    shape = surface(mesh)
     if isinstance(mesh, TexturedMesh) and (voxels is None or painted(mesh)):
-        return textured_scene(host.at_work(mesh))
-    shape = host.at_work(shape)
-    material = None if voxels is None else vertex_materials(shape, host.at_work(expect(voxels, VOXELS)))
-    return mesh_scene(shape, material=material)
+        whole = host.at_work(mesh)
+        return in_background(lambda _: textured_scene(whole), progress, SCENE_SECONDS)
+    shape, material = host.at_work(surface(mesh)), None
+    if voxels is not None:
+        field = host.at_work(expect(voxels, VOXELS))
+        material = vertex_materials(shape, field, progress=scaled(progress, 0.0, 0.5))
+    return in_background(lambda _: mesh_scene(shape, material=material), scaled(progress, 0.5, 0.5), SCENE_SECONDS)
 
 
 def comfy_camera(info: Mapping[str, Any]) -> Camera:

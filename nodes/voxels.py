@@ -65,7 +65,7 @@ class VoxelsToMesh:
 
     def extract(self, o_voxel: OVoxel, tile_size: int) -> tuple[Mesh, VoxelField | None]:
         voxels = expect(o_voxel, O_VOXEL)
-        mesh = dual_grid_to_mesh(host.at_work(voxels.dual_grid), tile_size or None)
+        mesh = dual_grid_to_mesh(host.at_work(voxels.dual_grid), tile_size or None, progress=host.progress())
         return host.at_rest(mesh), host.at_rest(voxels.field)
 
 
@@ -99,7 +99,7 @@ class LoadVoxels:
         grid = Grid.cube(resolution) if resolution else None
         path = host.input_path(file)
         with host.opened(path, file):
-            return (from_records(read_voxels(path), grid),)
+            return (from_records(read_voxels(path, progress=host.progress()), grid),)
 
 
 class SaveVoxels:
@@ -124,5 +124,5 @@ class SaveVoxels:
         records = to_records(host.at_rest(expect(o_voxel, O_VOXEL)))
         path, subfolder = host.output_path(filename_prefix, format)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_voxels(path, records)
+        write_voxels(path, records, progress=host.progress())
         return {"ui": {}, "result": ((f"{subfolder}/" if subfolder else "") + path.name,)}

@@ -11,7 +11,7 @@ import torch
 
 from .bake.bake import bake
 from .bake.options import BakeOptions
-from .core.progress import Progress, StageProgress, staged
+from .core.progress import Progress, StageProgress, scaled, staged
 from .material import AlphaMode, Material, TexturedMesh
 from .mesh.connectivity.components import keep_within
 from .mesh.connectivity.weld import has_border
@@ -116,16 +116,17 @@ def make_asset(
     light = simplify(light, options.faces, progress=staged(progress, "simplify"))
     light = _within(light, options.faces, on_warning or (lambda line: None))
     if voxels is None or options.texture_size == 0:
-        return _colored(light, voxels, options)
+        return _colored(light, voxels, options, staged(progress, "bake"))
     uv_map = unwrap(
         light,
         resolution=options.texture_size,
         gutter=options.gutter,
         progress=staged(progress, "unwrap"),
     )
-    shaded, normals, _ = smooth_by_angle(light, options.crease_deg)
     bars = staged(progress, "bake")
-    return bake(shaded, uv_map, dense, voxels, options.bake_options(), normals=normals, progress=bars)
+    shaded, normals, _ = smooth_by_angle(light, options.crease_deg, progress=scaled(bars, 0.0, 0.05))
+    maps, bars = options.bake_options(), scaled(bars, 0.05, 0.95)
+    return bake(shaded, uv_map, dense, voxels, maps, normals=normals, progress=bars)
 
 
 def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
@@ -151,11 +152,11 @@ def _surface(dense: Mesh, options: AssetOptions, progress: Progress) -> Mesh:
     return work(dense, options.surface_resolution, progress=progress)
 
 
-def _colored(mesh: Mesh, voxels: VoxelField | None, options: AssetOptions) -> TexturedMesh:
+def _colored(mesh: Mesh, voxels: VoxelField | None, options: AssetOptions, progress: Progress) -> TexturedMesh:
     """Returns the mesh with vertex base colours; metallic and roughness factors are the vertex means."""
-    shaded, normals, _ = smooth_by_angle(mesh, options.crease_deg)
+    shaded, normals, _ = smooth_by_angle(mesh, options.crease_deg, progress=scaled(progress, 0.0, 0.5))
     if voxels is None:
         return TexturedMesh(shaded, (Material(metallic_factor=0.0),), normals=normals)
-    found = colored(shaded, vertex_materials(shaded, voxels))
+    found = colored(shaded, vertex_materials(shaded, voxels, progress=scaled(progress, 0.5, 0.5)))
     material = replace(found.materials[0], double_sided=has_border(shaded))  # cleaning made the winding consistent
     return replace(found, materials=(material,), normals=normals)

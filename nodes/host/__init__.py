@@ -6,7 +6,7 @@ from .comfyui import mesh as comfy_mesh
 from .comfyui import progress, show, show_text, staged_progress
 from .devices import at_rest, at_work, working_device
 from .files import NO_FILE, changed, file_3d, file_problem, input_files, input_path, metadata, opened, received
-from .folders import BUILT_IN, ROOT, model_choices, model_source, output_path, temp_path
+from .folders import BUILT_IN, ROOT, download, model_choices, model_source, output_path, temp_path
 from .model_residency import ComfyResidency, ComfyStreamed, network_device, residency
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "at_work",
     "changed",
     "comfy_mesh",
+    "download",
     "file_3d",
     "file_problem",
     "input_files",

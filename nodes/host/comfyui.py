@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ from PIL.Image import Image
 
 from ...o_voxel.core.progress import Progress, silent
 
-PROGRESS_TICKS = 1000
+PROGRESS_TICKS = 10_000
+# Seconds between two messages of the bar; each goes to the browser.
+BAR_SECONDS = 0.05
 
 
 def module(name: str) -> ModuleType | None:
@@ -28,15 +31,21 @@ def mesh(**parts: Any) -> Any:
 
 
 def progress() -> Progress:
-    """Returns report(fraction), which moves the node's progress bar and raises if the user has cancelled."""
+    """Returns report(fraction), which moves the node's progress bar and raises if the user has cancelled.
+
+    Every call looks for a cancel; the bar moves at most every BAR_SECONDS, and at the end.
+    """
     utils, management = module("comfy.utils"), module("comfy.model_management")
     if utils is None or management is None:
         return silent
-    bar = utils.ProgressBar(PROGRESS_TICKS)
+    bar, moved = utils.ProgressBar(PROGRESS_TICKS), [0.0, -1]
 
     def report(fraction: float) -> None:
         management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(round(fraction * PROGRESS_TICKS))
+        now, ticks = time.monotonic(), round(fraction * PROGRESS_TICKS)
+        if ticks != moved[1] and (now - moved[0] >= BAR_SECONDS or ticks >= PROGRESS_TICKS):
+            moved[:] = now, ticks
+            bar.update_absolute(ticks)
 
     return report
 

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 from ...trellis2.checkpoint.builtin import built_in, find_built_in
+from ...trellis2.checkpoint.hub import hub_download
 from ...trellis2.checkpoint.layouts import COMFY_ORG, MICROSOFT
 from . import comfyui
 
@@ -44,6 +45,11 @@ def model_source(choice: str) -> tuple[str, Path]:
         return choice, models_folder()
     local = models_folder() / FOLDER / choice
     return (choice if choice == MICROSOFT else str(local)), local
+
+
+def download(repository: str, name: str, folder: Path | None) -> Path:
+    """`hub_download` with the bar of the node that runs, which can be cancelled."""
+    return hub_download(repository, name, folder, comfyui.progress())
 
 
 def input_folder() -> Path:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.checks import check_tensor
-from ..core.progress import Progress, scaled, silent
+from ..core.progress import Progress, in_background, scaled
 from ..material import TexturedMesh, UVMap
 from ..mesh.connectivity.topology import check_mesh
 from ..mesh.connectivity.weld import has_border
@@ -23,6 +23,8 @@ from .texels import band_samples, band_starts, lone_samples
 UV_SLACK = 1e-5
 # Shares of the run time, for progress: preparation, and filling at the end.
 PREPARE_SHARE, FILL_SHARE = 0.4, 0.05
+# For the estimate of the time, on two CPU cores.
+SAMPLES_A_SECOND = 500_000
 
 
 @torch.no_grad()
@@ -61,11 +63,25 @@ def bake(
     atlas without face area, or without any voxel near a texel.
     """
     normals = _check(mesh, uv_map, dense, field, normals)
-    report = progress or silent
-    report(0.0)
-    sources = BakeSources.prepare(
-        (mesh, normals, uv_map), dense, field, options, backend, scaled(report, 0.0, PREPARE_SHARE)
+    return in_background(
+        lambda report: _baked((mesh, normals, uv_map), dense, field, options, backend, report),
+        progress,
+        2 + (options.resolution * options.supersample) ** 2 / SAMPLES_A_SECOND,
     )
+
+
+def _baked(
+    target: tuple[Mesh, Tensor, UVMap],
+    dense: Mesh,
+    field: VoxelField,
+    options: BakeOptions,
+    backend: str,
+    report: Progress,
+) -> TexturedMesh:
+    """`bake` after its checks. target: the mesh to texture, its normals [V, 3] and atlas."""
+    mesh, normals, uv_map = target
+    report(0.0)
+    sources = BakeSources.prepare(target, dense, field, options, backend, scaled(report, 0.0, PREPARE_SHARE))
     side, device = options.resolution, mesh.vertices.device
     atlas = Atlas.empty(options, device)
     has_sample = torch.zeros(len(mesh.faces), dtype=torch.bool, device=device)

@@ -9,8 +9,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from .progress import Progress, silent
+
 # Default limit on a file's decoded size in bytes. 15 M voxels (a 2048 grid) take 0.3 GB.
 MAX_BYTES = 4 << 30
+# Bytes written between two reports.
+BLOCK = 8 << 20
 
 FilePath = str | os.PathLike
 
@@ -41,11 +45,14 @@ def atomic_write(path: FilePath) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def write_files(contents: Mapping[Path, bytes]) -> Path:
+def write_files(contents: Mapping[Path, bytes], progress: Progress | None = None) -> Path:
     """Writes files that belong together, creates their folders, and returns the last path (the file to open).
 
-    All are written in full before the first appears; they appear in order. Raises OSError as `open` does.
+    All are written in full before the first appears; they appear in order. progress: called with the fraction written,
+    0 to 1, after every BLOCK; if it raises, none appears. Raises OSError as `open` does.
     """
+    report = progress or silent
+    total, written = sum(map(len, contents.values())), 0
     paths = list(contents)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,5 +60,8 @@ def write_files(contents: Mapping[Path, bytes]) -> Path:
         # An ExitStack closes its last entry first.
         files = {path: stack.enter_context(atomic_write(path)) for path in reversed(paths)}
         for path in paths:
-            files[path].write(contents[path])
+            content = memoryview(contents[path])
+            for start in range(0, len(content), BLOCK):
+                written += files[path].write(content[start : start + BLOCK])
+                report(written / total)
     return paths[-1]

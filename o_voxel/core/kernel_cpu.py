@@ -6,9 +6,28 @@ import inspect
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 
 from numba import njit
+from numba.core import event
+
+from .compile_notice import NOTICE
+
+
+class _Listener(event.Listener):
+    """Passes numba's compile events on. They come from compilations only, not from kernels read from the cache."""
+
+    def on_start(self, event: event.Event) -> None:
+        NOTICE.begin()
+
+    def on_end(self, event: event.Event) -> None:
+        NOTICE.end()
+
+
+@cache
+def _announce_compilation() -> None:
+    event.register("numba:compile", _Listener())
 
 
 def cached_njit(function: Callable, *uses: ModuleType, **options: object) -> Callable:
@@ -18,6 +37,7 @@ def cached_njit(function: Callable, *uses: ModuleType, **options: object) -> Cal
     ModuleNotFoundError (ComfyUI loads a pack by path, pip by name), and numba misses changes in other files. Both
     therefore go into the function's name. options: further options of `numba.njit`.
     """
+    _announce_compilation()
     module = sys.modules[function.__module__]
     text = module.__name__ + "".join(inspect.getsource(m) for m in (module, *uses))
     function.__qualname__ = f"{function.__qualname__}_{zlib.crc32(text.encode()):08x}"

@@ -1,15 +1,28 @@
-"""Progress callbacks, and adapters that map a subtask's progress into its parent's.
+"""Progress callbacks: adapters that map a subtask's progress into its parent's, and work that cannot report itself.
 
 A callback receives the fraction done, 0 to 1; it may raise to cancel the work.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+import torch
 
 Progress = Callable[[float], None]
 # (stage, fraction of the stage)
 StageProgress = Callable[[str, float], None]
+T = TypeVar("T")
+
+# Seconds between two reports of work in the background.
+POLL = 0.3
+# The largest fraction that an estimate reaches before the work ends.
+ALMOST = 0.98
 
 
 def silent(fraction: float) -> None:
@@ -18,7 +31,7 @@ def silent(fraction: float) -> None:
 
 def scaled(progress: Progress | None, start: float, share: float) -> Progress:
     """Returns a callback for a subtask that spans [start, start + share] of the parent's progress."""
-    if progress is None:
+    if progress is None or progress is silent:
         return silent
     return lambda fraction: progress(start + share * fraction)
 
@@ -28,3 +41,87 @@ def staged(progress: StageProgress | None, stage: str) -> Progress:
     if progress is None:
         return silent
     return lambda fraction: progress(stage, fraction)
+
+
+class _AbandonedError(BaseException):
+    """Ends work in the background whose caller was cancelled. Not an Exception: no handler of the work may take it."""
+
+
+def in_background(work: Callable[[Progress], T], progress: Progress | None, seconds: float) -> T:
+    """Returns work(report), run in another thread while this one calls `progress` at least every POLL seconds.
+
+    For a long call that cannot be divided: it must release the GIL now and then, and be pure. If `progress` raises, its
+    error propagates at once; the call then goes on until it ends or calls its `report`, and its result is dropped:
+    it must not write files or anything else that others see.
+
+    Each fraction that `work` reports is passed on. Between them the bar creeps on, never back; it is at 1 at the
+    end only. seconds: about what the work takes; only the speed of the creep depends on it.
+    Without progress, `work` runs in this thread. Gradient and inference mode, the current CUDA device and its stream
+    are the caller's. Errors of `work` propagate.
+    """
+    if progress is None or progress is silent:
+        return work(silent)
+    left, reports = threading.Event(), SimpleQueue()
+    settings, outcome = _thread_settings(), []
+
+    def report(fraction: float) -> None:
+        if left.is_set():
+            raise _AbandonedError
+        reports.put(fraction)
+
+    def run() -> None:
+        try:
+            with ExitStack() as stack:
+                for setting in settings:
+                    stack.enter_context(setting())
+                outcome.append((work(report), None))
+        except BaseException as error:  # noqa: BLE001 raised again in the caller's thread
+            outcome.append((None, error))
+        finally:
+            reports.put(None)
+
+    # A daemon: an abandoned call does not keep the process from ending.
+    threading.Thread(target=run, name="o_voxel work", daemon=True).start()
+    try:
+        _pass_on(reports, progress, seconds)
+    except BaseException:
+        left.set()
+        raise
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    progress(1.0)
+    return result
+
+
+def _pass_on(reports: SimpleQueue, progress: Progress, seconds: float) -> None:
+    """Calls `progress` with the fractions that arrive, until None does.
+
+    Where they do not move the bar, it creeps: alone it would be at t / (t + seconds) of ALMOST after t seconds, which
+    moves visibly even far beyond them.
+    """
+    begun = moved = time.monotonic()
+    shown = 0.0
+    while True:
+        try:
+            fraction = reports.get(timeout=POLL)
+        except Empty:
+            fraction = shown
+        if fraction is None:
+            return
+        now, target = time.monotonic(), min(fraction, ALMOST)
+        if target <= shown and now - moved >= POLL:
+            target = shown + max(0.0, ALMOST - shown) * (now - moved) / (now - begun + seconds)
+        if target > shown:
+            shown, moved = target, now
+        progress(shown)
+
+
+def _thread_settings() -> list[Callable]:
+    """What torch keeps for each thread, as functions that return context managers with this thread's values."""
+    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    settings: list[Callable] = [lambda: torch.inference_mode(inference), lambda: torch.set_grad_enabled(gradients)]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        stream = torch.cuda.current_stream()
+        settings.append(lambda: torch.cuda.stream(stream))
+    return settings

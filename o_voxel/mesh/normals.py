@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.checks import check_tensor
 from ..core.exact_sums import precise, scatter_sums
+from ..core.progress import Progress, in_background
 from ..core.vectors import cross, dot, length, unit
 from ..values import Mesh
 from .connectivity.manifold import split_corners
@@ -18,6 +19,8 @@ from .connectivity.topology import ValidMesh, area_vectors, check_mesh, origins
 
 # A sum of directions shorter than this share of its weights has cancelled out.
 CANCELLED = 1e-6
+# For the estimate of the time, on two CPU cores.
+FACES_A_SECOND = 400_000
 # Rounds that propagate handedness to neighbours without UV area.
 ROUNDS = 4
 
@@ -33,19 +36,30 @@ def vertex_normals(mesh: Mesh) -> Tensor:
     return _mean_normals(mesh.vertices, faces)
 
 
-def smooth_by_angle(mesh: Mesh, crease_deg: float = 60.0, *, backend: str = "auto") -> tuple[Mesh, Tensor, RowMap]:
+def smooth_by_angle(
+    mesh: Mesh, crease_deg: float = 60.0, *, backend: str = "auto", progress: Progress | None = None
+) -> tuple[Mesh, Tensor, RowMap]:
     """Splits vertices along creases of more than `crease_deg`; returns (mesh, normals [V, 3] float32, rows).
 
     mesh: [V, 3] float32 vertices, [F, 3] int32 or int64 faces. Crease vertices are duplicated, one per smooth side,
     after the others; faces keep their order and corners. Non-manifold vertices and edges, and edges with inconsistent
     winding, are split too: weld and orient first. crease_deg: dihedral bend, 0 (every bend is a crease) to 180 (none).
     Normals as `vertex_normals`. Deterministic; backends "auto", "numba", "reference".
+    progress: called with the fraction done, 0 to 1; may raise, to cancel.
     Raises ValueError for an angle outside 0 to 180.
     """
     if not 0 <= crease_deg <= 180:
         raise ValueError(f"crease_deg: expected 0 to 180, got {crease_deg}")
-    faces = check_mesh(mesh).faces.to(torch.int64)
+    check_mesh(mesh)
+    seconds = 1 + len(mesh.faces) / FACES_A_SECOND
+    return in_background(lambda report: _smooth_by_angle(mesh, crease_deg, backend, report), progress, seconds)
+
+
+def _smooth_by_angle(mesh: Mesh, crease_deg: float, backend: str, report: Progress) -> tuple[Mesh, Tensor, RowMap]:
+    """`smooth_by_angle` of a checked mesh."""
+    faces = mesh.faces.to(torch.int64)
     twin = _consistent_twins(mesh.vertices, faces, backend)
+    report(0.4)
     normal = unit(area_vectors(mesh.vertices, faces))
     half = (twin >= 0).nonzero().squeeze(1)
     here, there = normal[half // 3], normal[twin[half] // 3]
@@ -54,6 +68,7 @@ def smooth_by_angle(mesh: Mesh, crease_deg: float = 60.0, *, backend: str = "aut
     # Tolerance: rounding must not make creases of coplanar faces at 0 degrees, nor of folds at 180.
     twin[half[(cosine < math.cos(math.radians(crease_deg)) - 1e-9) & ~flat]] = -1
     split, source = _split(faces, len(mesh.vertices), twin, backend)
+    report(0.7)
     smooth = ValidMesh(mesh.vertices[source], split.to(mesh.faces.dtype))
     rows = RowMap(source, torch.arange(len(faces), device=faces.device))
     return smooth, _mean_normals(smooth.vertices, split), rows

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..core.backend import resolve_backend
 from ..core.checks import check_tensor
-from ..core.progress import Progress
+from ..core.progress import Progress, in_background, scaled
 from ..ops.simplify import BACKENDS, collapse_edges
 from ..values import Mesh
 from .connectivity.topology import ValidMesh, check_mesh
@@ -18,6 +19,8 @@ from .connectivity.topology import ValidMesh, check_mesh
 MOST_OPEN = 1 / 3
 # Beyond so many times the wanted faces it was stuck on one part, and has spent the others on it.
 STUCK = 1.05
+# For the estimate of the time, on two CPU cores.
+FACES_A_SECOND = 200_000
 
 
 @torch.no_grad()
@@ -38,7 +41,7 @@ def simplify(
     locked: [V] bool, vertices that neither move nor go, such as those on both sides of a texture seam.
     backend: "triton" (GPU), "library" (CPU: fast-simplification; no `max_error`, no `locked`), "reference" (plain
     torch), or "auto": on the CPU the library where it can do what is asked, and else the reference.
-    progress: called with the part done, 0 to 1; may raise, to cancel. The library calls it at the end only.
+    progress: called with the part done, 0 to 1; may raise, to cancel. The library calls it by estimate.
 
     Closed surfaces stay closed; no edge comes to have more faces than two that had not; winding stays, and no face
     turns by more than 78 degrees from how it was ("library" promises neither of the last three; "auto" looks at its
@@ -63,6 +66,22 @@ def simplify(
     chosen = _choose(backend, mesh, max_error, locked)
     if len(mesh.faces) == 0 or (max_error is None and len(mesh.faces) <= faces):
         return mesh
+    return in_background(
+        lambda report: _simplified(mesh, (faces, max_error), locked, (backend, chosen), report),
+        progress,
+        1 + len(mesh.faces) / FACES_A_SECOND,
+    )
+
+
+def _simplified(
+    mesh: Mesh,
+    limits: tuple[int | None, float | None],
+    locked: Tensor | None,
+    backends: tuple[str, str],
+    report: Progress,
+) -> Mesh:
+    """`simplify` after its checks. limits: faces and max_error.  backends: the one asked for, and the one chosen."""
+    (faces, max_error), (asked, chosen) = limits, backends
     rows = distinct_faces(mesh.faces)
     if len(rows) == 0:
         return _compact(mesh.vertices, rows, mesh.faces.dtype)
@@ -72,23 +91,17 @@ def simplify(
     position = (mesh.vertices - origin) / unit
 
     if chosen == "library":
-        found = _by_library(position, rows, target, required=backend == "library") if len(rows) > target else None
+        by_library = partial(_by_library, required=asked == "library", progress=report)
+        found = by_library(position, rows, target) if len(rows) > target else None
         if found is not None:
-            _report_end(progress)
             return _compact(found[0] * unit + origin, found[1], mesh.faces.dtype)
         chosen = "reference"
     placed, rows = collapse_edges(
-        position, rows, target, max_error=error, locked=locked, backend=chosen, progress=progress
+        position, rows, target, max_error=error, locked=locked, backend=chosen, progress=report
     )
-    _report_end(progress)
     # What did not move keeps its very place.
     vertices = torch.where(placed == position, mesh.vertices, placed * unit + origin)
     return _compact(vertices, rows, mesh.faces.dtype)
-
-
-def _report_end(progress: Progress | None) -> None:
-    if progress is not None:
-        progress(1.0)
 
 
 def _check_bounds(faces: int | None, max_error: float | None) -> None:
@@ -108,7 +121,9 @@ def _choose(backend: str, mesh: Mesh, max_error: float | None, locked: Tensor | 
     return resolve_backend(backend, able, mesh.vertices.device)
 
 
-def _by_library(position: Tensor, faces: Tensor, target: int, required: bool) -> tuple[Tensor, Tensor] | None:
+def _by_library(
+    position: Tensor, faces: Tensor, target: int, required: bool, progress: Progress
+) -> tuple[Tensor, Tensor] | None:
     """The library's mesh, finished by the reference where it stopped just short; None where the reference is needed.
 
     required: the library was asked for, whatever it does.
@@ -116,7 +131,7 @@ def _by_library(position: Tensor, faces: Tensor, target: int, required: bool) ->
     before = _odd_edges(faces)
     if not required and before[0] > MOST_OPEN * target:
         return None
-    vertices, rows = collapse_edges(position, faces, target, backend="library")
+    vertices, rows = collapse_edges(position, faces, target, backend="library", progress=scaled(progress, 0.1, 0.7))
     rows = distinct_faces(rows, even_out=True)
     if required:
         return vertices, rows

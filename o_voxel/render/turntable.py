@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..core import color
+from ..core.progress import in_background
 from ..material import TexturedMesh
 from ..values import Mesh, VoxelField
 from .camera import Camera
@@ -18,6 +20,8 @@ from .light import StudioLight
 from .scene import Scene, mesh_scene, textured_scene, voxel_scene
 
 SHEET_VIEWS = {"front": (0.0, 0.0), "side": (90.0, 0.0), "back": (180.0, 0.0), "top": (0.0, 90.0)}
+# For the estimate of the time of a picture, on two CPU cores.
+FRAME_SECONDS = 2
 SHEET_LAYERS = ("color", "normal", "depth")
 
 
@@ -47,11 +51,12 @@ def render_turntable(
     *,
     light: StudioLight = StudioLight(),
     style: Style = Style(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float, int], None] | None = None,
 ) -> Tensor:
     """Renders a full turn of the camera in equal steps from its yaw: [T, H, W, 3] float32 sRGB, T = frames.
 
-    subject: for vertex colours or materials, a scene from `mesh_scene`.  progress(done, frames): after each frame.
+    subject: for vertex colours or materials, a scene from `mesh_scene`.  progress(done, frames): after each
+    frame, and within one that takes long, `done` then with a fraction; may raise, to cancel.
     """
     if frames < 1:
         raise ValueError(f"frames: expected 1 or more, got {frames}")
@@ -59,9 +64,9 @@ def render_turntable(
     images = []
     for frame in range(frames):
         moved = replace(camera, yaw_deg=camera.yaw_deg + 360.0 * frame / frames)
-        images.append(draw(scene, moved, size, light, style).color)
-        if progress is not None:
-            progress(frame + 1, frames)
+        bar = None if progress is None else lambda part, frame=frame: progress(frame + part, frames)
+        work = partial(draw, scene, moved, size, light, style)
+        images.append(in_background(lambda report, work=work: work().color, bar, FRAME_SECONDS))
     return torch.stack(images)
 
 

@@ -8,13 +8,15 @@ import torch
 
 from ..core.backend import resolve_backend
 from ..core.grid import Grid
-from ..core.progress import Progress, scaled
+from ..core.progress import Progress, in_background, scaled
 from ..material import TexturedMesh
 from ..ops.mesh_to_dual_grid import BACKENDS, QefWeights, run_slabs, triangle_soup
 from ..values import DualGrid, Mesh, OVoxel
 from .materials import voxel_materials
 
 MAX_VOXELS_A_SIDE = 16_384
+# For the estimate of the time, on two CPU cores.
+VOXELS_A_SIDE_A_SECOND = 200
 # Fraction of the run time spent on the surface, for progress reports; materials take the rest.
 SURFACE_SHARE = 0.5
 
@@ -65,7 +67,10 @@ def mesh_to_dual_grid(
     if mesh.faces.device != mesh.vertices.device:
         raise ValueError(f"mesh: expected one device, got {mesh.vertices.device} and {mesh.faces.device}")
     chosen = resolve_backend(backend, BACKENDS, mesh.vertices.device)
-    part = run_slabs(triangle_soup(mesh, grid), weights, chosen, progress)
+    seconds = 1 + max(grid.shape) / VOXELS_A_SIDE_A_SECOND
+    part = in_background(
+        lambda report: run_slabs(triangle_soup(mesh, grid), weights, chosen, report), progress, seconds
+    )
     return DualGrid(part.coords, part.dual, part.intersected, grid)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import color
 from ..core.checks import check_tensor
 from ..core.grid import Grid
-from ..core.progress import Progress, scaled, silent
+from ..core.progress import Progress, in_background, scaled
 from ..material import TexturedMesh
 from ..ops.voxel_materials import Scene, find_pairs, nearest_rows, pack_scene, unravel, voxel_means
 from ..values import PBR_CHANNELS, VoxelField
@@ -25,6 +25,8 @@ from ..values import PBR_CHANNELS, VoxelField
 PBR_WIDTH = max(channels.stop for channels in PBR_CHANNELS.values())
 # Fraction of the run time spent on finding voxels, for progress reports.
 SCAN_SHARE = 0.3
+# For the estimate of the time, on two CPU cores.
+VOXELS_A_SIDE_A_SECOND = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +74,24 @@ def voxel_materials(
         raise ValueError(f"extras: expected 'emissive' or 'normal', got {sorted(unknown)}")
     _check_values(mesh)
     wanted = None if coords is None else _voxel_numbers(coords, grid, mesh.mesh.vertices.device)
-    report = progress or silent
-    scene = pack_scene(
-        mesh, grid, emissive="emissive" in extras, normal="normal" in extras, mip_offset=float(mip_offset)
+    return in_background(
+        lambda report: _sampled(mesh, grid, (coords, wanted), (extras, float(mip_offset)), backend, report),
+        progress,
+        1 + max(grid.shape) / VOXELS_A_SIDE_A_SECOND,
     )
+
+
+def _sampled(
+    mesh: TexturedMesh,
+    grid: Grid,
+    voxels: tuple[Tensor | None, Tensor | None],
+    options: tuple[tuple[str, ...], float],
+    backend: str,
+    report: Progress,
+) -> VoxelMaterials:
+    """`voxel_materials` after its checks. voxels: coords and their numbers.  options: extras and mip_offset."""
+    (coords, wanted), (extras, mip_offset) = voxels, options
+    scene = pack_scene(mesh, grid, emissive="emissive" in extras, normal="normal" in extras, mip_offset=mip_offset)
     keys = find_pairs(scene, backend=backend, report=scaled(report, 0.0, SCAN_SHARE))
     keys, voxels, rows, reached = _plan(scene, keys, wanted)
 

@@ -6,16 +6,28 @@ import torch
 from torch import Tensor
 
 from ..core.checks import FLOATS, check_tensor
+from ..core.progress import Progress, in_background
 from ..material import Material, TexturedMesh
 from ..ops.grid_sample import grid_sample
 from ..ops.hash_grid import hash_grid
 from ..values import PBR_CHANNELS, Mesh, VoxelField
 
+# For the estimate of the time, on two CPU cores.
+VERTICES_A_SECOND = 2_000_000
 
-def vertex_materials(mesh: Mesh, field: VoxelField) -> Tensor:
-    """Samples field.attrs [N, C] at the mesh vertices, trilinearly; returns [V, C] float32 in [0, 1]."""
-    points = field.grid.to_grid(mesh.vertices)
-    return grid_sample(field.attrs.float(), hash_grid(field.coords), points).clamp(0, 1)
+
+def vertex_materials(mesh: Mesh, field: VoxelField, *, progress: Progress | None = None) -> Tensor:
+    """Samples field.attrs [N, C] at the mesh vertices, trilinearly; returns [V, C] float32 in [0, 1].
+
+    progress: called with the fraction done, 0 to 1; may raise, to cancel.
+    """
+
+    def sample(report: Progress) -> Tensor:
+        table = hash_grid(field.coords)
+        report(0.6)
+        return grid_sample(field.attrs.float(), table, field.grid.to_grid(mesh.vertices)).clamp(0, 1)
+
+    return in_background(sample, progress, 0.5 + len(field.coords) / VERTICES_A_SECOND)
 
 
 def colored(mesh: Mesh, materials: Tensor) -> TexturedMesh:

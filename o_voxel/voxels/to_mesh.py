@@ -9,11 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core.progress import Progress, in_background
 from ..ops.dual_quads import dual_quads
 from ..values import DualGrid, Mesh
 
 SPLIT_02 = (0, 1, 2, 0, 2, 3)
 SPLIT_13 = (0, 1, 3, 3, 1, 2)
+# For the estimate of the time, on two CPU cores.
+VOXELS_A_SECOND = 1_000_000
 
 
 def dual_vertices(dual_grid: DualGrid) -> Tensor:
@@ -21,7 +24,7 @@ def dual_vertices(dual_grid: DualGrid) -> Tensor:
     return dual_grid.grid.to_world(dual_grid.coords + dual_grid.dual)
 
 
-def dual_grid_to_mesh(dual_grid: DualGrid, tile_size: int | None = None) -> Mesh:
+def dual_grid_to_mesh(dual_grid: DualGrid, tile_size: int | None = None, *, progress: Progress | None = None) -> Mesh:
     """Extracts the surface of a dual grid of N voxels, in the order of the original.
 
     Returns vertices [N, 3] float32 in world units, vertex i being voxel i's dual vertex even if no face uses it, and
@@ -30,11 +33,21 @@ def dual_grid_to_mesh(dual_grid: DualGrid, tile_size: int | None = None) -> Mesh
     weights the 0-2 diagonal is used, as in the original except for zero-area quads. Deterministic.
 
     tile_size: process slabs of this many voxels along the longest axis, to hold temporaries for one slab at a time.
-    The result is bit-identical for every tile size. Raises ValueError below 1.
+    The result is bit-identical for every tile size.  progress: called with the fraction done, 0 to 1; may raise, to
+    cancel. Raises ValueError below 1.
     """
-    if tile_size is None:
-        return Mesh(dual_vertices(dual_grid), triangulate(quads(dual_grid), dual_grid.split_weight))
-    return Mesh(dual_vertices(dual_grid), _tiled_faces(dual_grid, tile_size))
+    seconds = 1 + len(dual_grid.coords) / VOXELS_A_SECOND
+    return in_background(lambda report: _surface(dual_grid, tile_size, report), progress, seconds)
+
+
+def _surface(dual_grid: DualGrid, tile_size: int | None, report: Progress) -> Mesh:
+    """`dual_grid_to_mesh`."""
+    vertices = dual_vertices(dual_grid)
+    if tile_size is not None:
+        return Mesh(vertices, _tiled_faces(dual_grid, tile_size, report))
+    quad = quads(dual_grid)
+    report(0.8)
+    return Mesh(vertices, triangulate(quad, dual_grid.split_weight))
 
 
 def quads(dual_grid: DualGrid) -> Tensor:
@@ -42,7 +55,7 @@ def quads(dual_grid: DualGrid) -> Tensor:
     return dual_quads(dual_grid.coords, dual_grid.intersected)[0]
 
 
-def _tiled_faces(dual_grid: DualGrid, tile_size: int) -> Tensor:
+def _tiled_faces(dual_grid: DualGrid, tile_size: int, report: Progress) -> Tensor:
     """Returns the faces [2 Q, 3] int32 of all slabs, in the order of the untiled result."""
     if tile_size < 1:
         raise ValueError(f"tile_size: expected at least 1 voxel, got {tile_size}")
@@ -68,6 +81,7 @@ def _tiled_faces(dual_grid: DualGrid, tile_size: int) -> Tensor:
         target = torch.stack([last - z - y, last - z, last], dim=1).reshape(-1)[edge]
         faces[target] = triangulate(rows.to(torch.int32)[quad], dual_grid.split_weight).view(-1, 6)
         whole[target] = True
+        report((start - low[across] + 1) / (high[across] - low[across] + 1))
     return _kept(faces, whole).view(-1, 3)
 
 

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...o_voxel.core.progress import Progress
+from .download import OfflineError, download, local_file
+
 log = logging.getLogger(__name__)
 
 # download(repository, file name, folder to store it in or None: the hub's cache) -> path of the local file
@@ -19,14 +22,21 @@ class MissingFileError(FileNotFoundError):
     """A checkpoint's file is absent and cannot be downloaded; the message gives the remedy."""
 
 
-def hub_download(repository: str, name: str, folder: Path | None) -> Path:
-    """Downloads one file, resuming partial downloads and verifying its digest. Raises MissingFileError with the
-    reason."""
-    from huggingface_hub import hf_hub_download
+def hub_download(repository: str, name: str, folder: Path | None, progress: Progress | None = None) -> Path:
+    """Downloads one file unless it is there, and verifies its digest.
+
+    progress: called several times a second; may raise, to cancel. Raises MissingFileError with the reason.
+    """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repository, name, local_dir=folder))
+        return download(repository, name, folder, progress)
+    except OfflineError as error:
+        where = folder or "the hub's cache"
+        raise MissingFileError(
+            f"{name}: it is not in {where}, and {error}. With a connection, or on another computer, run\n"
+            f"    {download_command(repository, name, folder)}"
+        ) from error
     except GatedRepoError as error:
         raise MissingFileError(
             f"{name}: {repository} is gated. Accept its licence on the hub, then run `hf auth login` and\n"
@@ -75,6 +85,12 @@ class FileSource:
         """Returns the path of a file or folder in the source's folder, or None."""
         path = self.folder / name if self.folder else None
         return path if path is not None and path.exists() else None
+
+    def has(self, name: str) -> bool:
+        """Is the file in the source's folder, or, of a repository without one, in the hub's cache?"""
+        if self.find(name) is not None or self.repository is None or self.folder is not None:
+            return self.find(name) is not None
+        return local_file(self.repository, name, None) is not None
 
     def get(self, name: str) -> Path:
         """Returns the file's path, downloading it if absent. Raises MissingFileError naming file, folder, repository

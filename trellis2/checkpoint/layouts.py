@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ...o_voxel.core.progress import Progress, in_background
 from ..models import Backends, build_model
 from ..models.dino import VIT_L16, DinoConfig, DinoVisionTransformer, to_transformers_keys
 from ..models.quantized import quantize_model
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 MICROSOFT = "microsoft/TRELLIS.2-4B"
 COMFY_ORG = "Comfy-Org/TRELLIS.2"
 IMAGE_ENCODER = "image_encoder"
+# About what it takes to read a network.
+LOAD_SECONDS = 5
 
 # Ungated copies of the DINOv3 weights, tried in this order if the named repository cannot be read.
 UNGATED_ENCODERS = (
@@ -65,16 +68,23 @@ class CheckpointLayout(Protocol):
     def files(self, role: str) -> list[Path]:
         """Returns the files of a role's network, downloading absent ones. Raises MissingFileError."""
 
+    def missing(self) -> list[str]:
+        """Returns the names of all files that are not there yet."""
+
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
         """Loads a role's network on the CPU, in eval mode. dtype: of its torso; None: as published."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An open checkpoint. layout: finds and reads its files.  quantization: "none", "int8" or "fp8", see `open`."""
+    """An open checkpoint. layout: finds and reads its files.  quantization: "none", "int8" or "fp8", see `open`.
+
+    new_progress: makes the progress callback of one network's loading; None: none.
+    """
 
     layout: CheckpointLayout
     quantization: str = "none"
+    new_progress: Callable[[], Progress] | None = None
 
     @classmethod
     def open(
@@ -84,6 +94,7 @@ class Checkpoint:
         download: Download = hub_download,
         *,
         quantization: str = "none",
+        new_progress: Callable[[], Progress] | None = None,
     ) -> Checkpoint:
         """Opens a folder, a hub repository "owner/name", or "mini", the checkpoint bundled with the pack.
 
@@ -91,6 +102,7 @@ class Checkpoint:
         quantization: number format of the flow networks' large products, "none", "int8" or "fp8". "int8" prefers
         Comfy-Org's int8 files where they exist, and computes with their weights unchanged; other weights are quantised
         on loading. Without "int8", the weights of int8 files are dequantised.
+        new_progress: called when a network is read, for a callback that may raise to cancel.
 
         Raises MissingFileError or ConfigError. Only pipeline.json is read here; weights are read on first use.
         """
@@ -101,7 +113,7 @@ class Checkpoint:
         )
         files = FileSource.open(source, COMFY_ORG if single_files else MICROSOFT, folder, download)
         layout = SingleFiles(files, int8=quantization == "int8") if single_files else Folder(files)
-        return cls(layout, quantization)
+        return cls(layout, quantization, new_progress)
 
     @property
     def config(self) -> PipelineConfig:
@@ -109,9 +121,17 @@ class Checkpoint:
         return self.layout.config
 
     def require(self, roles: list[str]) -> None:
-        """Downloads the absent files of these roles. Raises MissingFileError for the first unavailable one."""
+        """Downloads the absent files of these roles. Raises MissingFileError for the first unavailable one, which
+        names all files of the checkpoint that are missing."""
         for role in roles:
-            self.layout.files(role)
+            try:
+                self.layout.files(role)
+            except MissingFileError as error:
+                names = self.layout.missing()
+                if len(names) < 2:
+                    raise
+                listed = "".join(f"\n    {name}" for name in names)
+                raise MissingFileError(f"{error}\nThese files of the checkpoint are missing:{listed}") from error
 
     def load_model(
         self,
@@ -128,7 +148,9 @@ class Checkpoint:
         Raises MissingFileError; ConfigError; CheckpointError for a missing, unexpected or misshapen key; ValueError for
         a quantization that the device does not support.
         """
-        model = self.layout.load(role, dtype, backends)
+        self.require([role])
+        progress = None if self.new_progress is None else self.new_progress()
+        model = in_background(lambda _: self.layout.load(role, dtype, backends), progress, LOAD_SECONDS)
         return model if self.quantization == "none" else quantize_model(model, self.quantization, torch.device(device))
 
 
@@ -152,14 +174,18 @@ class Folder:
             )
         return self.network_files(self.config.models[role])
 
+    def missing(self) -> list[str]:
+        """Returns the names of all files that are not there yet."""
+        names = []
+        for path in self.config.models.values():
+            source, name = self._located(path)
+            names += [f"{path}.{end}" for end in ("json", "safetensors") if not source.has(f"{name}.{end}")]
+        return sorted(set(names))
+
     def network_files(self, path: str) -> list[Path]:
         """Returns [description, weights] at a path of pipeline.json, downloading absent ones. Raises
         MissingFileError."""
-        source, name = self._files, path
-        # A path of three parts or more may name another repository; files of this checkpoint take precedence.
-        local = all(source.find(f"{path}.{suffix}") for suffix in ("json", "safetensors"))
-        if path.count("/") >= 2 and not local:
-            source, name = source.elsewhere(path)
+        source, name = self._located(path)
         return [source.get(f"{name}.json"), source.get(f"{name}.safetensors")]
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
@@ -170,6 +196,12 @@ class Folder:
         description, weights = self.files(role)
         model = build_model(_read_json(description), str(description), dtype=dtype, backends=backends)
         return load_weights(model, read_tensors(weights), str(weights))
+
+    def _located(self, path: str) -> tuple[FileSource, str]:
+        """Returns the source of a path of pipeline.json, and the path there."""
+        # A path of three parts or more may name another repository; files of this checkpoint take precedence.
+        local = all(self._files.find(f"{path}.{suffix}") for suffix in ("json", "safetensors"))
+        return (self._files, path) if local or path.count("/") < 2 else self._files.elsewhere(path)
 
     def _encoder_files(self) -> tuple[Path | None, Path]:
         """Returns (config.json or None, weights) of the image encoder; ungated copies come without a config."""
@@ -214,6 +246,14 @@ class SingleFiles:
             return [self._files.get(name)]
         first, second = (_INT8_FLOWS, _BF16_FLOWS) if self._int8 else (_BF16_FLOWS, _INT8_FLOWS)
         return [self._files.find(first) or self._files.find(second) or self._files.get(first)]
+
+    def missing(self) -> list[str]:
+        """Returns the names of all files that are not there yet; the other number format of the flows will do."""
+        flows = (_INT8_FLOWS, _BF16_FLOWS) if self._int8 else (_BF16_FLOWS, _INT8_FLOWS)
+        names = [_SHAPE_VAE, _TEXTURE_VAE, COMFY_ENCODER]
+        if not any(self._files.has(name) for name in flows):
+            names.append(flows[0])
+        return sorted(name for name in names if not self._files.has(name))
 
     def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
         """See `CheckpointLayout.load`. Raises the errors of `Checkpoint.load_model`."""

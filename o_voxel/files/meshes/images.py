@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...core.progress import Progress
 from ...material import Texture
 from .options import SaveOptions
 from .png import encode_png
@@ -52,11 +53,13 @@ def shrink(image: np.ndarray, max_side: int | None) -> np.ndarray:
     return image
 
 
-def encode_image(image: np.ndarray, options: SaveOptions, *, color: bool) -> ImageFile:
+def encode_image(
+    image: np.ndarray, options: SaveOptions, *, color: bool, progress: Progress | None = None
+) -> ImageFile:
     """Encodes `image` [H, W, 1, 3 or 4] uint8. color: colour data, for which WebP is lossy; other data is lossless.
 
     JPEG uses no chroma subsampling, because the channels of normal and packed maps are independent. With JPEG, images
-    with alpha are written as PNG. Deterministic for the same library versions.
+    with alpha are written as PNG. Deterministic for the same library versions.  progress: of a PNG; may raise.
     """
     if options.image_format == "webp":
         picture = _to_pillow(image)
@@ -67,7 +70,7 @@ def encode_image(image: np.ndarray, options: SaveOptions, *, color: bool) -> Ima
         # Not "optimize": Pillow then needs a buffer for the whole file, and noisy images overflow it.
         quality = {"quality": options.quality, "subsampling": 0}
         return ImageFile(_saved(_to_pillow(image), format="JPEG", **quality), "image/jpeg")
-    return ImageFile(encode_png(image, options.png_level), "image/png")
+    return ImageFile(encode_png(image, options.png_level, progress=progress), "image/png")
 
 
 def _enlarge(image: np.ndarray, height: int, width: int) -> np.ndarray:

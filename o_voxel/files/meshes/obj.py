@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ...core.atomic_io import FilePath, write_files
+from ...core.progress import Progress, in_background, scaled
 from ...material import Material, Texture, TexturedMesh
 from ...values import Mesh
 from .images import pixels_of, shrink
@@ -16,6 +17,10 @@ from .options import SaveOptions
 from .png import encode_png
 from .vertex_buffer import as_textured, checked, rotate_up_axis, with_normals
 
+# For the estimate of the time, on two CPU cores.
+ENCODE_SECONDS = 4
+# Rows formatted at once; a single operation holds the GIL.
+ROWS_A_CHUNK = 1 << 14
 # .mtl keyword and file name suffix of each texture that the format supports.
 MAPS = {
     "base_color_texture": ("map_Kd", "base_color"),
@@ -27,27 +32,40 @@ MAPS = {
 }
 
 
-def write_obj(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> Path:
+def write_obj(
+    path: FilePath,
+    mesh: Mesh | TexturedMesh,
+    options: SaveOptions = SaveOptions(),
+    progress: Progress | None = None,
+) -> Path:
     """Writes `mesh` to `path`, its materials to an .mtl of the same name, its textures to .png files with that prefix.
 
     y up unless options.up is "z". Positions, UVs and normals have separate indices, so no vertex is split. Colours stay
     sRGB; occlusion is dropped, as .mtl has no keyword for it. Vertex colours follow the position on its line, as most
     readers expect; a mesh with vertex colours and no UVs is written without an .mtl, which would hide them.
-    All files are encoded before the first is written; the .obj is written last. Deterministic.
-    Raises ValueError as `vertex_buffer.checked` and for non-finite UVs; OSError.
+    All files are encoded before the first is written; the .obj is written last. Deterministic. progress: called with
+    the fraction done; may raise. Raises ValueError as `vertex_buffer.checked` and for non-finite UVs; OSError.
     """
-    target = Path(path)
+    files = in_background(
+        lambda report: _encoded(Path(path), mesh, options, report), scaled(progress, 0.0, 0.9), ENCODE_SECONDS
+    )
+    return write_files(files, scaled(progress, 0.9, 0.1))
+
+
+def _encoded(target: Path, mesh: Mesh | TexturedMesh, options: SaveOptions, report: Progress) -> dict[Path, bytes]:
+    """The files of an .obj, which comes last."""
     whole = checked(as_textured(mesh))
     # Readers ignore vertex colours if there is a material.
     if whole.uv is None and whole.vertex_colors is not None:
-        return write_files({target: _text(_geometry(whole, options, named=False))})
+        return {target: _text(_geometry(whole, options, named=False))}
     # Readers split .mtl file names at spaces.
     stem = "_".join(target.stem.split())
     textures, library = _library(whole.materials, stem, options)
+    report(0.4)
     files = {target.with_name(name): content for name, content in textures.items()}
     files[target.with_name(f"{stem}.mtl")] = _text(library)
     lines = [f"mtllib {stem}.mtl", *_geometry(whole, options, named=True)]
-    return write_files({**files, target: _text(lines)})
+    return {**files, target: _text(lines)}
 
 
 def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -> tuple[dict[str, bytes], list[str]]:
@@ -145,8 +163,9 @@ def _lines(keyword: str, values: np.ndarray) -> Iterator[str]:
 
 
 def _formatted(pattern: str, rows: np.ndarray) -> str:
-    """Formats all rows [N, C] with `pattern` in one % operation; returns lines joined by newlines."""
-    return "\n".join([pattern] * len(rows)) % tuple(rows.reshape(-1).tolist())
+    """Formats rows [N, C] with `pattern`, many in one % operation; returns lines joined by newlines."""
+    parts = (rows[start : start + ROWS_A_CHUNK] for start in range(0, len(rows), ROWS_A_CHUNK))
+    return "\n".join("\n".join([pattern] * len(part)) % tuple(part.reshape(-1).tolist()) for part in parts)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

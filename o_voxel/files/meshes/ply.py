@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core.atomic_io import FilePath, write_files
 from ...core.color import to_bytes
+from ...core.progress import Progress, in_background, scaled
 from ...material import Material, TexturedMesh
 from ...values import Mesh
 from .options import SaveOptions
@@ -18,12 +19,23 @@ from .vertex_buffer import as_textured, checked, rotate_up_axis, vertex_buffer, 
 FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
 
 
-def write_ply_mesh(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> Path:
+def write_ply_mesh(
+    path: FilePath,
+    mesh: Mesh | TexturedMesh,
+    options: SaveOptions = SaveOptions(),
+    progress: Progress | None = None,
+) -> Path:
     """Writes `mesh` as little-endian .ply, z up unless options.up is "y": positions, normals, and vertex colours.
 
     Normals follow `options.crease_deg`; colours are sRGB bytes, as readers expect; `options.ply_uv` adds s and t, v up.
-    Deterministic; writes atomically. Raises ValueError as `vertex_buffer.checked` and `vertex_buffer`; OSError.
+    Deterministic; writes atomically. progress: called with the fraction done; may raise. Raises ValueError as
+    `vertex_buffer.checked` and `vertex_buffer`; OSError.
     """
+    content = in_background(lambda report: _encoded(mesh, options), scaled(progress, 0.0, 0.7), 2.0)
+    return write_files({Path(path): content}, scaled(progress, 0.7, 0.3))
+
+
+def _encoded(mesh: Mesh | TexturedMesh, options: SaveOptions) -> bytes:
     whole = checked(as_textured(mesh))
     y_up = options.y_up(".ply")
     # Drop materials, so that no vertex is split at their borders.
@@ -44,8 +56,7 @@ def write_ply_mesh(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptio
     faces = np.zeros(len(flat.mesh.faces), FACE)
     faces["count"] = 3
     faces["corners"] = flat.mesh.faces.numpy()
-    content = _header(table, len(faces)) + table.tobytes() + faces.tobytes()
-    return write_files({Path(path): content})
+    return _header(table, len(faces)) + table.tobytes() + faces.tobytes()
 
 
 def _columns(names: str | tuple[str, ...], values: Tensor) -> dict[str, np.ndarray]:

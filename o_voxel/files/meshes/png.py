@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...core.progress import Progress, silent
+
 # Bytes per band. Fixed, so that the file does not depend on the number of threads.
 BAND_BYTES = 1 << 18
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -28,12 +30,15 @@ class _Band(NamedTuple):
     size: int
 
 
-def encode_png(image: np.ndarray, level: int = 1, threads: int | None = None) -> bytes:
+def encode_png(
+    image: np.ndarray, level: int = 1, threads: int | None = None, progress: Progress | None = None
+) -> bytes:
     """Encodes `image` [H, W, C] uint8: C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; row 0 is the top row.
 
     level: zlib level, 0 (stored) to 9 (smallest). Level 1 uses run-length matching only: on textures as small as
     Pillow's default and ten times as fast; exactly repeating patterns need 2 or more.
-    threads: None for one per core; does not affect the output. Raises ValueError for another shape, dtype or level.
+    threads: None for one per core; does not affect the output.  progress: called with the fraction done after each
+    band; may raise. Raises ValueError for another shape, dtype or level.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in COLOR_TYPES or 0 in image.shape:
         raise ValueError(f"image: expected [H, W, 1 to 4] uint8, not empty, got {list(image.shape)} {image.dtype}")
@@ -43,8 +48,15 @@ def encode_png(image: np.ndarray, level: int = 1, threads: int | None = None) ->
     rows = np.ascontiguousarray(image).reshape(height, width * channels)
     step = max(1, BAND_BYTES // (width * channels + 1))
     starts = range(0, height, step)
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        bands = list(pool.map(lambda start: _encode_band(rows, start, start + step, channels, level), starts))
+    report, bands = progress or silent, []
+    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+    try:
+        for band in pool.map(lambda start: _encode_band(rows, start, start + step, channels, level), starts):
+            bands.append(band)
+            report(len(bands) / len(starts))
+    finally:
+        # After an error, bands that wait are not begun.
+        pool.shutdown(cancel_futures=True)
     adler = 1
     for band in bands:
         adler = _adler_of_both(adler, band.adler, band.size)

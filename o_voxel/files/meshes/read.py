@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ...core.progress import Progress, in_background
 from ...material import TexturedMesh
 from .companions import companion
 from .gltf.dequantize import expand_normalized
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Up = Literal["auto", "y", "z"]
 
 UP_OF_SUFFIX = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
+# For the estimate of the time.
+BYTES_A_SECOND = 20e6
 GLTF_SUFFIXES = (".glb", ".gltf")
 # Exceptions that trimesh and Pillow raise for malformed files.
 UNREADABLE = (
@@ -44,7 +47,9 @@ UNREADABLE = (
 )
 
 
-def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpace = "srgb") -> TexturedMesh:
+def load_textured_mesh(
+    path: str | Path, *, up: Up = "auto", factors: FactorSpace = "srgb", progress: Progress | None = None
+) -> TexturedMesh:
     """Reads a mesh file with materials, UVs, vertex colours and normals; on the CPU, z up.
 
     Returns vertices [V, 3] float32 in file units and faces [F, 3] int64 of all objects, with their scene transforms;
@@ -53,6 +58,7 @@ def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpac
     factors: glTF factors and vertex colours are linear. "srgb" encodes them like the texels; "stored" keeps base colour
     and emissive factors unchanged, as the original does, which darkens untextured parts.
     metallic is 0 for formats other than glTF. Second UV sets and texture transforms are ignored with a UserWarning.
+    progress: called with the fraction done, 0 to 1, by estimate; may raise, to cancel.
     Deterministic. Raises FileNotFoundError; ValueError for an unknown suffix, an unreadable file, or one without
     triangles; ModuleNotFoundError without trimesh.
     """
@@ -69,13 +75,18 @@ def load_textured_mesh(path: str | Path, *, up: Up = "auto", factors: FactorSpac
     if up not in ("auto", "y", "z"):
         raise ValueError(f"up: expected 'auto', 'y' or 'z', got {up!r}")
     y_up = (UP_OF_SUFFIX[suffix] if up == "auto" else up) == "y"
-    try:
-        # Values too large for float32 become inf, which consumers of the mesh reject.
-        with np.errstate(over="ignore", invalid="ignore"):
-            scene, header = _read(path, suffix)
-            return from_trimesh(scene, y_up=y_up, factors=factors, gltf=header)
-    except UNREADABLE as error:
-        raise ValueError(f"{path.name}: not a readable {suffix[1:]} mesh: {error}") from error
+
+    def read(report: Progress) -> TexturedMesh:
+        try:
+            # Values too large for float32 become inf, which consumers of the mesh reject.
+            with np.errstate(over="ignore", invalid="ignore"):
+                scene, header = _read(path, suffix)
+                report(0.6)
+                return from_trimesh(scene, y_up=y_up, factors=factors, gltf=header)
+        except UNREADABLE as error:
+            raise ValueError(f"{path.name}: not a readable {suffix[1:]} mesh: {error}") from error
+
+    return in_background(read, progress, 1 + path.stat().st_size / BYTES_A_SECOND)
 
 
 def _read(path: Path, suffix: str) -> tuple[trimesh.Scene, dict[str, Any]]:

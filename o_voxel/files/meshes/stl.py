@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.atomic_io import FilePath, write_files
+from ...core.progress import Progress, in_background, scaled
 from ...core.vectors import unit
 from ...material import TexturedMesh
 from ...mesh.connectivity.topology import area_vectors
@@ -19,15 +20,26 @@ TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribu
 HEADER = b"binary STL".ljust(80)
 
 
-def write_stl(path: FilePath, mesh: Mesh | TexturedMesh, options: SaveOptions = SaveOptions()) -> Path:
+def write_stl(
+    path: FilePath,
+    mesh: Mesh | TexturedMesh,
+    options: SaveOptions = SaveOptions(),
+    progress: Progress | None = None,
+) -> Path:
     """Writes the triangles of `mesh`, z up unless options.up is "y", with face normals (0 for zero-area faces).
 
-    Deterministic; writes atomically. Raises ValueError as `vertex_buffer.checked`; OSError.
+    Deterministic; writes atomically. progress: called with the fraction done; may raise. Raises ValueError as
+    `vertex_buffer.checked`; OSError.
     """
+    content = in_background(lambda report: _encoded(mesh, options), scaled(progress, 0.0, 0.7), 1.0)
+    return write_files({Path(path): content}, scaled(progress, 0.7, 0.3))
+
+
+def _encoded(mesh: Mesh | TexturedMesh, options: SaveOptions) -> bytes:
     whole = checked(as_textured(mesh)).mesh
     vertices = rotate_up_axis(whole.vertices, options.y_up(".stl"))
     faces = whole.faces.long()
     table = np.zeros(len(faces), TRIANGLE)
     table["normal"] = unit(area_vectors(vertices, faces)).numpy()
     table["corners"] = (vertices * options.scale)[faces].numpy()
-    return write_files({Path(path): HEADER + np.uint32(len(faces)).tobytes() + table.tobytes()})
+    return HEADER + np.uint32(len(faces)).tobytes() + table.tobytes()

@@ -6,21 +6,27 @@ Does not use `numpy.load`, which allocates whatever shape a header claims.
 from __future__ import annotations
 
 import errno
+import io
 import math
 import re
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.atomic_io import MAX_BYTES, FilePath, atomic_write, naming
+from ...core.atomic_io import MAX_BYTES, FilePath, naming, write_files
+from ...core.progress import Progress, in_background, scaled
 from .records import RECORD_DTYPES, VoxelRecords, as_coords
 
 _SUFFIX = ".npy"
+# Bytes deflated between two reports; and for the estimate of the time.
+BLOCK = 1 << 20
+BYTES_A_SECOND = 20e6
 _COORD = "coord"
 _MAX_MEMBERS = 4096
 _NUMPY_HEADER = re.compile(
@@ -63,10 +69,13 @@ def read_npz(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
         return VoxelRecords(coords, {name: _attribute(name, values) for name, values in arrays.items()})
 
 
-def write_npz(path: FilePath, records: VoxelRecords, compress: bool = True) -> None:
+def write_npz(
+    path: FilePath, records: VoxelRecords, compress: bool = True, *, progress: Progress | None = None
+) -> None:
     """Writes `records`, coords [N, 3] and attributes [N, C], in their order, as a .npz file readable by the original.
 
-    compress: deflate the arrays, or store them. Deterministic; replaces `path` atomically.
+    compress: deflate the arrays, or store them. Deterministic; replaces `path` atomically.  progress: called with the
+    fraction done, 0 to 1; if it raises, nothing is written.
     Raises ValueError for coordinates outside 0 to 65535 and for an attribute named `coord`.
     """
     if _COORD in records.attrs:
@@ -76,10 +85,28 @@ def write_npz(path: FilePath, records: VoxelRecords, compress: bool = True) -> N
         raise ValueError(f"coords: expected 0 to 65535 in a .npz, got {coords.min()} to {coords.max()}")
     arrays = {_COORD: coords.astype(np.uint16)} | {name: v.cpu().numpy() for name, v in records.attrs.items()}
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w", method) as archive:
+    total = sum(values.nbytes for values in arrays.values())
+    content = in_background(
+        lambda report: _archive(arrays, method, report), scaled(progress, 0.0, 0.95), 0.5 + total / BYTES_A_SECOND
+    )
+    write_files({Path(path): content}, scaled(progress, 0.95, 0.05))
+
+
+def _archive(arrays: dict[str, np.ndarray], method: int, report: Progress) -> bytes:
+    """The .npz file of `arrays`."""
+    file, written = io.BytesIO(), 0
+    total = max(1, sum(values.nbytes for values in arrays.values()))
+    with zipfile.ZipFile(file, "w", method) as archive:
         for name, values in arrays.items():
             with archive.open(name + _SUFFIX, "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(values), allow_pickle=False)
+                values, head = np.ascontiguousarray(values), io.BytesIO()
+                np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(values))
+                member.write(head.getvalue())
+                content = memoryview(values.tobytes())
+                for start in range(0, len(content), BLOCK):
+                    written += member.write(content[start : start + BLOCK])
+                    report(written / total)
+    return file.getvalue()
 
 
 def _read_arrays(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, np.ndarray]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
 
-from ...core.atomic_io import MAX_BYTES, FilePath, atomic_write, naming
+from ...core.atomic_io import MAX_BYTES, FilePath, naming, write_files
+from ...core.progress import Progress, in_background, scaled
 from .records import VoxelRecords, as_coords
 
 # float32 represents all integers up to this one.
@@ -49,12 +51,19 @@ def read_ply(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
         return VoxelRecords(coords, attrs)
 
 
-def write_ply(path: FilePath, records: VoxelRecords) -> None:
+def write_ply(path: FilePath, records: VoxelRecords, *, progress: Progress | None = None) -> None:
     """Writes `records`, coords [N, 3] and attributes [N, C], in their order, as .ply; the original can read it.
 
-    Little-endian. Deterministic; replaces `path` atomically. Raises ValueError for coordinates beyond 2**24, which
-    float32 cannot represent, and for attribute names with spaces or outside ASCII.
+    Little-endian. Deterministic; replaces `path` atomically.  progress: called with the fraction done, 0 to 1; if it
+    raises, nothing is written. Raises ValueError for coordinates beyond 2**24, which float32 cannot represent, and for
+    attribute names with spaces or outside ASCII.
     """
+    content = in_background(lambda report: _encoded(records), scaled(progress, 0.0, 0.7), 1.0)
+    write_files({Path(path): content}, scaled(progress, 0.7, 0.3))
+
+
+def _encoded(records: VoxelRecords) -> bytes:
+    """The file that `write_ply` writes."""
     coords = records.coords.cpu().numpy()
     if coords.size and max(-int(coords.min()), int(coords.max())) > _MAX_COORD:
         raise ValueError(f"coords: expected at most 2**24 in a .ply, got {coords.min()} to {coords.max()}")
@@ -68,9 +77,7 @@ def write_ply(path: FilePath, records: VoxelRecords) -> None:
     columns = [*coords.T, *(column for values in arrays.values() for column in values.T)]
     for (field, _), column in zip(fields, columns, strict=True):
         table[field] = column
-    with atomic_write(path) as file:
-        file.write(_header_text(table.dtype, len(table)).encode("ascii"))
-        file.write(table.tobytes())
+    return _header_text(table.dtype, len(table)).encode("ascii") + table.tobytes()
 
 
 def _header_text(dtype: np.dtype, count: int) -> str:

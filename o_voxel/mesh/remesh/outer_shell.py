@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...core.progress import Progress, scaled, silent
+from ...core.progress import Progress, in_background, scaled
 from ...ops.closest_point import MeshIndex, build_index
 from ...ops.flood_fill import SIDE
 from ...values import Mesh
 from ..connectivity.topology import ValidMesh, check_mesh
 from .contour import contour
 from .narrow_band import sample_narrow_band
-from .remesh import CORNER, check_part, check_resolution, empty_like, fit_grid
+from .remesh import CORNER, SECONDS, check_part, check_resolution, empty_like, fit_grid
 from .shrinkwrap import ProjectOptions, shrinkwrap
 from .sparse_sdf import BLOCKS_A_CHUNK, SparseSDF, fill_unreached, flood_outside, reached_points
 
@@ -65,7 +65,13 @@ def outer_shell(
     check_part(project)
     if len(check_mesh(mesh).faces) == 0:
         return empty_like(mesh)
-    report = progress or silent
+    sizes = resolution, close_gaps, project
+    return in_background(lambda report: _outer_shell(mesh, sizes, backend, report), progress, SECONDS)
+
+
+def _outer_shell(mesh: Mesh, sizes: tuple[int, float, float], backend: str, report: Progress) -> Mesh:
+    """`outer_shell` of a checked mesh. sizes: resolution, close_gaps, project."""
+    resolution, close_gaps, project = sizes
     level = max(WALL, close_gaps / 2)
     # Erosion samples a two-sided distance: its outer level set, never contoured, needs room in the grid too.
     grid = fit_grid(mesh, resolution, 2 * level - WALL)

@@ -7,7 +7,7 @@ import math
 import torch
 
 from ...core.grid import Grid
-from ...core.progress import Progress, scaled, silent
+from ...core.progress import Progress, in_background, scaled
 from ...ops.closest_point import build_index
 from ...ops.flood_fill import SIDE
 from ...values import Mesh
@@ -17,6 +17,8 @@ from .narrow_band import sample_narrow_band
 from .shrinkwrap import ProjectOptions, shrinkwrap
 
 LEAST, MOST = 8, 1024
+# For the estimate of the time, at 512 on two CPU cores.
+SECONDS = 10
 # Distance beyond the level, in voxels, that contour vertices may have: in a concave corner a vertex is the mean of
 # crossings most of a voxel away, the further the sharper the corner.
 CORNER = 1.2
@@ -57,7 +59,13 @@ def remesh(
     check_part(project)
     if len(check_mesh(mesh).faces) == 0:
         return empty_like(mesh)
-    report = progress or silent
+    options = ProjectOptions(band, project, band + CORNER)
+    return in_background(lambda report: _remeshed(mesh, resolution, options, backend, report), progress, SECONDS)
+
+
+def _remeshed(mesh: Mesh, resolution: int, projection: ProjectOptions, backend: str, report: Progress) -> Mesh:
+    """`remesh` of a checked mesh; the offset is projection's level."""
+    band = projection.level
     grid = fit_grid(mesh, resolution, band)
     target = ValidMesh(grid.to_grid(mesh.vertices), mesh.faces)
     index = build_index(target)
@@ -67,7 +75,6 @@ def remesh(
     shell = contour(field)
     del field
     report(0.7)
-    projection = ProjectOptions(band, project, band + CORNER)
     made = shrinkwrap(shell, target, index, projection, backend=backend, report=scaled(report, 0.7, 0.3))
     report(1.0)
     return ValidMesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))

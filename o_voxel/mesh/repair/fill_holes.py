@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.progress import Progress, in_background
 from ...core.vectors import cross, dot, length, unit
 from ...ops.triangulate_loops import MAX_POINTS, triangulate_loops
 from ...ops.triangulate_loops.reference import BEND, FLAT
@@ -34,12 +35,19 @@ PIECES = (
     (0, 3, 5, 3, 1, 4, 5, 4, 2, 3, 4, 5),
     (3, 1, 4, 0, 3, 2, 3, 4, 2, *NONE),
 )
+# For the estimate of the time, on two CPU cores.
+FACES_A_SECOND = 400_000
 # Hash multiplier: ties between corners of equal cost are broken by hashed rows.
 HASH = 0x9E3779B1
 
 
 def fill_holes(
-    mesh: Mesh, max_perimeter: float = 3e-2, curved: bool = True, *, backend: str = "auto"
+    mesh: Mesh,
+    max_perimeter: float = 3e-2,
+    curved: bool = True,
+    *,
+    backend: str = "auto",
+    progress: Progress | None = None,
 ) -> tuple[Mesh, RowMap]:
     """Fills every hole with a perimeter of at most `max_perimeter`, in world units; returns (mesh, rows).
 
@@ -52,12 +60,22 @@ def fill_holes(
     Not filled: the outline of a single face or open sheet (its patch would fold back onto it), slits without area,
     loops along non-manifold edges. Weld first: unwelded seams are boundaries. Vertices and faces keep their rows; new
     rows follow. Patches follow the majority winding of their adjacent faces. Deterministic; backends ("auto", "numba",
-    "reference") agree up to rounding. Raises ValueError for a negative perimeter.
+    "reference") agree up to rounding. progress: called with the fraction done, 0 to 1; may raise, to cancel.
+    Raises ValueError for a negative perimeter.
     """
     check_perimeter(max_perimeter)
-    faces = check_mesh(mesh).faces.to(torch.int64)
+    check_mesh(mesh)
+    seconds = 1 + len(mesh.faces) / FACES_A_SECOND
+    return in_background(lambda report: _filled(mesh, max_perimeter, curved, backend, report), progress, seconds)
+
+
+def _filled(mesh: Mesh, max_perimeter: float, curved: bool, backend: str, report: Progress) -> tuple[Mesh, RowMap]:
+    """`fill_holes` of a checked mesh."""
+    faces = mesh.faces.to(torch.int64)
     surface = join_faces(mesh.vertices, faces, backend=backend)
+    report(0.3)
     split, source, joined = split_surface(faces, len(mesh.vertices), surface, backend=backend)
+    report(0.5)
     points, patch = hole_faces(mesh.vertices[source], split, joined, surface.seam, max_perimeter, curved, backend)
     source = torch.cat([source, len(mesh.vertices) + torch.arange(len(points), device=source.device)])
     return add_faces(mesh, RowMap.unchanged(mesh), points, source[patch])

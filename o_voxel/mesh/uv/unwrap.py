@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...core.progress import Progress, scaled, silent
+from ...core.progress import Progress, in_background, scaled
 from ...core.vectors import length
 from ...material import UVMap
 from ...ops.pack_charts import Outlines, Packing, pack
@@ -26,6 +26,7 @@ SIZES = (16, 32768)
 EXTENT = 0.45  # maximum side of a chart's box, relative to the atlas
 FILL = 0.75  # expected packing density, to estimate the texel size
 NO_AREA = 1e-14  # area below which a face counts as empty, relative to its longest edge squared
+FACES_A_SECOND = 20_000  # for the estimate of the time, on two CPU cores
 CUTS = 3  # attempts to cut overlapping faces off charts
 SPLITS = 4  # attempts to re-segment invalid charts, halving the limits each time; then one chart per face
 
@@ -65,7 +66,13 @@ def unwrap(
         options = {"resolution": resolution, "gutter": gutter, "max_stretch": max_stretch, "backend": backend}
         found = unwrap(ValidMesh(mesh.vertices.cpu(), mesh.faces.cpu()), **options, progress=progress)
         return UVMap(*(part.to(faces.device) for part in (found.uv, found.faces, found.chart)))
-    report = progress or silent
+    sizes, seconds = (resolution, gutter, max_stretch), 1 + len(faces) / FACES_A_SECOND
+    return in_background(lambda report: _unwrapped(mesh, faces, sizes, backend, report), progress, seconds)
+
+
+def _unwrapped(mesh: Mesh, faces: Tensor, sizes: tuple[int, int, float], backend: str, report: Progress) -> UVMap:
+    """`unwrap` of a checked mesh. faces: [F, 3] int64, its faces.  sizes: resolution, gutter, max_stretch."""
+    resolution, gutter, max_stretch = sizes
     solid = _has_area(mesh.vertices, faces).nonzero().squeeze(1)
     if not len(solid):
         zero = torch.zeros(min(len(faces), 1), 2, device=faces.device)
@@ -74,6 +81,7 @@ def unwrap(
     unwrap_mesh = build_unwrap_mesh(ValidMesh(mesh.vertices, faces[solid]), texel)
     report(0.05)
     chart = segment_charts(unwrap_mesh.geometry, unwrap_mesh.graph)
+    report(0.1)
     chart = smooth_charts(chart, unwrap_mesh.geometry, unwrap_mesh.faces, unwrap_mesh.graph)
     report(0.15)
     layout = _parameterize_valid(unwrap_mesh, chart, max_stretch, backend)

@@ -42,7 +42,7 @@ def collapse_edges(
     """
     chosen = resolve_backend(backend, BACKENDS, position.device)
     if chosen == "library":
-        return _collapse_library(position, faces, target)
+        return _collapse_library(position, faces, target, progress)
     if chosen == "triton":
         from . import kernel as steps
     else:
@@ -51,16 +51,14 @@ def collapse_edges(
     return graph.position, graph.faces
 
 
-def _collapse_library(position: Tensor, faces: Tensor, target: int) -> tuple[Tensor, Tensor]:
+def _collapse_library(position: Tensor, faces: Tensor, target: int, progress: Progress | None) -> tuple[Tensor, Tensor]:
     """Returns positions [W, 3] float32 and faces [G, 3] int32 of about `target` faces; open edges are kept.
 
     The library ignores connectivity: it occasionally creates an edge of four faces.
     """
-    from fast_simplification import simplify
+    from .library import simplify_by_library
 
-    points, triangles = simplify(
-        position.double().numpy(), faces.numpy(), target_count=min(target, len(faces)), preserve_border=True
-    )
+    points, triangles = simplify_by_library(position.double().numpy(), faces.numpy(), min(target, len(faces)), progress)
     return torch.from_numpy(points).float(), torch.from_numpy(triangles).to(torch.int32)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ....core.color import to_linear
+from ....core.progress import Progress, silent
 from ....material import Material, Texture
 from ..images import encode_image, pack_channels
 from ..options import SaveOptions
@@ -21,9 +22,11 @@ FILTER_CODES = {"linear": (9729, 9987), "nearest": (9728, 9728)}
 class MaterialWriter:
     """Adds materials to a document; shared images are stored once."""
 
-    def __init__(self, document: Document, options: SaveOptions) -> None:
+    def __init__(self, document: Document, options: SaveOptions, report: Progress = silent) -> None:
+        """report: called while images are encoded, with the fraction of one; may raise."""
         self._document = document
         self._options = options
+        self._report = report
         self._textures: dict[tuple, int] = {}
 
     def add(self, material: Material) -> int:
@@ -102,7 +105,7 @@ class MaterialWriter:
         key = (*map(id, parts), color)
         if key not in self._textures:
             whole = pack_channels(parts, channels, self._options.max_texture)
-            file = encode_image(whole, self._options, color=color)
+            file = encode_image(whole, self._options, color=color, progress=self._report)
             self._textures[key] = self._add_texture(file.content, file.media_type, present[0])
         return self._textures[key]
 

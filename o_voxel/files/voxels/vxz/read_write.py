@@ -6,23 +6,29 @@ and so the attribute sizes, which bounds memory before it is allocated.  N = vox
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ....core.atomic_io import MAX_BYTES, FilePath, atomic_write, naming
+from ....core.atomic_io import MAX_BYTES, FilePath, naming, write_files
 from ....core.checks import check_tensor
+from ....core.progress import Progress, in_background, scaled
 from ....voxels.morton import MAX_BITS, decode_z_order, encode_z_order
 from ..records import VoxelRecords
 from .compression import compress, decompress
 from .filters import apply_filter, undo_filter
 from .header import VxzChunk, VxzHeader, VxzLayout, check_channels, read_header, stream_columns, write_header
 from .octree import count_leaves, decode_octree, encode_octree
+
+# For the estimate of the time, on two CPU cores.
+VOXELS_A_SECOND = 300_000
 
 
 class _Octree(NamedTuple):
@@ -64,13 +70,19 @@ def read_vxz(path: FilePath, max_bytes: int = MAX_BYTES, threads: int | None = N
 
 
 def write_vxz(
-    path: FilePath, records: VoxelRecords, layout: VxzLayout | None = None, threads: int | None = None
+    path: FilePath,
+    records: VoxelRecords,
+    layout: VxzLayout | None = None,
+    threads: int | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> None:
     """Writes `records`, coords [N, 3] int32 and attributes [N, C] uint8, as a .vxz file in the original's byte layout.
 
     Accepts voxels in any order, on any device. layout: default, the original's. threads: chunks encoded in parallel;
     default, one per core. Replaces `path` atomically; deterministic for the same voxels and library versions. The
     original cannot read three variants: interleave "all", no attributes, no voxels.
+    progress: called with the fraction done, 0 to 1; if it raises, nothing is written.
     Raises ValueError for duplicate voxels, coordinates more than 2**21 apart, values that are not uint8, a reserved
     attribute name, and a neighbor-filtered chunk too large for the original; ImportError for zstd without an encoder.
     """
@@ -80,10 +92,29 @@ def write_vxz(
     _check_neighbor_chunk(layout, sum(channels.values()))
     for name, values in records.attrs.items():
         check_tensor(values, f"attribute {name!r} of a .vxz", (len(records), None), torch.uint8)
+    content = in_background(
+        lambda report: _encoded(records, layout, channels, threads, report),
+        scaled(progress, 0.0, 0.95),
+        1 + len(records) / VOXELS_A_SECOND,
+    )
+    write_files({Path(path): content}, scaled(progress, 0.95, 0.05))
+
+
+def _encoded(
+    records: VoxelRecords, layout: VxzLayout, channels: dict[str, int], threads: int | None, report: Progress
+) -> bytes:
+    """The file that `write_vxz` writes. channels: number of each attribute's."""
     chunks = list(_split(records, layout))
+    report(0.1)
     columns = stream_columns(channels, layout.attr_interleave)
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        encoded = list(pool.map(lambda chunk: _encode_chunk(chunk[1], chunk[2], columns, layout), chunks))
+    encoded, pool = [], ThreadPoolExecutor(threads or os.cpu_count())
+    try:
+        for streams in pool.map(lambda chunk: _encode_chunk(chunk[1], chunk[2], columns, layout), chunks):
+            encoded.append(streams)
+            report(0.1 + 0.9 * len(encoded) / len(chunks))
+    finally:
+        # After an error, chunks that wait are not begun.
+        pool.shutdown(cancel_futures=True)
     entries = []
     start = 0
     for (index, *_), streams in zip(chunks, encoded, strict=True):
@@ -91,9 +122,10 @@ def write_vxz(
         entries.append({"idx": index, **_spans(streams), "ptr": [start, size]})
         start += size
     raw_size = records.coords.numel() * 4 + sum(values.numel() for values in records.attrs.values())
-    with atomic_write(path) as file:
-        write_header(file, _fields(len(records), layout, channels, entries, (raw_size, start)))
-        file.writelines(stream for streams in encoded for stream in streams.values())
+    file = io.BytesIO()
+    write_header(file, _fields(len(records), layout, channels, entries, (raw_size, start)))
+    file.writelines(stream for streams in encoded for stream in streams.values())
+    return file.getvalue()
 
 
 def _size(file: BinaryIO) -> int:
