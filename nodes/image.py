@@ -114,6 +114,7 @@ class PrepareImage:
             lines.append(f"{place}{cut.used}")
             if cut.warning:
                 lines.append(f"{place}not sure: {cut.warning}; look at the preview. {HINT}")
+        host.show_text(lines)
         return {"ui": {"text": lines}, "result": (PreparedImages(tuple(images)), to_comfy(images, PREVIEW_SIZE))}
 
 
@@ -128,6 +129,11 @@ def _matching(mask: Tensor | None, image: Tensor, background: str) -> Tensor | N
     placeholder = tuple(masks.shape[1:]) == (PLACEHOLDER_SIDE, PLACEHOLDER_SIDE) and not bool(masks.any())
     if placeholder:
         return None
+    if masks.shape[1:] != image.shape[1:3]:
+        (height, width), (rows, columns) = image.shape[1:3], masks.shape[1:]
+        raise ValueError(
+            f"mask: expected the size of image, {width}x{height}, got {columns}x{rows}; or disconnect mask"
+        )
     if len(masks) != len(image):
         raise ValueError(
             f"mask: expected {len(image)} masks for {len(image)} images, got {len(masks)}: each picture has its own "

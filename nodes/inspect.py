@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..o_voxel.core.progress import in_background
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.mesh.info import mesh_info
 from ..o_voxel.render.uv_atlas import atlas_lines, draw_uv_atlas
@@ -12,6 +13,8 @@ from . import host
 from .sockets import ANY_MESH, TEXTURED_MESH, surface, textured
 from .textures import MATERIAL, SOURCE
 from .widgets import CATEGORY
+
+SECONDS = 2.0  # estimate, for the bar
 
 
 class UVAtlas:
@@ -32,15 +35,17 @@ class UVAtlas:
         size = "Pixels a side. Overlaps are counted in these pixels; choose the texture's size for its texels."
         return {
             "required": {
-                "textured_mesh": (TEXTURED_MESH, {"tooltip": SOURCE + " It needs UV coordinates."}),
+                "textured_mesh": (ANY_MESH, {"tooltip": SOURCE + " It needs UV coordinates."}),
                 "size": ("INT", {"default": 1024, "min": 64, "max": 4096, "step": 64, "tooltip": size}),
                 "material": MATERIAL,
             }
         }
 
     def draw(self, textured_mesh: TexturedMesh, size: int, material: int) -> dict[str, Any]:
-        image, report = draw_uv_atlas(host.at_work(textured(textured_mesh)), size, material)
+        mesh = host.at_work(textured(textured_mesh))
+        image, report = in_background(lambda _: draw_uv_atlas(mesh, size, material), host.progress(), SECONDS)
         lines = atlas_lines(report)
+        host.show_text(lines)
         return {"ui": {"text": lines}, "result": (host.at_rest(image[None]), "\n".join(lines))}
 
 
@@ -50,7 +55,7 @@ class MeshInfo:
         "Shows triangles, parts, open edges, size in metres, area, volume and textures of a mesh, and passes it on."
     )
     FUNCTION = "measure"
-    RETURN_TYPES = (ANY_MESH, "INT", "INT", "BOOLEAN", "STRING")
+    RETURN_TYPES = (TEXTURED_MESH, "INT", "INT", "BOOLEAN", "STRING")
     RETURN_NAMES = ("mesh", "triangles", "parts", "watertight", "text")
     OUTPUT_TOOLTIPS = (
         "The same mesh, unchanged.",
@@ -68,7 +73,9 @@ class MeshInfo:
 
     def measure(self, mesh: Mesh | TexturedMesh) -> dict[str, Any]:
         surface(mesh)  # refuses other values
-        info = mesh_info(host.at_work(mesh))
+        given = host.at_work(mesh)
+        info = in_background(lambda _: mesh_info(given), host.progress(), SECONDS)
         lines = info.lines()
-        result = (host.at_rest(mesh), info.triangles, info.parts, info.watertight, "\n".join(lines))
+        host.show_text(lines)
+        result = (textured(host.at_rest(mesh)), info.triangles, info.parts, info.watertight, "\n".join(lines))
         return {"ui": {"text": lines}, "result": result}

@@ -11,7 +11,7 @@ from ..o_voxel.core.color import to_bytes
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.texture_images import TextureImages, check_material, texture_images, with_texture_images
 from . import host
-from .sockets import TEXTURED_MESH, textured
+from .sockets import ANY_MESH, TEXTURED_MESH, textured
 from .widgets import CATEGORY
 
 SOURCE = "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh."
@@ -46,7 +46,7 @@ class TexturesToImages:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"textured_mesh": (TEXTURED_MESH, {"tooltip": SOURCE}), "material": MATERIAL}}
+        return {"required": {"textured_mesh": (ANY_MESH, {"tooltip": SOURCE}), "material": MATERIAL}}
 
     def convert(self, textured_mesh: TexturedMesh, material: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         mesh = host.at_rest(textured(textured_mesh))
@@ -77,7 +77,7 @@ class ImagesToTextures:
         pictures = {name: ("IMAGE", {"tooltip": text + same}) for name, text in PICTURES.items()}
         return {
             "required": {
-                "textured_mesh": (TEXTURED_MESH, {"tooltip": SOURCE + " It needs UV coordinates."}),
+                "textured_mesh": (ANY_MESH, {"tooltip": SOURCE + " It needs UV coordinates."}),
                 "material": MATERIAL,
             },
             "optional": {**pictures, "alpha": ("MASK", {"tooltip": opacity + same})},

@@ -152,19 +152,19 @@ def test_a_turntable_of_a_textured_mesh_shows_its_textures(plain, red, blue):
 
 def test_save_glb_keeps_textures(comfy, plain, red, blue):
     for given in ((), (blue,)):
-        (name,) = SaveGLB().save(red, "red", *given)["result"]
+        name, _ = SaveGLB().save(red, "red", *given)["result"]
         loaded = load_textured_mesh(comfy / name)
         assert torch.equal(loaded.materials[0].base_color_texture.image, red.materials[0].base_color_texture.image)
         assert loaded.vertex_colors is None
     bare = TexturedMesh(plain, (Material(),))
-    (name,) = SaveGLB().save(bare, "blue", blue)["result"]
+    name, _ = SaveGLB().save(bare, "blue", blue)["result"]
     colors = load_textured_mesh(comfy / name).vertex_colors
     torch.testing.assert_close(colors, torch.tensor([0.0, 0.0, 1.0, 1.0]).expand_as(colors), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply", "stl"])
 def test_a_plain_mesh_saves(comfy, plain, kind):
-    (name,) = SaveMesh().save(plain, "ball", kind)["result"]
+    name, _ = SaveMesh().save(plain, "ball", kind)["result"]
     loaded = load_textured_mesh(comfy / name)
     assert len(loaded.mesh.faces) == len(plain.faces)
     assert loaded.materials[0].metallic_factor == 0
@@ -193,7 +193,7 @@ def test_an_unbaked_mesh_is_no_metal(comfy):
     for mesh in (box, TexturedMesh(box, (Material(),))):
         (unwrapped,) = Unwrap().unwrap(mesh, "512", 2, 60.0)
         for node, widgets in ((SaveMesh(), ("raw", "glb")), (SaveGLB(), ("raw",))):
-            (name,) = node.save(unwrapped, *widgets)["result"]
+            name, _ = node.save(unwrapped, *widgets)["result"]
             (material,) = stored(comfy / name)["materials"]
             surface = material["pbrMetallicRoughness"]
             assert surface["metallicFactor"] == 0

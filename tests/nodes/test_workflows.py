@@ -177,5 +177,6 @@ def test_cancelling_stops_within_a_step_and_caches_nothing(comfy, runner, workfl
 def test_sockets_of_the_graph_match_what_the_nodes_say():
     for name, node in NODE_CLASS_MAPPINGS.items():
         for socket in node.RETURN_TYPES:
-            known = ("IMAGE", "MASK", "STRING", sockets.COMFY_MESH, sockets.TRIMESH)
-            assert socket in sockets.VALUES or socket in known, name
+            known = ("IMAGE", "MASK", "STRING", "INT", "BOOLEAN", "FILE_3D", "FILE_3D_GLB", sockets.COMFY_MESH)
+            kinds = socket.split(",")
+            assert all(kind in (*sockets.VALUES, *known, sockets.TRIMESH) for kind in kinds), name

@@ -301,7 +301,7 @@ def test_comfy_orgs_repository_downloads_only_what_is_used(comfy, shrunk):
     checkpoint = Checkpoint.open(COMFY_ORG, download=download)
     assert asked == []
     checkpoint.load_model("shape_slat_decoder")
-    assert asked == [(COMFY_ORG, "vae/trellis_2_shape_vae_bf16.safetensors", None)]
+    assert set(asked) == {(COMFY_ORG, "vae/trellis_2_shape_vae_bf16.safetensors", None)}
 
 
 @pytest.mark.slow

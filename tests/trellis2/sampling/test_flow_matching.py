@@ -242,7 +242,7 @@ def test_equal_views_are_one(mode):
 def test_views_need_a_mode_and_tokens():
     with pytest.raises(ValueError, match="got 'concat'"):
         condition(mode="concat")
-    with pytest.raises(ValueError, match="condition with resolution 1024"):
+    with pytest.raises(ValueError, match="expected image tokens at 1024"):
         condition().views(1024)
     with pytest.raises(ValueError, match="expected at least one image, got 2 objects of 0 views"):
         condition(views=0)

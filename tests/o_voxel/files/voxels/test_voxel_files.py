@@ -325,8 +325,8 @@ def test_writes_appear_whole_or_not_at_all(tmp_path: Path):
     assert path.read_bytes() == b"new"
     assert (tmp_path / "old.bin").read_bytes() == b"old", "the file was written over, not replaced"
     assert sorted(os.listdir(tmp_path)) == ["a.bin", "old.bin"]
-    with pytest.raises(FileNotFoundError):
-        write_voxels(tmp_path / "nowhere" / "a.vxz", sample(1))
+    write_voxels(tmp_path / "new" / "a.vxz", sample(1))  # a missing folder is made, as for meshes
+    assert os.listdir(tmp_path / "new") == ["a.vxz"]
 
 
 def dual_grid(size: int) -> DualGrid:
