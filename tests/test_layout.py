@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("nodes", "trellis2", "o_voxel", "wheels")
+PACKAGES = ("nodes", "trellis2", "o_voxel", "wheels", "tools")
 MODULES = sorted([*ROOT.glob("*.py"), *(file for name in PACKAGES for file in (ROOT / name).rglob("*.py"))])
 TESTS = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}
 BENCHES = {file.stem for file in (ROOT / "tests" / "bench").glob("bench_*.py")}

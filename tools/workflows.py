@@ -1,0 +1,211 @@
+"""The example workflows; tools/write.py writes them to workflows/ and workflows/api/.
+
+ComfyUI's template browser shows workflows/*.json with the picture of the same name; workflows/api/ has the same graphs
+in the form that /prompt takes, without what is muted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, Canvas, Node
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "workflows"
+NOTES = ROOT / "tools" / "notes"
+MINI = "mini (built in)"
+Types = Mapping[str, type]
+
+
+def own_photo_to_asset(types: Types) -> Canvas:
+    """A photo with its background removed, to a textured asset."""
+    canvas = _canvas("own_photo_to_asset", types)
+    with canvas.group("1. Picture", BLUE):
+        example = canvas.add("T2ExampleImage", picture="mug (photo)")
+        own = canvas.add("LoadImage")
+        images = canvas.add("T2PrepareImage", image=example["image"], mask=example["mask"])
+        canvas.add("PreviewImage", images=images["preview"])
+    with canvas.group("Busy background: un-mute, connect mask to Prepare Image", GREY):
+        model = canvas.add("LoadBackgroundRemovalModel", muted=True)
+        canvas.add("RemoveBackground", muted=True, bg_removal_model=model["bg_model"], image=own["IMAGE"])
+    with canvas.group("2. Object", GREEN):
+        surface = _one_node(canvas, images)
+    _finish(canvas, surface, "game high", "3. Asset")
+    return canvas
+
+
+def image_to_3d_one_node(types: Types) -> Canvas:
+    """A picture to a mesh with vertex colours, sampled by one node."""
+    canvas = _canvas("image_to_3d_one_node", types)
+    with canvas.group("1. Model and picture", BLUE):
+        images = _picture(canvas)
+    with canvas.group("2. Object", GREEN):
+        surface = _one_node(canvas, images)
+    with canvas.group("3. File", ORANGE):
+        _save_raw(canvas, surface)
+    return canvas
+
+
+def image_to_3d(types: Types) -> Canvas:
+    """The same with a node for every stage."""
+    canvas = _canvas("image_to_3d", types)
+    with canvas.group("1. Model and picture", BLUE):
+        model = canvas.add("T2LoadModel", model=MINI)
+        images = _picture(canvas)
+        condition = canvas.add("T2ImageCondition", pipeline=model["pipeline"], images=images["images"])
+    wires = {"pipeline": model["pipeline"], "condition": condition["condition"]}
+    with canvas.group("2. Shape", GREEN):
+        structure = canvas.add("T2SampleStructure", **wires)
+        coarse = canvas.add("T2SampleShape", **wires, structure=structure["structure"])
+        shape = canvas.add("T2ShapeCascade", **wires, shape=coarse["shape"])
+    with canvas.group("3. Materials", PURPLE):
+        texture = canvas.add("T2SampleTexture", **wires, shape=shape["shape"])
+        decoded = canvas.add(
+            "T2DecodeMesh", pipeline=model["pipeline"], shape=shape["shape"], texture=texture["texture"]
+        )
+    with canvas.group("4. File", ORANGE):
+        _save_raw(canvas, decoded)
+    return canvas
+
+
+def several_views(types: Types) -> Canvas:
+    """Several views of one object to one mesh."""
+    canvas = _canvas("several_views", types)
+    with canvas.group("1. Model and views", BLUE):
+        model = canvas.add("T2LoadModel", model=MINI)
+        views = canvas.add("T2ExampleImage", picture="truck (4 views)")
+        images = canvas.add("T2PrepareImage", image=views["image"], mask=views["mask"])
+        canvas.add("PreviewImage", images=images["preview"])
+    with canvas.group("2. Object", GREEN):
+        surface = canvas.add(
+            "T2ImageTo3D", pipeline=model["pipeline"], images=images["images"], batch_is="views of one object"
+        )
+    with canvas.group("3. File", ORANGE):
+        _save_raw(canvas, surface)
+    return canvas
+
+
+def mesh_to_asset(types: Types) -> Canvas:
+    """A mesh to a simplified, baked one, through an O-Voxel."""
+    canvas = _canvas("mesh_to_asset", types)
+    with canvas.group("1. Mesh", BLUE):
+        source = canvas.add("T2ExampleMesh")
+    with canvas.group("2. Voxels and back", GREEN):
+        voxels = canvas.add("T2MeshToVoxels", textured_mesh=source["textured_mesh"], resolution=256)
+        surface = canvas.add("T2VoxelsToMesh", o_voxel=voxels["o_voxel"])
+        cleaned = canvas.add("T2CleanMesh", mesh=surface["mesh"])
+    with canvas.group("3. Light mesh", PURPLE):
+        light = canvas.add("T2SimplifyMesh", mesh=cleaned["mesh"], faces=8000)
+        charts = canvas.add("T2Unwrap", mesh=light["mesh"], texture_size="1024")
+        baked = canvas.add(
+            "T2BakeTextures",
+            textured_mesh=charts["textured_mesh"],
+            detailed_mesh=cleaned["mesh"],
+            voxels=surface["voxels"],
+            texture_size="1024",
+        )
+    with canvas.group("4. Look and save", ORANGE):
+        canvas.add("T2UVAtlas", textured_mesh=charts["textured_mesh"])
+        _save_asset(canvas, baked)
+    return canvas
+
+
+def game_ready_asset(types: Types) -> Canvas:
+    """A picture to an asset by a preset, with its options and figures."""
+    canvas = _canvas("game_ready_asset", types)
+    with canvas.group("1. Model and picture", BLUE):
+        images = _picture(canvas)
+    with canvas.group("2. Object", GREEN):
+        surface = _one_node(canvas, images)
+    _finish(canvas, surface, "preview", "3. Asset", options=True)
+    return canvas
+
+
+def print_3d(types: Types) -> Canvas:
+    """A picture to a watertight STL."""
+    canvas = _canvas("print_3d", types)
+    with canvas.group("1. Model and picture", BLUE):
+        images = _picture(canvas)
+    with canvas.group("2. Object", GREEN):
+        surface = _one_node(canvas, images)
+    with canvas.group("3. Solid", PURPLE):
+        solid = canvas.add("T2Remesh", mesh=surface["mesh"], keep="outer shell", resolution=256)
+        light = canvas.add("T2SimplifyMesh", mesh=solid["mesh"], faces=100_000)
+    with canvas.group("4. Print", ORANGE):
+        canvas.add("T2MeshInfo", mesh=light["mesh"])
+        saved = canvas.add("T2SaveMesh", mesh=light["mesh"], filename_prefix="3d/print", format="stl", scale=100.0)
+        canvas.add("Preview3D", model_file=saved["model_file"])
+    return canvas
+
+
+def low_vram(types: Types) -> Canvas:
+    """A picture to an asset on a small card."""
+    canvas = _canvas("low_vram", types)
+    with canvas.group("1. Model and picture", BLUE):
+        images = _picture(canvas)
+    with canvas.group("2. Object", GREEN):
+        surface = _one_node(canvas, images, vram="low", max_tokens=32768, step_cache=True)
+    _finish(canvas, surface, "preview", "3. Asset")
+    return canvas
+
+
+WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
+    own_photo_to_asset,
+    image_to_3d_one_node,
+    image_to_3d,
+    several_views,
+    mesh_to_asset,
+    game_ready_asset,
+    print_3d,
+    low_vram,
+)
+
+
+def _canvas(name: str, types: Types) -> Canvas:
+    """A canvas with the note of tools/notes/NAME.md; {large} there is large_model.md."""
+    note, large = ((NOTES / f"{file}.md").read_text(encoding="utf-8").strip() for file in (name, "large_model"))
+    return Canvas(name, note.replace("{large}", large), types)
+
+
+def _picture(canvas: Canvas) -> Node:
+    example = canvas.add("T2ExampleImage")
+    images = canvas.add("T2PrepareImage", image=example["image"], mask=example["mask"])
+    canvas.add("PreviewImage", images=images["preview"])
+    return images
+
+
+def _one_node(canvas: Canvas, images: Node, vram: str = "auto", **settings: object) -> Node:
+    model = canvas.add("T2LoadModel", model=MINI, vram=vram)
+    return canvas.add("T2ImageTo3D", pipeline=model["pipeline"], images=images["images"], **settings)
+
+
+def _save_raw(canvas: Canvas, surface: Node) -> None:
+    saved = canvas.add("T2SaveGLB", mesh=surface["mesh"], voxels=surface["voxels"])
+    canvas.add("Preview3D", model_file=saved["model_file"])
+
+
+def _save_asset(canvas: Canvas, asset: Node) -> None:
+    saved = canvas.add("T2SaveMesh", mesh=asset["textured_mesh"])
+    canvas.add("Preview3D", model_file=saved["model_file"])
+
+
+def _finish(canvas: Canvas, surface: Node, preset: str, title: str, *, options: bool = False) -> None:
+    with canvas.group(title, PURPLE):
+        extra = {"options": canvas.add("T2AssetOptions")["options"]} if options else {}
+        asset = canvas.add("T2GameReadyAsset", mesh=surface["mesh"], voxels=surface["voxels"], preset=preset, **extra)
+        if options:
+            canvas.add("T2MeshInfo", mesh=asset["textured_mesh"])
+    with canvas.group("File", ORANGE):
+        _save_asset(canvas, asset)
+
+
+def texts(types: Types) -> dict[Path, str]:
+    """Every file to write, below workflows/, with its text."""
+    files = {}
+    for make in WORKFLOWS:
+        canvas = make(types)
+        files[Path(f"{canvas.name}.json")] = json.dumps(canvas.canvas(), indent=1, ensure_ascii=False) + "\n"
+        files[Path("api", f"{canvas.name}.json")] = json.dumps(canvas.api(), indent=1, ensure_ascii=False) + "\n"
+    return files

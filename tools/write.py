@@ -1,0 +1,41 @@
+"""Writes all files that are made from the nodes. Run `python tools/write.py` after a change of a node; a test compares.
+
+The pack is loaded under a name of its own, since its folder may have any.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+PACK = "comfyui_trellis2"
+
+
+def load_pack() -> ModuleType:
+    """Imports the tree as the package PACK."""
+    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    sys.modules[PACK] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[PACK])
+    return sys.modules[PACK]
+
+
+def main() -> None:
+    """Writes workflows, their API form and the help pages."""
+    pack = load_pack()
+    workflows = importlib.import_module(f"{PACK}.tools.workflows")
+    node_docs = importlib.import_module(f"{PACK}.tools.node_docs")
+    nodes, titles = pack.NODE_CLASS_MAPPINGS, pack.NODE_DISPLAY_NAME_MAPPINGS
+    for folder, files in (
+        (workflows.FOLDER, workflows.texts(nodes)),
+        (node_docs.FOLDER, node_docs.texts(nodes, titles)),
+    ):
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
