@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .asset import AssetSettings, BakeTextures, GameReadyAsset, Unwrap
-from .files import LoadMesh, PreviewMesh, SaveGLB, SaveMesh
+from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .inspect import MeshInfo, UVAtlas
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
@@ -40,6 +40,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2RenderPreview": (RenderPreview, "TRELLIS.2 Render Preview"),
     "T2PreviewMesh": (PreviewMesh, "TRELLIS.2 Preview Mesh"),
     "T2LoadMesh": (LoadMesh, "TRELLIS.2 Load Mesh"),
+    "T2ExampleMesh": (ExampleMesh, "TRELLIS.2 Example Mesh"),
     "T2MeshToVoxels": (MeshToVoxels, "TRELLIS.2 Mesh to O-Voxel"),
     "T2VoxelsToMesh": (VoxelsToMesh, "TRELLIS.2 O-Voxel to Mesh"),
     "T2LoadVoxels": (LoadVoxels, "TRELLIS.2 Load O-Voxel"),

@@ -22,6 +22,7 @@ from . import host
 from .sockets import ANY_MESH, MESH, TEXTURED_MESH, VOXELS, expect, painted, surface, textured
 from .widgets import CATEGORY, filename_prefix
 
+EXAMPLE_MESHES = host.ROOT / "assets" / "meshes"
 MESH_SUFFIXES = tuple(UP_OF_SUFFIX)
 FORMATS = ("glb", "obj", "ply", "stl")
 GEOMETRIES = ("full", "quantized", "draco")
@@ -76,6 +77,27 @@ class LoadMesh:
                 mesh = _read(path, name)
         mesh = fitted(mesh) if fit_unit_cube else mesh
         return mesh, mesh.mesh
+
+
+class ExampleMesh:
+    """Has the outputs of Load Mesh for the same file."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Loads one of the pack's example meshes. Replace it with Load Mesh to use your own."
+    FUNCTION = "load"
+    RETURN_TYPES = (TEXTURED_MESH, MESH)
+    RETURN_NAMES = ("textured_mesh", "mesh")
+    OUTPUT_TOOLTIPS = ("The mesh with its materials and textures.", "Its surface alone.")
+    SEARCH_ALIASES = ("sample mesh", "test mesh", "demo mesh")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        names = sorted(path.stem for path in EXAMPLE_MESHES.glob("*.glb"))
+        return {"required": {"mesh": (names, {"tooltip": "A mesh with textures, about 1 m long, z up."})}}
+
+    def load(self, mesh: str) -> tuple[TexturedMesh, Mesh]:
+        loaded = fitted(load_textured_mesh(EXAMPLE_MESHES / f"{mesh}.glb", progress=host.progress()))
+        return loaded, loaded.mesh
 
 
 class SaveGLB:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,6 +23,7 @@ BACKGROUND, OBJECT = "background (Load Image)", "object (Remove Background)"
 TOKENS = ["1024", "512"]
 OBJECTS, VIEWS = "separate objects", "views of one object"
 PREVIEW_SIZE = 512
+VIEWS_SUFFIX = " views"
 HINT = (
     "Connect a MASK to mask (Load Image's for a PNG with transparency, or that of core's Remove Background with "
     "mask_marks set to object), or set background to rembg"
@@ -28,28 +31,40 @@ HINT = (
 
 
 class ExampleImage:
-    """Has the outputs of Load Image for the same file."""
+    """Has the outputs of Load Image for the same file; a strip of square views becomes a batch."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Loads one of the pack's example images. Replace it with Load Image to use your own."
+    DESCRIPTION = (
+        "Loads one of the pack's example images: cut out, a photo, or four views of one object. Replace it with Load "
+        "Image to use your own."
+    )
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGE", "MASK")
     RETURN_NAMES = ("image", "mask")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        names = sorted(path.stem for path in PICTURES.glob("*.png"))
-        return {
-            "required": {
-                "picture": (names, {"default": "teapot", "tooltip": "An image with a transparent background."})
-            }
-        }
+        about = "photo: on a plain background, without transparency. views: a batch of four sides. Else transparent."
+        return {"required": {"picture": (sorted(example_pictures()), {"default": "teapot", "tooltip": about})}}
 
     def load(self, picture: str) -> tuple[Tensor, Tensor]:
-        with Image.open(PICTURES / f"{picture}.png") as file:
-            image = file.convert("RGBA")
-        alpha = torch.frombuffer(bytearray(image.getchannel("A").tobytes()), dtype=torch.uint8)
-        return to_comfy([image.convert("RGB")]), 1 - alpha.reshape(1, image.height, image.width) / 255
+        with Image.open(example_pictures()[picture]) as file:
+            opaque = "A" not in file.getbands()
+            whole = file.convert("RGBA")
+        side = whole.height
+        views = max(1, whole.width // side) if picture.endswith(VIEWS_SUFFIX) else 1
+        images = [whole.crop((side * k, 0, side * (k + 1), side)) for k in range(views)] if views > 1 else [whole]
+        if opaque:  # as Load Image does for a file without alpha
+            mask = torch.zeros(len(images), PLACEHOLDER_SIDE, PLACEHOLDER_SIDE)
+        else:
+            mask = torch.stack([1 - torch.from_numpy(np.array(image.getchannel("A"))) / 255 for image in images])
+        return to_comfy([image.convert("RGB") for image in images]), mask
+
+
+def example_pictures() -> dict[str, Path]:
+    """Returns the files of the example pictures by name."""
+    found = (path for path in PICTURES.iterdir() if path.suffix in (".png", ".jpg", ".webp"))
+    return {path.stem.replace("_", " "): path for path in found}
 
 
 class PrepareImage:

@@ -13,18 +13,19 @@ from types import ModuleType
 import pytest
 from comfyui_trellis2 import install
 from comfyui_trellis2.install import requirements as reading
+from PIL import Image
 
 tomllib = pytest.importorskip("tomllib", reason="tomllib is part of Python since 3.11")
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("nodes", "trellis2", "o_voxel", "wheels")
-SHIPPED = (*PACKAGES, "assets", "workflows")
+SHIPPED = (*PACKAGES, "assets", "subgraphs", "web", "workflows")
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 USE = """
 import importlib.metadata, sys
 sys.path.insert(0, sys.argv[1])
 import comfyui_trellis2.nodes, comfyui_trellis2.o_voxel.core.grid
-(distribution,) = importlib.metadata.distributions(name="comfyui-trellis2", path=[sys.argv[1]])
+(distribution,) = importlib.metadata.distributions(name="trellis2-assets", path=[sys.argv[1]])
 (script,) = distribution.entry_points.select(group="console_scripts")
 assert callable(script.load()), script
 assert comfyui_trellis2.__file__.startswith(sys.argv[1])
@@ -55,6 +56,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = base.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(base / "site")
     return base / "site"
+
+
+def test_a_download_stays_small():
+    """40 MB of it are the built-in model. Pictures are WebP or JPEG; weights are committed once a training."""
+    assert sum((ROOT / name).stat().st_size for name in files(ROOT)) <= 46e6
+
+
+def test_the_registry_leaves_out_what_users_do_not_run():
+    ignored = (ROOT / ".comfyignore").read_text(encoding="utf-8").split()
+    assert {"tests/", "tools/", "docs/training-log.md"} <= set(ignored)
+    assert not any(name.rstrip("/").split("/")[0] in SHIPPED for name in ignored)
 
 
 def test_the_listed_packages_are_those_of_the_tree(project: dict):
@@ -96,7 +108,17 @@ def test_what_the_registry_reads(project: dict):
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
     assert re.fullmatch(r"[a-z][a-z0-9-]{1,98}", project["project"]["name"])
     assert project["project"]["requires-python"] == ">={}.{}".format(*install.OLDEST_PYTHON)
-    assert {"PublisherId", "DisplayName"} <= set(project["tool"]["comfy"])
+    comfy = project["tool"]["comfy"]
+    assert {"PublisherId", "DisplayName", "requires-comfyui"} <= set(comfy)
+    # Ids of other packs, which the registry compares in lower case.
+    assert project["project"]["name"] not in ("comfyui-trellis2", "trellis2", "trellis2-gguf")
+    repository = project["project"]["urls"]["Repository"]
+    raw = repository.replace("https://github.com", "https://raw.githubusercontent.com") + "/main/"
+    for picture, ratio in (("Icon", 1), ("Banner", 21 / 9)):
+        assert comfy[picture].startswith(raw)
+        with Image.open(ROOT / comfy[picture].removeprefix(raw)) as image:
+            assert image.width / image.height == pytest.approx(ratio, rel=0.01)
+            assert picture != "Icon" or image.width <= 400
     assert "MIT License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ def own_photo_to_asset(types: Types) -> Canvas:
     """A photo with its background removed, to a textured asset."""
     canvas = _canvas("own_photo_to_asset", types)
     with canvas.group("1. Picture", BLUE):
-        example = canvas.add("T2ExampleImage", picture="mug (photo)")
+        example = canvas.add("T2ExampleImage", picture="mug photo")
         own = canvas.add("LoadImage")
         images = canvas.add("T2PrepareImage", image=example["image"], mask=example["mask"])
         canvas.add("PreviewImage", images=images["preview"])
@@ -75,7 +75,7 @@ def several_views(types: Types) -> Canvas:
     canvas = _canvas("several_views", types)
     with canvas.group("1. Model and views", BLUE):
         model = canvas.add("T2LoadModel", model=MINI)
-        views = canvas.add("T2ExampleImage", picture="truck (4 views)")
+        views = canvas.add("T2ExampleImage", picture="truck views")
         images = canvas.add("T2PrepareImage", image=views["image"], mask=views["mask"])
         canvas.add("PreviewImage", images=images["preview"])
     with canvas.group("2. Object", GREEN):
@@ -107,7 +107,8 @@ def mesh_to_asset(types: Types) -> Canvas:
             texture_size="1024",
         )
     with canvas.group("4. Look and save", ORANGE):
-        canvas.add("T2UVAtlas", textured_mesh=charts["textured_mesh"])
+        atlas = canvas.add("T2UVAtlas", textured_mesh=charts["textured_mesh"])
+        canvas.add("PreviewImage", images=atlas["image"])
         _save_asset(canvas, baked)
     return canvas
 

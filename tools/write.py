@@ -26,10 +26,12 @@ def main() -> None:
     """Writes workflows, their API form and the help pages."""
     pack = load_pack()
     workflows = importlib.import_module(f"{PACK}.tools.workflows")
+    blueprint = importlib.import_module(f"{PACK}.tools.blueprint")
     node_docs = importlib.import_module(f"{PACK}.tools.node_docs")
     nodes, titles = pack.NODE_CLASS_MAPPINGS, pack.NODE_DISPLAY_NAME_MAPPINGS
     for folder, files in (
         (workflows.FOLDER, workflows.texts(nodes)),
+        (blueprint.FOLDER, blueprint.texts(nodes)),
         (node_docs.FOLDER, node_docs.texts(nodes, titles)),
     ):
         for name, text in files.items():

@@ -50,6 +50,7 @@ POLICY = {
     "T2PreviewMesh": DEVICE,  # as T2SaveGLB
     "T2SaveMesh": HOST,
     "T2LoadMesh": HOST,
+    "T2ExampleMesh": HOST,
     "T2LoadVoxels": HOST,
     "T2SaveVoxels": HOST,
     "T2ToComfyMesh": HOST,

@@ -172,7 +172,8 @@ def workflow() -> Any:
     folder: where it is; SAVED has those that were shipped first."""
 
     def load(name: str, folder: Path = WORKFLOWS, **changes: Any) -> dict[str, Any]:
-        prompt = json.loads((folder / f"{name}.api.json").read_text(encoding="utf-8"))
+        file = folder / "api" / f"{name}.json" if folder == WORKFLOWS else folder / f"{name}.api.json"
+        prompt = json.loads(file.read_text(encoding="utf-8"))
         for node in prompt.values():
             if node["class_type"] == "T2LoadModel":
                 node["inputs"]["model"] = "tiny"

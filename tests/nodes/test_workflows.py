@@ -1,18 +1,19 @@
 """The shipped workflows, run for real on a tiny checkpoint."""
 
+import itertools
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 import trimesh
 from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host, sockets
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.tools import blueprint
+from comfyui_trellis2.tools.workflows import FOLDER, texts
 from comfyui_trellis2.trellis2.checkpoint.builtin import find_built_in
 
-WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.api.json"))
-NAMES = [path.name.removesuffix(".api.json") for path in WORKFLOWS]
+NAMES = sorted(path.stem for path in (FOLDER / "api").glob("*.json"))
 FAST = {"n8_max_tokens": 1024}
 
 
@@ -30,23 +31,70 @@ def digest(value: object) -> list[bytes]:
     return [part for name in fields for part in digest(getattr(value, name))]
 
 
-def test_every_workflow_is_shipped_in_both_forms():
-    assert NAMES
-    assert sorted(p.stem for p in WORKFLOWS[0].parent.glob("*.json") if not p.name.endswith(".api.json")) == NAMES
+def test_files_are_what_the_tools_write():
+    """After a change of a node or of tools/workflows.py: python tools/write.py."""
+    for name, text in texts(NODE_CLASS_MAPPINGS).items():
+        assert (FOLDER / name).read_text(encoding="utf-8") == text, name
+    assert sorted(path.stem for path in FOLDER.glob("*.json")) == NAMES
+
+
+def test_the_blueprint_is_what_the_tools_write():
+    for name, text in blueprint.texts(NODE_CLASS_MAPPINGS).items():
+        assert (blueprint.FOLDER / name).read_text(encoding="utf-8") == text, name
+        whole = json.loads(text)
+        (definition,) = whole["definitions"]["subgraphs"]
+        nodes = {node["id"]: node for node in definition["nodes"]}
+        for link in definition["links"]:
+            if link["target_id"] > 0:
+                assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
+            if link["origin_id"] > 0:
+                assert link["id"] in nodes[link["origin_id"]]["outputs"][link["origin_slot"]]["links"]
+        for number, widget in whole["nodes"][0]["properties"]["proxyWidgets"]:
+            assert widget in [entry["name"] for entry in nodes[int(number)]["inputs"] if "widget" in entry]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_canvas_is_tidy(name):
+    """What ComfyUI's own templates keep: wires from left to right, no overlap, every node in a group, a note above."""
+    canvas = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in canvas["nodes"]}
+    assert len(nodes) == len(canvas["nodes"]) and len({link[0] for link in canvas["links"]}) == len(canvas["links"])
+    boxes = {i: (*n["pos"], n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]) for i, n in nodes.items()}
+    title = 30
+    for a, b in itertools.combinations(boxes.values(), 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] - title or b[3] <= a[1] - title
+    for _, source, output, target, slot, kind in canvas["links"]:
+        assert boxes[source][2] < boxes[target][0]
+        assert nodes[source]["outputs"][output]["type"] == kind
+        assert kind in nodes[target]["inputs"][slot]["type"].split(",")
+    (note,) = (node for node in canvas["nodes"] if node["type"] == "MarkdownNote")
+    assert "**Change first:**" in note["widgets_values"][0]
+    for number, (left, top, right, bottom) in boxes.items():
+        inside = [
+            group
+            for group in canvas["groups"]
+            if group["bounding"][0] <= left
+            and group["bounding"][1] <= top
+            and right <= group["bounding"][0] + group["bounding"][2]
+            and bottom <= group["bounding"][1] + group["bounding"][3]
+        ]
+        assert len(inside) == (number != note["id"]), number
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_canvas_and_api_form_are_the_same_graph(name):
-    api = json.loads((WORKFLOWS[0].parent / f"{name}.api.json").read_text())
-    canvas = json.loads((WORKFLOWS[0].parent / f"{name}.json").read_text())
-    nodes = {str(node["id"]): node for node in canvas["nodes"] if node["type"] != "MarkdownNote"}
+    api = json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    canvas = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    muted = 2
+    shown = [node for node in canvas["nodes"] if node["type"] != "MarkdownNote" and node["mode"] != muted]
+    nodes = {str(node["id"]): node for node in shown}
     links = {link[0]: link for link in canvas["links"]}
     assert {k: n["type"] for k, n in nodes.items()} == {k: n["class_type"] for k, n in api.items()}
     for node_id, node in nodes.items():
         wired = {i["name"]: i["link"] for i in node["inputs"] if i.get("link") is not None}
         expected = {k: v for k, v in api[node_id]["inputs"].items() if isinstance(v, list)}
         assert {k: [str(links[link][1]), links[link][2]] for k, link in wired.items()} == expected
-        values = [v for v in node["widgets_values"] if v != "fixed"]
+        values = [v for v in node["widgets_values"] if v not in ("fixed", "image")]
         widgets = [i["name"] for i in node["inputs"] if "widget" in i]
         settings = {k: v for k, v in zip(widgets, values, strict=True) if k not in wired}
         assert settings == {k: v for k, v in api[node_id]["inputs"].items() if k not in wired}
@@ -103,25 +151,25 @@ def test_a_model_for_512_alone_takes_the_same_graphs(comfy, runner, workflow, mo
 @pytest.mark.skipif(find_built_in() is None, reason="the built-in checkpoint's weights are not in this tree")
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "mesh_to_asset"])
 def test_workflows_run_without_a_download(name):
-    prompt = json.loads((WORKFLOWS[0].parent / f"{name}.api.json").read_text())
+    prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
     (model,) = (node["inputs"]["model"] for node in prompt.values() if node["class_type"] == "T2LoadModel")
     assert model == host.BUILT_IN == host.model_choices()[0]
 
 
-SMALL = {"n5_preset": "preview", "n5_faces": 500, "n5_texture_size": "512"}
+SMALL = {"n7_preset": "preview", "n7_faces": 500, "n7_texture_size": "512"}
 
 
 @pytest.mark.slow
 def test_picture_to_game_ready_asset(comfy, runner, workflow):
-    first = runner.run(workflow("game_ready_asset", n4_pipeline_type="512", **SMALL))
+    first = runner.run(workflow("game_ready_asset", n5_pipeline_type="512", **SMALL))
     (file,) = comfy.rglob("*.glb")
-    assert first["6"][0] == ["3d/asset_00001_.glb"]
+    assert first["9"][0] == ["3d/asset_00001_.glb"]
     loaded = load_textured_mesh(file)
     assert len(loaded.mesh.faces) <= 500
     assert loaded.materials[0].base_color_texture.image.shape == (512, 512, 3)
     before = {k: digest(v) for k, v in first.items()}
-    runner.run(workflow("game_ready_asset", n4_pipeline_type="512", **{**SMALL, "n5_faces": 400}))
-    assert runner.executed == ["5", "6", "7"]
+    runner.run(workflow("game_ready_asset", n5_pipeline_type="512", **{**SMALL, "n7_faces": 400}))
+    assert runner.executed == ["7", "8", "9", "10"]
     assert {k: digest(v) for k, v in first.items()} == before, "a node wrote to a cached value"
 
 
@@ -130,8 +178,14 @@ def test_any_mesh_made_light(comfy, runner, workflow, tmp_path, monkeypatch):
     ball = trimesh.creation.icosphere(3)
     ball.visual.vertex_colors = [200, 100, 50, 255]
     ball.export(tmp_path / "mesh.glb")
-    monkeypatch.setattr(host, "input_path", lambda name: tmp_path / name)
-    small = {"n2_resolution": 64, "n5_faces": 400, "n6_texture_size": "512", "n7_texture_size": "512"}
+    monkeypatch.setattr("comfyui_trellis2.nodes.files.EXAMPLE_MESHES", tmp_path)
+    small = {
+        "n1_mesh": "mesh",
+        "n2_resolution": 64,
+        "n5_faces": 400,
+        "n6_texture_size": "512",
+        "n7_texture_size": "512",
+    }
     runner.run(workflow("mesh_to_asset", **small))
     loaded = load_textured_mesh(comfy / "3d" / "asset_00001_.glb")
     assert len(loaded.mesh.faces) <= 400
