@@ -136,8 +136,9 @@ def loaded() -> Iterator[ModuleType]:
 
 
 @pytest.mark.slow
-def test_comfyui_finds_two_mappings_and_nothing_else(loaded: ModuleType):
-    assert sorted(loaded.__all__) == ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+def test_comfyui_finds_two_mappings_its_web_folder_and_nothing_else(loaded: ModuleType):
+    assert sorted(loaded.__all__) == ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+    assert (ROOT / loaded.WEB_DIRECTORY).is_dir()
     public = {name for name in vars(loaded) if not name.startswith("_")}
     assert public - set(loaded.__all__) <= set(PACKAGES)
 
