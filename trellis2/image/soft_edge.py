@@ -14,29 +14,30 @@ CLEAR = 12.0  # least difference of the two colours, of 255, for alpha to be rea
 REACH = 3.0  # standard deviation in pixels of the weights of the pixels beside
 GAP = 0.4  # share of the object's colour in a pixel of a gap, at most
 TELLING = 30.0  # least difference of object and backdrop, L*a*b*, for gaps to be read from it
-OWN = 5.0  # standard deviations; a wide gap is as near as that to the backdrop, its darker rim left out
+OWN = 7.0  # standard deviations; a pixel as near as that to the backdrop may be the backdrop
+TOUCHING = np.ones((3, 3))  # slanted gaps are joined by corners
 
 
 def reopen(lab: np.ndarray, chance: np.ndarray, backdrop: np.ndarray, away: np.ndarray, band: int) -> np.ndarray:
     """chance [H, W] float32 with 0 in the gaps between thin parts, which a cut at a smaller size closes.
 
     lab, backdrop: [H, W, 3] float32, L*a*b* of the picture, and of the background without the object.  chance: above
-    0.5 on the object.  away, band: as in `soften`. A gap is joined to the picture's edge by pixels that are more the
-    backdrop's colour than that of the object beside them, and is thin or as good as the backdrop; pixels within
-    `band` of the outline are left to `soften`.
+    0.5 on the object.  away, band: as in `soften`, to which the pixels within
+    `band` of the outline are left.
+    A gap is joined to the picture's edge by pixels that are more of the backdrop's colour than of the object's beside
+    them, it shows the backdrop itself somewhere, and where it is wide it shows nothing else.
     """
-    mask = chance > 0.5
-    line = _beside(lab, mask * np.clip(away / 20, 0, 1) ** 4) - backdrop
+    mask, near = chance > 0.5, away < OWN
+    line = _beside(lab, mask * _strong(away)) - backdrop
     length = np.einsum("hwc,hwc->hw", line, line)
     share = np.einsum("hwc,hwc->hw", lab - backdrop, line) / np.maximum(length, 1)
-    labels, count = ndimage.label(~mask | ((share < GAP) & (length > TELLING**2)), np.ones((3, 3)))
-    outer = np.zeros(count + 1, bool)
-    outer[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
-    outer[0] = False
-    found = outer[labels] & mask
+    found = _joined_to_edge(~mask | ((share < GAP) & (length > TELLING**2))) & mask
     wide = ndimage.binary_dilation(ndimage.binary_opening(found, iterations=band))
     inside = ndimage.distance_transform_edt(mask) > band
-    return np.where(found & inside & (~wide | (away < OWN)), 0, chance).astype(np.float32)
+    labels, count = ndimage.label(found & inside & (~wide | near), TOUCHING)
+    gap = np.bincount(labels.ravel(), near.ravel(), minlength=count + 1) > 0
+    gap[0] = False
+    return np.where(gap[labels], 0, chance).astype(np.float32)
 
 
 def soften(rgb: np.ndarray, chance: np.ndarray, away: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,8 +51,7 @@ def soften(rgb: np.ndarray, chance: np.ndarray, away: np.ndarray, band: int) -> 
     outside = ~ndimage.binary_dilation(mask, iterations=band)
     between = ~core & ~outside
     # A part thinner than the band has no core: its pixels farthest from the backdrop stand for it.
-    strong = np.clip(away / 20, 0, 1) ** 4
-    front = _beside(rgb, core + 1e-3 * (mask & between) * strong)
+    front = _beside(rgb, core + 1e-3 * (mask & between) * _strong(away))
     back = _beside(rgb, outside + 1e-3 * (~mask & between))
     line = front - back
     length = (line**2).sum(-1)
@@ -72,3 +72,17 @@ def _beside(rgb: np.ndarray, weight: np.ndarray) -> np.ndarray:
     weight = weight.astype(np.float32) + 1e-12
     total = np.maximum(ndimage.gaussian_filter(weight, REACH), 1e-12)
     return np.stack([ndimage.gaussian_filter(rgb[..., c] * weight, REACH) for c in range(3)], -1) / total[..., None]
+
+
+def _strong(away: np.ndarray) -> np.ndarray:
+    """Weights [H, W] of pixels by their distance from the backdrop: what is mixed with it counts little."""
+    return np.clip(away / 20, 0, 1) ** 4
+
+
+def _joined_to_edge(allowed: np.ndarray) -> np.ndarray:
+    """The pixels of allowed [H, W] bool that are joined to the picture's edge, also by corners."""
+    labels, count = ndimage.label(allowed, TOUCHING)
+    outer = np.zeros(count + 1, bool)
+    outer[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
+    outer[0] = False
+    return outer[labels]
