@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from scipy import ndimage
 
 from ...o_voxel.core.color import to_lab
 from .backdrop import Backdrop, border, fit_border
@@ -114,6 +113,8 @@ def _confidence(lab: np.ndarray, backdrop: Backdrop, distance: Distance, mask: n
     A strict and a lenient cut agree with it, its pixels differ from the backdrop, its outline is sharper than that of
     a shadow, a floor or a horizon.
     """
+    from scipy import ndimage
+
     cuts = [parts(segment(lab, backdrop, distance, strict) > 0.5) for strict in (0.6, 1.7)]
     alike = min(float((mask & cut).sum() / max(1, (mask | cut).sum())) for cut in cuts)
     alike = min(alike, 1 - float((distance.away[mask] < NEAR).mean()))

@@ -8,7 +8,6 @@ no fringe of the old background stays.
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 CLEAR = 12.0  # least difference of the two colours, of 255, for alpha to be read from them
 REACH = 3.0  # standard deviation in pixels of the weights of the pixels beside
@@ -27,6 +26,8 @@ def reopen(lab: np.ndarray, chance: np.ndarray, backdrop: np.ndarray, away: np.n
     A gap is joined to the picture's edge by pixels that are more of the backdrop's colour than of the object's beside
     them, it shows the backdrop itself somewhere, and where it is wide it shows nothing else.
     """
+    from scipy import ndimage
+
     mask, near = chance > 0.5, away < OWN
     line = _beside(lab, mask * _strong(away)) - backdrop
     length = np.einsum("hwc,hwc->hw", line, line)
@@ -46,6 +47,8 @@ def soften(rgb: np.ndarray, chance: np.ndarray, away: np.ndarray, band: int) -> 
     rgb: [H, W, 3] float32 in 0 to 255.  chance: [H, W] float32, above 0.5 on the object.  away: [H, W] float32,
     distance of each pixel from the backdrop.  band: pixels to either side of the outline that may be mixed.
     """
+    from scipy import ndimage
+
     mask = chance > 0.5
     core = ndimage.binary_erosion(mask, iterations=band, border_value=1)
     outside = ~ndimage.binary_dilation(mask, iterations=band)
@@ -69,6 +72,8 @@ def soften(rgb: np.ndarray, chance: np.ndarray, away: np.ndarray, band: int) -> 
 
 def _beside(rgb: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The mean colour near each pixel, by weight [H, W]."""
+    from scipy import ndimage
+
     weight = weight.astype(np.float32) + 1e-12
     total = np.maximum(ndimage.gaussian_filter(weight, REACH), 1e-12)
     return np.stack([ndimage.gaussian_filter(rgb[..., c] * weight, REACH) for c in range(3)], -1) / total[..., None]
@@ -81,6 +86,8 @@ def _strong(away: np.ndarray) -> np.ndarray:
 
 def _joined_to_edge(allowed: np.ndarray) -> np.ndarray:
     """The pixels of allowed [H, W] bool that are joined to the picture's edge, also by corners."""
+    from scipy import ndimage
+
     labels, count = ndimage.label(allowed, TOUCHING)
     outer = np.zeros(count + 1, bool)
     outer[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
