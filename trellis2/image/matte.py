@@ -11,8 +11,8 @@ from PIL import Image
 from ...o_voxel.core.color import to_lab
 from .backdrop import Backdrop, border, fit_border
 from .prepare import EIGHT_BIT_MODES, downscale
-from .segment import FAR, Distance, deviation, grow, measure, parts, segment
-from .soft_edge import soften
+from .segment import FAR, NEAR, SOFT, Distance, deviation, grow, measure, parts, segment
+from .soft_edge import reopen, soften
 
 WORK_SIDE = 512  # pixels; the object is found in a picture of this size
 STEEP, FINE = 10.0, 0.25  # L*a*b* a pixel, and the share of the object that changes faster
@@ -32,8 +32,9 @@ class BackgroundError(ValueError):
 class Matte:
     """An object without its background.
 
-    image: RGBA, W x H pixels; along the outline the colour is the object's own.  confidence: 0 to 1, the agreement of a
-    strict and a lenient cut.  reason: why it is low, empty if it is not.
+    image: RGBA, W x H pixels; along the outline the colour is the object's own.  confidence: 0 to 1, the least of
+    the agreement of a strict and a lenient cut, the share unlike the backdrop, the share of the outline that is sharp.
+    reason: why it is low, empty if it is not.
     """
 
     image: Image.Image
@@ -100,16 +101,32 @@ def _check_mask(mask: np.ndarray) -> None:
     if min(sides[:2]) > 0.5 or min(sides[2:]) > 0.5:
         raise BackgroundError(f"the cut goes from side to side of the picture, as a frame's inside does; {ELSE}")
     if sum(side > 0.02 for side in sides) >= 3:
-        raise BackgroundError(f"the object touches three sides of the picture: leave a margin around it, or {ELSE}")
+        raise BackgroundError(
+            f"the object, a floor or a horizon reaches three sides of the picture: leave a margin around "
+            f"the object, on one backdrop, or {ELSE}"
+        )
 
 
 def _confidence(lab: np.ndarray, backdrop: Backdrop, distance: Distance, mask: np.ndarray) -> tuple[float, str]:
-    """How far a strict and a lenient cut agree with `mask`, and what is wrong if they do not."""
+    """The least of what speaks for `mask`, and what is wrong if it is little.
+
+    A strict and a lenient cut agree with it, its pixels differ from the backdrop, its outline is sharper than that of
+    a shadow, a floor or a horizon.
+    """
+    from scipy import ndimage
+
     cuts = [parts(segment(lab, backdrop, distance, strict) > 0.5) for strict in (0.6, 1.7)]
-    agreement = [float((mask & cut).sum() / max(1, (mask | cut).sum())) for cut in cuts]
-    confidence = min(agreement)
-    return confidence, (
-        f"parts of the object are too like the background ({100 * confidence:.0f} % of the cut is sure, expected "
+    alike = min(float((mask & cut).sum() / max(1, (mask | cut).sum())) for cut in cuts)
+    alike = min(alike, 1 - float((distance.away[mask] < NEAR).mean()))
+    rim = mask & ~ndimage.binary_erosion(mask, border_value=1)
+    sharp = 1 - float((ndimage.maximum_filter(distance.slope, 5)[rim] < SOFT).mean()) if rim.any() else 1.0
+    if sharp < alike:
+        return sharp, (
+            f"the cut may hold a shadow or the floor ({100 * sharp:.0f} % of its outline is sharp, expected "
+            f"{100 * UNSURE:.0f} %)"
+        )
+    return alike, (
+        f"parts of the object are too like the background ({100 * alike:.0f} % of the cut is sure, expected "
         f"{100 * UNSURE:.0f} %)"
     )
 
@@ -117,8 +134,10 @@ def _confidence(lab: np.ndarray, backdrop: Backdrop, distance: Distance, mask: n
 def _full_size(picture: Image.Image, chance: np.ndarray, mask: np.ndarray, backdrop: Backdrop) -> Image.Image:
     chance = np.where(mask, np.maximum(chance, 0.51), np.minimum(chance, 0.49)).astype(np.float32)
     full = np.asarray(Image.fromarray(chance).resize(picture.size, Image.Resampling.BICUBIC))
-    away = deviation(_lab(picture), backdrop)
+    lab = _lab(picture)
+    away = deviation(lab, backdrop)
     band = max(2, round(2 * picture.width / mask.shape[1]))
+    full = reopen(lab, full, backdrop.colours(picture.height, picture.width), away, band)
     colours, alpha = soften(np.asarray(picture, np.float32), full, away, band)
     return Image.fromarray((np.dstack([colours, 255 * alpha]) + 0.5).astype(np.uint8))
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse.linalg
-from scipy import ndimage, sparse
 
 from .backdrop import FLOOR, Backdrop, refit
 
@@ -44,6 +42,8 @@ def deviation(lab: np.ndarray, backdrop: Backdrop) -> np.ndarray:
 
 def measure(lab: np.ndarray, backdrop: Backdrop) -> Distance:
     """Compares lab [H, W, 3] float32 with the backdrop."""
+    from scipy import ndimage
+
     expected = backdrop.colours(*lab.shape[:2])
     difference = lab - expected
     # Light scaled by s scales L* + 16, a* and b* by its cube root.
@@ -79,6 +79,8 @@ def segment(lab: np.ndarray, backdrop: Backdrop, distance: Distance, strict: flo
     distance: of `measure`.  strict: factor of the colour distances; above 1, more is background. What changes with
     it is not sure.
     """
+    from scipy import ndimage
+
     away = distance.away / strict
     plain = from_border(away < NEAR)
     soft = distance.shade & (distance.slope < SOFT * strict)
@@ -98,6 +100,8 @@ def segment(lab: np.ndarray, backdrop: Backdrop, distance: Distance, strict: flo
 
 def parts(mask: np.ndarray) -> np.ndarray:
     """mask [H, W] bool without its specks, and without holes under HOLE pixels."""
+    from scipy import ndimage
+
     labels, count = ndimage.label(mask)
     if count > 1:
         sizes = np.bincount(labels.ravel())
@@ -117,6 +121,8 @@ def _enclosed(
     A hole is flat, has a sharp rim, and the colour that the background `outer` [H, W] bool, or its shadow, has nearby.
     A highlight or a white part is shaded, or ends softly. Regions too small to tell are in neither.
     """
+    from scipy import ndimage
+
     beside = _local_colour(lab, outer)
     offset = np.where(np.isfinite(beside[..., 0]), np.linalg.norm(lab - beside, axis=-1), distance.offset)
     limit = 2.5 + 2 * float(np.linalg.norm(backdrop.noise))
@@ -140,6 +146,8 @@ def _enclosed(
 def _local_colour(lab: np.ndarray, known: np.ndarray) -> np.ndarray:
     """The mean colour [H, W, 3] of the known pixels [H, W] bool around each, at a quarter of the size; NaN where there
     are none."""
+    from scipy import ndimage
+
     thin, weight = lab[::4, ::4], known[::4, ::4].astype(np.float32)
     total = ndimage.gaussian_filter(weight, LOCAL / 4)
     total[total < 1e-3] = np.nan
@@ -149,6 +157,8 @@ def _local_colour(lab: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _joined(start: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """The regions of allowed [H, W] bool that hold a pixel of `start`."""
+    from scipy import ndimage
+
     labels, count = ndimage.label(allowed)
     held = np.zeros(count + 1, bool)
     held[labels[start & allowed]] = True
@@ -157,11 +167,16 @@ def _joined(start: np.ndarray, allowed: np.ndarray) -> np.ndarray:
 
 
 def _rim(background: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
     return ndimage.binary_dilation(background, iterations=2)
 
 
 def _walk(lab: np.ndarray, prior: np.ndarray, trust: np.ndarray, backdrop: Backdrop) -> np.ndarray:
     """Solves the random walker with priors for the pixels with trust below 1; the others keep their prior."""
+    import scipy.sparse.linalg
+    from scipy import sparse
+
     answer = prior.copy()
     open_ = trust < 1
     number = np.cumsum(open_.ravel()).reshape(open_.shape) - 1

@@ -1,4 +1,4 @@
-"""Fractional alpha along an object's outline, and the object's own colour there.
+"""Gaps thinner than the search sees, fractional alpha along an object's outline, and the object's own colour there.
 
 Near the outline a pixel is a mix of a foreground and a background colour, both known from the pixels beside it: alpha
 is its place on the line between them (as in A. Smith and J. Blinn, Blue Screen Matting, 1996), and the mix is undone:
@@ -8,10 +8,37 @@ no fringe of the old background stays.
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 CLEAR = 12.0  # least difference of the two colours, of 255, for alpha to be read from them
 REACH = 3.0  # standard deviation in pixels of the weights of the pixels beside
+GAP = 0.4  # share of the object's colour in a pixel of a gap, at most
+TELLING = 30.0  # least difference of object and backdrop, L*a*b*, for gaps to be read from it
+OWN = 7.0  # standard deviations; a pixel as near as that to the backdrop may be the backdrop
+TOUCHING = np.ones((3, 3))  # slanted gaps are joined by corners
+
+
+def reopen(lab: np.ndarray, chance: np.ndarray, backdrop: np.ndarray, away: np.ndarray, band: int) -> np.ndarray:
+    """chance [H, W] float32 with 0 in the gaps between thin parts, which a cut at a smaller size closes.
+
+    lab, backdrop: [H, W, 3] float32, L*a*b* of the picture, and of the background without the object.  chance: above
+    0.5 on the object.  away, band: as in `soften`, to which the pixels within
+    `band` of the outline are left.
+    A gap is joined to the picture's edge by pixels that are more of the backdrop's colour than of the object's beside
+    them, it shows the backdrop itself somewhere, and where it is wide it shows nothing else.
+    """
+    from scipy import ndimage
+
+    mask, near = chance > 0.5, away < OWN
+    line = _beside(lab, mask * _strong(away)) - backdrop
+    length = np.einsum("hwc,hwc->hw", line, line)
+    share = np.einsum("hwc,hwc->hw", lab - backdrop, line) / np.maximum(length, 1)
+    found = _joined_to_edge(~mask | ((share < GAP) & (length > TELLING**2))) & mask
+    wide = ndimage.binary_dilation(ndimage.binary_opening(found, iterations=band))
+    inside = ndimage.distance_transform_edt(mask) > band
+    labels, count = ndimage.label(found & inside & (~wide | near), TOUCHING)
+    gap = np.bincount(labels.ravel(), near.ravel(), minlength=count + 1) > 0
+    gap[0] = False
+    return np.where(gap[labels], 0, chance).astype(np.float32)
 
 
 def soften(rgb: np.ndarray, chance: np.ndarray, away: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
@@ -20,13 +47,14 @@ def soften(rgb: np.ndarray, chance: np.ndarray, away: np.ndarray, band: int) -> 
     rgb: [H, W, 3] float32 in 0 to 255.  chance: [H, W] float32, above 0.5 on the object.  away: [H, W] float32,
     distance of each pixel from the backdrop.  band: pixels to either side of the outline that may be mixed.
     """
+    from scipy import ndimage
+
     mask = chance > 0.5
     core = ndimage.binary_erosion(mask, iterations=band, border_value=1)
     outside = ~ndimage.binary_dilation(mask, iterations=band)
     between = ~core & ~outside
     # A part thinner than the band has no core: its pixels farthest from the backdrop stand for it.
-    strong = np.clip(away / 20, 0, 1) ** 4
-    front = _beside(rgb, core + 1e-3 * (mask & between) * strong)
+    front = _beside(rgb, core + 1e-3 * (mask & between) * _strong(away))
     back = _beside(rgb, outside + 1e-3 * (~mask & between))
     line = front - back
     length = (line**2).sum(-1)
@@ -44,6 +72,24 @@ def soften(rgb: np.ndarray, chance: np.ndarray, away: np.ndarray, band: int) -> 
 
 def _beside(rgb: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The mean colour near each pixel, by weight [H, W]."""
+    from scipy import ndimage
+
     weight = weight.astype(np.float32) + 1e-12
     total = np.maximum(ndimage.gaussian_filter(weight, REACH), 1e-12)
     return np.stack([ndimage.gaussian_filter(rgb[..., c] * weight, REACH) for c in range(3)], -1) / total[..., None]
+
+
+def _strong(away: np.ndarray) -> np.ndarray:
+    """Weights [H, W] of pixels by their distance from the backdrop: what is mixed with it counts little."""
+    return np.clip(away / 20, 0, 1) ** 4
+
+
+def _joined_to_edge(allowed: np.ndarray) -> np.ndarray:
+    """The pixels of allowed [H, W] bool that are joined to the picture's edge, also by corners."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(allowed, TOUCHING)
+    outer = np.zeros(count + 1, bool)
+    outer[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
+    outer[0] = False
+    return outer[labels]

@@ -53,10 +53,45 @@ def test_thirty_pictures_are_cut_well_or_refused(scenes):
             continue
         found = iou(matte.alpha > 127, scene.alpha > 0.5)
         rows.append(f"{scene.kind:15} {scene.name:28} {found:.4f} {matte.confidence:.3f} {matte.reason[:40]}")
-        silent = scene.kind in pictures.CLEAN or not matte.reason
-        if silent and found < (0.97 if scene.kind in pictures.CLEAN else 0.9):
+        if found < (0.97 if scene.kind in pictures.CLEAN else 0.9):
             wrong.append(rows[-1])
     assert wrong == [], "\n".join(rows)
+
+
+def test_gaps_between_thin_parts_are_open():
+    values = np.full((640, 640, 3), 235.0)
+    alpha = np.zeros((640, 640), bool)
+    alpha[440:500, 80:560] = True
+    for column in range(80, 560, 6):
+        alpha[160:440, column : column + 2] = True
+    values[alpha] = (120, 50, 20)
+    matte = remove_background(Image.fromarray(values.astype(np.uint8)))
+    assert iou(matte.alpha > 127, alpha) > 0.97
+    assert "thin" in matte.reason
+
+
+def test_pale_stripes_of_the_object_are_no_gaps():
+    picture, alpha = disc(640, 200)
+    values = np.array(picture)
+    stripes = (np.arange(640) % 24 < 3)[:, None] & (alpha > 0.99)
+    values[stripes] = (215, 210, 205)  # the background is (240, 240, 240)
+    matte = remove_background(Image.fromarray(values))
+    assert iou(matte.alpha > 127, alpha > 0.5) > 0.98
+
+
+def test_a_floor_in_the_cut_is_told():
+    picture, alpha = disc(400, 60, at=(170, 200))
+    y, x = np.mgrid[0:400, 0:400]
+    floor = 0.8 * np.exp(-((((y - 270) / 60) ** 2 + ((x - 200) / 120) ** 2) ** 2))
+    shaded = np.array(picture) * (1 - floor * (1 - alpha))[..., None] + (floor * (1 - alpha))[..., None] * (40, 60, 20)
+    with pytest.raises(BackgroundError, match=r"shadow or the floor.*outline is sharp"):
+        remove_background(Image.fromarray(shaded.astype(np.uint8)))
+
+
+@pytest.mark.parametrize("at", [(200, 100), (190, 10)], ids=["one side", "a corner"])
+def test_an_object_may_be_cut_by_the_edge(at):
+    picture, alpha = disc(at=at)
+    assert iou(remove_background(picture).alpha > 127, alpha > 0.5) > 0.98
 
 
 def test_the_edge_is_soft_and_has_no_fringe():

@@ -1,0 +1,92 @@
+"""The generate command's pictures: what --background cuts, prints and refuses. Nothing is sampled."""
+
+import re
+
+import numpy as np
+import pytest
+from comfyui_trellis2.trellis2.cli.main import main
+from comfyui_trellis2.trellis2.image import cut_out
+from comfyui_trellis2.trellis2.pipeline import Pipeline
+from PIL import Image
+
+RED, GREY = (200, 40, 30), (240, 240, 240)
+
+
+def disc(mode="RGB"):
+    y, x = np.mgrid[0:160, 0:160]
+    inside = np.hypot(y - 80, x - 80) < 40
+    picture = Image.fromarray(np.where(inside[..., None], RED, GREY).astype(np.uint8))
+    if mode == "RGBA":
+        picture.putalpha(Image.fromarray((255 * inside).astype(np.uint8)))
+    return picture
+
+
+@pytest.fixture
+def generate(tiny, tmp_path, monkeypatch):
+    """Runs generate on one picture: (exit status, the pictures that reach the pipeline)."""
+    seen = []
+
+    def stop(pipeline, objects, **settings):
+        seen.extend(objects)
+        raise ValueError("stopped before sampling")
+
+    monkeypatch.setattr(Pipeline, "run", stop)
+
+    def run(picture, *options):
+        picture.save(tmp_path / "picture.png")
+        arguments = [str(tmp_path / "picture.png"), "-o", str(tmp_path / "out.glb"), "--model", str(tiny)]
+        return main(["generate", *arguments, "--device", "cpu", *options]), seen
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "line"),
+    [
+        ("RGB", (), "plain background removed"),
+        ("RGB", ("--background", "plain"), "plain background removed"),
+        ("RGBA", (), "picture.png: alpha or mask\n"),
+        ("RGBA", ("--background", "none"), "alpha or mask, as it is"),
+    ],
+    ids=["auto", "plain", "alpha by auto", "none"],
+)
+def test_the_object_reaches_the_model_on_black(generate, capsys, mode, options, line):
+    status, seen = generate(disc(mode), *options)
+    printed = capsys.readouterr()
+    assert line in printed.out and "not sure" not in printed.out
+    assert status == 1 and "stopped before sampling" in printed.err
+    ((picture,),) = seen
+    values = np.asarray(picture)
+    assert (values[[0, 0, -1, -1], [0, -1, 0, -1]] == 0).all()
+    middle = values[values.shape[0] // 2, values.shape[1] // 2]
+    assert np.abs(middle.astype(int) - RED).max() <= 2
+
+
+def test_what_is_not_sure_is_printed(generate, capsys):
+    values = np.full((160, 160, 3), GREY, np.uint8)
+    values[110:125, 20:140] = RED
+    for column in range(20, 140, 6):  # a comb
+        values[40:110, column : column + 2] = RED
+    assert generate(Image.fromarray(values))[1]
+    assert "picture.png: not sure: the object has parts or gaps about as thin" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--background", "plain"), "picture.png: the picture's border is not plain"),
+        ((), "picture.png: the picture's border is not plain"),
+        (("--background", "none"), "picture.png: .*remove the background"),
+        (("--background", "rembg"), "pip install rembg"),
+    ],
+    ids=["plain", "auto", "none", "rembg"],
+)
+def test_a_picture_that_cannot_be_cut_ends_before_the_model_is_loaded(generate, capsys, monkeypatch, options, message):
+    monkeypatch.setitem(cut_out.__globals__, "has_rembg", lambda: False)
+    monkeypatch.setattr(Pipeline, "load", lambda *a, **k: pytest.fail("loaded"))
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
+    status, seen = generate(Image.fromarray(noise), *options)
+    assert status == 1 and seen == []
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.search(message, printed.err)
