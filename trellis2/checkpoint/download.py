@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...o_voxel.core.progress import Progress, in_background, silent
 from .partial import Remote, fetch
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfFileMetadata
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +31,6 @@ TELL_SECONDS = 1.0
 AVERAGED = 5.0
 # huggingface_hub reports after so many bytes.
 CHUNK = 10 << 20
-SHA256 = re.compile("[0-9a-f]{64}")
 # Settings of huggingface_hub by which the user chose another transfer.
 OTHER_TRANSFERS = ("HF_HUB_ENABLE_HF_TRANSFER", "HF_XET_HIGH_PERFORMANCE")
 # Packages whose errors, not all of them OSError, mean that the connection failed.
@@ -46,6 +42,15 @@ _unreachable: dict[str, tuple[float, str]] = {}
 
 class OfflineError(OSError):
     """The hub cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the hub says of a file. commit: its revision; size: in bytes; digest: the SHA-256 of a large file."""
+
+    commit: str | None
+    size: int | None
+    digest: str | None
 
 
 class Meter:
@@ -118,13 +123,13 @@ def download(
     found = local_file(repository, name, folder)
     if found is not None:
         return found
-    metadata = in_background(lambda _: _ask(repository, name), _without_fraction(progress), CONNECT_SECONDS)
-    meter = Meter(name, None if metadata is None else metadata.size, tell)
+    facts = in_background(lambda _: _ask(repository, name), _without_fraction(progress), CONNECT_SECONDS)
+    meter = Meter(name, None if facts is None else facts.size, tell)
     report = None if progress is None else lambda _: progress(meter.fraction())
     path = None
     try:
-        if metadata is not None and _resumes(repository, name, metadata):
-            path = _fetch(repository, name, folder, metadata, meter, report)
+        if facts is not None and _resumes(repository, name, facts):
+            path = _fetch(repository, name, folder, facts, meter, report)
         if path is None:
             path = _hub_download(repository, name, folder, meter, report)
     except Exception as error:
@@ -138,41 +143,39 @@ def download(
     return path
 
 
-def _resumes(repository: str, name: str, metadata: HfFileMetadata) -> bool:
+def _resumes(repository: str, name: str, facts: Facts) -> bool:
     """Can the file be verified, and does it have to come over the line?"""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repository, name, revision=metadata.commit_hash)
-    verifiable = metadata.size and metadata.commit_hash and SHA256.fullmatch(metadata.etag or "")
+    if not (facts.commit and facts.size and facts.digest):
+        return False
     other = any(getattr(constants, setting, False) for setting in OTHER_TRANSFERS)
-    return bool(verifiable) and not other and not isinstance(cached, str)
+    return not other and not isinstance(try_to_load_from_cache(repository, name, revision=facts.commit), str)
 
 
 def _fetch(
     repository: str,
     name: str,
     folder: Path | None,
-    metadata: HfFileMetadata,
+    facts: Facts,
     meter: Meter,
     report: Progress | None,
 ) -> Path | None:
-    """Downloads a large file, resuming it. None: the hub gives this file by its own protocol, xet, only."""
+    """Downloads a large file, resuming it. None: no plain request gets it, as where the hub's own protocol has to."""
     from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import HfHubHTTPError
 
     if folder is not None:
         target = folder / name
     else:
         # Where the cache keeps a file's bytes; `hf_hub_download` then finds them, and links them to the file's name.
         cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
-        target = cached / "blobs" / metadata.etag
-    url = hf_hub_url(repository, name, revision=metadata.commit_hash)
+        target = cached / "blobs" / facts.digest
+    remote = Remote(hf_hub_url(repository, name, revision=facts.commit), facts.digest, facts.size)
     try:
-        fetch(Remote(url, metadata.etag, metadata.size), target, meter, _bar_of(Meter(name, None), silent), report)
+        fetch(remote, target, meter, _bar_of(Meter(name, None), silent), report)
     except (HfHubHTTPError, ValueError) as error:
-        if getattr(metadata, "xet_file_data", None) is None:
-            raise
         log.info("%s: no plain download (%s); huggingface_hub loads it", name, error)
         return None
     if folder is not None:
@@ -214,26 +217,31 @@ def _without_fraction(progress: Progress | None) -> Progress | None:
     return None if progress is None else lambda _: progress(0.0)
 
 
-def _ask(repository: str, name: str) -> HfFileMetadata | None:
+def _ask(repository: str, name: str) -> Facts | None:
     """What the hub says of a file, None where it does not say. Raises OfflineError; others come with the download."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import HfApi
 
-    when, said = _unreachable.get(constants.ENDPOINT, (0.0, ""))
+    api = HfApi()
+    when, said = _unreachable.get(api.endpoint, (0.0, ""))
     if said and time.monotonic() - when < OFFLINE_SECONDS:
         raise OfflineError(said)
-    url = hf_hub_url(repository, name)
     for seconds in (CONNECT_SECONDS, ANSWER_SECONDS):
         try:
-            return get_hf_file_metadata(url, timeout=seconds)
+            # One attempt; a question for the file itself, `get_hf_file_metadata`, is repeated for 23 s by release 0.36.
+            model = api.model_info(repository, files_metadata=True, timeout=seconds)
         except Exception as error:
             kinds = {type(cause).__name__ for cause in _causes(error)}
             if kinds.intersection(NO_CONNECTION):
-                said = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
-                _unreachable[constants.ENDPOINT] = time.monotonic(), said
+                said = f"{api.endpoint} cannot be reached ({type(error).__name__})"
+                _unreachable[api.endpoint] = time.monotonic(), said
                 raise OfflineError(said) from error
             if "ReadTimeout" not in kinds:
                 log.debug("%s: the hub does not say what it is: %s", name, error)
                 return None
+        else:
+            file = next((file for file in model.siblings or () if file.rfilename == name), None)
+            digest = None if file is None or file.lfs is None else file.lfs.sha256
+            return None if file is None else Facts(model.sha, file.size, digest)
     return None
 
 

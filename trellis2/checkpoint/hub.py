@@ -35,7 +35,7 @@ def hub_download(
     progress: called several times a second; may raise, to cancel.  tell: is given a line for the user once a second,
     with what has arrived and the speed. Raises MissingFileError with the reason.
     """
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return download(repository, name, folder, progress, tell)

@@ -1,6 +1,7 @@
 """Downloads from a stand-in for the hub on this machine: progress, cancel, resume, cut connections, no connection."""
 
 import hashlib
+import json
 import logging
 import os
 import socket
@@ -19,7 +20,7 @@ from comfyui_trellis2.trellis2.checkpoint import download as module
 from comfyui_trellis2.trellis2.checkpoint.download import Meter, OfflineError, download, local_file
 from comfyui_trellis2.trellis2.checkpoint.hub import FileSource, MissingFileError, hub_download
 from comfyui_trellis2.trellis2.checkpoint.partial import DamagedError
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 
 CONTENT = np.random.default_rng(0).integers(0, 255, 3_000_000, np.uint8).tobytes()
 CHUNK = 1 << 16
@@ -46,7 +47,10 @@ class Hub(BaseHTTPRequestHandler):
     def answer(self, *, body: bool) -> None:
         place, _, name = self.path.rpartition("/")
         known = place in ("/owner/name/resolve/main", f"/owner/name/resolve/{COMMIT}")
-        if self.path == "/cdn/large.bin" or (known and name == "a.bin"):
+        if self.path.startswith("/api/models/owner/name"):
+            time.sleep(self.server.late)
+            self.reply(200, json.dumps(self.facts()).encode(), {}, body=body)
+        elif self.path == "/cdn/large.bin" or (known and name == "a.bin"):
             self.send_file(body=body)
         elif known and name == "large.bin":
             server = self.server
@@ -59,6 +63,12 @@ class Hub(BaseHTTPRequestHandler):
             self.reply(302, b"", headers, body=body)
         else:
             self.reply(404, b"", {"X-Error-Code": "EntryNotFound"}, body=body)
+
+    def facts(self) -> dict:
+        size = len(self.server.content)
+        large = {"sha256": self.server.digest, "size": size, "pointerSize": 134}
+        files = [{"rfilename": "a.bin", "size": size}, {"rfilename": "large.bin", "size": size, "lfs": large}]
+        return {"id": "owner/name", "sha": COMMIT, "siblings": files}
 
     def send_file(self, *, body: bool) -> None:
         content = self.server.content
@@ -95,6 +105,7 @@ def hub(monkeypatch) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.daemon_threads = True
     server.asked, server.pause, server.cut_after, server.ranges = [], 0.0, len(CONTENT), True
+    server.late = 0.0
     server.content, server.digest = CONTENT, hashlib.sha256(CONTENT).hexdigest()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     use(monkeypatch, server.server_port)
@@ -202,13 +213,12 @@ def test_the_cache_is_looked_at_without_the_hub(hub, tmp_path, monkeypatch):
 def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, tmp_path):
     asked = []
 
-    def get_hf_file_metadata(url: str, **_: object) -> None:
-        asked.append(url)
+    def model_info(self: HfApi, repository: str, **_: object) -> None:
+        asked.append(repository)
         raise ConnectionError("no route")
 
-    use(monkeypatch, 1)
     monkeypatch.setattr(module, "_unreachable", {})
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", get_hf_file_metadata)
+    monkeypatch.setattr(HfApi, "model_info", model_info)
     for name in ("a.bin", "b.bin", "c.bin"):
         with pytest.raises(OfflineError, match="cannot be reached"):
             download("owner/name", name, tmp_path)
@@ -217,6 +227,14 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, tmp_path):
     with pytest.raises(OfflineError):
         download("owner/name", "a.bin", tmp_path)
     assert len(asked) == 2
+
+
+@pytest.mark.slow
+def test_a_hub_that_answers_late_is_not_taken_for_none(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
+    hub.late = 0.5
+    assert download("owner/name", "large.bin", tmp_path).read_bytes() == CONTENT
+    assert hub.asked == [0]
 
 
 def loaded(folder: Path) -> list[str]:
@@ -407,24 +425,16 @@ class TestResume:
         (partial,) = tmp_path.glob("*.partial")
         assert partial.read_bytes() == CONTENT[:1000]
 
-    @pytest.mark.parametrize("xet", [None, object()])
-    def test_what_plain_requests_do_not_give_comes_by_the_library(self, hub, tmp_path, monkeypatch, xet):
-        ask = module._ask
+    def test_what_plain_requests_do_not_give_comes_by_the_library(self, hub, tmp_path, monkeypatch):
+        def http_get(*_: object, **__: object) -> None:
+            raise ValueError("The file is too large to be downloaded using the regular download method.")
 
-        def asked(repository: str, name: str) -> SimpleNamespace:
-            found = ask(repository, name)
-            return SimpleNamespace(etag=found.etag, size=found.size, commit_hash=found.commit_hash, xet_file_data=xet)
-
-        def refuse(*_: object) -> None:
-            raise ValueError("too large")
-
-        monkeypatch.setattr(module, "_ask", asked)
-        monkeypatch.setattr(module, "fetch", refuse)
-        if xet is None:
+        with monkeypatch.context() as patch:
+            patch.setattr("huggingface_hub.file_download.http_get", http_get)
             with pytest.raises(ValueError, match="too large"):
                 download("owner/name", "large.bin", tmp_path)
-        else:
-            assert download("owner/name", "large.bin", tmp_path).read_bytes() == CONTENT
+        monkeypatch.setattr(module, "fetch", http_get)
+        assert download("owner/name", "large.bin", tmp_path).read_bytes() == CONTENT
 
 
 class TestMeter:
