@@ -68,7 +68,8 @@ class Hub(BaseHTTPRequestHandler):
         size = len(self.server.content)
         large = {"sha256": self.server.digest, "size": size, "pointerSize": 134}
         files = [{"rfilename": "a.bin", "size": size}, {"rfilename": "large.bin", "size": size, "lfs": large}]
-        return {"id": "owner/name", "sha": COMMIT, "siblings": files}
+        known = {"private": False, "downloads": 0, "likes": 0, "tags": []}  # asked for by older releases
+        return {"id": "owner/name", "sha": COMMIT, "siblings": files, **known}
 
     def send_file(self, *, body: bool) -> None:
         content = self.server.content
