@@ -48,8 +48,8 @@ def model_source(choice: str) -> tuple[str, Path]:
 
 
 def download(repository: str, name: str, folder: Path | None) -> Path:
-    """`hub_download` with the bar of the node that runs, which can be cancelled."""
-    return hub_download(repository, name, folder, comfyui.progress())
+    """`hub_download` with the bar of the node that runs, which can be cancelled, and its speed on the node."""
+    return hub_download(repository, name, folder, comfyui.progress(), lambda line: comfyui.show_text([line]))
 
 
 def input_folder() -> Path:

@@ -1,43 +1,69 @@
-"""Downloads one file of a hub repository with progress and cancel. huggingface_hub loads and verifies."""
+"""Downloads one file of a hub repository with progress and cancel.
+
+Large files, those with a SHA-256, go on where an earlier attempt ended (`partial`). huggingface_hub, which begins a
+file again since its release 2, loads the small ones and keeps its cache.
+"""
 
 from __future__ import annotations
 
 import inspect
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...o_voxel.core.progress import Progress, in_background, silent
+from .partial import Remote, fetch
 
 log = logging.getLogger(__name__)
 
-# Seconds to reach the hub, in one attempt, and to answer what sizes its files have.
+# Seconds to reach the hub, and then for its answer about a file.
 CONNECT_SECONDS = 1.0
-# Seconds between two lines in the log.
+ANSWER_SECONDS = 10.0
+# Seconds for which a hub that could not be reached is not asked again: a network has several files and sources.
+OFFLINE_SECONDS = 5.0
+# Seconds between two lines in the log, and between two texts for the user.
 LOG_SECONDS = 5.0
+TELL_SECONDS = 1.0
 # Seconds over which the speed is averaged.
 AVERAGED = 5.0
 # huggingface_hub reports after so many bytes.
 CHUNK = 10 << 20
+# Settings of huggingface_hub by which the user chose another transfer.
+OTHER_TRANSFERS = ("HF_HUB_ENABLE_HF_TRANSFER", "HF_XET_HIGH_PERFORMANCE")
+# Packages whose errors, not all of them OSError, mean that the connection failed.
+TRANSPORTS = ("httpx", "httpx2", "requests", "urllib3")
 NO_CONNECTION = ("ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError", "OfflineModeIsEnabled", "gaierror")
+# By address of a hub: when it could not be reached, and what was said.
+_unreachable: dict[str, tuple[float, str]] = {}
 
 
 class OfflineError(OSError):
     """The hub cannot be reached."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What the hub says of a file. commit: its revision; size: in bytes; digest: the SHA-256 of a large file."""
+
+    commit: str | None
+    size: int | None
+    digest: str | None
+
+
 class Meter:
     """Counts bytes: the fraction done, bytes a second, and the rest of the time.
 
     Between two reports, which are far apart on a slow line, it counts on at the measured speed, up to the next one.
+    tell: is given `line` once in TELL_SECONDS.
     """
 
-    def __init__(self, name: str, total: int | None) -> None:
+    def __init__(self, name: str, total: int | None, tell: Callable[[str], None] | None = None) -> None:
         self.name, self.total, self.done = name, total, 0
-        self._begun = self._last = self._logged = time.monotonic()
-        self._rate, self._shown = 0.0, 0.0
+        self._begun = self._last = self._logged = self._told = time.monotonic()
+        self._rate, self._shown, self._tell, self._has_told = 0.0, 0.0, tell, False
 
     def resume(self, done: int) -> None:
         """Sets the number of bytes that were there before."""
@@ -57,10 +83,18 @@ class Meter:
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
             log.info("%s", self.line())
+        if self._tell is not None and now - self._told >= TELL_SECONDS:
+            self._told, self._has_told = now, True
+            self._tell(self.line())
         if self.total:
             ahead = min(self._rate * (now - self._last), CHUNK)
             self._shown = max(self._shown, min(0.999, (self.done + ahead) / self.total))
         return self._shown
+
+    def end(self) -> None:
+        """Tells that the file is there, where it told of it before: a text stays on a node until the next one."""
+        if self._tell is not None and self._has_told:
+            self._tell(f"{self.name} is downloaded")
 
     def line(self) -> str:
         """As "model.safetensors: 1.2 of 4.9 GB, 23.4 MB/s, 2:38 left"."""
@@ -72,21 +106,92 @@ class Meter:
         return f"{text}, {int(left) // 60}:{int(left) % 60:02} left" if left else text
 
 
-def download(repository: str, name: str, folder: Path | None, progress: Progress | None = None) -> Path:
+def download(
+    repository: str,
+    name: str,
+    folder: Path | None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Path:
     """Returns the path of a file of `repository`, downloaded to `folder`, None: the hub's cache, if it is not there.
 
-    progress: called several times a second with the fraction done; where it raises, the error propagates at once.
-    huggingface_hub before 2 keeps the part that has arrived and resumes it; later releases begin the file again.
-    Raises OfflineError within about CONNECT_SECONDS, and the errors of `hf_hub_download`.
+    progress: called several times a second with the fraction done; where it raises, the error propagates at once, and
+    what has arrived of a large file stays for the next call.  tell: is given a line for the user once a second.
+    Raises OfflineError within about CONNECT_SECONDS, ConnectionError where a connection is lost for good, and the
+    errors of `fetch` and `hf_hub_download`.
     """
-    from huggingface_hub import hf_hub_download
-
     found = local_file(repository, name, folder)
     if found is not None:
         return found
-    report = progress or silent
-    total = in_background(lambda _: _size(repository, name), _without_fraction(progress), CONNECT_SECONDS)
-    meter = Meter(name, total)
+    facts = in_background(lambda _: _ask(repository, name), _without_fraction(progress), CONNECT_SECONDS)
+    meter = Meter(name, None if facts is None else facts.size, tell)
+    report = None if progress is None else lambda _: progress(meter.fraction())
+    path = None
+    try:
+        if facts is not None and _resumes(repository, name, facts):
+            path = _fetch(repository, name, folder, facts, meter, report)
+        if path is None:
+            path = _hub_download(repository, name, folder, meter, report)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in TRANSPORTS:
+            raise
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
+    log.info("%s is downloaded", name)
+    meter.end()
+    if progress is not None:
+        progress(1.0)
+    return path
+
+
+def _resumes(repository: str, name: str, facts: Facts) -> bool:
+    """Can the file be verified, and does it have to come over the line?"""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if not (facts.commit and facts.size and facts.digest):
+        return False
+    other = any(getattr(constants, setting, False) for setting in OTHER_TRANSFERS)
+    return not other and not isinstance(try_to_load_from_cache(repository, name, revision=facts.commit), str)
+
+
+def _fetch(
+    repository: str,
+    name: str,
+    folder: Path | None,
+    facts: Facts,
+    meter: Meter,
+    report: Progress | None,
+) -> Path | None:
+    """Downloads a large file, resuming it. None: no plain request gets it, as where the hub's own protocol has to."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import HfHubHTTPError
+
+    if folder is not None:
+        target = folder / name
+    else:
+        # Where the cache keeps a file's bytes; `hf_hub_download` then finds them, and links them to the file's name.
+        cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+        target = cached / "blobs" / facts.digest
+    remote = Remote(hf_hub_url(repository, name, revision=facts.commit), facts.digest, facts.size)
+    try:
+        fetch(remote, target, meter, _bar_of(Meter(name, None), silent), report)
+    except (HfHubHTTPError, ValueError) as error:
+        log.info("%s: no plain download (%s); huggingface_hub loads it", name, error)
+        return None
+    if folder is not None:
+        return target
+    path = _hub_download(repository, name, None, meter, report)
+    if not path.is_symlink():
+        # Without symbolic links, on Windows, the cache has copied the bytes.
+        target.unlink(missing_ok=True)
+    return path
+
+
+def _hub_download(repository: str, name: str, folder: Path | None, meter: Meter, report: Progress | None) -> Path:
+    """`hf_hub_download`, counted by `meter`. Left by a cancel, it ends at its next chunk; until then it writes to a
+    file of its own only."""
+    from huggingface_hub import hf_hub_download
+
     options: dict[str, Any] = {"local_dir": folder}
 
     def load(alive: Progress) -> str:
@@ -94,11 +199,7 @@ def download(repository: str, name: str, folder: Path | None, progress: Progress
             options["tqdm_class"] = _bar_of(meter, alive)
         return hf_hub_download(repository, name, **options)
 
-    # Left by a cancel, the call ends at its next chunk; until then it writes to a file of its own only.
-    path = in_background(load, None if progress is None else lambda _: report(meter.fraction()), 1.0)
-    log.info("%s is downloaded", name)
-    report(1.0)
-    return Path(path)
+    return Path(in_background(load, report, 1.0))
 
 
 def local_file(repository: str, name: str, folder: Path | None) -> Path | None:
@@ -116,19 +217,32 @@ def _without_fraction(progress: Progress | None) -> Progress | None:
     return None if progress is None else lambda _: progress(0.0)
 
 
-def _size(repository: str, name: str) -> int | None:
-    """Bytes of a file, None where the hub does not say. Raises OfflineError; other errors come with the download."""
+def _ask(repository: str, name: str) -> Facts | None:
+    """What the hub says of a file, None where it does not say. Raises OfflineError; others come with the download."""
     from huggingface_hub import HfApi
 
     api = HfApi()
-    try:
-        files = api.model_info(repository, files_metadata=True, timeout=CONNECT_SECONDS).siblings or ()
-    except Exception as error:
-        if any(type(cause).__name__ in NO_CONNECTION for cause in _causes(error)):
-            raise OfflineError(f"{api.endpoint} cannot be reached ({type(error).__name__})") from error
-        log.debug("the size of %s is not known: %s", name, error)
-        return None
-    return next((file.size for file in files if file.rfilename == name), None)
+    when, said = _unreachable.get(api.endpoint, (0.0, ""))
+    if said and time.monotonic() - when < OFFLINE_SECONDS:
+        raise OfflineError(said)
+    for seconds in (CONNECT_SECONDS, ANSWER_SECONDS):
+        try:
+            # One attempt; a question for the file itself, `get_hf_file_metadata`, is repeated for 23 s by release 0.36.
+            model = api.model_info(repository, files_metadata=True, timeout=seconds)
+        except Exception as error:
+            kinds = {type(cause).__name__ for cause in _causes(error)}
+            if kinds.intersection(NO_CONNECTION):
+                said = f"{api.endpoint} cannot be reached ({type(error).__name__})"
+                _unreachable[api.endpoint] = time.monotonic(), said
+                raise OfflineError(said) from error
+            if "ReadTimeout" not in kinds:
+                log.debug("%s: the hub does not say what it is: %s", name, error)
+                return None
+        else:
+            file = next((file for file in model.siblings or () if file.rfilename == name), None)
+            digest = None if file is None or file.lfs is None else file.lfs.sha256
+            return None if file is None else Facts(model.sha, file.size, digest)
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -22,15 +22,23 @@ class MissingFileError(FileNotFoundError):
     """A checkpoint's file is absent and cannot be downloaded; the message gives the remedy."""
 
 
-def hub_download(repository: str, name: str, folder: Path | None, progress: Progress | None = None) -> Path:
-    """Downloads one file unless it is there, and verifies its digest.
+def hub_download(
+    repository: str,
+    name: str,
+    folder: Path | None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Path:
+    """Downloads one file unless it is there, and verifies its digest. After a cancel or a failure the next call goes on
+    where this one ended.
 
-    progress: called several times a second; may raise, to cancel. Raises MissingFileError with the reason.
+    progress: called several times a second; may raise, to cancel.  tell: is given a line for the user once a second,
+    with what has arrived and the speed. Raises MissingFileError with the reason.
     """
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return download(repository, name, folder, progress)
+        return download(repository, name, folder, progress, tell)
     except OfflineError as error:
         where = folder or "the hub's cache"
         raise MissingFileError(
@@ -43,9 +51,10 @@ def hub_download(repository: str, name: str, folder: Path | None, progress: Prog
             f"    {download_command(repository, name, folder)}"
         ) from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise MissingFileError(
-            f"{name}: could not be downloaded from {repository} ({type(error).__name__}). With a connection, run\n"
-            f"    {download_command(repository, name, folder)}"
+            f"{name}: could not be downloaded from {repository} ({type(error).__name__}: {reason}). Run it again to go "
+            f"on where it ended, or\n    {download_command(repository, name, folder)}"
         ) from error
 
 

@@ -180,6 +180,12 @@ class Folder:
         for path in self.config.models.values():
             source, name = self._located(path)
             names += [f"{path}.{end}" for end in ("json", "safetensors") if not source.has(f"{name}.{end}")]
+        encoder = self.config.image_cond_model.args.model_name
+        if self._files.find(encoder) is None:
+            published = [self._files.elsewhere(f"{encoder}/{file}") for file in ("config.json", "model.safetensors")]
+            copies = [self._files.elsewhere(f"{repository}/{file}") for repository, file in UNGATED_ENCODERS]
+            if not any(source.has(name) for source, name in copies):
+                names += [f"{encoder}/{name}" for source, name in published if not source.has(name)]
         return sorted(set(names))
 
     def network_files(self, path: str) -> list[Path]:

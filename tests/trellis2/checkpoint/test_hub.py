@@ -160,7 +160,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[dict]:
         raise error
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
-    monkeypatch.setattr(download, "_size", lambda repository, name: None)
+    monkeypatch.setattr(download, "_ask", lambda repository, name: None)
     return asked
 
 
@@ -198,7 +198,7 @@ def test_a_repository_name_that_the_hub_refuses_is_explained(monkeypatch):
 
 def test_a_download_that_works_is_a_path(monkeypatch, file):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name, local_dir=None: str(file))
-    monkeypatch.setattr(download, "_size", lambda repository, name: None)
+    monkeypatch.setattr(download, "_ask", lambda repository, name: None)
     assert hub_download("owner/name", "a.json", None) == file
 
 

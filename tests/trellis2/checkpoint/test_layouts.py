@@ -166,6 +166,19 @@ def test_a_missing_file_is_named_with_folder_repository_and_command(copy, suffix
     assert f"{SHAPE_512}.{suffix} is missing from {copy}" in str(caught.value) and command in str(caught.value)
 
 
+def test_one_message_lists_every_missing_file(copy, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    gone = [f"{SHAPE_512}.json", f"{SHAPE_512}.safetensors", f"{DINO}/config.json", f"{DINO}/model.safetensors"]
+    for name in gone:
+        (copy / name).unlink()
+    (copy / DINO).rmdir()
+    with pytest.raises(MissingFileError) as caught:
+        opened(copy).require(["shape_slat_flow_model_512"])
+    first, _, listed = str(caught.value).partition("These files of the checkpoint are missing:")
+    assert f"{SHAPE_512}.json is missing from {copy}" in first
+    assert [line.strip() for line in listed.splitlines() if line] == sorted(gone)
+
+
 def test_a_missing_file_of_another_repository_is_to_be_had_from_there(copy):
     name = "ckpts/ss_dec_conv3d_16l8_fp16.safetensors"
     (copy / "microsoft/TRELLIS-image-large" / name).unlink()
