@@ -14,7 +14,7 @@ from ..trellis2.pipeline import Pipeline
 from ..trellis2.values import VIEW_MODES, ImageCondition
 from . import host
 from .sockets import CONDITION, IMAGES, PIPELINE, PreparedImages, expect
-from .widgets import CATEGORY, chosen, number_override
+from .widgets import IMAGE_GROUP, chosen, number_override
 
 PICTURES = host.ROOT / "assets" / "images"
 BACKGROUND, OBJECT = "background (Load Image)", "object (Remove Background)"
@@ -30,11 +30,13 @@ HINT = (
 class ExampleImage:
     """Has the outputs of Load Image for the same file."""
 
-    CATEGORY = CATEGORY
+    CATEGORY = IMAGE_GROUP
     DESCRIPTION = "Loads one of the pack's example images. Replace it with Load Image to use your own."
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGE", "MASK")
     RETURN_NAMES = ("image", "mask")
+    OUTPUT_TOOLTIPS = ("The picture, RGB.", "Its background, white, as Load Image gives it.")
+    SEARCH_ALIASES = ("sample image", "test image", "demo image", "load image")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class ExampleImage:
 
 
 class PrepareImage:
-    CATEGORY = CATEGORY
+    CATEGORY = IMAGE_GROUP
     DESCRIPTION = (
         "Cuts the object out, by its alpha or mask or from a plain background, and crops it to a square on black, "
         "byte-identical to the reference's preprocessing. The preview shows what was cut."
@@ -61,6 +63,11 @@ class PrepareImage:
     FUNCTION = "prepare"
     RETURN_TYPES = (IMAGES, "IMAGE")
     RETURN_NAMES = ("images", "preview")
+    OUTPUT_TOOLTIPS = (
+        "Cropped pictures on black, for Image Condition or Image to 3D.",
+        "What was cut out, 512 pixels a side, to look at.",
+    )
+    SEARCH_ALIASES = ("remove background", "background", "photo", "matte", "cut out", "mask", "rembg", "crop image")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -144,11 +151,13 @@ def _matching(mask: Tensor | None, image: Tensor, background: str) -> Tensor | N
 
 
 class ConditionOnImage:
-    CATEGORY = CATEGORY
+    CATEGORY = IMAGE_GROUP
     DESCRIPTION = "Encodes images as DINOv3 tokens, the condition of every stage."
     FUNCTION = "condition"
     RETURN_TYPES = (CONDITION,)
     RETURN_NAMES = ("condition",)
+    OUTPUT_TOOLTIPS = ("Image tokens, the condition of every stage.",)
+    SEARCH_ALIASES = ("dinov3", "image encoder", "encode image", "clip vision", "multi view", "several views")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -164,7 +173,7 @@ class ConditionOnImage:
                 "images": (IMAGES, {"tooltip": "From Prepare Image."}),
                 "batch_is": ([OBJECTS, VIEWS], {"default": OBJECTS, "tooltip": batch}),
                 "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
-                "tokens": (TOKENS, {"default": "1024", "tooltip": tokens}),
+                "tokens": (TOKENS, {"default": "1024", "tooltip": tokens, "advanced": True}),
             },
             "optional": dict([number_override("tokens")]),
         }
