@@ -45,8 +45,7 @@ def texts(nodes: Mapping[str, type], titles: Mapping[str, str], folder: Path = F
 def _inputs(node: type) -> list[str]:
     declared = node.INPUT_TYPES()
     rows = [
-        f"| `{name}`{'' if part == 'required' else ' (optional)'} | {_kind(kind)} | {_default(kind, *options)} | "
-        f"{_cell(*options)} |"
+        f"| `{name}`{_notes(part, *options)} | {_kind(kind)} | {_default(kind, *options)} | {_cell(*options)} |"
         for part in ("required", "optional")
         for name, (kind, *options) in declared.get(part, {}).items()
     ]
@@ -65,6 +64,12 @@ def _outputs(node: type) -> list[str]:
         for name, kind, text in zip(names, node.RETURN_TYPES, tooltips, strict=True)
     ]
     return ["", "## Outputs", "", "| output | type | |", "|---|---|---|", *rows]
+
+
+def _notes(part: str, options: Mapping[str, Any] | None = None) -> str:
+    """Says of an input that it is optional, or advanced: ComfyUI then shows it on demand."""
+    notes = [*(["optional"] if part == "optional" else []), *(["advanced"] if (options or {}).get("advanced") else [])]
+    return f" ({', '.join(notes)})" if notes else ""
 
 
 def _kind(kind: Any) -> str:
