@@ -1,17 +1,22 @@
 """The help pages of the nodes, web/docs/<node id>.md, which ComfyUI shows beside the canvas.
 
 A page has a part by hand, above MARKER, that stays; below it inputs and outputs follow from the node's declaration.
+The tables of docs/nodes.md, one for each group of the node menu, follow from the declarations too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "web" / "docs"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 MARKER = "<!-- Below: written by tools/write.py from the node's declaration. -->"
+OVERVIEW = ROOT / "docs" / "nodes.md"
+TABLE = re.compile(r"(<!-- nodes of (TRELLIS\.2/\w+), by tools/write\.py -->\n).*?(<!-- end -->)", re.DOTALL)
 PICTURE = "![{title} on the canvas](pictures/{name}.webp)"
 
 
@@ -40,6 +45,33 @@ def texts(nodes: Mapping[str, type], titles: Mapping[str, str], folder: Path = F
         old = (folder / path).read_text(encoding="utf-8") if (folder / path).is_file() else ""
         pages[path] = page(name, node, titles[name], by_hand(old))
     return pages
+
+
+def overview(text: str, nodes: Mapping[str, type], titles: Mapping[str, str]) -> str:
+    """Returns the overview `text` with the table of every group between its markers written anew."""
+
+    def table(found: re.Match[str]) -> str:
+        members = [name for name, node in nodes.items() if found[2] == node.CATEGORY]
+        rows = [_row(name, nodes[name], titles[name].removeprefix("TRELLIS.2 ")) for name in members]
+        return "\n".join((found[1] + "| node | in → out | what it does |", "|---|---|---|", *rows, found[3]))
+
+    return TABLE.sub(table, text)
+
+
+def _row(name: str, node: type, title: str) -> str:
+    declared = node.INPUT_TYPES()
+    sockets = [
+        key
+        for part in ("required", "optional")
+        for key, (kind, *options) in declared.get(part, {}).items()
+        if isinstance(kind, str) and kind not in WIDGETS and not _option(options, "forceInput")
+    ]
+    wires = f"{', '.join(sockets)} → {', '.join(node.RETURN_NAMES)}".strip()
+    return f"| [{title}](../web/docs/{name}.md) | {wires} | {node.DESCRIPTION} |"
+
+
+def _option(options: Sequence[Mapping[str, Any]], key: str) -> Any:
+    return options[0].get(key) if options else None
 
 
 def _inputs(node: type) -> list[str]:

@@ -163,3 +163,10 @@ def test_pages_name_inputs_and_nodes_that_exist(name):
 
 def test_no_page_is_left_of_a_node_that_is_gone():
     assert {path.stem for path in node_docs.FOLDER.glob("*.md")} == set(NODE_CLASS_MAPPINGS)
+
+
+def test_the_tables_of_the_overview_are_current():
+    text = node_docs.OVERVIEW.read_text(encoding="utf-8")
+    assert node_docs.overview(text, NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS) == text, "run tools/write.py"
+    assert [text.count(f"](../web/docs/{name}.md)") for name in NODE_CLASS_MAPPINGS] == [1] * len(NODE_CLASS_MAPPINGS)
+    assert re.findall(r"<!-- nodes of (\S+),", text) == list(GROUPS)
