@@ -26,7 +26,7 @@ from .sockets import (
     textured,
 )
 from .sockets import surface as surface_of
-from .widgets import CATEGORY, override
+from .widgets import ASSET_GROUP, override
 
 TEXTURE_SIZES = ["512", "1024", "2048", "4096", "8192"]
 SUPERSAMPLES = ["1", "2", "4"]
@@ -69,11 +69,13 @@ def texture_side(size: str, replaced_by: int | None) -> int | None:
 
 
 class Unwrap:
-    CATEGORY = CATEGORY
+    CATEGORY = ASSET_GROUP
     DESCRIPTION = "Cuts a mesh into charts and packs them into one texture."
     FUNCTION = "unwrap"
     RETURN_TYPES = (TEXTURED_MESH,)
     RETURN_NAMES = ("textured_mesh",)
+    OUTPUT_TOOLTIPS = ("The mesh with texture coordinates and shading normals, for Bake Textures.",)
+    SEARCH_ALIASES = ("uv", "uv unwrap", "uv map", "smart uv", "parametrize", "charts", "seams", "texture coordinates")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -92,8 +94,11 @@ class Unwrap:
                     TEXTURE_SIZES,
                     {"default": "2048", "tooltip": "Texture size, in texels a side, for which the gutter is measured."},
                 ),
-                "gutter": ("INT", {"default": 2, "min": 1, "max": 64, "tooltip": gutter}),
-                "crease_deg": ("FLOAT", {"default": 60.0, "min": 0.0, "max": 180.0, "step": 1.0, "tooltip": crease}),
+                "gutter": ("INT", {"default": 2, "min": 1, "max": 64, "tooltip": gutter, "advanced": True}),
+                "crease_deg": (
+                    "FLOAT",
+                    {"default": 60.0, "min": 0.0, "max": 180.0, "step": 1.0, "tooltip": crease, "advanced": True},
+                ),
             },
             "optional": {"texture_size_override": SIZE_OVERRIDE},
         }
@@ -115,13 +120,15 @@ class Unwrap:
 
 
 class BakeTextures:
-    CATEGORY = CATEGORY
+    CATEGORY = ASSET_GROUP
     DESCRIPTION = (
         "Bakes textures from voxels: base colour, metallic, roughness, alpha; also normal map and ambient occlusion."
     )
     FUNCTION = "bake"
     RETURN_TYPES = (TEXTURED_MESH,)
     RETURN_NAMES = ("textured_mesh",)
+    OUTPUT_TOOLTIPS = ("The mesh with its baked textures.",)
+    SEARCH_ALIASES = ("bake", "texture", "normal map", "ambient occlusion", "ao", "texture transfer", "pbr")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -132,13 +139,13 @@ class BakeTextures:
                 "detailed_mesh": (ANY_MESH, {"tooltip": surface}),
                 "voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh or O-Voxel to Mesh; must have some."}),
                 "texture_size": (TEXTURE_SIZES, {"default": "2048", "tooltip": SIZE}),
-                "supersample": (SUPERSAMPLES, {"default": "1", "tooltip": SAMPLES}),
+                "supersample": (SUPERSAMPLES, {"default": "1", "tooltip": SAMPLES, "advanced": True}),
                 "normal_map": (
                     "BOOLEAN",
                     {"default": True, "tooltip": "Bake a normal map of the detailed surface: one more image."},
                 ),
                 "occlusion": ("BOOLEAN", {"default": True, "tooltip": "Bake ambient occlusion."}),
-                "alpha_mode": (ALPHA_MODES, {"default": "auto", "tooltip": ALPHA}),
+                "alpha_mode": (ALPHA_MODES, {"default": "auto", "tooltip": ALPHA, "advanced": True}),
             },
             "optional": {"texture_size_override": SIZE_OVERRIDE},
         }
@@ -181,13 +188,18 @@ class BakeTextures:
 
 
 class GameReadyAsset:
-    CATEGORY = CATEGORY
+    CATEGORY = ASSET_GROUP
     DESCRIPTION = (
         "Makes a finished asset from a raw surface and voxels: cleaned, simplified, unwrapped, baked. Choose a preset."
     )
     FUNCTION = "make"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
+    OUTPUT_TOOLTIPS = (
+        "The finished mesh, with textures if voxels are connected.",
+        "The same mesh without texture coordinates and textures.",
+    )
+    SEARCH_ALIASES = ("game ready", "game asset", "finish mesh", "3d print", "low poly", "unreal", "unity", "bake")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -264,13 +276,15 @@ class GameReadyAsset:
 
 
 class AssetSettings:
-    CATEGORY = CATEGORY
+    CATEGORY = ASSET_GROUP
     DESCRIPTION = (
         "Chooses maps, ambient occlusion, gutter, creases and holes of Game-Ready Asset in place of its preset."
     )
     FUNCTION = "choose"
     RETURN_TYPES = (ASSET_OPTIONS,)
     RETURN_NAMES = ("options",)
+    OUTPUT_TOOLTIPS = ("Choices for the options input of Game-Ready Asset.",)
+    SEARCH_ALIASES = ("game ready", "asset options", "ambient occlusion", "gutter", "crease", "bake options")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

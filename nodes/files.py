@@ -20,7 +20,7 @@ from ..o_voxel.voxels.from_mesh import fitted
 from ..o_voxel.voxels.sample import vertex_materials
 from . import host
 from .sockets import ANY_MESH, MESH, TEXTURED_MESH, VOXELS, expect, painted, surface, textured
-from .widgets import CATEGORY, filename_prefix
+from .widgets import FILES_GROUP, filename_prefix
 
 EXAMPLE_MESHES = host.ROOT / "assets" / "meshes"
 MESH_SUFFIXES = tuple(UP_OF_SUFFIX)
@@ -36,13 +36,15 @@ HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
 class LoadMesh:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = (
         "Loads a GLB, OBJ, PLY or STL with its materials, rotated to z up. Drop a file on the node to upload it."
     )
     FUNCTION = "load"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
+    OUTPUT_TOOLTIPS = ("The mesh with its materials, z up.", "Its surface alone.")
+    SEARCH_ALIASES = ("import mesh", "open mesh", "load 3d", "glb", "gltf", "obj", "ply", "stl", "upload mesh")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -82,7 +84,7 @@ class LoadMesh:
 class ExampleMesh:
     """Has the outputs of Load Mesh for the same file."""
 
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Loads one of the pack's example meshes. Replace it with Load Mesh to use your own."
     FUNCTION = "load"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
@@ -101,12 +103,17 @@ class ExampleMesh:
 
 
 class SaveGLB:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Saves a mesh as GLB in ComfyUI's output folder, with vertex colours if voxels are connected."
     FUNCTION = "save"
     RETURN_TYPES = ("STRING", FILE_3D_GLB)
     RETURN_NAMES = ("model_file", "file_3d")
+    OUTPUT_TOOLTIPS = (
+        "The saved file's name, relative to the output folder.",
+        "The saved file, for nodes that take a 3D file.",
+    )
     OUTPUT_NODE = True
+    SEARCH_ALIASES = ("glb", "gltf", "export glb", "save mesh", "vertex colours", "vertex colors")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -140,12 +147,17 @@ class SaveGLB:
 
 
 class SaveMesh:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Saves a mesh with its textures in ComfyUI's output folder: GLB, OBJ, PLY or STL."
     FUNCTION = "save"
     RETURN_TYPES = ("STRING", FILE_3D)
     RETURN_NAMES = ("model_file", "file_3d")
+    OUTPUT_TOOLTIPS = (
+        "The saved file's name, relative to the output folder.",
+        "The saved file, for nodes that take a 3D file.",
+    )
     OUTPUT_NODE = True
+    SEARCH_ALIASES = ("stl", "glb", "gltf", "obj", "ply", "export mesh", "export 3d", "save 3d", "3d print")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -169,8 +181,11 @@ class SaveMesh:
                 "filename_prefix": filename_prefix("3d/asset"),
                 "format": (list(FORMATS), {"default": "glb", "tooltip": kind}),
                 "images": (["png", "jpeg", "webp"], {"default": "png", "tooltip": images}),
-                "geometry": (list(GEOMETRIES), {"default": "full", "tooltip": geometry}),
-                "max_mib": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 4096.0, "step": 0.1, "tooltip": budget}),
+                "geometry": (list(GEOMETRIES), {"default": "full", "tooltip": geometry, "advanced": True}),
+                "max_mib": (
+                    "FLOAT",
+                    {"default": 0.0, "min": 0.0, "max": 4096.0, "step": 0.1, "tooltip": budget, "advanced": True},
+                ),
                 "scale": ("FLOAT", {"default": 1.0, "min": 0.001, "max": 10000.0, "step": 0.001, "tooltip": scale}),
             },
             "hidden": HIDDEN,
@@ -224,12 +239,14 @@ class SaveMesh:
 
 
 class PreviewMesh:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Writes a mesh as GLB to ComfyUI's temp folder, to look at without saving it."
     FUNCTION = "preview"
     RETURN_TYPES = ("STRING", FILE_3D_GLB)
     RETURN_NAMES = ("model_file", "file_3d")
+    OUTPUT_TOOLTIPS = ("The temporary file's name.", "The temporary file, for nodes that take a 3D file.")
     OUTPUT_NODE = True
+    SEARCH_ALIASES = ("view mesh", "show mesh", "preview 3d", "3d viewer", "inspect mesh")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

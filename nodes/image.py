@@ -16,7 +16,7 @@ from ..trellis2.pipeline import Pipeline
 from ..trellis2.values import VIEW_MODES, ImageCondition
 from . import host
 from .sockets import CONDITION, IMAGES, PIPELINE, PreparedImages, expect
-from .widgets import CATEGORY, chosen, number_override
+from .widgets import IMAGE_GROUP, chosen, number_override
 
 PICTURES = host.ROOT / "assets" / "images"
 BACKGROUND, OBJECT = "background (Load Image)", "object (Remove Background)"
@@ -33,7 +33,7 @@ HINT = (
 class ExampleImage:
     """Has the outputs of Load Image for the same file; a strip of square views becomes a batch."""
 
-    CATEGORY = CATEGORY
+    CATEGORY = IMAGE_GROUP
     DESCRIPTION = (
         "Loads one of the pack's example images: cut out, a photo, or four views of one object. Replace it with Load "
         "Image to use your own."
@@ -41,6 +41,8 @@ class ExampleImage:
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGE", "MASK")
     RETURN_NAMES = ("image", "mask")
+    OUTPUT_TOOLTIPS = ("The picture, RGB.", "Its background, white, as Load Image gives it.")
+    SEARCH_ALIASES = ("sample image", "test image", "demo image", "load image")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def example_pictures() -> dict[str, Path]:
 
 
 class PrepareImage:
-    CATEGORY = CATEGORY
+    CATEGORY = IMAGE_GROUP
     DESCRIPTION = (
         "Cuts the object out, by its alpha or mask or from a plain background, and crops it to a square on black, "
         "byte-identical to the reference's preprocessing. The preview shows what was cut."
@@ -76,6 +78,11 @@ class PrepareImage:
     FUNCTION = "prepare"
     RETURN_TYPES = (IMAGES, "IMAGE")
     RETURN_NAMES = ("images", "preview")
+    OUTPUT_TOOLTIPS = (
+        "Cropped pictures on black, for Image Condition or Image to 3D.",
+        "What was cut out, 512 pixels a side, to look at.",
+    )
+    SEARCH_ALIASES = ("remove background", "background", "photo", "matte", "cut out", "mask", "rembg", "crop image")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -159,11 +166,13 @@ def _matching(mask: Tensor | None, image: Tensor, background: str) -> Tensor | N
 
 
 class ConditionOnImage:
-    CATEGORY = CATEGORY
+    CATEGORY = IMAGE_GROUP
     DESCRIPTION = "Encodes images as DINOv3 tokens, the condition of every stage."
     FUNCTION = "condition"
     RETURN_TYPES = (CONDITION,)
     RETURN_NAMES = ("condition",)
+    OUTPUT_TOOLTIPS = ("Image tokens, the condition of every stage.",)
+    SEARCH_ALIASES = ("dinov3", "image encoder", "encode image", "clip vision", "multi view", "several views")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -179,7 +188,7 @@ class ConditionOnImage:
                 "images": (IMAGES, {"tooltip": "From Prepare Image."}),
                 "batch_is": ([OBJECTS, VIEWS], {"default": OBJECTS, "tooltip": batch}),
                 "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
-                "tokens": (TOKENS, {"default": "1024", "tooltip": tokens}),
+                "tokens": (TOKENS, {"default": "1024", "tooltip": tokens, "advanced": True}),
             },
             "optional": dict([number_override("tokens")]),
         }

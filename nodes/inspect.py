@@ -12,13 +12,13 @@ from ..o_voxel.values import Mesh
 from . import host
 from .sockets import ANY_MESH, TEXTURED_MESH, surface, textured
 from .textures import MATERIAL, SOURCE
-from .widgets import CATEGORY
+from .widgets import ASSET_GROUP, MESH_GROUP
 
 SECONDS = 2.0  # estimate, for the bar
 
 
 class UVAtlas:
-    CATEGORY = CATEGORY
+    CATEGORY = ASSET_GROUP
     DESCRIPTION = (
         "Draws the UV layout. Each chart has a soft colour. Orange: fewer texels than the mean; blue: more; red: "
         "triangles overlap; hatched: mirrored; the darker margin is outside the texture."
@@ -28,7 +28,7 @@ class UVAtlas:
     RETURN_NAMES = ("image", "figures")
     OUTPUT_TOOLTIPS = ("The layout, v up, as the texture lies.", "Charts, overlaps, fill and stretch as text.")
     OUTPUT_NODE = True
-    SEARCH_ALIASES = ("uv map", "uv layout", "unwrap preview", "show uv", "texture stretch")
+    SEARCH_ALIASES = ("uv", "uv map", "uv layout", "uv preview", "show uv", "texture stretch", "overlaps")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class UVAtlas:
 
 
 class MeshInfo:
-    CATEGORY = CATEGORY
+    CATEGORY = MESH_GROUP
     DESCRIPTION = (
         "Shows triangles, parts, open edges, size in metres, area, volume and textures of a mesh, and passes it on."
     )

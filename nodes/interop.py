@@ -11,7 +11,7 @@ from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh
 from . import host
 from .sockets import ANY_MESH, COMFY_MESH, MESH, TEXTURED_MESH, TRIMESH, textured
-from .widgets import CATEGORY
+from .widgets import FILES_GROUP
 
 if TYPE_CHECKING:
     import trimesh
@@ -26,11 +26,13 @@ SOURCE = (
 
 
 class ToComfyMesh:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Converts to ComfyUI's MESH, with textures except alpha; rotated to y up."
     FUNCTION = "convert"
     RETURN_TYPES = (COMFY_MESH,)
     RETURN_NAMES = ("mesh",)
+    OUTPUT_TOOLTIPS = ("ComfyUI's MESH, y up.",)
+    SEARCH_ALIASES = ("convert mesh", "comfyui mesh", "core mesh", "export mesh")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -43,12 +45,14 @@ class ToComfyMesh:
 
 
 class FromComfyMesh:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Converts ComfyUI's MESH, a batch to a list, with colours and textures; rotated to z up."
     FUNCTION = "convert"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
+    OUTPUT_TOOLTIPS = ("Meshes with materials, z up; a list.", "Their surfaces alone; a list.")
     OUTPUT_IS_LIST = (True, True)
+    SEARCH_ALIASES = ("convert mesh", "comfyui mesh", "core mesh", "import mesh")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -61,11 +65,13 @@ class FromComfyMesh:
 
 
 class ToTrimesh:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Converts to a trimesh object (TRIMESH) for other mesh packs, with textures; rotated to y up."
     FUNCTION = "convert"
     RETURN_TYPES = (TRIMESH,)
     RETURN_NAMES = ("trimesh",)
+    OUTPUT_TOOLTIPS = ("A trimesh object, y up.",)
+    SEARCH_ALIASES = ("convert mesh", "trimesh", "geompack", "export mesh")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -77,11 +83,13 @@ class ToTrimesh:
 
 
 class FromTrimesh:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Converts a trimesh object or scene (TRIMESH) of another pack, with materials."
     FUNCTION = "convert"
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
+    OUTPUT_TOOLTIPS = ("The mesh with its materials, z up.", "Its surface alone.")
+    SEARCH_ALIASES = ("convert mesh", "trimesh", "geompack", "import mesh")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

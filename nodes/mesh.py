@@ -14,7 +14,7 @@ from ..o_voxel.mesh.simplify import simplify
 from ..o_voxel.values import Mesh
 from . import host
 from .sockets import ANY_MESH, MESH, surface
-from .widgets import CATEGORY
+from .widgets import MESH_GROUP
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ SHAPE_ONLY = "A textured mesh gives its shape; its textures do not follow."
 
 
 class CleanMesh:
-    CATEGORY = CATEGORY
+    CATEGORY = MESH_GROUP
     DESCRIPTION = (
         "Cleans a raw surface: welds vertices, removes duplicate faces and tiny parts, orients faces, fills "
         "small holes."
@@ -30,6 +30,19 @@ class CleanMesh:
     FUNCTION = "clean"
     RETURN_TYPES = (MESH,)
     RETURN_NAMES = ("mesh",)
+    OUTPUT_TOOLTIPS = ("The cleaned mesh.",)
+    SEARCH_ALIASES = (
+        "clean",
+        "repair mesh",
+        "fix mesh",
+        "weld",
+        "merge vertices",
+        "remove doubles",
+        "loose parts",
+        "floaters",
+        "flip normals",
+        "orient faces",
+    )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -48,18 +61,34 @@ class CleanMesh:
                 "mesh": (ANY_MESH, {"tooltip": f"From Decode Mesh, O-Voxel to Mesh or Load Mesh. {SHAPE_ONLY}"}),
                 "weld_distance": (
                     "FLOAT",
-                    {"default": 1e-6, "min": 0.0, "max": 0.01, "step": 1e-6, "round": False, "tooltip": weld},
+                    {
+                        "default": 1e-6,
+                        "min": 0.0,
+                        "max": 0.01,
+                        "step": 1e-6,
+                        "round": False,
+                        "tooltip": weld,
+                        "advanced": True,
+                    },
                 ),
                 "min_part_share": (
                     "FLOAT",
-                    {"default": 1e-5, "min": 0.0, "max": 1.0, "step": 1e-5, "round": False, "tooltip": share},
+                    {
+                        "default": 1e-5,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 1e-5,
+                        "round": False,
+                        "tooltip": share,
+                        "advanced": True,
+                    },
                 ),
                 "keep_parts": ("INT", {"default": 0, "min": 0, "max": 100000, "tooltip": keep}),
                 "max_hole_perimeter": (
                     "FLOAT",
                     {"default": 0.03, "min": 0.0, "max": 10.0, "step": 0.001, "round": False, "tooltip": hole},
                 ),
-                "outward": (["volume", "views"], {"default": "volume", "tooltip": outward}),
+                "outward": (["volume", "views"], {"default": "volume", "tooltip": outward, "advanced": True}),
             }
         }
 
@@ -83,11 +112,13 @@ class CleanMesh:
 
 
 class FillHoles:
-    CATEGORY = CATEGORY
+    CATEGORY = MESH_GROUP
     DESCRIPTION = "Closes holes of a cleaned mesh up to a perimeter, with patches that follow the surface."
     FUNCTION = "fill"
     RETURN_TYPES = (MESH,)
     RETURN_NAMES = ("mesh",)
+    OUTPUT_TOOLTIPS = ("The mesh with its holes closed.",)
+    SEARCH_ALIASES = ("hole", "close holes", "patch", "cap", "watertight", "repair mesh")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -103,7 +134,11 @@ class FillHoles:
                 ),
                 "curved": (
                     "BOOLEAN",
-                    {"default": True, "tooltip": "Patches continue the curvature of the surrounding surface."},
+                    {
+                        "default": True,
+                        "tooltip": "Patches continue the curvature of the surrounding surface.",
+                        "advanced": True,
+                    },
                 ),
             }
         }
@@ -114,11 +149,13 @@ class FillHoles:
 
 
 class SimplifyMesh:
-    CATEGORY = CATEGORY
+    CATEGORY = MESH_GROUP
     DESCRIPTION = "Reduces the number of triangles by edge collapses of least quadric error."
     FUNCTION = "simplify"
     RETURN_TYPES = (MESH,)
     RETURN_NAMES = ("mesh",)
+    OUTPUT_TOOLTIPS = ("The mesh with fewer triangles.",)
+    SEARCH_ALIASES = ("decimate", "reduce polygons", "reduce triangles", "reduce faces", "low poly", "lowpoly", "lod")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -149,11 +186,23 @@ class SimplifyMesh:
 
 
 class Remesh:
-    CATEGORY = CATEGORY
+    CATEGORY = MESH_GROUP
     DESCRIPTION = "Makes a new closed surface around the input: both sides of every sheet, or only the outer shell."
     FUNCTION = "remesh"
     RETURN_TYPES = (MESH,)
     RETURN_NAMES = ("mesh",)
+    OUTPUT_TOOLTIPS = ("The new closed surface.",)
+    SEARCH_ALIASES = (
+        "retopo",
+        "retopology",
+        "watertight",
+        "3d print",
+        "outer shell",
+        "solid",
+        "voxel remesh",
+        "shrink wrap",
+        "manifold",
+    )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..trellis2.pipeline import Pipeline
 from ..trellis2.runtime.streaming import VRAM_MODES
 from . import host
 from .sockets import PIPELINE, SAMPLER, SamplerOverrides
-from .widgets import CATEGORY, FROM_MODEL, STEP_CACHE, override
+from .widgets import FROM_MODEL, MODEL_GROUP, STEP_CACHE, override
 
 PRECISIONS = ["auto", "bfloat16", "float16", "float32"]
 QUANTIZATIONS = ["none", *FORMATS]
@@ -24,11 +24,13 @@ LEAST_SHIFT = 0.1
 class LoadModel:
     """Networks are read from disk on first use by a stage, and moved by ComfyUI's memory management."""
 
-    CATEGORY = CATEGORY
+    CATEGORY = MODEL_GROUP
     DESCRIPTION = "Opens a TRELLIS.2 checkpoint. Each network is loaded on first use."
     FUNCTION = "load"
     RETURN_TYPES = (PIPELINE,)
     RETURN_NAMES = ("pipeline",)
+    OUTPUT_TOOLTIPS = ("The open checkpoint, for Image Condition, the stages, Decode Mesh and Image to 3D.",)
+    SEARCH_ALIASES = ("trellis", "trellis2", "load checkpoint", "checkpoint loader", "3d model loader", "low vram")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -62,8 +64,8 @@ class LoadModel:
         return {
             "required": {
                 "model": (choices, {"tooltip": model}),
-                "precision": (PRECISIONS, {"default": "auto", "tooltip": precision}),
-                "attention": (names, {"default": "auto", "tooltip": attention}),
+                "precision": (PRECISIONS, {"default": "auto", "tooltip": precision, "advanced": True}),
+                "attention": (names, {"default": "auto", "tooltip": attention, "advanced": True}),
             },
             "optional": {
                 "quantization": (QUANTIZATIONS, {"default": "none", "tooltip": quantization}),
@@ -102,7 +104,7 @@ class LoadModel:
 class SamplerSettings:
     """Rarely changed sampling settings, for any stage's `sampler` input."""
 
-    CATEGORY = CATEGORY
+    CATEGORY = MODEL_GROUP
     DESCRIPTION = (
         "Guidance rescale, guidance interval, schedule and step cache of one stage; connect it to the stage's sampler "
         "input."
@@ -110,6 +112,8 @@ class SamplerSettings:
     FUNCTION = "settings"
     RETURN_TYPES = (SAMPLER,)
     RETURN_NAMES = ("sampler",)
+    OUTPUT_TOOLTIPS = ("Settings for the sampler input of one stage, or of several.",)
+    SEARCH_ALIASES = ("sampler", "guidance rescale", "cfg rescale", "schedule", "step cache", "speed up")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

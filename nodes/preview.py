@@ -14,7 +14,7 @@ from ..o_voxel.values import Mesh, VoxelField
 from ..o_voxel.voxels.sample import vertex_materials
 from . import host
 from .sockets import ANY_MESH, COMFY_CAMERA, VOXELS, expect, painted, surface
-from .widgets import CATEGORY
+from .widgets import ASSET_GROUP
 
 SCENE_SECONDS = 1.0  # estimate, for the bar
 CAMERA = (
@@ -24,11 +24,13 @@ CAMERA = (
 
 
 class RenderPreview:
-    CATEGORY = CATEGORY
+    CATEGORY = ASSET_GROUP
     DESCRIPTION = "Renders a mesh in a studio setup: one image, or a turntable as a batch of images."
     FUNCTION = "render"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("images",)
+    OUTPUT_TOOLTIPS = ("An image a frame, RGB.",)
+    SEARCH_ALIASES = ("render", "turntable", "rotate", "screenshot", "mesh to image", "thumbnail", "orbit")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

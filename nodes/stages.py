@@ -24,8 +24,8 @@ from .sockets import (
     expect,
 )
 from .widgets import (
-    CATEGORY,
     FROM_MODEL,
+    GENERATE_GROUP,
     SEED,
     STEP_CACHE,
     TOKENS,
@@ -44,11 +44,13 @@ STAGES = ("condition", "structure", "shape", "cascade", "texture", "decode")
 
 
 class SampleStructure:
-    CATEGORY = CATEGORY
+    CATEGORY = GENERATE_GROUP
     DESCRIPTION = "Samples the voxels of a coarse grid that the object occupies."
     FUNCTION = "sample"
     RETURN_TYPES = (STRUCTURE,)
     RETURN_NAMES = ("structure",)
+    OUTPUT_TOOLTIPS = ("The occupied voxels of the coarse grid, for Sample Shape.",)
+    SEARCH_ALIASES = ("sparse structure", "occupancy", "coarse voxels", "first stage", "sampler")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -80,11 +82,13 @@ class SampleStructure:
 
 
 class SampleShape:
-    CATEGORY = CATEGORY
+    CATEGORY = GENERATE_GROUP
     DESCRIPTION = "Samples the shape on the structure's voxels: 512 from a 32 grid, 1024 from a 64 grid."
     FUNCTION = "sample"
     RETURN_TYPES = (SHAPE,)
     RETURN_NAMES = ("shape",)
+    OUTPUT_TOOLTIPS = ("The shape latent, for Shape Cascade, Sample Texture and Decode Mesh.",)
+    SEARCH_ALIASES = ("geometry", "shape latent", "second stage", "sampler")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -113,11 +117,13 @@ class SampleShape:
 
 
 class CascadeShape:
-    CATEGORY = CATEGORY
+    CATEGORY = GENERATE_GROUP
     DESCRIPTION = "Samples the shape again, on the finer voxels predicted from the coarse shape."
     FUNCTION = "sample"
     RETURN_TYPES = (SHAPE,)
     RETURN_NAMES = ("shape",)
+    OUTPUT_TOOLTIPS = ("The finer shape latent, for Sample Texture and Decode Mesh.",)
+    SEARCH_ALIASES = ("high resolution", "upscale shape", "more detail", "upsample shape", "1536", "2048")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -169,11 +175,13 @@ class CascadeShape:
 
 
 class SampleTexture:
-    CATEGORY = CATEGORY
+    CATEGORY = GENERATE_GROUP
     DESCRIPTION = "Samples colour, metallic, roughness and opacity for a shape."
     FUNCTION = "sample"
     RETURN_TYPES = (TEXTURE,)
     RETURN_NAMES = ("texture",)
+    OUTPUT_TOOLTIPS = ("The material latent, for Decode Mesh.",)
+    SEARCH_ALIASES = ("texture", "material", "pbr", "colour", "color", "retexture", "texture latent")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -203,12 +211,17 @@ class SampleTexture:
 class DecodeMesh:
     """A batch is returned as lists, which ComfyUI passes to the following nodes one object at a time."""
 
-    CATEGORY = CATEGORY
+    CATEGORY = GENERATE_GROUP
     DESCRIPTION = "Decodes the shape to a surface and the texture to PBR materials on its voxels."
     FUNCTION = "decode"
     RETURN_TYPES = (MESH, VOXELS)
     RETURN_NAMES = ("mesh", "voxels")
+    OUTPUT_TOOLTIPS = (
+        "The raw surface, z up; a list, an item an object.",
+        "Materials on the surface's voxels; a list, an item an object. None without a texture.",
+    )
     OUTPUT_IS_LIST = (True, True)
+    SEARCH_ALIASES = ("vae decode", "latent to mesh", "decode latent", "extract mesh", "flexible dual grid")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -233,19 +246,24 @@ class DecodeMesh:
 class ImageTo3D:
     """Makes the same calls as the separate nodes, with the checkpoint's settings."""
 
-    CATEGORY = CATEGORY
+    CATEGORY = GENERATE_GROUP
     DESCRIPTION = "Images to meshes with materials in one node. The separate nodes recompute only the changed stages."
     FUNCTION = "generate"
     RETURN_TYPES = (MESH, VOXELS)
     RETURN_NAMES = ("mesh", "voxels")
+    OUTPUT_TOOLTIPS = (
+        "The raw surface, z up; a list, an item an object.",
+        "Materials on the surface's voxels; a list, an item an object.",
+    )
     OUTPUT_IS_LIST = (True, True)
+    SEARCH_ALIASES = ("image to 3d", "picture to 3d", "photo to 3d", "image to mesh", "picture to mesh", "trellis")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         kind = (
             "Voxels a side of the surface. The model's own: 1024_cascade for the published one, 512 for the built-in "
             "mini, its only type. A cascade samples at 512 first, then finer: sharper, and the published default; "
-            "plain 1024 samples once from a 64 grid. About 3 s, 8 s, 17 s and 60 s from 512 up on a data-centre card."
+            "plain 1024 samples once from a 64 grid. On an H200 about 4 s at 1024, 10 s at 1536 and 50 s at 2048."
         )
         batch = "Meaning of a batch: one object per image, or one object seen from several sides."
         mode = "How several views guide the sampling. average: all at every step; cycle: one after the other."

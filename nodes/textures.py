@@ -12,7 +12,7 @@ from ..o_voxel.material import TexturedMesh
 from ..o_voxel.texture_images import TextureImages, check_material, texture_images, with_texture_images
 from . import host
 from .sockets import ANY_MESH, TEXTURED_MESH, textured
-from .widgets import CATEGORY
+from .widgets import ASSET_GROUP
 
 SOURCE = "From Bake Textures, Game-Ready Asset, Unwrap or Load Mesh."
 MATERIAL = (
@@ -22,6 +22,7 @@ MATERIAL = (
         "min": 0,
         "max": 9999,
         "tooltip": "Which material, from 0. Baked meshes have one; files may have more.",
+        "advanced": True,
     },
 )
 PICTURES = {
@@ -33,7 +34,7 @@ PICTURES = {
 
 
 class TexturesToImages:
-    CATEGORY = CATEGORY
+    CATEGORY = ASSET_GROUP
     DESCRIPTION = (
         "Outputs the textures of a mesh as images, for any image node. A map that the material lacks is a plain image "
         "of its factor; the normal map is then flat."
@@ -57,7 +58,7 @@ class TexturesToImages:
 
 
 class ImagesToTextures:
-    CATEGORY = CATEGORY
+    CATEGORY = ASSET_GROUP
     DESCRIPTION = (
         "Replaces textures of a mesh by images of any size: upscaled, repainted, new. Maps without an image stay."
     )

@@ -15,18 +15,20 @@ from ..o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from . import host
 from .files import loadable
 from .sockets import ANY_MESH, MESH, O_VOXEL, VOXELS, expect, textured
-from .widgets import CATEGORY, filename_prefix
+from .widgets import FILES_GROUP, MESH_GROUP, filename_prefix
 
 VOXEL_SUFFIXES = (".vxz", ".npz", ".ply")
 RESOLUTION = {"default": 512, "min": 16, "max": 2048, "step": 16}
 
 
 class MeshToVoxels:
-    CATEGORY = CATEGORY
+    CATEGORY = MESH_GROUP
     DESCRIPTION = "Converts any mesh, open or closed, with or without inner parts, to an O-Voxel over the unit cube."
     FUNCTION = "voxelize"
     RETURN_TYPES = (O_VOXEL,)
     RETURN_NAMES = ("o_voxel",)
+    OUTPUT_TOOLTIPS = ("Surface and materials on the voxels of the unit cube.",)
+    SEARCH_ALIASES = ("voxel", "voxelize", "voxelise", "o-voxel", "texture transfer", "sample materials")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -47,11 +49,13 @@ class MeshToVoxels:
 
 
 class VoxelsToMesh:
-    CATEGORY = CATEGORY
+    CATEGORY = MESH_GROUP
     DESCRIPTION = "Extracts the surface of an O-Voxel, and its materials if any."
     FUNCTION = "extract"
     RETURN_TYPES = (MESH, VOXELS)
     RETURN_NAMES = ("mesh", "voxels")
+    OUTPUT_TOOLTIPS = ("The surface of the O-Voxel, z up.", "Its materials, for Bake Textures; None if it has none.")
+    SEARCH_ALIASES = ("voxel", "voxel to mesh", "dual contouring", "marching cubes", "extract surface")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -59,7 +63,10 @@ class VoxelsToMesh:
         return {
             "required": {
                 "o_voxel": (O_VOXEL, {"tooltip": "From Mesh to O-Voxel or Load O-Voxel."}),
-                "tile_size": ("INT", {"default": 0, "min": 0, "max": 4096, "step": 16, "tooltip": tile}),
+                "tile_size": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 4096, "step": 16, "tooltip": tile, "advanced": True},
+                ),
             }
         }
 
@@ -70,11 +77,13 @@ class VoxelsToMesh:
 
 
 class LoadVoxels:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Reads an O-Voxel from .vxz, .npz or .ply."
     FUNCTION = "load"
     RETURN_TYPES = (O_VOXEL,)
     RETURN_NAMES = ("o_voxel",)
+    OUTPUT_TOOLTIPS = ("Surface and, if the file has them, materials on voxels.",)
+    SEARCH_ALIASES = ("import voxels", "open voxels", "voxel", "vxz")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -83,7 +92,10 @@ class LoadVoxels:
         return {
             "required": {
                 "file": (host.input_files(VOXEL_SUFFIXES), {"tooltip": path}),
-                "resolution": ("INT", {"default": 0, "min": 0, "max": 2048, "step": 16, "tooltip": resolution}),
+                "resolution": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 2048, "step": 16, "tooltip": resolution, "advanced": True},
+                ),
             }
         }
 
@@ -103,12 +115,14 @@ class LoadVoxels:
 
 
 class SaveVoxels:
-    CATEGORY = CATEGORY
+    CATEGORY = FILES_GROUP
     DESCRIPTION = "Saves an O-Voxel in ComfyUI's output folder, in formats that the original's tools read."
     FUNCTION = "save"
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("file",)
+    OUTPUT_TOOLTIPS = ("The saved file's name, relative to the output folder.",)
     OUTPUT_NODE = True
+    SEARCH_ALIASES = ("export voxels", "voxel", "vxz")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

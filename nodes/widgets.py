@@ -10,7 +10,14 @@ from ..trellis2.checkpoint.config import SamplerConfig
 from ..trellis2.pipeline import MAX_TOKENS
 from .sockets import CONDITION, PIPELINE, SAMPLER, SamplerOverrides
 
-CATEGORY = "TRELLIS.2"
+# The groups of the node menu.
+MODEL_GROUP = "TRELLIS.2/model"
+IMAGE_GROUP = "TRELLIS.2/image"
+GENERATE_GROUP = "TRELLIS.2/generate"
+MESH_GROUP = "TRELLIS.2/mesh"
+ASSET_GROUP = "TRELLIS.2/asset"
+FILES_GROUP = "TRELLIS.2/files"
+GROUPS = (MODEL_GROUP, IMAGE_GROUP, GENERATE_GROUP, MESH_GROUP, ASSET_GROUP, FILES_GROUP)
 FROM_MODEL = -1.0  # a sampler widget at this value, or any below 0, keeps the checkpoint's setting
 TYPE_FROM_MODEL = "the model's own"
 

@@ -1,18 +1,23 @@
 """The help pages of the nodes, web/docs/<node id>.md, which ComfyUI shows beside the canvas.
 
 A page has a part by hand, above MARKER, that stays; below it inputs and outputs follow from the node's declaration.
+The tables of docs/nodes.md, one for each group of the node menu, follow from the declarations too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "web" / "docs"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 MARKER = "<!-- Below: written by tools/write.py from the node's declaration. -->"
-PICTURE = "![{title} on the canvas](pictures/{name}.webp)"
+OVERVIEW = ROOT / "docs" / "nodes.md"
+TABLE = re.compile(r"(<!-- nodes of (TRELLIS\.2/\w+), by tools/write\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+PICTURE = "![{title} on the canvas](pictures/{name}.svg)"
 
 
 def page(name: str, node: type, title: str, by_hand: str) -> str:
@@ -42,11 +47,37 @@ def texts(nodes: Mapping[str, type], titles: Mapping[str, str], folder: Path = F
     return pages
 
 
+def overview(text: str, nodes: Mapping[str, type], titles: Mapping[str, str]) -> str:
+    """Returns the overview `text` with the table of every group between its markers written anew."""
+
+    def table(found: re.Match[str]) -> str:
+        members = [name for name, node in nodes.items() if found[2] == node.CATEGORY]
+        rows = [_row(name, nodes[name], titles[name].removeprefix("TRELLIS.2 ")) for name in members]
+        return "\n".join((found[1] + "| node | in → out | what it does |", "|---|---|---|", *rows, found[3]))
+
+    return TABLE.sub(table, text)
+
+
+def _row(name: str, node: type, title: str) -> str:
+    declared = node.INPUT_TYPES()
+    sockets = [
+        key
+        for part in ("required", "optional")
+        for key, (kind, *options) in declared.get(part, {}).items()
+        if isinstance(kind, str) and kind not in WIDGETS and not _option(options, "forceInput")
+    ]
+    wires = f"{', '.join(sockets)} → {', '.join(node.RETURN_NAMES)}".strip()
+    return f"| [{title}](../web/docs/{name}.md) | {wires} | {node.DESCRIPTION} |"
+
+
+def _option(options: Sequence[Mapping[str, Any]], key: str) -> Any:
+    return options[0].get(key) if options else None
+
+
 def _inputs(node: type) -> list[str]:
     declared = node.INPUT_TYPES()
     rows = [
-        f"| `{name}`{'' if part == 'required' else ' (optional)'} | {_kind(kind)} | {_default(kind, *options)} | "
-        f"{_cell(*options)} |"
+        f"| `{name}`{_notes(part, *options)} | {_kind(kind)} | {_default(kind, *options)} | {_cell(*options)} |"
         for part in ("required", "optional")
         for name, (kind, *options) in declared.get(part, {}).items()
     ]
@@ -65,6 +96,12 @@ def _outputs(node: type) -> list[str]:
         for name, kind, text in zip(names, node.RETURN_TYPES, tooltips, strict=True)
     ]
     return ["", "## Outputs", "", "| output | type | |", "|---|---|---|", *rows]
+
+
+def _notes(part: str, options: Mapping[str, Any] | None = None) -> str:
+    """Says of an input that it is optional, or advanced: ComfyUI then shows it on demand."""
+    notes = [*(["optional"] if part == "optional" else []), *(["advanced"] if (options or {}).get("advanced") else [])]
+    return f" ({', '.join(notes)})" if notes else ""
 
 
 def _kind(kind: Any) -> str:

@@ -23,20 +23,24 @@ def load_pack() -> ModuleType:
 
 
 def main() -> None:
-    """Writes workflows, their API form and the help pages."""
+    """Writes workflows, their API form, the help pages with their pictures, and the tables of docs/nodes.md."""
     pack = load_pack()
     workflows = importlib.import_module(f"{PACK}.tools.workflows")
     blueprint = importlib.import_module(f"{PACK}.tools.blueprint")
     node_docs = importlib.import_module(f"{PACK}.tools.node_docs")
+    node_picture = importlib.import_module(f"{PACK}.tools.node_picture")
     nodes, titles = pack.NODE_CLASS_MAPPINGS, pack.NODE_DISPLAY_NAME_MAPPINGS
     for folder, files in (
         (workflows.FOLDER, workflows.texts(nodes)),
         (blueprint.FOLDER, blueprint.texts(nodes)),
         (node_docs.FOLDER, node_docs.texts(nodes, titles)),
+        (node_docs.FOLDER, node_picture.texts(nodes, titles)),
     ):
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
+    text = node_docs.OVERVIEW.read_text(encoding="utf-8")
+    node_docs.OVERVIEW.write_text(node_docs.overview(text, nodes, titles), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-// Upload to the loaders of files: a button, and files dropped on the node. ComfyUI's own upload options take pictures,
-// sound and video; those of its 3D loader belong to that node.
+// 1. Upload to the loaders of files: a button, and files dropped on the node. ComfyUI's own upload options take pictures,
+//    sound and video; those of its 3D loader belong to that node.
+// 2. Colours of the sockets and wires.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
@@ -69,5 +70,50 @@ app.registerExtension({
       choose(node, widget, suffixes, files);
       return true;
     };
+  },
+});
+
+// Meshes are one family of colours, voxels and latents others; what resembles a type of ComfyUI's own has its colour.
+const COLORS = {
+  T2_MESH: "#26A69A",
+  T2_TEXTURED_MESH: "#7FE0D2",
+  T2_VOXELS: "#D4E157",
+  T2_O_VOXEL: "#9EAD2B",
+  T2_STRUCTURE: "#C77DFF",
+  T2_SHAPE: "#E07BEA",
+  T2_TEXTURE: "#FF9CD6",
+  T2_ASSET_OPTIONS: "#C9B79C",
+};
+const COLOR_OF = { T2_IMAGES: "IMAGE", T2_PIPELINE: "MODEL", T2_CONDITION: "CONDITIONING", T2_SAMPLER: "SAMPLER" };
+
+// A palette blanks the colours of all types that it does not know, whenever one is chosen: what is blank is ours.
+function paint(colors) {
+  for (const type of [...Object.keys(COLORS), ...Object.keys(COLOR_OF)]) {
+    let chosen = colors[type];
+    Object.defineProperty(colors, type, {
+      configurable: true,
+      enumerable: true,
+      get: () => chosen || COLORS[type] || colors[COLOR_OF[type]],
+      set: (color) => {
+        chosen = color;
+      },
+    });
+  }
+}
+
+app.registerExtension({
+  name: "TRELLIS2.Colors",
+  setup() {
+    paint(app.canvas.default_connection_color_byType);
+    paint(app.canvas.constructor.link_type_colors);
+    // Nodes 2.0 read variables, which a palette sets on the root element itself, before any style sheet.
+    const variables = [
+      ...Object.entries(COLORS),
+      ...Object.entries(COLOR_OF).map(([type, other]) => [type, `var(--color-datatype-${other})`]),
+    ].map(([type, color]) => `--color-datatype-${type}: ${color};`);
+    const style = document.createElement("style");
+    style.textContent = `:root { ${variables.join(" ")} }`;
+    document.head.append(style);
+    app.canvas.setDirty(true, true);
   },
 });

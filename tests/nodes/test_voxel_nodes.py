@@ -3,7 +3,7 @@
 import pytest
 import torch
 import trimesh
-from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host
+from comfyui_trellis2.nodes import host
 from comfyui_trellis2.nodes.files import LoadMesh
 from comfyui_trellis2.nodes.preview import RenderPreview
 from comfyui_trellis2.nodes.voxels import LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
@@ -70,7 +70,3 @@ def test_wrong_objects_and_missing_files(comfy):
         VoxelsToMesh().extract({}, 0)
     with pytest.raises(TypeError, match="T2_MESH"):
         RenderPreview().render(None, 1, 64, 0.0, 0.0)
-
-
-def test_every_node_has_a_category():
-    assert {node.CATEGORY for node in NODE_CLASS_MAPPINGS.values()} == {"TRELLIS.2"}
