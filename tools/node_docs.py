@@ -99,7 +99,7 @@ def _outputs(node: type) -> list[str]:
 
 
 def _notes(part: str, options: Mapping[str, Any] | None = None) -> str:
-    """Says of an input that it is optional, or advanced: ComfyUI then shows it on demand."""
+    """Says of an input that it is optional, or advanced: Nodes 2.0 then show it on demand."""
     notes = [*(["optional"] if part == "optional" else []), *(["advanced"] if (options or {}).get("advanced") else [])]
     return f" ({', '.join(notes)})" if notes else ""
 

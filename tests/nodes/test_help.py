@@ -129,7 +129,7 @@ def test_every_input_has_a_tooltip(name):
 def test_a_node_shows_at_least_one_of_its_widgets(name):
     options = widgets(NODE_CLASS_MAPPINGS[name]).values()
     assert not options or not all(option.get("advanced") for option in options)
-    # Hidden until asked for, so it must have a value.
+    # Nodes 2.0 hide it until asked for, so it must have a value.
     assert all("default" in option for option in options if option.get("advanced"))
 
 
