@@ -21,8 +21,9 @@ T = TypeVar("T")
 
 # Seconds between two reports of work in the background.
 POLL = 0.3
-# The largest fraction that an estimate reaches before the work ends.
+# The largest fraction that a report reaches before the work ends, and the one that the creep goes to beyond it.
 ALMOST = 0.98
+CREPT = 0.999
 
 
 def silent(fraction: float) -> None:
@@ -97,7 +98,7 @@ def in_background(work: Callable[[Progress], T], progress: Progress | None, seco
 def _pass_on(reports: SimpleQueue, progress: Progress, seconds: float) -> None:
     """Calls `progress` with the fractions that arrive, until None does.
 
-    Where they do not move the bar, it creeps: alone it would be at t / (t + seconds) of ALMOST after t seconds, which
+    Where they do not move the bar, it creeps: alone it would be at t / (t + seconds) of CREPT after t seconds, which
     moves visibly even far beyond them.
     """
     begun = moved = time.monotonic()
@@ -111,7 +112,7 @@ def _pass_on(reports: SimpleQueue, progress: Progress, seconds: float) -> None:
             return
         now, target = time.monotonic(), min(fraction, ALMOST)
         if target <= shown and now - moved >= POLL:
-            target = shown + max(0.0, ALMOST - shown) * (now - moved) / (now - begun + seconds)
+            target = shown + max(0.0, CREPT - shown) * (now - moved) / (now - begun + seconds)
         if target > shown:
             shown, moved = target, now
         progress(shown)

@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=300_000)
     parser.add_argument("--cancel", action="store_true")
     parser.add_argument("--cold", action="store_true", help="do not run each case once before")
-    parser.add_argument("--trace", action="store_true", help="print every silence above 0.4 s")
+    parser.add_argument("--trace", action="store_true", help="print silences above 0.4 s, and the bar's above 0.9 s")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(options, Inputs(options.resolution, options.faces), Comfy(Path(folder)))
@@ -284,6 +284,11 @@ def measure(options: argparse.Namespace, inputs: Inputs, comfy: Comfy) -> None:
             for a, b in itertools.pairwise(ends):
                 if b - a > 0.4:
                     print(f"    {a - comfy.begun:7.2f} .. {b - comfy.begun:7.2f}: {b - a:.2f}")
+            stood = [(comfy.begun, 0.0), *comfy.bars, (comfy.begun + seconds, 1.0)]
+            for (a, fraction), (b, _) in itertools.pairwise(stood):
+                if b - a > 0.9:
+                    span = f"{a - comfy.begun:7.2f} .. {b - comfy.begun:7.2f}"
+                    print(f"    {span}: {b - a:.2f}, the bar at {fraction:.3f}")
 
 
 if __name__ == "__main__":

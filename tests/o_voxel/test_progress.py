@@ -176,6 +176,20 @@ class TestInBackground:
         for progress in (None, silent, scaled(None, 0, 1), scaled(silent, 0, 1), staged(None, "a")):
             assert in_background(lambda report: threading.current_thread(), progress, 1) is threading.current_thread()
 
+    def test_it_moves_on_where_the_work_has_reported_all(self):
+        seen = []
+
+        def work(report) -> None:
+            report(1.0)
+            time.sleep(4.5 * POLL)
+
+        in_background(work, seen.append, 10.0)
+        moving = seen[:-1]
+        assert len(moving) >= 4
+        assert all(before < after < 1 for before, after in zip(moving, moving[1:], strict=False))
+        assert round(10_000 * moving[-1]) > round(10_000 * moving[0])
+        assert seen[-1] == 1
+
     def test_it_reports_while_a_call_is_silent(self):
         seen = []
         assert in_background(lambda report: time.sleep(4.5 * POLL), seen.append, 1.0) is None
