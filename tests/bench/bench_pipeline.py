@@ -93,6 +93,9 @@ class RandomWeights:
         self.config, self.descriptions = parse_pipeline(published["pipeline"], "published.json"), published["models"]
         self.shape, self.made = shape, {}
 
+    def files(self, role):
+        return []
+
     def load(self, role, dtype, backends):
         model = self.make(role, dtype)
         if "flow" in role:

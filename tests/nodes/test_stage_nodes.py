@@ -22,8 +22,12 @@ RELEASED = json.loads((Path(__file__).parent / "stage_inputs.json").read_text(en
 
 
 def inputs(declared):
-    """[(name, required or optional, type, options)] in the canvas's order."""
-    return [(name, group, *entry) for group, entries in declared.items() for name, entry in entries.items()]
+    """[(name, required or optional, type, options)] in the canvas's order, without what only explains or folds away."""
+    return [
+        (name, group, kind, {key: value for key, value in options.items() if key not in ("tooltip", "advanced")})
+        for group, entries in declared.items()
+        for name, (kind, options) in entries.items()
+    ]
 
 
 @pytest.mark.parametrize("name", list(RELEASED))
