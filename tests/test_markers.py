@@ -89,7 +89,8 @@ def test_an_unknown_marker_is_an_error(tmp_path: Path):
 
 
 def test_the_versions_are_those_that_are_imported():
-    assert f"torch {torch.__version__}" in conftest.versions()
+    # A build for CUDA says 2.13.0+cu130 of itself and 2.13.0 in its metadata.
+    assert f"torch {torch.__version__.partition('+')[0]}" in conftest.versions()
 
 
 def test_processes_share_the_cores():
