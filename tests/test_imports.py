@@ -93,6 +93,7 @@ def test_importing_changes_nothing(imported: dict):
     assert imported["changed"] == {}
 
 
+@pytest.mark.slow
 def test_importing_loads_no_kernel_and_no_heavy_library(imported: dict):
     assert "probe.o_voxel.core.grid" in imported["loaded"]
     ours = [name for name in imported["loaded"] if name.startswith("probe.")]

@@ -70,6 +70,7 @@ def test_no_global_no_bare_except_no_star(file: Path):
     assert wrong == []
 
 
+@pytest.mark.slow
 @modules
 def test_what_the_linter_is_told_to_pass_has_a_reason(file: Path):
     silenced = [line for line in file.read_text(encoding="utf-8").splitlines() if re.search(r"#\s*(noqa|type:)", line)]

@@ -143,6 +143,7 @@ def test_comfyui_finds_two_mappings_its_web_folder_and_nothing_else(loaded: Modu
     assert public - set(loaded.__all__) <= set(PACKAGES)
 
 
+@pytest.mark.slow
 def test_comfyui_can_read_every_node(loaded: ModuleType):
     nodes = loaded.NODE_CLASS_MAPPINGS
     assert nodes

@@ -27,6 +27,7 @@ def test_velocity(network, arrays, close, name, times):
     assert all(torch.equal(value, before[key]) for key, value in data.items())
 
 
+@pytest.mark.slow
 @names
 def test_velocity_with_the_reference_attention(network, arrays, close, name):
     data = arrays(f"{name}.data.npz")

@@ -57,6 +57,7 @@ def test_voxels_and_flags_are_the_originals(data, made, mesh, resolution):
     assert torch.equal(intersected, data[f"{mesh}.{resolution}.intersected"])
 
 
+@pytest.mark.slow
 @grids
 def test_vertices_are_the_originals_to_its_rounding(data, made, mesh, resolution):
     coords, dual, _ = made(mesh, resolution)

@@ -77,6 +77,7 @@ def test_the_interleave_that_the_original_cannot_read(golden: Golden):
     np.testing.assert_array_equal(rows(records)[order], rows(whole)[expected])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FILES, "dualgrid_sphere32.vxz", "interleave_all.vxz"])
 def test_we_write_the_originals_layout(name: str, golden: Golden, tmp_path: Path):
     need_codec(name)

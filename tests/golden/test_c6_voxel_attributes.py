@@ -61,6 +61,7 @@ def test_the_comparison_sees_an_absolute_distance_and_a_fixed_mip_level(referenc
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slab", [1, 100, 1 << 20])
 def test_slabs_change_no_byte(mesh, slab):
     scene = pack_scene(mesh, GRID, emissive=False, normal=True, mip_offset=0.0)

@@ -172,6 +172,7 @@ def test_structure(runs, kind):
     assert torch.equal(CoordSet.from_items([ours.voxels]).rows, reference["coords"])
 
 
+@pytest.mark.slow
 @types
 def test_shape_latent(runs, close, kind):
     ours, reference = runs(kind)
@@ -262,6 +263,7 @@ def test_pipeline_object_structure(pipeline, runs, described, shared, condition)
     assert structure.noise_history == ((tuple(shared["noise_ss"].shape[1:]),),)
 
 
+@pytest.mark.slow
 @types
 def test_pipeline_object(pipeline, runs, described, shared, condition, kind):
     ours, _ = runs(kind)

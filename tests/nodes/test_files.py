@@ -39,6 +39,7 @@ def json_of(path):
     return json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
 
 
+@pytest.mark.slow
 def test_what_is_listed(home):
     assert files.input_files((".glb",)) == [host.NO_FILE]
     for name in ("b.GLB", "a.obj", "3d/c.glb", "3d/deep/d.glb", "picture.png"):

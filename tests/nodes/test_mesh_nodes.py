@@ -91,6 +91,7 @@ def test_a_file_size_budget(ball, comfy):
     assert (comfy / name).stat().st_size <= 0.1 * 2**20
 
 
+@pytest.mark.slow
 def test_remesh(ball):
     (shell,) = Remesh().remesh(ball[0], "outer shell", 32)
     assert trimesh.Trimesh(shell.vertices.numpy(), shell.faces.numpy()).is_watertight

@@ -21,6 +21,7 @@ def ball(tmp_path, monkeypatch):
     return "ball.glb"
 
 
+@pytest.mark.slow
 def test_mesh_to_voxels_to_file_and_back(ball, comfy, monkeypatch):
     textured, mesh = LoadMesh().load(ball, True)
     assert (mesh.vertices.amax(0) - mesh.vertices.amin(0)).amax().item() == pytest.approx(1, abs=1e-4)

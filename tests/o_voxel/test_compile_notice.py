@@ -24,6 +24,7 @@ def test_short_compilations_say_nothing(caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_a_long_one_says_so_once_and_then_what_it_took(caplog):
     notice = CompileNotice()
     for _ in range(3):  # nested, as a kernel that calls another
@@ -36,6 +37,7 @@ def test_a_long_one_says_so_once_and_then_what_it_took(caplog):
     assert "kernels compiled after" in caplog.messages[1]
 
 
+@pytest.mark.slow
 def test_many_short_ones_in_a_row_count_as_a_long_one(caplog, monkeypatch):
     monkeypatch.setattr(compile_notice, "SILENT_SECONDS", 1.0)
     notice, ends = CompileNotice(), time.monotonic() + 3

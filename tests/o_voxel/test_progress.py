@@ -156,6 +156,7 @@ def test_fractions_rise_to_one_and_change_nothing(name, made, folder, tmp_path):
     assert same(with_progress, leaves(work(made, tmp_path / "again", None)))
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("last", [1, 2, 3])
 def test_a_cancel_comes_out_and_leaves_no_file(name, made, folder, last):

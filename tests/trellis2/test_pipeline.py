@@ -183,6 +183,7 @@ def test_the_digest_sees_every_part(shape, condition):
 # Batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", OBJECTS)
 def test_a_batch_of_conditions_is_single_runs(stages, objects, condition, i):
     assert condition.tokens_512.shape == (3, 1, 1029, 32) and condition.tokens_1024.shape == (3, 1, 4101, 32)
@@ -207,6 +208,7 @@ def test_a_finer_structure_holds_the_same_voxels(tiny, condition):
         assert torch.equal(torch.unique(many // 2, dim=0), few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", OBJECTS)
 def test_a_batch_of_shapes_is_single_runs(stages, condition, few, shape, i):
     single = stages.shape(item(condition, i), item(few, i), seed=SEED + i)
@@ -225,6 +227,7 @@ def test_a_batch_of_fine_shapes_is_single_runs(stages, condition, few):
         assert_same_latent(batch, stages.shape(item(condition, i), item(fine, i), seed=SEED + i), i)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", OBJECTS)
 def test_a_batch_of_cascades_is_single_runs(stages, condition, shape, cascade, i):
     assert_same_latent(cascade, stages.cascade(item(condition, i), item(shape, i), seed=SEED + i), i)
@@ -264,6 +267,7 @@ def test_cascade_voxels_hold_the_centres_of_the_fine_ones(count):
     assert voxels.tolist() == sorted(map(list, expected))
 
 
+@pytest.mark.slow
 def test_a_cascade_stops_at_its_floor(stages, condition, shape, cascade):
     floor = stages.cascade(condition, shape, resolution=2048, max_tokens=1)
     assert digest(floor) == digest(cascade)
@@ -278,6 +282,7 @@ def test_a_batch_of_textures_is_single_runs(request, stages, condition, latent):
         assert_same_latent(batch, stages.texture(item(condition, i), item(latent, i), seed=SEED + i), i)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", OBJECTS)
 def test_a_batch_of_decodes_is_single_runs(stages, shape, texture, assets, i):
     batch, (single,) = assets[i], stages.decode(item(shape, i), item(texture, i))
@@ -353,6 +358,7 @@ def still(tiny) -> Pipeline:
     return pipeline
 
 
+@pytest.mark.slow
 def test_an_items_stages_draw_from_one_stream(tiny, condition):
     """Noise in the reference's order: structure, shape, finer shape, texture, all after one seeding."""
     pipeline, latents = still(tiny), []
@@ -418,6 +424,7 @@ def test_identical_views_of_a_batch_are_one_view(stages, condition, few, shape):
     torch.testing.assert_close(several.slat.feats, shape.slat.feats, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_views_are_conditioned_one_by_one(stages, objects, condition):
     views = [images[0] for images in objects]
     together = stages.condition([views[:2], views[1:]], view_mode="cycle")
@@ -647,6 +654,7 @@ def test_a_pipeline_on_the_cpu_runs_in_single_precision(tiny, condition, few, sh
     assert digest(Stages(Pipeline.load(str(tiny), KeepLoaded("cpu"))).shape(condition, few)) == digest(shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, bound", [("float16", 0.3), ("bfloat16", 2.0)])
 def test_other_types_run_on_the_cpu_and_give_single_precision(tiny, condition, few, shape, dtype, bound):
     stages = Stages(Pipeline.load(str(tiny), KeepLoaded("cpu"), dtype=dtype))
@@ -661,6 +669,7 @@ def test_other_types_run_on_the_cpu_and_give_single_precision(tiny, condition, f
 # Bad input
 
 
+@pytest.mark.slow
 def test_an_empty_structure_is_refused(tiny, condition):
     pipeline = still(tiny)
     with pipeline.model("sparse_structure_decoder") as decoder:
@@ -670,6 +679,7 @@ def test_an_empty_structure_is_refused(tiny, condition):
         Stages(pipeline).structure(condition)
 
 
+@pytest.mark.slow
 def test_an_empty_structure_in_a_batch_is_named(tiny, condition):
     pipeline = still(tiny)
     with pipeline.model("sparse_structure_decoder") as decoder:
@@ -689,6 +699,7 @@ def test_an_image_that_is_not_prepared_is_refused(stages):
         stages.condition([[picture(0).convert("RGBA")]])
 
 
+@pytest.mark.slow
 def test_an_unknown_view_mode_is_refused(stages, objects):
     with pytest.raises(ValueError, match=r"view_mode: .*'average', 'cycle'.*'concat'"):
         stages.condition(objects, view_mode="concat")

@@ -221,6 +221,7 @@ def test_touching_boxes_keep_their_shape():
     assert mean_distance(mesh, found) < 1e-3
 
 
+@pytest.mark.slow
 def test_locked_vertices_stay_to_the_bit():
     mesh = bumpy()
     scaled = Mesh(mesh.vertices / 1024 + 0.1, mesh.faces)
@@ -283,6 +284,7 @@ def test_sizes_do_not_matter(backend):
         torch.testing.assert_close(other.vertices / scale, found.vertices)
 
 
+@pytest.mark.slow
 @backends
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
 def test_the_same_twice_and_the_input_left_alone(backend, dtype):
@@ -489,6 +491,7 @@ def test_chosen_edges_share_no_face(shape):
     assert (met == around.amax(1, keepdim=True)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [sheet, two_boxes], ids=lambda shape: shape.__name__)
 def test_the_kernels_do_what_the_reference_does(shape, wide_programs):
     from comfyui_trellis2.o_voxel.ops.simplify import kernel

@@ -101,6 +101,7 @@ def test_against_all_pairs(faces, backend):
     check(mesh, points, closest_point(build_index(mesh), points, backend=backend))
 
 
+@pytest.mark.slow
 @backends
 def test_on_a_closed_surface(backend):
     mesh = sphere()
@@ -188,6 +189,7 @@ def test_equal_for_any_order_of_the_queries(backend):
         assert torch.equal(a[shuffled], b)
 
 
+@pytest.mark.slow
 @backends
 @pytest.mark.parametrize("scale, offset", [(2.0**-20, 0.0), (2.0**20, 0.0), (1.0, 4096.0)])
 def test_far_from_the_origin_and_at_any_scale(backend, scale, offset):

@@ -23,6 +23,7 @@ def expected(count, first, second):
     return lowest[label]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["triton", "numba", "reference"])
 @pytest.mark.parametrize(("count", "links"), [(1, 0), (63, 20), (1000, 400), (1000, 1500)])
 def test_random_graphs(backend, count, links):
@@ -31,6 +32,7 @@ def test_random_graphs(backend, count, links):
     assert torch.equal(labels(backend, count, first, second), expected(count, first, second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["triton", "numba", "reference"])
 def test_long_chains_and_loops(backend):
     count = 200

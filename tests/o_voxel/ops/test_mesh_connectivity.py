@@ -16,6 +16,7 @@ def draw(top, *shape, seed=0):
 
 
 # 4 vertices have buckets of hundreds of edges, 500 of a few.
+@pytest.mark.slow
 @sizes
 @pytest.mark.parametrize("vertices", [4, 500])
 def test_edges_hold_the_half_edges_with_the_same_ends(backend, n, vertices):

@@ -149,6 +149,7 @@ def least_squares(terms, scale):
     return lsq_linear(rows, right, bounds=(0, 1), method="bvls", tol=1e-14).x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [QefWeights(), QefWeights(0.5, 2.0, 0.1), QefWeights(0.0, 0.0, 0.001)], ids=str)
 @pytest.mark.parametrize("grid", [Grid.cube(6), Grid((5, 9, 4), (-0.5, -0.45, -0.3), (0.2, 0.1, 0.17))], ids=str)
 def test_voxels_flags_and_vertices_are_those_of_brute_force(grid, weights):
@@ -319,6 +320,7 @@ def test_a_part_of_the_grid_gives_that_part():
     assert torch.equal(part.coords[keep], shifted[inner(shifted)])
 
 
+@pytest.mark.slow
 def test_crossings_below_and_above_the_grid_do_not_count():
     low = torch.tensor([[-1.0, -1, -0.01], [3, -1, -0.01], [-1, 3, -0.01]])
     for z, layer in ((-0.01, None), (0.0, 0), (0.99, 3), (1.0, None)):
@@ -328,6 +330,7 @@ def test_crossings_below_and_above_the_grid_do_not_count():
         assert made.coords[:, 2].unique().tolist() == ([] if layer is None else [layer])
 
 
+@pytest.mark.slow
 def test_an_open_square_is_flat_and_reaches_its_edges():
     corners = torch.tensor([[-0.27, -0.27, 0.13], [0.27, -0.27, 0.13], [0.27, 0.27, 0.13], [-0.27, 0.27, 0.13]])
     mesh, grid = Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]])), Grid.cube(10)

@@ -41,6 +41,7 @@ def centers(size):
     return (x / size[1] - 1).expand(size), (1 - y / size[0])[:, None].expand(size)
 
 
+@pytest.mark.slow
 @each_backend
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (63, 31), (7, 100)], ids=str)
 @pytest.mark.parametrize("flip", [False, True], ids=["same winding", "mixed winding"])
@@ -79,6 +80,7 @@ def test_a_fan_round_a_pixel_centre_covers_it_once(backend):
     assert count[5, 4] == 1
 
 
+@pytest.mark.slow
 @each_backend
 def test_coverage_is_exact_with_the_top_left_rule(backend):
     """Against rational arithmetic, on vertices that often lie on pixel centres and edges that pass through them."""

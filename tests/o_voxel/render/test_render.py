@@ -74,6 +74,7 @@ def every(rendering):
     return rendering.color, rendering.alpha, rendering.normal, rendering.depth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orthographic", [False, True], ids=["perspective", "orthographic"])
 @pytest.mark.parametrize("size", [(160, 160), (100, 175)], ids=str)
 def test_a_sphere_in_closed_form(orthographic, size):
@@ -112,6 +113,7 @@ def test_a_sphere_in_closed_form(orthographic, size):
 BOUNDS = Bounds((0.0, 0.0, 0.0), 0.4, 0.4)
 
 
+@pytest.mark.slow
 def test_winding_does_not_matter():
     mesh, camera = sphere(rings=24), Camera()
     flip = torch.rand(len(mesh.faces), generator=torch.Generator().manual_seed(0)) < 0.5
@@ -134,6 +136,7 @@ def test_normals_face_the_eye_on_both_sides_of_a_sheet():
     torch.testing.assert_close(front, back, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_smooth_shading_keeps_the_creases_of_a_box_and_rounds_a_sphere():
     turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
     for mesh, axes in (
@@ -171,6 +174,7 @@ def test_the_axes_of_the_views():
     assert [spot(p, 0, -90) for p in (x, y, z)] == [(1, 0), (0, -1), (0, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orthographic", [False, True])
 @pytest.mark.parametrize("size", [(50, 50), (40, 90), (90, 40)], ids=str)
 def test_the_fitted_camera_holds_the_subject_closely(orthographic, size):
@@ -281,6 +285,7 @@ def test_materials_reach_the_picture():
     assert color[24, 32, 2] > 2 * color[24, 32, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("yaw", "pitch"), SIDES)
 def test_one_voxel_is_a_cube(yaw, pitch):
     picture = draw_voxels(field([[1, 2, 3]]), Camera(yaw, pitch, 1.0, 60, orthographic=True), (64, 64), style=PLAIN)
@@ -318,6 +323,7 @@ def test_voxels_have_their_own_colours():
     assert torch.equal(same, color)
 
 
+@pytest.mark.slow
 def test_corners_are_darker_than_open_ground():
     floor = box((-1, -1, -0.1), (1, 1, 0))
     wall = box((-1, 0, -0.1), (1, 0.1, 1))
@@ -330,6 +336,7 @@ def test_corners_are_darker_than_open_ground():
     assert float(share.max()) <= 1.0001
 
 
+@pytest.mark.slow
 def test_the_shadow_on_the_ground():
     resting = sphere(0.3, (0, 0, 0.3))
     shadow = ground_shadow(resting.vertices, resting.faces, Bounds.around(resting.vertices))
@@ -382,6 +389,7 @@ def test_a_lone_triangle_and_a_degenerate_one():
     assert (render_mesh(point, size=(9, 9)).alpha == 0).all()
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes_and_stays():
     mesh = sphere(rings=16)
     colors = torch.rand(len(mesh.vertices), 3, generator=torch.Generator().manual_seed(0))
@@ -393,6 +401,7 @@ def test_the_same_input_gives_the_same_bytes_and_stays():
     assert all(torch.equal(a, b) for a, b in zip(every(one), every(reference), strict=True))
 
 
+@pytest.mark.slow
 def test_inference_mode_and_gradients_change_nothing():
     mesh = sphere(rings=12)
     wanted = every(render_mesh(mesh, size=(32, 32)))
@@ -416,6 +425,7 @@ def test_a_turntable_turns():
     assert float((frames[0] - frames[1]).abs().max()) > 0.1
 
 
+@pytest.mark.slow
 def test_a_contact_sheet():
     scene = mesh_scene(sphere(rings=16))
     sheet = contact_sheet(scene, 32)

@@ -48,6 +48,7 @@ def tilted(x: float, y: float) -> Texture:
     return texture([normal_bytes(direction).tolist()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("x", "y"), [(0.6, 0.0), (0.0, 0.6), (-0.5, 0.3)])
 def test_a_normal_map_bends_along_u_and_v(x, y):
     _, normal, _ = middle(quad(Material(normal_texture=tilted(x, y), **MATT)))
@@ -65,6 +66,7 @@ def test_the_normal_scale_counts_and_a_neighbour_without_a_map_is_flat():
     torch.testing.assert_close(plain, torch.tensor([0.0, -1.0, 0.0]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_normals_of_the_mesh_shade_it():
     lean = torch.tensor([sin(radians(30)), -cos(radians(30)), 0.0])
     mesh = quad(Material(**MATT), normals=lean.expand(4, 3).contiguous())
@@ -111,6 +113,7 @@ def test_emission_glows_in_the_dark():
     assert float(middle(quad(Material(**MATT)), light=DARK)[0].amax()) == 0
 
 
+@pytest.mark.slow
 def test_occlusion_dims_the_light_in_proportion():
     base = {"base_color_factor": (0.6, 0.5, 0.4), **MATT}
     occluded, _, _ = middle(quad(Material(occlusion_texture=texture([[102]]), **base)))
@@ -118,6 +121,7 @@ def test_occlusion_dims_the_light_in_proportion():
     torch.testing.assert_close(occluded, dimmer, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_holes_show_what_is_behind_them():
     hole = Material(alpha_mode="MASK", alpha_texture=texture([[0]]), base_color_factor=(0.0, 1.0, 0.0), **MATT)
     red = Material(base_color_factor=(1.0, 0.0, 0.0), **MATT)
@@ -131,6 +135,7 @@ def test_holes_show_what_is_behind_them():
     assert float(open_.amax()) == 0 and float(normal.abs().amax()) == 0 and depth == float("inf")
 
 
+@pytest.mark.slow
 def test_glass_before_a_hole_before_a_wall():
     glass = Material(alpha_mode="BLEND", alpha_factor=0.5, base_color_factor=(0.0, 0.0, 1.0), **MATT)
     hole = Material(alpha_mode="MASK", alpha_texture=texture([[0]]), **MATT)
@@ -140,6 +145,7 @@ def test_glass_before_a_hole_before_a_wall():
     torch.testing.assert_close(through, direct, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_same_scene_twice_is_the_same_bytes_and_the_mesh_stays():
     mesh = quad(Material(normal_texture=tilted(0.4, 0.2), **MATT), normals=torch.tensor([[0.0, -1, 0]] * 4))
     kept = mesh.normals.clone()

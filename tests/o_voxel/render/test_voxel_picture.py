@@ -41,6 +41,7 @@ def flat(monkeypatch):
     monkeypatch.setattr(module, "FAR", 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "grid", "place"), [(1, 1, 0), (12, 3, 0), (30, 4, 100), (40, 8, 5)])
 def test_the_nearest_voxel_is_seen(flat, count, grid, place):
     generator = torch.Generator().manual_seed(count)

@@ -66,6 +66,7 @@ def test_the_published_pipeline_parses(published):
     assert parsed.shape_slat_normalization.mean[0] == 0.781296 and parsed.tex_slat_normalization.std[-1] == 2.77519
 
 
+@pytest.mark.slow
 def test_the_published_models_parse_and_build(published):
     heads = {}
     for role, description in published["models"].items():

@@ -123,6 +123,7 @@ def use(monkeypatch, port: int) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
+@pytest.mark.slow
 def test_a_file_comes_with_fractions_that_rise_to_one(hub, tmp_path):
     seen = []
     path = download("owner/name", "a.bin", tmp_path, seen.append)
@@ -143,6 +144,7 @@ def test_a_file_that_is_there_is_not_asked_for(hub, tmp_path):
     assert hub.asked == []
 
 
+@pytest.mark.slow
 def test_after_a_cancel_the_next_call_gets_the_whole_file(hub, tmp_path):
     hub.pause = 0.1  # five seconds in all
     seen = []
@@ -178,6 +180,7 @@ def test_a_cancel_does_not_wait_for_a_line_that_stands_still(hub, tmp_path):
     assert len(reports) > 4
 
 
+@pytest.mark.slow
 def test_a_cut_connection_is_taken_up_again(hub, tmp_path, monkeypatch):
     hub.cut_after = 10 * CHUNK
     assert download("owner/name", "a.bin", tmp_path, lambda fraction: None).read_bytes() == CONTENT

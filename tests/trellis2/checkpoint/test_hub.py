@@ -134,6 +134,7 @@ def test_a_path_that_leaves_the_checkpoint_is_downloaded_last(folder, file):
     assert hub.asked == [("microsoft/TRELLIS-image-large", name, None)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["owner/microsoft/TRELLIS-image-large", "TRELLIS-image-large"])
 def test_a_checkpoint_uses_the_decoder_beside_it(tiny, tmp_path, place):
     ours = tmp_path / "models" / "owner" / "ours"

@@ -58,6 +58,7 @@ def test_thirty_pictures_are_cut_well_or_refused(scenes):
     assert wrong == [], "\n".join(rows)
 
 
+@pytest.mark.slow
 def test_gaps_between_thin_parts_are_open():
     values = np.full((640, 640, 3), 235.0)
     alpha = np.zeros((640, 640), bool)
@@ -70,6 +71,7 @@ def test_gaps_between_thin_parts_are_open():
     assert "thin" in matte.reason
 
 
+@pytest.mark.slow
 def test_pale_stripes_of_the_object_are_no_gaps():
     picture, alpha = disc(640, 200)
     values = np.array(picture)
@@ -106,6 +108,7 @@ def test_the_edge_is_soft_and_has_no_fringe():
     assert np.abs(colours - (200, 40, 30)).max() < 30  # the background is (240, 240, 240)
 
 
+@pytest.mark.slow
 def test_the_same_picture_gives_the_same_bytes_and_is_not_changed():
     picture, _ = disc()
     before = picture.tobytes()
@@ -113,6 +116,7 @@ def test_the_same_picture_gives_the_same_bytes_and_is_not_changed():
     assert picture.tobytes() == before
 
 
+@pytest.mark.slow
 def test_large_pictures_come_out_at_the_size_that_is_prepared():
     picture, _ = disc(1300, 400)
     assert remove_background(picture).image.size == (1024, 1024)
@@ -150,6 +154,7 @@ def test_auto_leaves_alpha_as_it_is():
         assert prepare_image(cut.image).tobytes() == prepare_image(picture).tobytes()
 
 
+@pytest.mark.slow
 def test_auto_cuts_an_opaque_picture_and_alpha_only_does_not():
     picture, alpha = disc()
     for background in (AUTO, PLAIN):

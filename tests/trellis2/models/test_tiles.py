@@ -53,6 +53,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(sparse_vae, "PART_ROWS", 101)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", SIZES)
 def test_a_decode_in_parts_is_the_whole(decoders, small_parts, n):
     shape, texture = decoders
@@ -77,6 +78,7 @@ def test_a_guide_whose_voxels_are_in_another_order(decoders, small_parts):
     assert_same(texture(z, guide, memory_budget=1).output, texture(z, guide, memory_budget=2**40).output)
 
 
+@pytest.mark.slow
 def test_progress_moves_with_the_parts(decoders, small_parts):
     fractions = []
     decoded = decoders[0](latent(40), progress=fractions.append, memory_budget=1)

@@ -129,6 +129,7 @@ def test_no_more_for_another_number_of_voxels(compiled):
     assert others == [first, first]
 
 
+@pytest.mark.slow
 def test_one_convolution_for_every_width_and_for_children(compiled):
     assert [len(keys) for keys in compiled["convolutions"]] == [1, 2]  # with the sum of the groups
 

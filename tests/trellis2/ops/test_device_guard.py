@@ -87,6 +87,7 @@ def test_a_launch_without_a_device_is_refused():
         device_guard(lambda n: n)(3)
 
 
+@pytest.mark.slow
 def test_a_guard_does_not_break_a_compiled_graph():
     twice = device_guard(lambda x: x * 2)
     compiled = torch.compile(lambda x: twice(x).sum(), fullgraph=True, backend="eager")
@@ -116,6 +117,7 @@ def unguarded(source: str) -> list[int]:
     return [call.lineno for call in launches(tree) if call not in guarded]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", KERNELS, ids=lambda file: str(file.relative_to(ROOT).parent))
 def test_every_launch_is_guarded(file):
     source = file.read_text(encoding="utf-8")
@@ -123,6 +125,7 @@ def test_every_launch_is_guarded(file):
         assert unguarded(source) == []
 
 
+@pytest.mark.slow
 def test_every_kernel_file_is_looked_at():
     assert sum(len(launches(ast.parse(file.read_text(encoding="utf-8")))) for file in KERNELS) > 35
 

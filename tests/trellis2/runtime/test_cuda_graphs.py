@@ -166,6 +166,7 @@ def test_the_allocator_that_comfyui_selects_is_not_recorded_with(allocator):
 # The same numbers
 
 
+@pytest.mark.slow
 def test_a_later_stage_replays_from_its_first_step(recorder):
     ours, plain = pair(recorder)
     for seed in range(3):
@@ -341,6 +342,7 @@ def test_unloading_forgets_recordings_that_others_hold_the_network_of(tiny, reco
 # What recordings hold
 
 
+@pytest.mark.slow
 def test_copies_of_a_network_have_no_recordings(recorder):
     ours, plain = pair(recorder)
     keys = list(ours.state_dict())

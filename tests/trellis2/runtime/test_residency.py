@@ -141,6 +141,7 @@ def test_blocks_are_chosen_by_the_room(flow, small_weights_stream):
     assert counts == {4, 6} and weights_at_once(flow, 0) < 0.6 * whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.75])
 def test_a_streamed_network_computes_as_a_whole_one(flow, small_weights_stream, share):
     x, t, image = inputs()
@@ -188,6 +189,7 @@ def test_later_uses_copy_no_weights(flow, small_weights_stream, packed):
     assert 6 <= len(packed) <= 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["value", "data", "layer", "dtype", "move"])
 def test_weights_that_were_replaced_are_packed_anew(flow, small_weights_stream, packed, change):
     x, t, image = inputs()
@@ -214,6 +216,7 @@ def test_weights_that_were_replaced_are_packed_anew(flow, small_weights_stream, 
     assert len(packed) == 6 + {"value": 0, "data": 1, "layer": 1}.get(change, 6)
 
 
+@pytest.mark.slow
 def test_page_locked_weights_are_freed_with_the_network(flow, small_weights_stream, monkeypatch):
     empty, made = np.empty, []
 

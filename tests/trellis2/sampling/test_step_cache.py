@@ -158,6 +158,7 @@ def test_off_by_default_and_then_the_same_to_the_bit(sample):
     assert torch.equal(sample(step_cache=True), sample(step_cache=True))
 
 
+@pytest.mark.slow
 def test_error_on_the_tiny_checkpoint(sample):
     full = sample(guidance_strength=1.0)
     cached, fewer = (

@@ -35,6 +35,7 @@ def filled(shapes, mesh, perimeter, backend, curved=True):
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curved", [True, False])
 @pytest.mark.parametrize("radius", [0.08, 0.16, 0.45])
 def test_a_punched_ball_is_whole_again(shapes, backend, radius, curved):

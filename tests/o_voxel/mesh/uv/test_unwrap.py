@@ -158,6 +158,7 @@ def test_an_empty_mesh():
     assert found.uv.shape == (0, 2) and found.faces.shape == (0, 3) and found.chart.shape == (0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_any_size_and_place(scale):
     made = sphere(2)

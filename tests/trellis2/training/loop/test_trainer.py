@@ -79,6 +79,7 @@ def test_parts_of_a_batch_give_the_same_losses(toy, source, alone, tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)
 
 
+@pytest.mark.slow
 def test_another_recipe_does_not_go_on(toy, source, alone, tmp_path):
     Run.open(toy(4, ["structure_vae"]), tmp_path, alone, source=source)
     # A stage that has not begun may still change.

@@ -76,6 +76,7 @@ def test_every_network_is_trained_and_packed_and_makes_a_mesh(trained, source):
     assert 0.6 < asset.field.attrs[:, 3].mean() < 1.4
 
 
+@pytest.mark.slow
 def test_the_checkpoint_holds_the_recipe_and_the_statistics(trained):
     recipe, folder, checkpoint, _ = trained
     pipeline = json.loads((checkpoint / "pipeline.json").read_text())["args"]
@@ -102,6 +103,7 @@ def test_what_is_finished_is_not_done_again(trained, source, alone):
     assert {file: file.read_bytes() for file in checkpoint.rglob("*.safetensors")} == before
 
 
+@pytest.mark.slow
 def test_latents_of_other_encoders_or_another_source_are_made_again(toy, source, alone, tmp_path):
     recipe = toy(1, NAMES)
     run = Run.open(recipe, tmp_path / "run", alone, source=source)
@@ -138,6 +140,7 @@ def test_latents_of_other_encoders_or_another_source_are_made_again(toy, source,
     assert made == [0, 1] * 3
 
 
+@pytest.mark.slow
 def test_what_a_base_on_the_hub_has_is_named_where_it_is(toy_data, tmp_path, monkeypatch, trained):
     published = json.loads(module.PUBLISHED.read_text())["pipeline"]
     (tmp_path / "pipeline.json").write_text(json.dumps(published))
@@ -176,6 +179,7 @@ def test_a_checkpoint_is_tuned_further(trained, toy_data, source, alone, tmp_pat
     assert Pipeline.load(str(tuned)).checkpoint.load_model("image_encoder").config.hidden_size == 32
 
 
+@pytest.mark.slow
 def test_an_image_encoder_that_is_tuned_keeps_its_description(trained, toy_data, source, alone, tmp_path):
     _, _, checkpoint, _ = trained
     data = toy_data(1, ["structure_flow"]) | {"networks": {}, "base": str(checkpoint)}
@@ -223,6 +227,7 @@ def test_what_cannot_be_made_scores_nothing(trained, source, monkeypatch):
     assert "of which 1 could not be made" in table([row])
 
 
+@pytest.mark.slow
 def test_an_empty_structure_has_an_error_of_its_own(pipeline, monkeypatch):
     condition = pipeline.condition([[Image.new("RGB", (64, 64), (200, 0, 0))]], resolution=512)
 

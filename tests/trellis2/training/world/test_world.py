@@ -88,6 +88,7 @@ def test_objects_are_valid_and_differ_by_seed_alone(family: str):
     assert len(seen) == len(SEEDS)
 
 
+@pytest.mark.slow
 def test_another_world_has_another_version():
     """Caches of objects are keyed by it. If this fails, raise WORLD_VERSION and add the new values above."""
     digest = hashlib.sha256()
