@@ -16,12 +16,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...o_voxel.core.progress import POLL, Progress, in_background, silent
-
-if TYPE_CHECKING:
-    from .download import Meter
+from .meter import Meter
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from comfyui_trellis2.trellis2.checkpoint import download as module
-from comfyui_trellis2.trellis2.checkpoint.download import Meter, OfflineError, download, local_file
+from comfyui_trellis2.trellis2.checkpoint import meter as measuring
+from comfyui_trellis2.trellis2.checkpoint.download import OfflineError, download, local_file
 from comfyui_trellis2.trellis2.checkpoint.hub import FileSource, MissingFileError, hub_download
+from comfyui_trellis2.trellis2.checkpoint.meter import Meter
 from comfyui_trellis2.trellis2.checkpoint.partial import DamagedError
 from huggingface_hub import HfApi, constants, hf_hub_download
 
@@ -411,7 +413,7 @@ class TestResume:
         assert hub.asked == []
 
     def test_a_line_a_second_for_the_user(self, hub, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "TELL_SECONDS", 0.1)
+        monkeypatch.setattr(measuring, "TELL_SECONDS", 0.1)
         hub.pause, lines = 0.02, []
         download("owner/name", "large.bin", tmp_path, lambda fraction: None, lines.append)
         assert len(lines) > 1
@@ -445,19 +447,19 @@ class TestMeter:
     @pytest.fixture
     def clock(self, monkeypatch):
         now = [100.0]
-        monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(measuring.time, "monotonic", lambda: now[0])
         return now
 
     def test_it_counts_on_at_the_measured_speed_up_to_the_next_report(self, clock):
-        meter = Meter("a", 10 * module.CHUNK)
+        meter = Meter("a", 10 * measuring.CHUNK)
         clock[0] += 10
-        meter.add(module.CHUNK)
+        meter.add(measuring.CHUNK)
         assert meter.fraction() == pytest.approx(0.1)
         clock[0] += 5
         assert meter.fraction() == pytest.approx(0.15)
         clock[0] += 500
         assert meter.fraction() == pytest.approx(0.2)
-        meter.add(module.CHUNK)
+        meter.add(measuring.CHUNK)
         assert meter.fraction() == pytest.approx(0.2)
 
     def test_it_is_below_one_before_the_end_and_zero_without_a_size(self, clock):
