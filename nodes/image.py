@@ -111,7 +111,7 @@ class PrepareImage:
                     {
                         "default": AUTO,
                         "tooltip": "auto: alpha or mask if there is transparency; else a plain background, gradient or "
-                        "soft shadow is removed (about a second); else rembg, if installed. plain background, rembg: "
+                        "soft shadow is removed (a few seconds); else rembg, if installed. plain background, rembg: "
                         "alpha and mask are ignored. rembg downloads its model (170 MB) at the first use.",
                     },
                 ),

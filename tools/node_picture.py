@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 
@@ -10,18 +11,11 @@ from .canvas import NodeType, Socket, declared
 # Pixels.
 WIDTH, TITLE, ROW, WIDGET, MARGIN, RADIUS = 340, 30, 22, 26, 12, 5
 TEXT_LIMIT = 26  # characters of a widget's value
-COLORS = {
-    "T2_MESH": "#5bbf8a",
-    "T2_TEXTURED_MESH": "#8fd6a8",
-    "T2_VOXELS": "#4fa3a5",
-    "T2_O_VOXEL": "#3d8f9c",
-    "IMAGE": "#64b5f6",
-    "MASK": "#81c784",
-    "T2_PIPELINE": "#b39ddb",
-    "T2_CONDITION": "#ffa931",
-}
-LATENT, OTHER = "#ff9cf9", "#9a9a9a"
-LATENTS = ("T2_STRUCTURE", "T2_SHAPE", "T2_TEXTURE")
+OTHER = "#9a9a9a"
+# The canvas has its colours from here, those of ComfyUI's own types from its palette.
+SCRIPT = Path(__file__).resolve().parents[1] / "web" / "trellis2.js"
+COLORS = dict(re.findall(r'(T2_\w+): "(#\w{6})"', SCRIPT.read_text(encoding="utf-8")))
+COLORS |= {"IMAGE": "#64b5f6", "MASK": "#81c784"}
 
 
 def texts(nodes: dict[str, type], titles: dict[str, str]) -> dict[Path, str]:
@@ -61,7 +55,7 @@ def picture(node: NodeType, title: str) -> str:
 
 def _socket(socket: Socket, x: int, y: int, anchor: str) -> list[str]:
     kind = socket.kind.split(",")[0]
-    color = LATENT if kind in LATENTS else COLORS.get(kind, OTHER)
+    color = COLORS.get(kind, OTHER)
     at = x + (MARGIN if anchor == "start" else -MARGIN)
     return [
         f'<circle cx="{x}" cy="{y}" r="{RADIUS}" fill="{color}"/>',
