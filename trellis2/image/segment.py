@@ -66,11 +66,14 @@ def grow(lab: np.ndarray, backdrop: Backdrop) -> Backdrop:
     return backdrop
 
 
-def from_border(allowed: np.ndarray) -> np.ndarray:
-    """The pixels of allowed [H, W] bool that are joined to the picture's edge."""
+def from_border(allowed: np.ndarray, touching: np.ndarray | None = None) -> np.ndarray:
+    """The pixels of allowed [H, W] bool that are joined to the picture's edge.
+
+    touching: [3, 3], which neighbours join; None: those to the sides.
+    """
     edge = np.zeros_like(allowed)
     edge[[0, -1]] = edge[:, [0, -1]] = True
-    return _joined(edge, allowed)
+    return _joined(edge, allowed, touching)
 
 
 def segment(lab: np.ndarray, backdrop: Backdrop, distance: Distance, strict: float = 1.0) -> np.ndarray:
@@ -155,11 +158,11 @@ def _local_colour(lab: np.ndarray, known: np.ndarray) -> np.ndarray:
     return mean.repeat(4, 0).repeat(4, 1)[: lab.shape[0], : lab.shape[1]]
 
 
-def _joined(start: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+def _joined(start: np.ndarray, allowed: np.ndarray, touching: np.ndarray | None = None) -> np.ndarray:
     """The regions of allowed [H, W] bool that hold a pixel of `start`."""
     from scipy import ndimage
 
-    labels, count = ndimage.label(allowed)
+    labels, count = ndimage.label(allowed, touching)
     held = np.zeros(count + 1, bool)
     held[labels[start & allowed]] = True
     held[0] = False

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .segment import from_border
+
 CLEAR = 12.0  # least difference of the two colours, of 255, for alpha to be read from them
 REACH = 3.0  # standard deviation in pixels of the weights of the pixels beside
 GAP = 0.4  # share of the object's colour in a pixel of a gap, at most
@@ -32,7 +34,7 @@ def reopen(lab: np.ndarray, chance: np.ndarray, backdrop: np.ndarray, away: np.n
     line = _beside(lab, mask * _strong(away)) - backdrop
     length = np.einsum("hwc,hwc->hw", line, line)
     share = np.einsum("hwc,hwc->hw", lab - backdrop, line) / np.maximum(length, 1)
-    found = _joined_to_edge(~mask | ((share < GAP) & (length > TELLING**2))) & mask
+    found = from_border(~mask | ((share < GAP) & (length > TELLING**2)), TOUCHING) & mask
     wide = ndimage.binary_dilation(ndimage.binary_opening(found, iterations=band))
     inside = ndimage.distance_transform_edt(mask) > band
     labels, count = ndimage.label(found & inside & (~wide | near), TOUCHING)
@@ -82,14 +84,3 @@ def _beside(rgb: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _strong(away: np.ndarray) -> np.ndarray:
     """Weights [H, W] of pixels by their distance from the backdrop: what is mixed with it counts little."""
     return np.clip(away / 20, 0, 1) ** 4
-
-
-def _joined_to_edge(allowed: np.ndarray) -> np.ndarray:
-    """The pixels of allowed [H, W] bool that are joined to the picture's edge, also by corners."""
-    from scipy import ndimage
-
-    labels, count = ndimage.label(allowed, TOUCHING)
-    outer = np.zeros(count + 1, bool)
-    outer[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
-    outer[0] = False
-    return outer[labels]
