@@ -66,7 +66,7 @@ def with_texture_images(mesh: TexturedMesh, images: TextureImages, material: int
     Raises ValueError without uv, for a material out of range, and for pictures of another shape or dtype.
     """
     if mesh.uv is None:
-        raise ValueError("textured_mesh: expected UV coordinates, got none; connect TRELLIS.2 Unwrap or Bake Textures")
+        raise ValueError("textured_mesh: expected UV coordinates, got none; connect Unwrap or Bake Textures")
     check_material(mesh, material)
     changed = _changed(mesh.materials[material], images)
     if not changed:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from comfyui_trellis2.nodes import NODE_DISPLAY_NAME_MAPPINGS
 from comfyui_trellis2.o_voxel.asset import PRESETS
+from comfyui_trellis2.tools.node_docs import short_title
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "wheels" / "README.md"])
@@ -75,8 +76,8 @@ def test_missing_links_and_paths_are_found(tmp_path: Path):
 
 def test_the_readme_names_every_node_and_preset():
     readme, nodes = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/nodes.md"))
-    titles = [title.removeprefix("TRELLIS.2 ") for title in NODE_DISPLAY_NAME_MAPPINGS.values()]
-    plain = [title for title in titles if title.split()[0] not in ("to", "from")]
+    titles = [short_title(title) for title in NODE_DISPLAY_NAME_MAPPINGS.values()]
+    plain = [title for title in titles if title.split()[0] not in ("To", "From")]
     assert [title for title in plain if title not in nodes or f"**{title}**" not in readme] == []
     assert [title for title in titles if title not in nodes] == []
     assert [name for name in PRESETS if f"| {name} |" not in readme] == []

@@ -17,7 +17,13 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 MARKER = "<!-- Below: written by tools/write.py from the node's declaration. -->"
 OVERVIEW = ROOT / "docs" / "nodes.md"
 TABLE = re.compile(r"(<!-- nodes of (TRELLIS\.2/\w+), by tools/write\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+BRAND = re.compile(r"^TRELLIS\.2 |:[^(]*(?= \()| \(TRELLIS\.2\)$")
 PICTURE = "![{title} on the canvas](pictures/{name}.svg)"
+
+
+def short_title(title: str) -> str:
+    """Returns a node's title as prose calls it: without the brand and without a list after a colon."""
+    return BRAND.sub("", title)
 
 
 def page(name: str, node: type, title: str, by_hand: str) -> str:
@@ -52,7 +58,7 @@ def overview(text: str, nodes: Mapping[str, type], titles: Mapping[str, str]) ->
 
     def table(found: re.Match[str]) -> str:
         members = [name for name, node in nodes.items() if found[2] == node.CATEGORY]
-        rows = [_row(name, nodes[name], titles[name].removeprefix("TRELLIS.2 ")) for name in members]
+        rows = [_row(name, nodes[name], short_title(titles[name])) for name in members]
         return "\n".join((found[1] + "| node | in → out | what it does |", "|---|---|---|", *rows, found[3]))
 
     return TABLE.sub(table, text)

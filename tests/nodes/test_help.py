@@ -152,7 +152,7 @@ def test_every_node_has_a_current_page(name):
 @nodes
 def test_pages_name_inputs_and_nodes_that_exist(name):
     own = node_docs.by_hand((node_docs.FOLDER / f"{name}.md").read_text(encoding="utf-8"))
-    titles = {title.removeprefix("TRELLIS.2 ") for title in NODE_DISPLAY_NAME_MAPPINGS.values()}
+    titles = {node_docs.short_title(title) for title in NODE_DISPLAY_NAME_MAPPINGS.values()}
     core = {"Load Image", "Save Image", "Remove Background", "Preview 3D", "Load 3D", "Image From Batch"}
     assert set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*", re.sub(r"\s+", " ", own))) <= titles | core
     inputs = {key for node in NODE_CLASS_MAPPINGS.values() for key in widgets(node)}
