@@ -165,7 +165,10 @@ HALVES = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "heads", "width"), [(0, 3, 20), (1, 3, 20), (63, 2, 24), (63, 12, 128), (1000, 1, 24)])
+@pytest.mark.parametrize(
+    ("n", "heads", "width"),
+    [(0, 3, 20), (1, 3, 20), (63, 2, 24), (1000, 1, 24), pytest.param(63, 12, 128, marks=pytest.mark.gpu)],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 def test_kernel(kernel, n, heads, width, dtype):
     generator = torch.Generator().manual_seed(n)

@@ -278,8 +278,7 @@ with init_distributed("cpu") as context:
 
 @pytest.mark.slow
 def test_two_cards_give_the_losses_of_one(toy_data, source, alone, tmp_path):
-    data = toy_data(3, ["structure_vae", "structure_flow"], {"structure": 16})
-    data["networks"]["sparse_structure_flow_model"]["args"]["resolution"] = 4
+    data = toy_data(3, ["structure_vae"], {"structure": 16})
     (tmp_path / "two.json").write_text(json.dumps(data))
     (tmp_path / "two.py").write_text(TWO_CARDS)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
