@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,14 +12,13 @@ from ..core.checks import check_tensor
 from ..core.progress import Progress, in_background, scaled
 from ..ops.simplify import BACKENDS, collapse_edges
 from ..values import Mesh
+from .connectivity.manifold import split_surface
+from .connectivity.surface import join_faces
 from .connectivity.topology import ValidMesh, check_mesh
+from .connectivity.weld import close_vertices
 
-# The library keeps every open edge; where they would take more than this part of the faces, it is not for us.
-MOST_OPEN = 1 / 3
-# Beyond so many times the wanted faces it was stuck on one part, and has spent the others on it.
-STUCK = 1.05
 # For the estimate of the time, on two CPU cores.
-FACES_A_SECOND = 200_000
+FACES_A_SECOND = 80_000
 
 
 @torch.no_grad()
@@ -67,7 +65,7 @@ def simplify(
     if len(mesh.faces) == 0 or (max_error is None and len(mesh.faces) <= faces):
         return mesh
     return in_background(
-        lambda report: _simplified(mesh, (faces, max_error), locked, (backend, chosen), report),
+        lambda report: _simplified(mesh, (faces, max_error), locked, chosen, report),
         progress,
         1 + len(mesh.faces) / FACES_A_SECOND,
     )
@@ -77,11 +75,11 @@ def _simplified(
     mesh: Mesh,
     limits: tuple[int | None, float | None],
     locked: Tensor | None,
-    backends: tuple[str, str],
+    chosen: str,
     report: Progress,
 ) -> Mesh:
-    """`simplify` after its checks. limits: faces and max_error.  backends: the one asked for, and the one chosen."""
-    (faces, max_error), (asked, chosen) = limits, backends
+    """`simplify` after its checks. limits: faces and max_error."""
+    faces, max_error = limits
     rows = distinct_faces(mesh.faces)
     if len(rows) == 0:
         return _compact(mesh.vertices, rows, mesh.faces.dtype)
@@ -91,17 +89,65 @@ def _simplified(
     position = (mesh.vertices - origin) / unit
 
     if chosen == "library":
-        by_library = partial(_by_library, required=asked == "library", progress=report)
-        found = by_library(position, rows, target) if len(rows) > target else None
-        if found is not None:
-            return _compact(found[0] * unit + origin, found[1], mesh.faces.dtype)
-        chosen = "reference"
-    placed, rows = collapse_edges(
-        position, rows, target, max_error=error, locked=locked, backend=chosen, progress=report
+        placed, rows = _by_library(position, rows, target, report)
+        return _compact(placed * unit + origin, rows, mesh.faces.dtype)
+    joined = _joined(mesh.vertices, rows, locked)
+    whole = rows if joined is None else distinct_faces(joined[rows.long()])
+    counts = edge_faces(whole)
+    placed, left = collapse_edges(
+        position,
+        whole,
+        target,
+        max_error=error,
+        locked=locked,
+        touching=joined is not None or bool((counts > 2).any()),
+        backend=chosen,
+        progress=scaled(report, 0.05, 0.9),
     )
     # What did not move keeps its very place.
     vertices = torch.where(placed == position, mesh.vertices, placed * unit + origin)
-    return _compact(vertices, rows, mesh.faces.dtype)
+    # A closed surface without coincident vertices has stayed a manifold.
+    if (joined is not None or bool((counts == 1).any())) and bool((edge_faces(rows) <= 2).all()):
+        vertices, left = _split(vertices, left)
+    return _compact(vertices, left, mesh.faces.dtype)
+
+
+def _by_library(position: Tensor, faces: Tensor, target: int, progress: Progress) -> tuple[Tensor, Tensor]:
+    """The library's mesh, without what it pressed flat."""
+    if len(faces) <= target:
+        return position, faces
+    placed, rows = collapse_edges(position, faces, target, backend="library", progress=scaled(progress, 0.1, 0.7))
+    return placed, distinct_faces(rows, even_out=True)
+
+
+def _split(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Vertices [W, 3] and faces [F, 3] int32 of a manifold: sheets that touch each get their own vertices there.
+
+    Faces of a part that sheets join wind as most of it do.
+    """
+    rows = faces.long()
+    surface = join_faces(vertices, rows)
+    split, source, _ = split_surface(rows, len(vertices), surface)
+    if bool(surface.flip.any()):
+        sums = torch.zeros_like(surface.label).index_add_(0, surface.label, 2 * surface.flip.long() - 1)
+        turned = surface.flip ^ (sums[surface.label] > 0)
+        split = torch.where(turned[:, None], split.flip(1), split)
+    return vertices[source], split.to(torch.int32)
+
+
+def _joined(vertices: Tensor, faces: Tensor, locked: Tensor | None) -> Tensor | None:
+    """The row [V] int32 that stands for each vertex: the first at the same place that `faces` use, itself if locked.
+
+    None where no two are at one place.
+    """
+    own = torch.arange(len(vertices), device=vertices.device)
+    used = torch.zeros_like(own, dtype=torch.bool)
+    used[faces.flatten().long()] = True
+    if locked is not None:
+        used &= ~locked
+    loose = used.nonzero().flatten()
+    first = own.index_copy(0, loose, loose[close_vertices(vertices[loose], 0.0)])
+    return None if bool((first == own).all()) else first.to(torch.int32)
 
 
 def _check_bounds(faces: int | None, max_error: float | None) -> None:
@@ -119,35 +165,6 @@ def _choose(backend: str, mesh: Mesh, max_error: float | None, locked: Tensor | 
     if backend == "library" and len(able) < len(BACKENDS):
         raise ValueError('backend "library": expected neither max_error nor locked, got one')
     return resolve_backend(backend, able, mesh.vertices.device)
-
-
-def _by_library(
-    position: Tensor, faces: Tensor, target: int, required: bool, progress: Progress
-) -> tuple[Tensor, Tensor] | None:
-    """The library's mesh, finished by the reference where it stopped just short; None where the reference is needed.
-
-    required: the library was asked for, whatever it does.
-    """
-    before = _odd_edges(faces)
-    if not required and before[0] > MOST_OPEN * target:
-        return None
-    vertices, rows = collapse_edges(position, faces, target, backend="library", progress=scaled(progress, 0.1, 0.7))
-    rows = distinct_faces(rows, even_out=True)
-    if required:
-        return vertices, rows
-    if any(new > old for new, old in zip(_odd_edges(rows), before, strict=True)):
-        return None
-    if len(rows) > STUCK * target:
-        return None
-    if len(rows) > target:
-        return collapse_edges(vertices, rows, target, backend="reference")
-    return vertices, rows
-
-
-def _odd_edges(faces: Tensor) -> tuple[int, int]:
-    """How many edges have one face, and how many more than two."""
-    counts = edge_faces(faces)
-    return int((counts == 1).sum()), int((counts > 2).sum())
 
 
 def edge_faces(faces: Tensor) -> Tensor:
