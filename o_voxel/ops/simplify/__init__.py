@@ -37,7 +37,6 @@ def collapse_edges(
     *,
     max_error: float = float("inf"),
     locked: Tensor | None = None,
-    touching: bool = False,
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -46,12 +45,13 @@ def collapse_edges(
     position: [V, 3] float32 in units of about an edge; rows that no face uses any more keep their last place.
     faces: [F, 3] int32, F >= 1, no corner twice in a face and no face twice.  max_error: in the same units.
     locked: [V] bool, vertices that neither move nor go; "library" has none of these two.
-    backend: "triton", "library" (fast-simplification, other rows: V changes), or "reference" (plain torch).
+    backend: "triton" and "reference" (plain torch), in rounds; "numba", one at a time, the cheapest each time; or
+    "library" (fast-simplification, other rows: V changes).
     Deterministic for each backend and version of it.
     """
     chosen = resolve_backend(backend, BACKENDS, position.device)
     if chosen == "numba":
-        return _collapse_one_by_one(position, faces, (target, max_error), locked, touching, progress or silent)
+        return _collapse_one_by_one(position, faces, (target, max_error), locked, progress or silent)
     if chosen == "library":
         return _collapse_library(position, faces, target, progress)
     if chosen == "triton":
@@ -67,7 +67,6 @@ def _collapse_one_by_one(
     faces: Tensor,
     limits: tuple[int, float],
     locked: Tensor | None,
-    touching: bool,
     progress: Progress,
 ) -> tuple[Tensor, Tensor]:
     """`collapse_edges` by a heap. limits: target and max_error."""
@@ -78,12 +77,13 @@ def _collapse_one_by_one(
     ends, count = (column.numpy() for column in edges_of(faces, len(position)))
     fixed = np.zeros(len(position), np.bool_) if locked is None else locked.numpy()
     state = prepare(position.double().numpy(), faces.numpy(), ends, count, BORDER_WEIGHT, fixed)
-    kernel_cpu.start(state, ends, max_error)
-    may = kernel_cpu.STRICT if target == 0 else kernel_cpu.TOUCHING if touching else kernel_cpu.LOOSE
+    kernel_cpu.start(state, max_error)
+    loose = kernel_cpu.TOUCHING if (count > 2).any() else kernel_cpu.LOOSE
+    may = loose if target else kernel_cpu.STRICT
     while not kernel_cpu.run(state, target, max_error, may, STEPS):
         progress((total - state.size[LEFT]) / (total - target))
     left = torch.from_numpy(state.faces[state.faces[:, 0] >= 0])
-    moved = torch.from_numpy((state.stamp != 0)[:, None])
+    moved = torch.from_numpy((state.stamp > 0)[:, None])
     return torch.where(moved, torch.from_numpy(state.place).float(), position), left
 
 

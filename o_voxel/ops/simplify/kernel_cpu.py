@@ -14,12 +14,13 @@ from .kernel_cpu_heap import (
     ASIDE,
     EPOCH,
     FORCED,
+    GONE,
     HEAP,
     LEFT,
     LENGTH_WEIGHT,
     MOST_AROUND,
+    MOVES,
     RETRIED,
-    is_current,
     meet,
     normal_of,
     offer,
@@ -35,7 +36,7 @@ AGAIN = 0.1
 # What `run` may change: nothing of how the surface is connected; holes and small parts; also let sheets touch.
 STRICT, LOOSE, TOUCHING = 0, 1, 2
 # What `_try` returns besides a cost.
-DONE, REFUSED, GONE = -1.0, -2.0, -3.0
+DONE, REFUSED, NO_EDGE = -1.0, -2.0, -3.0
 
 
 def run(s, target, max_error, may, steps):
@@ -47,38 +48,46 @@ def run(s, target, max_error, may, steps):
             if s.size[ASIDE] == 0 or not _retry(s, may, max_error):
                 return True
             continue
-        price, u, v, stamps = pop(s)
-        if not is_current(s, u, v, stamps):
+        price, u, v, at_u, at_v = pop(s)
+        if s.stamp[u] != at_u:
+            continue
+        if s.stamp[v] != at_v:
+            if s.alone[u]:
+                offer(s, u, max_error, -1)
             continue
         cost = _try(s, u, v, price, may)
         if cost == DONE:
             steps -= 1
-            _offer_around(s, u, max_error)
+            offer(s, u, max_error, -1)
             if s.size[ASIDE] > 0 and s.size[LEFT] < (1 - AGAIN) * s.size[RETRIED]:
                 _retry(s, may, max_error)
-        elif cost == REFUSED:
-            _put_aside(s, u, v, stamps)
+            continue
+        if s.alone[u]:
+            offer(s, u, max_error, v)
+        if cost == REFUSED:
+            _put_aside(s, u, v)
         elif cost > 0:
-            push(s, cost, u, v, stamps)
+            push(s, cost, u, v, at_u, at_v)
     return False
 
 
-def start(s, ends, max_error):
-    """Puts all edges on the heap."""
-    for e in range(len(ends)):
-        offer(s, ends[e, 0], ends[e, 1], max_error)
+def start(s, max_error):
+    """Puts the cheapest edge of each vertex on the heap."""
+    for v in range(len(s.place)):
+        offer(s, v, max_error, -1)
 
 
-def _put_aside(s, u, v, stamps):
+def _put_aside(s, u, v):
     if s.size[ASIDE] == len(s.aside):
         kept = 0
         for n in range(s.size[ASIDE]):
-            if is_current(s, s.aside[n, 0], s.aside[n, 1], s.aside[n, 2]):
-                s.aside[kept] = s.aside[n]
+            if s.stamp[s.aside[n, 0]] == s.aside[n, 2] and s.stamp[s.aside[n, 1]] == s.aside[n, 3]:
+                for k in range(4):
+                    s.aside[kept, k] = s.aside[n, k]
                 kept += 1
         s.size[ASIDE] = kept
     n = s.size[ASIDE]
-    s.aside[n, 0], s.aside[n, 1], s.aside[n, 2] = u, v, stamps
+    s.aside[n, 0], s.aside[n, 1], s.aside[n, 2], s.aside[n, 3] = u, v, s.stamp[u], s.stamp[v]
     s.size[ASIDE] = n + 1
 
 
@@ -92,39 +101,24 @@ def _retry(s, may, max_error):
     count = s.size[ASIDE]
     s.size[ASIDE] = 0
     for n in range(count):
-        u, v, stamps = s.aside[n, 0], s.aside[n, 1], s.aside[n, 2]
-        if is_current(s, u, v, stamps):
+        u, v, at_u, at_v = s.aside[n, 0], s.aside[n, 1], s.aside[n, 2], s.aside[n, 3]
+        if s.stamp[u] == at_u and s.stamp[v] == at_v:
             _, _, _, error, square, _ = meet(s, u, v)
-            push(s, error + LENGTH_WEIGHT * square, u, v, stamps)
+            push(s, error + LENGTH_WEIGHT * square, u, v, at_u, at_v)
     return True
 
 
-def _offer_around(s, u, max_error):
-    """Puts the edges at u on the heap, each once."""
-    s.size[EPOCH] += 1
-    epoch = s.size[EPOCH]
-    corner = s.first[u]
-    while corner >= 0:
-        f, k = corner // 3, corner % 3
-        for j in range(1, 3):
-            x = s.faces[f, (k + j) % 3]
-            if s.seen[x] != epoch:
-                s.seen[x] = epoch
-                offer(s, u, x, max_error)
-        corner = s.after[corner]
-
-
 def _try(s, u, v, price, may):
-    """Makes u and v one: DONE, or REFUSED, or GONE where they are no edge any more, or what it costs where more."""
+    """Makes u and v one: DONE, or REFUSED, or NO_EDGE where they are no edge any more, or what it costs where more."""
     n, shared, only_u, only_v = _survey(s, u, v)
     if n < 0:
         return REFUSED
     if shared == 0:
-        return GONE
+        return NO_EDGE
     doubles, extra = _doubles(s, u, v)
     if may == STRICT and (doubles > 0 or only_u + only_v == 0):
         return REFUSED
-    if not _fits(s, n, shared, may):
+    if not _fits(s, u, v, n, shared, may):
         return REFUSED
     if only_u + only_v == 0:
         extra += _worth(s, u, v)
@@ -255,7 +249,7 @@ def _worth(s, u, v):
     return cost
 
 
-def _fits(s, n, shared, may):
+def _fits(s, u, v, n, shared, may):
     """Whether what is joined stays a surface as `may` says: the link condition (Dey et al. 1999), or looser."""
     odd_u, odd_v = shared != 2, shared != 2
     for row in range(n):
@@ -267,11 +261,15 @@ def _fits(s, n, shared, may):
         joined = at_u + at_v - 2 * tips
         if tips == 0 and may == STRICT:
             return False
+        # No edge between two that must stay goes.
+        if joined == 0 and s.locked[s.around[row, 0]]:
+            return False
         if joined > 2 and at_u <= 2 and at_v <= 2 and may < TOUCHING:
             return False
         if joined == 2 and tips == 0 and s.around[row, 4] + s.around[row, 5] != 0:
             return False
-    return may != STRICT or shared != 2 or not (odd_u and odd_v)
+    # Two borders that meet across an edge.
+    return may == TOUCHING or (may == LOOSE and s.size[FORCED] == 1) or shared != 2 or not (odd_u and odd_v)
 
 
 def _spoils(s, u, v, x, y, z):
@@ -336,8 +334,8 @@ def _collapse(s, u, v, x, y, z, doubles):
     s.place[u, 0], s.place[u, 1], s.place[u, 2] = x, y, z
     for k in range(10):
         s.quadric[u, k] += s.quadric[v, k]
-    s.stamp[u] += s.stamp[v] + 1
-    s.stamp[v] = -1
+    s.size[MOVES] += 1
+    s.stamp[u], s.stamp[v] = s.size[MOVES], GONE
     s.locked[u] |= s.locked[v]
 
 
@@ -372,6 +370,5 @@ _collapse = cached_njit(_collapse, kernel_cpu_heap)
 _try = cached_njit(_try, kernel_cpu_heap)
 _put_aside = cached_njit(_put_aside, kernel_cpu_heap)
 _retry = cached_njit(_retry, kernel_cpu_heap)
-_offer_around = cached_njit(_offer_around, kernel_cpu_heap)
 start = cached_njit(start, kernel_cpu_heap)
 run = cached_njit(run, kernel_cpu_heap)

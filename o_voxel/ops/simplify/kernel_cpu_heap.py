@@ -9,15 +9,18 @@ from numpy import ndarray
 
 from ...core.kernel_cpu import cached_njit
 
-# As in `reference`: the pull to the middle of an edge, how far from it a vertex may be put, what length counts.
-PULL = 1e-3
+# As in `reference`: the pull to the middle of an edge, how far from it a vertex may be put, what length counts. Less
+# pull than there, which float64 bears: on what is almost flat it would take the vertex off the surface.
+PULL = 1e-7
 REACH = 2.0
 LENGTH_WEIGHT = 1e-6
 # Neighbours of an edge's ends.
 MOST_AROUND = 4096
 # Places in `State.size`: entries of the heap, of those put aside, faces left, faces at the last retry, whether faces
-# may turn and thin as they must (0 or 1), the last number in `seen`.
-HEAP, ASIDE, LEFT, RETRIED, FORCED, EPOCH = range(6)
+# may turn and thin as they must (0 or 1), the last number in `seen`, how many moves were made.
+HEAP, ASIDE, LEFT, RETRIED, FORCED, EPOCH, MOVES = range(7)
+# The stamp of a vertex that is no more.
+GONE = np.iinfo(np.int32).max
 
 
 class State(NamedTuple):
@@ -26,9 +29,10 @@ class State(NamedTuple):
     place: [V, 3] float64.  quadric: [V, 10] float64, the matrix's six entries, the vector, the constant.
     faces: [F, 3] int32, -1 in the first corner once gone.  facing: [F, 3] float32, unit normals at first.
     first, last: [V] int32, a vertex's list of corners (3 f + k), -1 for none.  after: [3 F] int32, the next of it.
-    stamp: [V] int32, how often it moved; -1 once gone.  locked: [V] bool.
-    price: [H] float64.  edge: [H, 3] int32: both ends, and the sum of their stamps.  aside: [H] int32, as edge [H, 3].
-    seen, slot: [V] int32.  around: [MOST_AROUND, 6] int32 (see `_survey`).  size: [6] int64.
+    stamp: [V] int32, when it moved last, less than 0 before; GONE once gone.  locked: [V] bool.
+    alone: [V] bool, whether only the cheapest of its edges is on the heap.
+    price: [H] float64.  edge: [H, 4] int32: owner, other end, the stamp of each.  aside: [H, 4] int32, as edge.
+    seen, slot: [V] int32.  around: [MOST_AROUND, 6] int32 (see `_survey`).  size: [7] int64.
     """
 
     place: ndarray
@@ -40,6 +44,7 @@ class State(NamedTuple):
     after: ndarray
     stamp: ndarray
     locked: ndarray
+    alone: ndarray
     price: ndarray
     edge: ndarray
     aside: ndarray
@@ -52,7 +57,7 @@ class State(NamedTuple):
 def prepare(place: ndarray, faces: ndarray, ends: ndarray, count: ndarray, border_weight: float, locked: ndarray):
     """The State of a mesh before `run`. ends: [E, 2] int32 edges; count: [E] int32 faces of each."""
     vertices, rows = len(place), len(faces)
-    room = 2 * len(ends) + 64
+    room = 2 * len(ends) + vertices + 64
     state = State(
         place.copy(),
         np.zeros((vertices, 10)),
@@ -61,15 +66,16 @@ def prepare(place: ndarray, faces: ndarray, ends: ndarray, count: ndarray, borde
         np.full(vertices, -1, np.int32),
         np.full(vertices, -1, np.int32),
         np.full(3 * rows, -1, np.int32),
-        np.zeros(vertices, np.int32),
+        np.arange(-vertices, 0, dtype=np.int32),
         locked.copy(),
+        np.ones(vertices, np.bool_),
         np.empty(room),
-        np.empty((room, 3), np.int32),
-        np.empty((room, 3), np.int32),
+        np.empty((room, 4), np.int32),
+        np.empty((room, 4), np.int32),
         np.zeros(vertices, np.int32),
         np.zeros(vertices, np.int32),
         np.zeros((MOST_AROUND, 6), np.int32),
-        np.zeros(6, np.int64),
+        np.zeros(7, np.int64),
     )
     state.size[LEFT] = state.size[RETRIED] = rows
     _fill(state, ends, count, border_weight)
@@ -173,8 +179,8 @@ def meet(s, u, v):
     return mx, my, mz, max(error, 0.0), square, weight
 
 
-def push(s, price, u, v, stamps):
-    """Puts an edge on the heap, whose children of n are 4 n + 1 to 4 n + 4."""
+def push(s, price, u, v, at_u, at_v):
+    """Puts an edge with its stamps on the heap, whose children of n are 4 n + 1 to 4 n + 4."""
     if s.size[HEAP] == len(s.price):
         _tidy(s)
     n = s.size[HEAP]
@@ -183,68 +189,88 @@ def push(s, price, u, v, stamps):
         up = (n - 1) >> 2
         if s.price[up] <= price:
             break
-        s.price[n] = s.price[up]
-        s.edge[n, 0], s.edge[n, 1], s.edge[n, 2] = s.edge[up, 0], s.edge[up, 1], s.edge[up, 2]
+        _move(s, up, n)
         n = up
     s.price[n] = price
-    s.edge[n, 0], s.edge[n, 1], s.edge[n, 2] = u, v, stamps
+    s.edge[n, 0], s.edge[n, 1], s.edge[n, 2], s.edge[n, 3] = u, v, at_u, at_v
 
 
 def pop(s):
-    """The cheapest entry: (price, u, v, stamps); the heap has one."""
-    price, u, v, stamps = s.price[0], s.edge[0, 0], s.edge[0, 1], s.edge[0, 2]
+    """The cheapest entry: (price, owner, other end, the stamp of each); the heap has one."""
+    price, u, v, at_u, at_v = s.price[0], s.edge[0, 0], s.edge[0, 1], s.edge[0, 2], s.edge[0, 3]
     s.size[HEAP] -= 1
-    last = s.size[HEAP]
-    if last > 0:
-        _sink(s, 0, s.price[last], s.edge[last, 0], s.edge[last, 1], s.edge[last, 2], last)
-    return price, u, v, stamps
+    if s.size[HEAP] > 0:
+        _move(s, s.size[HEAP], 0)
+        _sink(s, 0, s.size[HEAP])
+    return price, u, v, at_u, at_v
 
 
-def _sink(s, n, price, u, v, stamps, end):
-    """Puts an entry at or below place n of the first `end`."""
+def _move(s, old, new):
+    """Copies an entry from one place to another."""
+    s.price[new] = s.price[old]
+    for k in range(4):
+        s.edge[new, k] = s.edge[old, k]
+
+
+def _sink(s, n, end):
+    """Moves the entry at place n down to where it belongs among the first `end`."""
+    price, u, v, at_u, at_v = s.price[n], s.edge[n, 0], s.edge[n, 1], s.edge[n, 2], s.edge[n, 3]
     while True:
         child = 4 * n + 1
         if child >= end:
             break
-        best = child
+        best, least = child, s.price[child]
         for k in range(child + 1, min(child + 4, end)):
-            if s.price[k] < s.price[best]:
-                best = k
-        if s.price[best] >= price:
+            if s.price[k] < least:
+                best, least = k, s.price[k]
+        if least >= price:
             break
-        s.price[n] = s.price[best]
-        s.edge[n, 0], s.edge[n, 1], s.edge[n, 2] = s.edge[best, 0], s.edge[best, 1], s.edge[best, 2]
+        _move(s, best, n)
         n = best
     s.price[n] = price
-    s.edge[n, 0], s.edge[n, 1], s.edge[n, 2] = u, v, stamps
-
-
-def is_current(s, u, v, stamps):
-    """Whether neither end has moved or gone since the entry was made."""
-    return s.stamp[u] >= 0 and s.stamp[v] >= 0 and s.stamp[u] + s.stamp[v] == stamps
+    s.edge[n, 0], s.edge[n, 1], s.edge[n, 2], s.edge[n, 3] = u, v, at_u, at_v
 
 
 def _tidy(s):
     """Drops the entries that are out of date, and orders the heap again."""
     kept = 0
     for n in range(s.size[HEAP]):
-        u, v, stamps = s.edge[n, 0], s.edge[n, 1], s.edge[n, 2]
-        if is_current(s, u, v, stamps):
-            s.price[kept] = s.price[n]
-            s.edge[kept, 0], s.edge[kept, 1], s.edge[kept, 2] = u, v, stamps
+        owner, other = s.edge[n, 0], s.edge[n, 1]
+        if s.stamp[owner] == s.edge[n, 2] and (s.alone[owner] or s.stamp[other] == s.edge[n, 3]):
+            _move(s, n, kept)
             kept += 1
     s.size[HEAP] = kept
     for n in range((kept - 2) >> 2, -1, -1):
-        _sink(s, n, s.price[n], s.edge[n, 0], s.edge[n, 1], s.edge[n, 2], kept)
+        _sink(s, n, kept)
 
 
-def offer(s, u, v, max_error):
-    """Puts the edge on the heap at its price, where that is within `max_error`."""
-    if s.locked[u] and s.locked[v]:
-        return
-    _, _, _, error, square, weight = meet(s, u, v)
-    if error <= weight * max_error * max_error:
-        push(s, error + LENGTH_WEIGHT * square, u, v, s.stamp[u] + s.stamp[v])
+def offer(s, u, max_error, all_but):
+    """Puts the cheapest of the edges that u owns, those to what moved before it, on the heap.
+
+    all_but: a vertex; all edges that u owns but the one to that, or -1 for the cheapest alone.
+    """
+    s.size[EPOCH] += 1
+    epoch, best, least = s.size[EPOCH], -1, np.inf
+    corner = s.first[u]
+    while corner >= 0:
+        f, k = corner // 3, corner % 3
+        corner = s.after[corner]
+        for j in range(1, 3):
+            x = s.faces[f, (k + j) % 3]
+            if s.seen[x] == epoch or s.stamp[x] > s.stamp[u] or x == all_but or (s.locked[u] and s.locked[x]):
+                continue
+            s.seen[x] = epoch
+            _, _, _, error, square, weight = meet(s, u, x)
+            price = error + LENGTH_WEIGHT * square
+            if error > weight * max_error * max_error:
+                continue
+            if all_but >= 0:
+                push(s, price, u, x, s.stamp[u], s.stamp[x])
+            elif price < least:
+                best, least = x, price
+    s.alone[u] = all_but < 0
+    if best >= 0:
+        push(s, least, u, best, s.stamp[u], s.stamp[best])
 
 
 _add_plane = cached_njit(_add_plane)
@@ -252,8 +278,8 @@ normal_of = cached_njit(normal_of)
 _hold_border = cached_njit(_hold_border)
 _fill = cached_njit(_fill)
 meet = cached_njit(meet)
+_move = cached_njit(_move)
 _sink = cached_njit(_sink)
-is_current = cached_njit(is_current)
 _tidy = cached_njit(_tidy)
 push = cached_njit(push)
 pop = cached_njit(pop)
