@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.backend import Backend, always, resolve_backend, triton_probe
-from ...core.progress import Progress
-from .graph import build_graph
+from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
+from ...core.progress import Progress, silent
+from .graph import BORDER_WEIGHT, build_graph, edges_of
 from .rounds import run_rounds
 
 
@@ -19,7 +20,14 @@ def _probe_library(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if find_spec("fast_simplification") else "fast-simplification is not installed"
 
 
-BACKENDS = (Backend("triton", triton_probe), Backend("library", _probe_library), Backend("reference", always))
+BACKENDS = (
+    Backend("triton", triton_probe),
+    Backend("numba", numba_probe),
+    Backend("reference", always),
+    Backend("library", _probe_library),
+)
+# Collapses between two reports: about a tenth of a second.
+STEPS = 5_000
 
 
 def collapse_edges(
@@ -37,10 +45,13 @@ def collapse_edges(
     position: [V, 3] float32 in units of about an edge; rows that no face uses any more keep their last place.
     faces: [F, 3] int32, F >= 1, no corner twice in a face and no face twice.  max_error: in the same units.
     locked: [V] bool, vertices that neither move nor go; "library" has none of these two.
-    backend: "triton", "library" (fast-simplification, other rows: V changes), or "reference" (plain torch).
+    backend: "triton" and "reference" (plain torch), in rounds; "numba", one at a time, the cheapest each time; or
+    "library" (fast-simplification, other rows: V changes).
     Deterministic for each backend and version of it.
     """
     chosen = resolve_backend(backend, BACKENDS, position.device)
+    if chosen == "numba":
+        return _collapse_one_by_one(position, faces, (target, max_error), locked, progress or silent)
     if chosen == "library":
         return _collapse_library(position, faces, target, progress)
     if chosen == "triton":
@@ -49,6 +60,31 @@ def collapse_edges(
         from . import reference as steps
     graph = run_rounds(build_graph(position, faces, locked), steps, target, max_error, progress)
     return graph.position, graph.faces
+
+
+def _collapse_one_by_one(
+    position: Tensor,
+    faces: Tensor,
+    limits: tuple[int, float],
+    locked: Tensor | None,
+    progress: Progress,
+) -> tuple[Tensor, Tensor]:
+    """`collapse_edges` by a heap. limits: target and max_error."""
+    from . import kernel_cpu
+    from .kernel_cpu_heap import LEFT, prepare
+
+    (target, max_error), total = limits, len(faces)
+    ends, count = (column.numpy() for column in edges_of(faces, len(position)))
+    fixed = np.zeros(len(position), np.bool_) if locked is None else locked.numpy()
+    state = prepare(position.double().numpy(), faces.numpy(), ends, count, BORDER_WEIGHT, fixed)
+    kernel_cpu.start(state, max_error)
+    loose = kernel_cpu.TOUCHING if (count > 2).any() else kernel_cpu.LOOSE
+    may = loose if target else kernel_cpu.STRICT
+    while not kernel_cpu.run(state, target, max_error, may, STEPS):
+        progress((total - state.size[LEFT]) / (total - target))
+    left = torch.from_numpy(state.faces[state.faces[:, 0] >= 0])
+    moved = torch.from_numpy((state.stamp > 0)[:, None])
+    return torch.where(moved, torch.from_numpy(state.place).float(), position), left
 
 
 def _collapse_library(position: Tensor, faces: Tensor, target: int, progress: Progress | None) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,11 @@ def build_graph(position: Tensor, faces: Tensor, locked: Tensor | None) -> Graph
     return Graph(position, quadric, degree, faces, facing, ends, count, zeros, zeros)
 
 
+def edges_of(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
+    """ends [E, 2] int32, the lower first, and count [E] int32, the faces of each, of `faces` [F, 3] int32."""
+    return _edges(faces, vertices)[:2]
+
+
 def _edges(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor, Tensor]:
     """ends [E, 2] int32, count [E] int32, and the sides (corner * F + face) [B] int64 with an edge of their own."""
     sides = torch.stack([faces, faces.roll(-1, 1)], dim=2).transpose(0, 1).reshape(-1, 2)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...core.progress import Progress
-from .graph import Graph
+from .graph import LOCK, Graph
 from .reference import rank
 
 # Of the part of the faces that is still to go, this part of the edges is cheap enough for a round.
@@ -36,7 +36,7 @@ class Pairs:
     """Edges from an end of a chosen edge to a vertex that both its ends have as a neighbour, two by two: C pairs.
 
     kept, dropped: [C] int64, edges that become one.  owner: [C] int64, the chosen edge.
-    tip: [C] int64, the vertex; [0] in a round without an edge whose hole may close or whose part may go.
+    tip: [C] int64, the vertex; [0] in a round where all edges have two faces and no part may go.
     """
 
     kept: Tensor
@@ -49,8 +49,8 @@ class Pairs:
 class Fit:
     """What a collapse of each of S chosen edges does to how the surface is connected, [S] bool each; at most one holds.
 
-    keeps: nothing.  closes: the hole of three open edges beside it closes.  part: it is an edge of a triangle or of a
-    closed piece of four faces, which can only be removed whole.
+    keeps: nothing, or a border or a curve moves inward.  closes: the hole of three open edges beside it closes.
+    part: it is an edge of a triangle or of a closed piece of four faces, which can only be removed whole.
     """
 
     keeps: Tensor
@@ -61,21 +61,21 @@ class Fit:
 def run_rounds(graph: Graph, steps: ModuleType, target: int, max_error: float, progress: Progress | None) -> Graph:
     """Collapse until at most `target` faces are left, or too little more goes within `max_error` (mean edges).
 
-    With a target, holes of three open edges close and parts of one or four faces go, where that is cheap enough; with
-    0 the surface stays connected as it is.
+    With a target, borders and curves of other than two faces are held by their planes alone, holes of three open edges
+    close and parts of one or four faces go, where that is cheap enough; with 0 the surface stays connected as it is.
     steps: the module with `edge_costs`, `choose_edges`, `merge_edges` and `check_faces`. The sizes of what is left are
-    read from the device at most seven times a round.
+    read from the device at most eight times a round.
     """
-    total, quiet, has_border = len(graph.faces), 0, target > 0
+    total, quiet, has_odd = len(graph.faces), 0, target > 0
     history = [total]
     max_error = min(max_error, UNBOUNDED)
     # Under an error bound it ends where nothing is left within the bound, however slowly.
     share = LEAST_SHARE if target and max_error == UNBOUNDED else 0.0
     while len(graph.faces) > target:
-        # A closed surface stays closed: the pass over all edges ends with the last open one.
-        has_border = has_border and bool((graph.count == 1).any())
+        # A closed surface stays closed: the pass over all edges ends with the last odd one.
+        has_odd = has_odd and bool((graph.count != 2).any())
         widen = 2 ** max(0, quiet - WAIT)
-        graph = _round(graph, steps, target, max_error, len(history), widen, has_border)
+        graph = _round(graph, steps, target, max_error, len(history), widen, has_odd)
         history.append(len(graph.faces))
         left = history[-1]
         quiet = min(quiet + 1, MOST_QUIET) if history[-2] - left <= QUIET * left else max(quiet - 1, 0)
@@ -99,19 +99,21 @@ def _part_done(total: int, left: int, target: int) -> float:
 
 
 def _round(
-    graph: Graph, steps: ModuleType, target: int, max_error: float, turn: int, wider: int, has_border: bool
+    graph: Graph, steps: ModuleType, target: int, max_error: float, turn: int, wider: int, has_odd: bool
 ) -> Graph:
     """One round. wider: how many times more than at first it may take, where rounds have been quiet."""
     surplus = len(graph.faces) - target
-    cost = steps.edge_costs(graph, turn, max_error)
+    # To the steps, only what is locked is not free to move.
+    free = replace(graph, degree=graph.degree & -LOCK) if target else graph
+    cost = steps.edge_costs(free, turn, max_error)
     limit = _cheap(cost, max(LEAST_CHEAP * wider, CHEAP * surplus / len(graph.faces)))
     chosen = steps.choose_edges(graph, cost, limit, turn)
     label = torch.full((len(graph.position),), -1, dtype=torch.int32, device=chosen.device)
     label[graph.ends[chosen].long()] = torch.arange(len(chosen), dtype=torch.int32, device=chosen.device)[:, None]
-    position, quadric = steps.merge_edges(graph, chosen)
+    position, quadric = steps.merge_edges(free, chosen)
     spoils, star = steps.check_faces(graph, label, position)
     count, price = graph.count[chosen], cost[chosen]
-    pairs, fit = _link(graph, label, chosen, star, loose=target > 0, has_border=has_border)
+    pairs, fit = _link(graph, label, chosen, star, loose=target > 0, has_odd=has_odd)
     waits = torch.zeros_like(fit.part)
     has_parts = len(pairs.tip) > 0 and bool(fit.part.any())
     if has_parts:
@@ -127,7 +129,7 @@ def _round(
     parts = _part_labels(graph, chosen, pairs, gone) if has_parts else None
     taken = taken & ~fit.part
     holes = taken & fit.closes
-    graph = _join_edges(_join_vertices(graph, chosen, taken, holes, position, quadric), pairs, taken, holes)
+    graph = _join_edges(_join_vertices(graph, chosen, taken, position, quadric), pairs, taken, holes)
     return graph if parts is None else _drop_parts(graph, parts)
 
 
@@ -139,14 +141,15 @@ def _cheap(cost: Tensor, part: float) -> Tensor:
 
 
 def _link(
-    graph: Graph, label: Tensor, chosen: Tensor, star: Tensor, *, loose: bool, has_border: bool
+    graph: Graph, label: Tensor, chosen: Tensor, star: Tensor, *, loose: bool, has_odd: bool
 ) -> tuple[Pairs, Fit]:
     """The pairs of edges that collapses of the `chosen` [S] make one, and what that does to the surface.
 
     It stays as it is connected where the neighbours that an edge's ends share are just the third corners of its faces,
-    and no two edges of a curve become one: the link condition (Dey, Edelsbrunner, Guha and Nekhayev 1999).
-    star: [S] int32, the faces around an edge.  loose: whether holes may close and parts may go.
-    has_border: whether `graph` has an open edge.
+    and no two edges of a curve become one: the link condition (Dey, Edelsbrunner, Guha and Nekhayev 1999). Without the
+    second half no edge comes to have more faces than two that had not.
+    star: [S] int32, the faces around an edge.  loose: whether curves may join, holes may close and parts may go.
+    has_odd: whether `graph` has an edge of other than two faces.
     """
     count = graph.count[chosen]
     labels = label[graph.ends.long()]
@@ -165,12 +168,19 @@ def _link(
     # All that would be left of the smallest closed piece is two faces on each other.
     closed = (count == 2) & (degree == 0).all(1)
     left = star - count
-    keeps = (shared == count) & (joined == 0) & (left > 2 * closed)
+    keeps = (shared == count) & (left > 2 * ((count == 2) if loose else closed))
+    # Two borders do not meet across an edge, unless there are curves anyway.
+    apart = (count != 2) | ~(degree & (LOCK - 1) > 0).all(1)
+    keeps &= (joined == 0) | loose
+    keeps &= apart | bool((graph.count > 2).any()) if loose and has_odd else True
     piece = closed & (shared == 2) & (left == 2)
     # Both are rare on a closed surface: most of its rounds skip what only holes and parts need.
-    if not (loose and (has_border or bool(piece.any()))):
+    if not (loose and (has_odd or bool(piece.any()))):
         return pairs, Fit(keeps, torch.zeros_like(keeps), torch.zeros_like(keeps))
     pairs = replace(pairs, tip=keys[second] % len(graph.position))
+    # No edge between two that must stay goes.
+    lost = _open_pairs(graph, pairs) & (graph.degree[pairs.tip] >= LOCK)
+    keeps = keeps.index_put((pairs.owner[lost],), torch.zeros_like(keeps[:1]))
     alone = torch.zeros_like(count).index_add_(0, pairs.owner, (graph.degree[pairs.tip] == 0).to(count.dtype))
     piece &= alone == 2
     # Ends with two open edges each: a triangle's, or two of which lead to the same vertex around a hole.
@@ -263,12 +273,10 @@ def _delay(graph: Graph, chosen: Tensor, refused: Tensor, turn: int) -> Graph:
     )
 
 
-def _join_vertices(
-    graph: Graph, chosen: Tensor, taken: Tensor, holes: Tensor, position: Tensor, quadric: Tensor
-) -> Graph:
+def _join_vertices(graph: Graph, chosen: Tensor, taken: Tensor, position: Tensor, quadric: Tensor) -> Graph:
     """`graph` with the `taken` [S] of the `chosen` edges [S] shrunk to points; edges keep their rows.
 
-    holes: [S] bool, those that close one.  position: [S, 3], and quadric: [S, 10], as `merge_edges` gives them.
+    position: [S, 3], and quadric: [S, 10], as `merge_edges` gives them.
     The ends of chosen edges are all different.
     """
     start, end = graph.ends[chosen].long().unbind(1)
@@ -277,7 +285,6 @@ def _join_vertices(
     renamed = torch.arange(len(graph.position), dtype=torch.int32, device=drop.device)
     renamed[drop] = torch.where(taken, keep, drop).to(torch.int32)
     degree = graph.degree[keep] + graph.degree[drop] - 2 * (graph.count[chosen] != 2).to(torch.int32)
-    degree = degree - 2 * holes.to(torch.int32)
 
     def moved(old: Tensor, new: Tensor) -> Tensor:
         mask = taken if old.ndim == 1 else taken[:, None]
@@ -304,14 +311,19 @@ def _join_edges(graph: Graph, pairs: Pairs, taken: Tensor, holes: Tensor) -> Gra
     """
     done = taken[pairs.owner]
     kept, dropped = pairs.kept, pairs.dropped
-    alive = graph.ends[:, 0] != graph.ends[:, 1]
-    rows = alive.index_copy(0, dropped, alive[dropped] & ~done).nonzero().flatten()
-    both, degree = 2, graph.degree
-    if len(pairs.tip):
-        across = holes[pairs.owner] & _open_pairs(graph, pairs)
-        both = 2 * (~across).to(torch.int32)
-        degree = degree.index_add(0, pairs.tip, -2 * across.to(torch.int32))
+    both = 2 * (~(holes[pairs.owner] & _open_pairs(graph, pairs))).to(torch.int32) if len(pairs.tip) else 2
     count = graph.count[kept] + torch.where(done, graph.count[dropped] - both, 0)
+    alive = graph.ends[:, 0] != graph.ends[:, 1]
+    alive = alive.index_copy(0, dropped, alive[dropped] & ~done)
+    degree = graph.degree
+    if len(pairs.tip):
+        # Two open edges of one face go with it.
+        alive = alive.index_copy(0, kept, alive[kept] & (count > 0))
+        odd = [(n != 2).to(torch.int32) for n in (count, graph.count[kept], graph.count[dropped])]
+        change = torch.where(done, torch.where(count > 0, odd[0], 0) - odd[1] - odd[2], 0)
+        for end in graph.ends[kept].long().unbind(1):
+            degree = degree.index_add(0, end, change)
+    rows = alive.nonzero().flatten()
     columns = graph.ends, graph.count.index_copy(0, kept, count)
     # An edge that was refused may go now: what is around it is not what it was.
     fresh = (x.index_copy(0, kept, torch.where(done, 0, x[kept])) for x in (graph.ready, graph.strikes))
