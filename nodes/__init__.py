@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .asset import AssetSettings, BakeTextures, GameReadyAsset, Unwrap
+from .asset import AssetSettings, GameReadyAsset, Unwrap
+from .bake import BakeTextures, TransferTextures
+from .engine import CollisionMesh, SaveForEngine
 from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .inspect import MeshInfo, UVAtlas
@@ -36,6 +38,9 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2SimplifyMesh": (SimplifyMesh, "TRELLIS.2 Simplify Mesh"),
     "T2Unwrap": (Unwrap, "TRELLIS.2 Unwrap"),
     "T2BakeTextures": (BakeTextures, "TRELLIS.2 Bake Textures"),
+    "T2TransferTextures": (TransferTextures, "TRELLIS.2 Transfer Textures"),
+    "T2CollisionMesh": (CollisionMesh, "TRELLIS.2 Collision Mesh"),
+    "T2SaveForEngine": (SaveForEngine, "TRELLIS.2 Save for Engine"),
     "T2ImageTo3D": (ImageTo3D, "TRELLIS.2 Image to 3D"),
     "T2RenderPreview": (RenderPreview, "TRELLIS.2 Render Preview"),
     "T2PreviewMesh": (PreviewMesh, "TRELLIS.2 Preview Mesh"),

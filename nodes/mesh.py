@@ -18,7 +18,7 @@ from .widgets import MESH_GROUP
 
 log = logging.getLogger(__name__)
 
-SHAPE_ONLY = "A textured mesh gives its shape; its textures do not follow."
+SHAPE_ONLY = "A textured mesh gives its shape; Transfer Textures puts its textures onto the result."
 
 
 class CleanMesh:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.color import linear_to_srgb, to_bytes
 from ..core.vectors import unit
-from ..material import PLAIN, AlphaMode, Material, Texture
+from ..material import PLAIN, Material, Texture, alpha_mode
 from ..ops.nearest_texel import nearest_texel
 from ..values import PBR_CHANNELS
 from .mesh_materials import MeshMaterials, alpha_mode_of, as_factors
@@ -18,14 +18,6 @@ from .options import BakeOptions
 from .sources import LAYER_CHANNELS, Channels
 from .tangent_space import normal_bytes
 from .texels import Samples
-
-# Bytes. Decoded alpha is slightly below 1 nearly everywhere; transparent materials are well below.
-OPAQUE_FROM = 230
-CLEAR_TO = 25
-# Minimum share of non-opaque texels for the modes that cost renderers more.
-SEEN_THROUGH = 0.01
-# Maximum share of partly transparent texels among those, for MASK: antialiased rims of a cut-out.
-IN_BETWEEN = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +122,3 @@ class Atlas:
 
 def _texture(image: Tensor) -> Texture:
     return Texture(image.contiguous(), wrap=("clamp", "clamp"))
-
-
-def alpha_mode(alpha: Tensor) -> AlphaMode:
-    """Chooses the glTF alpha mode from the texels' `alpha` [T] uint8.
-
-    "OPAQUE" if at most 1 % of the texels are below 0.9; otherwise "MASK" if at most a quarter of those are above 0.1;
-    otherwise "BLEND".
-    """
-    below = int((alpha < OPAQUE_FROM).sum())
-    if below <= SEEN_THROUGH * len(alpha):
-        return "OPAQUE"
-    between = int(((alpha < OPAQUE_FROM) & (alpha > CLEAR_TO)).sum())
-    return "MASK" if between <= IN_BETWEEN * below else "BLEND"

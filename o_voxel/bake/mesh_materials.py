@@ -64,7 +64,7 @@ class MeshMaterials:
         emitted = max(max(material.emissive_factor) for material in used)
         strength = float(to_linear(torch.tensor(emitted, dtype=torch.float64)))
         return cls(
-            surface, SurfaceMaterials.of(kept), _uv_units(source), max(strength, 1.0) if strength else 0.0, source
+            surface, SurfaceMaterials.of(kept), source_units(source), max(strength, 1.0) if strength else 0.0, source
         )
 
     def find(
@@ -160,7 +160,8 @@ def uv_units(mesh: Mesh, uv: Tensor, uv_faces: Tensor) -> Tensor:
     return torch.where((flat > 0) & (areas > 0), ratio, ANYWHERE).clamp(1e-30, ANYWHERE).float()
 
 
-def _uv_units(source: TexturedMesh) -> Tensor:
+def source_units(source: TexturedMesh) -> Tensor:
+    """Returns `uv_units` [F] of a textured mesh; inf for all its faces without texture coordinates."""
     if source.uv is None:
         return source.mesh.vertices.new_full((len(source.mesh.faces),), torch.inf)
     faces = source.mesh.faces if source.uv_faces is None else source.uv_faces

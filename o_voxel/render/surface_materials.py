@@ -129,12 +129,18 @@ class SurfaceMaterials:
         uv = (self.uv.index_select(0, face) * bary.T[..., None]).sum(1)
         for table in tables:
             textured = (table.last_level.index_select(0, material) >= 0).nonzero().flatten()
-            rows, level = material[textured], values.new_zeros(len(textured))
+            every = len(textured) == len(face)
+            rows, places = (material, uv) if every else (material[textured], uv[textured])
+            level = values.new_zeros(len(rows))
             if footprint is not None:
-                level = (footprint[textured] * table.texture_size()[rows]).clamp_min(1).log2()
+                size = footprint if every else footprint[textured]
+                level = (size * table.texture_size()[rows]).clamp_min(1).log2()
                 level = torch.minimum(level, table.last_level[rows].to(level))
-            texels = texture_sample(table, rows, uv[textured], level)
-            values[textured[:, None], list(table.channels)] *= texels
+            texels = texture_sample(table, rows, places, level)
+            if every:
+                values[:, list(table.channels)] *= texels
+            else:
+                values[textured[:, None], list(table.channels)] *= texels
         return values
 
 

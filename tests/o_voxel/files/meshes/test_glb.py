@@ -13,7 +13,9 @@ from comfyui_trellis2.o_voxel.core.color import to_linear
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
 from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
+from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.o_voxel.files.meshes.vertex_buffer import to_y_up
+from comfyui_trellis2.o_voxel.render.surface_materials import SurfaceMaterials
 from comfyui_trellis2.o_voxel.values import Mesh, VoxelField
 from comfyui_trellis2.o_voxel.voxels.sample import vertex_materials
 
@@ -86,7 +88,7 @@ def test_a_file_holds_the_surface(tmp_path, vertices, faces, colored, dtype):
     path = write_flat(tmp_path / "a.glb", mesh, random_materials(vertices) if colored else None)
     assert path == tmp_path / "a.glb"
     arrays = read(path)
-    assert set(arrays) == {"POSITION", "faces"} | ({"COLOR_0"} if colored else set())
+    assert set(arrays) == {"POSITION", "faces"} | ({"COLOR_0", "TEXCOORD_0"} if colored else set())
     x, y, z = mesh.vertices[mesh.faces.long()].unbind(-1)
     expected = torch.stack([x, z, -y], dim=-1)
     np.testing.assert_array_equal(arrays["POSITION"][arrays["faces"]], expected.numpy())
@@ -125,7 +127,7 @@ def test_bounds_are_those_of_the_used_vertices(tmp_path):
 def test_colours_are_linear(tmp_path, encoded, linear):
     assert to_linear(torch.tensor([encoded])).item() == pytest.approx(linear, abs=1e-6)
     materials = torch.zeros(3, 6)
-    materials[:, 1] = encoded
+    materials[:, 1], materials[:, 5] = encoded, 1.0
     mesh = random_mesh(3, 0)
     colors = read(write_flat(tmp_path / "a.glb", Mesh(mesh.vertices, torch.tensor([[0, 1, 2]])), materials))["COLOR_0"]
     assert colors.dtype == np.uint16 and colors.shape == (3, 4)
@@ -134,7 +136,7 @@ def test_colours_are_linear(tmp_path, encoded, linear):
 
 def test_colours_go_with_their_vertices_and_are_clamped(tmp_path):
     mesh = Mesh(torch.eye(3), torch.tensor([[2, 0, 1]]))
-    materials = torch.tensor([[2.0, 0, 0, 0, 0, 0], [0, 1, -1, 0, 0, 0], [0, 0, 1, 0, 0, 0]])
+    materials = torch.tensor([[2.0, 0, 0, 0, 0, 1], [0, 1, -1, 0, 0, 1], [0, 0, 1, 0, 0, 1]])
     before = materials.clone()
     document, _ = chunks(write_flat(tmp_path / "a.glb", mesh, materials))
     colors = read(tmp_path / "a.glb")["COLOR_0"]
@@ -144,16 +146,28 @@ def test_colours_go_with_their_vertices_and_are_clamped(tmp_path):
     assert torch.equal(materials, before)
 
 
-def test_metallic_and_roughness_are_means_over_the_used_vertices(tmp_path):
+def test_metallic_and_roughness_that_hardly_vary_are_means_over_the_used_vertices(tmp_path):
     mesh = Mesh(torch.eye(4)[:, :3].contiguous(), torch.tensor([[0, 1, 2]]))
-    materials = torch.zeros(4, 6)
-    materials[:, 3] = torch.tensor([0.0, 0.3, 0.6, 100.0])
-    materials[:, 4] = torch.tensor([1.0, 3.0, 0.1, 100.0])
+    materials = torch.ones(4, 6)
+    materials[:, 3] = torch.tensor([0.300, 0.301, 0.302, 100.0])
+    materials[:, 4] = torch.tensor([0.700, 0.700, 0.703, 100.0])
     document, _ = chunks(write_flat(tmp_path / "a.glb", mesh, materials))
     (material,) = document["materials"]
     surface = material["pbrMetallicRoughness"]
-    assert surface["metallicFactor"] == pytest.approx(0.3) and surface["roughnessFactor"] == pytest.approx(0.7)
+    assert surface["metallicFactor"] == pytest.approx(0.301) and surface["roughnessFactor"] == pytest.approx(0.701)
     assert material["doubleSided"] is True and document["meshes"][0]["primitives"][0]["material"] == 0
+    assert "alphaMode" not in material
+
+
+def test_metallic_roughness_and_alpha_come_back_at_every_vertex(tmp_path):
+    materials = random_materials(40)
+    mesh = Mesh(random_mesh(40, 0).vertices, torch.arange(39).view(13, 3))
+    back = load_textured_mesh(write_flat(tmp_path / "a.glb", mesh, materials))
+    assert back.materials[0].alpha_mode == "BLEND"
+    corners = torch.arange(13).repeat(3), torch.eye(3).repeat_interleave(13, 0).T.contiguous()
+    found = SurfaceMaterials.of(back).read(*corners).T
+    expected = materials[mesh.faces.T.flatten()]
+    np.testing.assert_allclose(found, expected, atol=0.6 / 255)
 
 
 def test_a_surface_without_materials_is_white_and_rough(tmp_path):
