@@ -20,7 +20,7 @@ from comfyui_trellis2.o_voxel.values import Mesh, VoxelField
 from comfyui_trellis2.o_voxel.voxels.sample import vertex_materials
 
 COMPONENTS = {5126: np.dtype("<f4"), 5123: np.dtype("<u2"), 5125: np.dtype("<u4")}
-WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
 # As it comes: no normals are made, so that no vertex is split.
 write_flat = functools.partial(write_glb, options=SaveOptions(crease_deg=None))
@@ -60,6 +60,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     assert document["buffers"] == [{"byteLength": len(binary)}]
     (primitive,) = document["meshes"][0]["primitives"]
     arrays, spans = {}, []
+    for image in document.get("images", []):
+        view = document["bufferViews"][image["bufferView"]]
+        spans.append((view["byteOffset"], view["byteOffset"] + view["byteLength"]))
     for name, index in {**primitive["attributes"], "faces": primitive["indices"]}.items():
         accessor = document["accessors"][index]
         view = document["bufferViews"][accessor["bufferView"]]
@@ -88,7 +91,9 @@ def test_a_file_holds_the_surface(tmp_path, vertices, faces, colored, dtype):
     path = write_flat(tmp_path / "a.glb", mesh, random_materials(vertices) if colored else None)
     assert path == tmp_path / "a.glb"
     arrays = read(path)
-    assert set(arrays) == {"POSITION", "faces"} | ({"COLOR_0", "TEXCOORD_0"} if colored else set())
+    varied = colored and len(mesh.faces.unique()) > 1  # one vertex has one metallic
+    expected = {"POSITION", "faces"} | ({"COLOR_0"} if colored else set()) | ({"TEXCOORD_0"} if varied else set())
+    assert set(arrays) == expected
     x, y, z = mesh.vertices[mesh.faces.long()].unbind(-1)
     expected = torch.stack([x, z, -y], dim=-1)
     np.testing.assert_array_equal(arrays["POSITION"][arrays["faces"]], expected.numpy())
