@@ -49,6 +49,7 @@ def ball(shapes):
     return TexturedMesh(mesh, (paint,), uv=seen_from_above(mesh))
 
 
+@pytest.mark.slow
 def test_a_checkered_sphere_simplified_to_a_tenth_keeps_its_colours(ball):
     light = simplify(ball.mesh, len(ball.mesh.faces) // 10)
     made = transfer_textures(light, ball, replace(OPTIONS, resolution=256))
@@ -183,6 +184,7 @@ def test_a_bad_source_is_refused(ball):
         transfer_colors(ball.mesh, replace(ball, uv=ball.uv * torch.nan))
 
 
+@pytest.mark.slow
 def test_the_same_bytes_twice_and_cancelled_at_once(ball):
     light = simplify(ball.mesh, 300)
     first, second = (transfer_textures(light, ball, OPTIONS).materials[0] for _ in range(2))
