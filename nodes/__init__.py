@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .asset import AssetSettings, BakeTextures, GameReadyAsset, Unwrap
+from .asset import AssetSettings, GameReadyAsset, Unwrap
+from .bake import BakeTextures, TransferTextures
+from .engine import CollisionMesh, SaveForEngine
 from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .inspect import MeshInfo, UVAtlas
@@ -37,6 +39,9 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2SimplifyMesh": (SimplifyMesh, "Simplify Mesh (TRELLIS.2)"),
     "T2Unwrap": (Unwrap, "Unwrap (TRELLIS.2)"),
     "T2BakeTextures": (BakeTextures, "Bake Textures (TRELLIS.2)"),
+    "T2TransferTextures": (TransferTextures, "Transfer Textures (TRELLIS.2)"),
+    "T2CollisionMesh": (CollisionMesh, "Collision Mesh (TRELLIS.2)"),
+    "T2SaveForEngine": (SaveForEngine, "Save for Engine (TRELLIS.2)"),
     "T2ImageTo3D": (ImageTo3D, "TRELLIS.2 Image to 3D"),
     "T2RenderPreview": (RenderPreview, "Render Preview (TRELLIS.2)"),
     "T2PreviewMesh": (PreviewMesh, "Preview Mesh (TRELLIS.2)"),

@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..o_voxel.asset import PRESETS, STAGES, AssetOptions, make_asset
-from ..o_voxel.bake.bake import bake
-from ..o_voxel.bake.options import MAX_RAYS, BakeOptions
+from ..o_voxel.bake.options import MAX_RAYS
 from ..o_voxel.core.progress import scaled
-from ..o_voxel.material import TexturedMesh, UVMap
+from ..o_voxel.material import TexturedMesh
 from ..o_voxel.mesh.normals import smooth_by_angle
 from ..o_voxel.mesh.uv.unwrap import unwrap
 from ..o_voxel.values import Mesh, VoxelField
@@ -23,6 +22,7 @@ from .sockets import (
     AssetOverrides,
     expect,
     materials,
+    painted,
     textured,
 )
 from .sockets import surface as surface_of
@@ -119,74 +119,6 @@ class Unwrap:
         return (host.at_rest(replace(plain, uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)),)
 
 
-class BakeTextures:
-    CATEGORY = ASSET_GROUP
-    DESCRIPTION = (
-        "Bakes textures from voxels: base colour, metallic, roughness, alpha; also normal map and ambient occlusion."
-    )
-    FUNCTION = "bake"
-    RETURN_TYPES = (TEXTURED_MESH,)
-    RETURN_NAMES = ("textured_mesh",)
-    OUTPUT_TOOLTIPS = ("The mesh with its baked textures.",)
-    SEARCH_ALIASES = ("bake", "texture", "normal map", "ambient occlusion", "ao", "texture transfer", "pbr")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        surface = "The detailed surface, from Clean Mesh: source of colour, normals and occlusion."
-        return {
-            "required": {
-                "textured_mesh": (ANY_MESH, {"tooltip": "From Unwrap, or Load Mesh with texture coordinates."}),
-                "detailed_mesh": (ANY_MESH, {"tooltip": surface}),
-                "voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh or O-Voxel to Mesh; must have some."}),
-                "texture_size": (TEXTURE_SIZES, {"default": "2048", "tooltip": SIZE}),
-                "supersample": (SUPERSAMPLES, {"default": "1", "tooltip": SAMPLES, "advanced": True}),
-                "normal_map": (
-                    "BOOLEAN",
-                    {"default": True, "tooltip": "Bake a normal map of the detailed surface: one more image."},
-                ),
-                "occlusion": ("BOOLEAN", {"default": True, "tooltip": "Bake ambient occlusion."}),
-                "alpha_mode": (ALPHA_MODES, {"default": "auto", "tooltip": ALPHA, "advanced": True}),
-            },
-            "optional": {"texture_size_override": SIZE_OVERRIDE},
-        }
-
-    def bake(
-        self,
-        textured_mesh: Mesh | TexturedMesh,
-        detailed_mesh: Mesh | TexturedMesh,
-        voxels: VoxelField,
-        texture_size: str,
-        supersample: str,
-        normal_map: bool,
-        occlusion: bool,
-        alpha_mode: str,
-        texture_size_override: int | None = None,
-    ) -> tuple[TexturedMesh]:
-        target, dense, field = textured(textured_mesh), surface_of(detailed_mesh), materials(voxels, "voxels")
-        if target.uv is None:
-            raise ValueError("textured_mesh: expected texture coordinates, got none; put Unwrap before this node")
-        side = texture_side(texture_size, texture_size_override)
-        target = host.at_work(target)
-        faces = target.mesh.faces if target.uv_faces is None else target.uv_faces
-        options = BakeOptions(
-            resolution=side,
-            supersample=int(supersample),
-            normal_map=normal_map,
-            occlusion=occlusion,
-            alpha_mode=alpha_mode,
-        )
-        baked = bake(
-            target.mesh,
-            UVMap(target.uv, faces, faces.new_zeros(len(faces))),
-            host.at_work(dense),
-            host.at_work(field),
-            options,
-            normals=target.normals,
-            progress=host.progress(),
-        )
-        return (host.at_rest(baked),)
-
-
 class GameReadyAsset:
     CATEGORY = ASSET_GROUP
     DESCRIPTION = (
@@ -196,7 +128,7 @@ class GameReadyAsset:
     RETURN_TYPES = (TEXTURED_MESH, MESH)
     RETURN_NAMES = ("textured_mesh", "mesh")
     OUTPUT_TOOLTIPS = (
-        "The finished mesh, with textures if voxels are connected.",
+        "The finished mesh, with textures if voxels are connected or the input has some.",
         "The same mesh without texture coordinates and textures.",
     )
     SEARCH_ALIASES = ("game ready", "game asset", "finish mesh", "3d print", "low poly", "unreal", "unity", "bake")
@@ -208,7 +140,10 @@ class GameReadyAsset:
             "cleaned: keeps the surface; remeshed: a closed surface around both sides of every sheet; outer shell: one "
             "watertight solid."
         )
-        source = "From Decode Mesh, unprocessed. A textured mesh gives its shape; materials come from voxels."
+        source = (
+            "From Decode Mesh, unprocessed, or any other mesh. A textured one keeps its materials if no voxels are "
+            "connected: they are baked from its surface."
+        )
         return {
             "required": {
                 "mesh": (ANY_MESH, {"tooltip": source}),
@@ -227,7 +162,10 @@ class GameReadyAsset:
                 ),
             },
             "optional": {
-                "voxels": (VOXELS, {"tooltip": "Materials from Decode Mesh. Without them: no textures."}),
+                "voxels": (
+                    VOXELS,
+                    {"tooltip": "Materials from Decode Mesh. Without them: those of a textured mesh, if any."},
+                ),
                 "texture_size_override": SIZE_OVERRIDE,
                 "options": (
                     ASSET_OPTIONS,
@@ -258,9 +196,15 @@ class GameReadyAsset:
         if surface != FROM_PRESET:
             chosen = replace(chosen, surface=surface)
         field = None if voxels is None else host.at_work(materials(voxels, "voxels"))
+        if field is None and painted(mesh):
+            field = host.at_work(mesh)
         warnings: list[str] = []
         if options is not None and (options.normal_map or options.occlusion) and not (field and chosen.texture_size):
-            missing = "voxels are not connected" if field is None else f"preset {preset} has no texture"
+            missing = (
+                "voxels are not connected, and the mesh has no textures"
+                if field is None
+                else f"preset {preset} has no texture"
+            )
             warnings.append(f"no normal map or occlusion, which options asks for: {missing}")
         asset = make_asset(
             host.at_work(shape),

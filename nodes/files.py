@@ -31,6 +31,21 @@ MIB = 2**20
 FILE_3D = "FILE_3D"
 FILE_3D_GLB = "FILE_3D_GLB"
 ANY_FILE = ",".join((FILE_3D, FILE_3D_GLB, "FILE_3D_GLTF", "FILE_3D_OBJ", "FILE_3D_PLY", "FILE_3D_STL", "STRING"))
+PIVOTS = ["as is", "base", "centre"]
+PIVOT_TOOLTIP = (
+    "What is put at the origin. base: the middle of the floor, so that the mesh stands on the ground; centre: the "
+    "middle of the mesh; as is: nothing moves."
+)
+PIVOT = {name: (PIVOTS, {"default": name, "tooltip": PIVOT_TOOLTIP, "advanced": True}) for name in PIVOTS}
+NORMAL_MAPS = (
+    ["opengl", "directx"],
+    {
+        "default": "opengl",
+        "tooltip": "opengl: +y up, as glTF, Blender, Unity and Godot expect. directx: green turned over, for Unreal "
+        "Engine and 3ds Max where they do not do it themselves; glTF viewers then light the mesh wrongly.",
+        "advanced": True,
+    },
+)
 # Where ComfyUI puts the graph, for the files that carry it.
 HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
@@ -143,7 +158,7 @@ class SaveGLB:
         path, subfolder = host.output_path(filename_prefix, "glb")
         options = SaveOptions(extras=host.metadata(prompt, extra_pnginfo))
         write_glb(path, whole, materials, options, progress=scaled(report, 0.3, 0.7))
-        return _shown(path, subfolder)
+        return shown(path, subfolder)
 
 
 class SaveMesh:
@@ -188,6 +203,7 @@ class SaveMesh:
                 ),
                 "scale": ("FLOAT", {"default": 1.0, "min": 0.001, "max": 10000.0, "step": 0.001, "tooltip": scale}),
             },
+            "optional": {"pivot": PIVOT["as is"], "normal_maps": NORMAL_MAPS},
             "hidden": HIDDEN,
         }
 
@@ -213,6 +229,8 @@ class SaveMesh:
         geometry: str = "full",
         max_mib: float = 0.0,
         scale: float = 1.0,
+        pivot: str = "as is",
+        normal_maps: str = "opengl",
         prompt: Any = None,
         extra_pnginfo: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -226,6 +244,8 @@ class SaveMesh:
             draco=geometry == "draco",
             max_bytes=int(max_mib * MIB) or None,
             extras=host.metadata(prompt, extra_pnginfo),
+            pivot=pivot,
+            normal_maps=normal_maps,
         )
         path, subfolder = host.output_path(filename_prefix, format)
         try:
@@ -235,7 +255,7 @@ class SaveMesh:
                 f"max_mib: expected at least {math.ceil(error.smallest / MIB * 100) / 100:.2f} MiB, the smallest that "
                 f"textures and encodings allow, got {max_mib:g}; simplify the mesh to fewer faces"
             ) from None
-        return _shown(path, subfolder)
+        return shown(path, subfolder)
 
 
 class PreviewMesh:
@@ -313,7 +333,7 @@ def _unsavable(format: str | None, geometry: str | None, max_mib: float | None) 
     return None
 
 
-def _shown(path: Path, subfolder: str) -> dict[str, Any]:
+def shown(path: Path, subfolder: str) -> dict[str, Any]:
     """Returns the preview entry of a saved model for ComfyUI, its path for Preview 3D, and the file itself."""
     saved = {"filename": path.name, "subfolder": subfolder, "type": "output"}
     name = (f"{subfolder}/" if subfolder else "") + path.name

@@ -13,12 +13,12 @@ from ..o_voxel.mesh.repair.fill_holes import fill_holes
 from ..o_voxel.mesh.simplify import simplify
 from ..o_voxel.values import Mesh
 from . import host
-from .sockets import ANY_MESH, MESH, surface
+from .sockets import ANY_MESH, MESH, left_behind, surface
 from .widgets import MESH_GROUP
 
 log = logging.getLogger(__name__)
 
-SHAPE_ONLY = "A textured mesh gives its shape; its textures do not follow."
+SHAPE_ONLY = "A textured mesh gives its shape; Transfer Textures puts its textures onto the result."
 
 
 class CleanMesh:
@@ -108,7 +108,9 @@ class CleanMesh:
             max_hole_perimeter=max_hole_perimeter,
             outward=outward,
         )
-        return (host.at_rest(clean(host.at_work(surface(mesh)), options, progress=host.progress())[0]),)
+        made = clean(host.at_work(surface(mesh)), options, progress=host.progress())[0]
+        host.show_text(left_behind(mesh))
+        return (host.at_rest(made),)
 
 
 class FillHoles:
@@ -144,8 +146,9 @@ class FillHoles:
         }
 
     def fill(self, mesh: Mesh | TexturedMesh, max_perimeter: float, curved: bool) -> tuple[Mesh]:
-        raw = host.at_work(surface(mesh))
-        return (host.at_rest(fill_holes(raw, max_perimeter, curved, progress=host.progress())[0]),)
+        made = fill_holes(host.at_work(surface(mesh)), max_perimeter, curved, progress=host.progress())[0]
+        host.show_text(left_behind(mesh))
+        return (host.at_rest(made),)
 
 
 class SimplifyMesh:
@@ -177,11 +180,11 @@ class SimplifyMesh:
         light = simplify(raw, faces, max_error=max_error or None, progress=host.progress())
         result = (host.at_rest(light),)
         if max_error or len(light.faces) <= faces:
-            host.show_text([f"{len(light.faces):,} triangles"])
+            host.show_text([f"{len(light.faces):,} triangles", *left_behind(mesh)])
             return result
         line = f"{len(light.faces):,} triangles instead of {faces:,}: no collapse is left that preserves the surface"
         log.warning(line)
-        host.show_text([line])
+        host.show_text([line, *left_behind(mesh)])
         return {"ui": {"text": [line]}, "result": result}
 
 
@@ -220,4 +223,6 @@ class Remesh:
 
     def remesh(self, mesh: Mesh | TexturedMesh, keep: str, resolution: int) -> tuple[Mesh]:
         work = outer_shell if keep == "outer shell" else remesh
-        return (host.at_rest(work(host.at_work(surface(mesh)), resolution, progress=host.progress())),)
+        made = work(host.at_work(surface(mesh)), resolution, progress=host.progress())
+        host.show_text(left_behind(mesh))
+        return (host.at_rest(made),)

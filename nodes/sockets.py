@@ -120,6 +120,13 @@ def painted(value: Mesh | TexturedMesh) -> bool:
     return isinstance(value, TexturedMesh) and value.painted
 
 
+def left_behind(value: Mesh | TexturedMesh) -> list[str]:
+    """Returns the lines for a node whose result does not carry the textures or vertex colours of its input."""
+    if not painted(value):
+        return []
+    return ["Textures stay behind: Transfer Textures, with the textured mesh as its source, puts them onto the result."]
+
+
 def materials(value: Any, name: str) -> VoxelField:
     """Returns the voxels of the required input `name`, attrs [N, 6] PBR_CHANNELS.
 

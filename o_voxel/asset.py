@@ -11,6 +11,7 @@ import torch
 
 from .bake.bake import bake
 from .bake.options import BakeOptions
+from .bake.transfer import transfer_colors
 from .core.progress import Progress, StageProgress, scaled, staged
 from .material import AlphaMode, Material, TexturedMesh
 from .mesh.connectivity.components import keep_within
@@ -93,7 +94,7 @@ PRESETS = {
 @torch.no_grad()
 def make_asset(
     mesh: Mesh,
-    voxels: VoxelField | None,
+    voxels: VoxelField | TexturedMesh | None,
     options: AssetOptions = PRESETS["game high"],
     *,
     progress: StageProgress | None = None,
@@ -102,7 +103,8 @@ def make_asset(
     """Cleans, simplifies, unwraps and bakes a decoded surface; the result is on the mesh's device, in its frame.
 
     mesh: decoder output, vertices [V, 3] float32, faces [F, 3] int32 or int64.
-    voxels: PBR materials, attrs [N, 6] float; without them, or with texture_size 0, no textures are baked.
+    voxels: PBR materials, attrs [N, 6] float; or a textured mesh of the same shape, whose materials are transferred;
+    without either, or with texture_size 0, no textures are baked.
     progress(stage, fraction): called during each of STAGES.
     on_warning: called with one line per deviation from `options`: components removed, or more faces than the target.
     The same lines are logged as warnings.
@@ -152,11 +154,15 @@ def _surface(dense: Mesh, options: AssetOptions, progress: Progress) -> Mesh:
     return work(dense, options.surface_resolution, progress=progress)
 
 
-def _colored(mesh: Mesh, voxels: VoxelField | None, options: AssetOptions, progress: Progress) -> TexturedMesh:
-    """Returns the mesh with vertex base colours; metallic and roughness factors are the vertex means."""
+def _colored(
+    mesh: Mesh, voxels: VoxelField | TexturedMesh | None, options: AssetOptions, progress: Progress
+) -> TexturedMesh:
+    """Returns the mesh with vertex colours, see `colored`."""
     shaded, normals, _ = smooth_by_angle(mesh, options.crease_deg, progress=scaled(progress, 0.0, 0.5))
     if voxels is None:
         return TexturedMesh(shaded, (Material(metallic_factor=0.0),), normals=normals)
+    if isinstance(voxels, TexturedMesh):
+        return transfer_colors(shaded, voxels, normals=normals, progress=scaled(progress, 0.5, 0.5))
     found = colored(shaded, vertex_materials(shaded, voxels, progress=scaled(progress, 0.5, 0.5)))
     material = replace(found.materials[0], double_sided=has_border(shaded))  # cleaning made the winding consistent
     return replace(found, materials=(material,), normals=normals)

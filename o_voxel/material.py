@@ -22,6 +22,14 @@ Wrap = Literal["repeat", "clamp", "mirror"]
 Filter = Literal["linear", "nearest"]
 AlphaMode = Literal["OPAQUE", "MASK", "BLEND"]
 
+# Bytes. Decoded alpha is slightly below 1 nearly everywhere; transparent materials are well below.
+OPAQUE_FROM = 230
+CLEAR_TO = 25
+# Minimum share of non-opaque texels for the modes that cost renderers more.
+SEEN_THROUGH = 0.01
+# Maximum share of partly transparent texels among those, for MASK: antialiased rims of a cut-out.
+IN_BETWEEN = 0.25
+
 
 @dataclass(frozen=True, eq=False)
 class Texture:
@@ -190,3 +198,16 @@ class TexturedMesh:
     def painted(self) -> bool:
         """Whether it has textures or vertex colours."""
         return self.vertex_colors is not None or self.textured
+
+
+def alpha_mode(alpha: Tensor) -> AlphaMode:
+    """Chooses the glTF alpha mode from the texels' `alpha` [T] uint8.
+
+    "OPAQUE" if at most 1 % of the texels are below 0.9; otherwise "MASK" if at most a quarter of those are above 0.1;
+    otherwise "BLEND".
+    """
+    below = int((alpha < OPAQUE_FROM).sum())
+    if below <= SEEN_THROUGH * len(alpha):
+        return "OPAQUE"
+    between = int(((alpha < OPAQUE_FROM) & (alpha > CLEAR_TO)).sum())
+    return "MASK" if between <= IN_BETWEEN * below else "BLEND"

@@ -43,6 +43,9 @@ POLICY = {
     "T2SimplifyMesh": DEVICE,
     "T2Unwrap": DEVICE,
     "T2BakeTextures": DEVICE,
+    "T2TransferTextures": DEVICE,
+    "T2SaveForEngine": DEVICE,  # makes the levels; the files are written from main memory
+    "T2CollisionMesh": HOST,  # qhull and coacd know no other memory
     "T2MeshToVoxels": DEVICE,
     "T2VoxelsToMesh": DEVICE,
     "T2RenderPreview": DEVICE,

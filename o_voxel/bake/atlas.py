@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..core.color import to_bytes
+from ..core.color import linear_to_srgb, to_bytes
 from ..core.vectors import unit
-from ..material import AlphaMode, Material, Texture
+from ..material import PLAIN, Material, Texture, alpha_mode
 from ..ops.nearest_texel import nearest_texel
 from ..values import PBR_CHANNELS
+from .mesh_materials import MeshMaterials, alpha_mode_of, as_factors
 from .options import BakeOptions
-from .sources import Channels
+from .sources import LAYER_CHANNELS, Channels
 from .tangent_space import normal_bytes
 from .texels import Samples
-
-# Bytes. Decoded alpha is slightly below 1 nearly everywhere; transparent materials are well below.
-OPAQUE_FROM = 230
-CLEAR_TO = 25
-# Minimum share of non-opaque texels for the modes that cost renderers more.
-SEEN_THROUGH = 0.01
-# Maximum share of partly transparent texels among those, for MASK: antialiased rims of a cut-out.
-IN_BETWEEN = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,80 +47,78 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """Layers field (PBR_CHANNELS), normal and occlusion; the last two may be None. covered: [R * R] bool, by a face."""
+    """Layers field (PBR_CHANNELS), emission, normal and occlusion, or None. covered: [R * R] bool, by a face."""
 
     resolution: int
-    field: Layer
+    field: Layer | None
+    emission: Layer | None
     normal: Layer | None
     occlusion: Layer | None
     covered: Tensor
 
     @classmethod
-    def empty(cls, options: BakeOptions, device: torch.device) -> Atlas:
-        side = options.resolution
-        return cls(
-            side,
-            Layer.empty(side, 6, device),
-            Layer.empty(side, 3, device) if options.normal_map else None,
-            Layer.empty(side, 1, device) if options.occlusion else None,
-            torch.zeros(side**2, dtype=torch.bool, device=device),
-        )
+    def empty(cls, resolution: int, layers: Collection[str], device: torch.device) -> Atlas:
+        """Makes the `layers` of LAYER_CHANNELS, of `resolution` texels a side."""
+        made = {
+            name: Layer.empty(resolution, channels, device) if name in layers else None
+            for name, channels in LAYER_CHANNELS.items()
+        }
+        return cls(resolution, covered=torch.zeros(resolution**2, dtype=torch.bool, device=device), **made)
 
     def write(self, samples: Samples, channels: Channels) -> None:
         """Writes the per-texel means of the sampled channels, values [P, K] float32."""
-        means, valid = samples.means(*channels.field)
-        self.field.write(samples.texels, to_bytes(means), valid)
-        if self.normal is not None:
-            means, valid = samples.means(*channels.normal)
-            self.normal.write(samples.texels, normal_bytes(unit(means)), valid)
-        if self.occlusion is not None:
-            means, valid = samples.means(*channels.occlusion)
-            self.occlusion.write(samples.texels, to_bytes(means), valid)
+        for name in LAYER_CHANNELS:
+            layer = getattr(self, name)
+            if layer is not None:
+                means, valid = samples.means(*getattr(channels, name))
+                layer.write(samples.texels, normal_bytes(unit(means)) if name == "normal" else to_bytes(means), valid)
         self.covered[samples.texels] |= samples.covered()
 
-    def material(self, options: BakeOptions, backend: str) -> Material:
+    def material(self, options: BakeOptions, source: MeshMaterials | None, backend: str) -> Material:
         """Builds the material from images [R, R, K] uint8 without empty texels; alpha mode 'auto' as `alpha_mode`.
 
+        source: the mesh that the field comes from, None for voxels. Its alpha modes count, and metallic or roughness
+        of one value becomes a factor. Without a field the material is PLAIN with the other layers.
         Raises ValueError if no texel is covered by a face, or none has a voxel value.
         """
         if not bool(self.covered.any()):
             raise ValueError("uv_map: expected faces with an area in the atlas, got none")
+        maps = {f"{name}_texture": self._image(name, backend) for name in ("normal", "occlusion")}
+        maps = {name: texture for name, texture in maps.items() if texture is not None}
+        if self.field is None:
+            return replace(PLAIN, **maps)
         if not bool(self.field.valid.any()):
             raise ValueError("field: expected voxels near the mesh, got none; are both in the same world units?")
-        mode = options.alpha_mode
+        mode, alpha = options.alpha_mode, self.field.texels[:, PBR_CHANNELS["alpha"]][self.field.valid].flatten()
         if mode == "auto":
-            mode = alpha_mode(self.field.texels[:, PBR_CHANNELS["alpha"]][self.field.valid].flatten())
+            mode = alpha_mode(alpha) if source is None else alpha_mode_of(source.source, int(alpha.min()))
         image = self.field.filled(self.resolution, backend)
         channels = {name: _texture(image[..., part]) for name, part in PBR_CHANNELS.items()}
-        normal = occlusion = None
-        if self.normal is not None:
-            normal = _texture(self.normal.filled(self.resolution, backend))
-        # Without any sample on the dense surface the occlusion is unknown.
-        if self.occlusion is not None and bool(self.occlusion.valid.any()):
-            occlusion = _texture(self.occlusion.filled(self.resolution, backend))
-        return Material(
+        material = Material(
             base_color_texture=channels["base_color"],
             metallic_texture=channels["metallic"],
             roughness_texture=channels["roughness"],
             alpha_mode=mode,
             alpha_texture=None if mode == "OPAQUE" else channels["alpha"],
-            normal_texture=normal,
-            occlusion_texture=occlusion,
+            **maps,
         )
+        return material if source is None else self._lit(as_factors(material), source, backend)
+
+    def _lit(self, material: Material, source: MeshMaterials, backend: str) -> Material:
+        """Adds the emission of `source`, encoded as its textures are."""
+        texture = self._image("emission", backend)
+        if texture is None or not bool(texture.image.any()):
+            return material
+        strength = float(linear_to_srgb(source.strength))
+        return replace(material, emissive_factor=(strength,) * 3, emissive_texture=texture)
+
+    def _image(self, name: str, backend: str) -> Texture | None:
+        """The texture of a layer; None without it, or without any value, as occlusion off the dense surface."""
+        layer = getattr(self, name)
+        if layer is None or not bool(layer.valid.any()):
+            return None
+        return _texture(layer.filled(self.resolution, backend))
 
 
 def _texture(image: Tensor) -> Texture:
     return Texture(image.contiguous(), wrap=("clamp", "clamp"))
-
-
-def alpha_mode(alpha: Tensor) -> AlphaMode:
-    """Chooses the glTF alpha mode from the texels' `alpha` [T] uint8.
-
-    "OPAQUE" if at most 1 % of the texels are below 0.9; otherwise "MASK" if at most a quarter of those are above 0.1;
-    otherwise "BLEND".
-    """
-    below = int((alpha < OPAQUE_FROM).sum())
-    if below <= SEEN_THROUGH * len(alpha):
-        return "OPAQUE"
-    between = int(((alpha < OPAQUE_FROM) & (alpha > CLEAR_TO)).sum())
-    return "MASK" if between <= IN_BETWEEN * below else "BLEND"

@@ -1,4 +1,4 @@
-"""Texture baking from a dense mesh and its voxel field onto the UV atlas of a low-polygon mesh."""
+"""Texture baking from a dense mesh, and its voxel field or textures, onto the UV atlas of a low-polygon mesh."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..mesh.connectivity.weld import has_border
 from ..mesh.normals import vertex_normals
 from ..values import PBR_CHANNELS, Mesh, VoxelField
 from .atlas import Atlas
+from .mesh_materials import MeshMaterials, check_textured, used_materials
 from .options import BakeOptions
 from .sources import BakeSources
 from .texels import band_samples, band_starts, lone_samples
@@ -32,7 +33,7 @@ def bake(
     mesh: Mesh,
     uv_map: UVMap,
     dense: Mesh,
-    field: VoxelField,
+    field: VoxelField | TexturedMesh | None,
     options: BakeOptions = BakeOptions(),
     *,
     normals: Tensor | None = None,
@@ -41,9 +42,11 @@ def bake(
 ) -> TexturedMesh:
     """Bakes the materials of `field` and the normals and occlusion of `dense` into textures of `mesh`.
 
+    field: voxels with PBR_CHANNELS [N, 6] in [0, 1]; or a textured mesh, whose textures, factors and vertex colours are
+    transferred from its surface; or None, for the normal map and occlusion alone.
+
     mesh: [V, 3] float32 vertices, [F, 3] faces, the low-polygon mesh to texture.  uv_map: its atlas, in [0, 1]: uv
-    [U, 2], faces [F, 3].  dense: the detailed source mesh.  field: voxels with PBR_CHANNELS [N, 6] in [0, 1]. All in
-    world units and on one device.
+    [U, 2], faces [F, 3].  dense: the detailed source mesh. All in world units and on one device.
     normals: [V, 3] float32 unit vectors, the shading normals of `mesh`; None: `vertex_normals`. They are part of the
     result: the normal map is relative to them and to their tangents.
     backend: "auto", "triton", "numba" or "reference", for every op that supports it.
@@ -55,13 +58,18 @@ def bake(
     no mip level contains background. Where faces overlap in the atlas the lowest is baked. Textures: base colour,
     metallic, roughness; alpha unless OPAQUE; tangent-space normals and occlusion by `options`. Double-sided only if
     `mesh` is open.
+    From a textured mesh, every sample takes the closest point of its surface that faces the same way, at any distance;
+    textures are filtered to the size of a sample. Emission is baked too; the normal map holds its shading normals and
+    normal maps; without `options.occlusion` its own occlusion maps are transferred.
 
     Deterministic: identical bytes on the same device and backend. GPU memory beyond the arguments: 0.5 KiB per dense
     face temporarily and 100 bytes throughout, 20 bytes per texel, 1 GiB for the current band of rows, and 4 MiB per
-    occlusion ray.
+    occlusion ray; from a textured mesh 4/3 of its textures and 0.5 KiB per face of it.
     Raises ValueError for meshes or voxels that are empty, not finite or on different devices; UVs outside [0, 1]; an
     atlas without face area, or without any voxel near a texel.
     """
+    if field is None and not (options.normal_map or options.occlusion):
+        raise ValueError("field: expected voxels or a textured mesh without normal_map and occlusion, got None")
     normals = _check(mesh, uv_map, dense, field, normals)
     return in_background(
         lambda report: _baked((mesh, normals, uv_map), dense, field, options, backend, report),
@@ -73,7 +81,7 @@ def bake(
 def _baked(
     target: tuple[Mesh, Tensor, UVMap],
     dense: Mesh,
-    field: VoxelField,
+    field: VoxelField | TexturedMesh | None,
     options: BakeOptions,
     backend: str,
     report: Progress,
@@ -83,7 +91,7 @@ def _baked(
     report(0.0)
     sources = BakeSources.prepare(target, dense, field, options, backend, scaled(report, 0.0, PREPARE_SHARE))
     side, device = options.resolution, mesh.vertices.device
-    atlas = Atlas.empty(options, device)
+    atlas = Atlas.empty(side, sources.layers(), device)
     has_sample = torch.zeros(len(mesh.faces), dtype=torch.bool, device=device)
     starts = band_starts(side, options.supersample, device)
     for start in starts:
@@ -95,38 +103,46 @@ def _baked(
     lone = lone_samples(uv_map, side, has_sample, atlas.covered)
     if lone is not None:
         atlas.write(lone, sources.look_up(lone))
-    material = replace(atlas.material(options, backend), double_sided=has_border(mesh))
+    textured = sources.materials if isinstance(sources.materials, MeshMaterials) else None
+    material = atlas.material(options, textured, backend)
+    sided = textured is not None and any(field.materials[row].double_sided for row in used_materials(field))
+    material = replace(material, double_sided=sided or has_border(mesh))
     report(1.0)
     return TexturedMesh(mesh, (material,), uv=uv_map.uv, uv_faces=uv_map.faces, normals=normals)
 
 
-def _check(mesh: Mesh, uv_map: UVMap, dense: Mesh, field: VoxelField, normals: Tensor | None) -> Tensor:
+def _check(
+    mesh: Mesh, uv_map: UVMap, dense: Mesh, field: VoxelField | TexturedMesh | None, normals: Tensor | None
+) -> Tensor:
     """Validates the arguments of `bake`; returns the normals [V, 3] to use. Raises ValueError for the first fault."""
     device, faces = mesh.vertices.device, mesh.faces
-    parts = {
-        "mesh.faces": faces,
-        "uv_map.uv": uv_map.uv,
-        "uv_map.faces": uv_map.faces,
-        "dense.vertices": dense.vertices,
-        "dense.faces": dense.faces,
-        "field.coords": field.coords,
-        "field.attrs": field.attrs,
-        "normals": mesh.vertices if normals is None else normals,
-    }
+    parts = {"mesh.faces": faces, "uv_map.uv": uv_map.uv, "uv_map.faces": uv_map.faces}
+    parts |= {"dense.vertices": dense.vertices, "dense.faces": dense.faces}
+    filled = {"mesh.faces": faces, "dense.faces": dense.faces}
+    if isinstance(field, VoxelField):
+        parts |= {"field.coords": field.coords, "field.attrs": field.attrs}
+        filled["field.coords"] = field.coords
+    elif field is not None:
+        parts["field.mesh.vertices"] = field.mesh.vertices
+        filled["field.mesh.faces"] = field.mesh.faces
+    parts["normals"] = mesh.vertices if normals is None else normals
     for name, part in parts.items():
         if part.device != device:
             raise ValueError(f"{name}: expected {device} like the mesh, got {part.device}")
-    for name, rows in (("mesh.faces", faces), ("dense.faces", dense.faces), ("field.coords", field.coords)):
+    for name, rows in filled.items():
         if len(rows) == 0:
             raise ValueError(f"{name}: expected at least one row, got none")
     if len(uv_map.faces) != len(faces):
         raise ValueError(f"uv_map.faces: expected {len(faces)} rows like the mesh, got {len(uv_map.faces)}")
     check_mesh(mesh)
     _check_uv(uv_map)
-    width = max(channels.stop for channels in PBR_CHANNELS.values())
-    check_tensor(field.attrs, "field.attrs", (None, width))
-    if not bool(field.attrs.isfinite().all()):
-        raise ValueError("field.attrs: expected finite values, got NaN or infinity")
+    if isinstance(field, VoxelField):
+        width = max(channels.stop for channels in PBR_CHANNELS.values())
+        check_tensor(field.attrs, "field.attrs", (None, width))
+        if not bool(field.attrs.isfinite().all()):
+            raise ValueError("field.attrs: expected finite values, got NaN or infinity")
+    elif field is not None:
+        check_textured(field, "field")
     if normals is None:
         return vertex_normals(mesh)
     check_tensor(normals, "normals", (len(mesh.vertices), 3), torch.float32)

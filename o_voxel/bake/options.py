@@ -20,6 +20,7 @@ class BakeOptions:
     snap_voxels: maximum distance from a sample to the dense surface, in voxels.  snap_min_cosine: minimum cosine of the
     angle between the normals of both surfaces; -1 accepts any.  dense_oriented: the dense mesh has consistent outward
     winding (`orient`); if not, normals match with either sign and are flat.
+    snap_distance: the same in world units, in place of `snap_voxels`; None without voxels: 2 % of the longest side.
     normal_map, occlusion: bake these textures.  occlusion_rays: directions over the whole sphere.
     occlusion_reach: maximum distance of occluders in world units; None: no limit.
     alpha_mode: of the material; "auto": from the texels (see `alpha_mode`).
@@ -35,6 +36,7 @@ class BakeOptions:
     occlusion_rays: int = 128
     occlusion_reach: float | None = None
     alpha_mode: AlphaMode | Literal["auto"] = "auto"
+    snap_distance: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.resolution <= MAX_SIDE:
@@ -43,6 +45,8 @@ class BakeOptions:
             raise ValueError(f"BakeOptions.supersample: expected one of {SUPERSAMPLES}, got {self.supersample}")
         if not 0 <= self.snap_voxels < math.inf:
             raise ValueError(f"BakeOptions.snap_voxels: expected a finite number from 0, got {self.snap_voxels}")
+        if self.snap_distance is not None and not 0 < self.snap_distance < math.inf:
+            raise ValueError(f"BakeOptions.snap_distance: expected None or above 0, got {self.snap_distance}")
         if not -1 <= self.snap_min_cosine <= 1:
             raise ValueError(f"BakeOptions.snap_min_cosine: expected -1 to 1, got {self.snap_min_cosine}")
         if not 1 <= self.occlusion_rays <= MAX_RAYS:

@@ -22,12 +22,19 @@ AHEAD = (0.25, -0.25, 0.75, -0.75)
 class Snapped(NamedTuple):
     """points: [P, 3] float32, on the surface, or the input points.  normals, flat: [P, 3] float32, smooth and face
     normals of the surface, or the input normals.  found: [P] bool, true where a matching surface point was found.
+    face: [P] int64, face of the point, -1 where none was found.  barycentric: [P, 3] float32, the point in it.
     """
 
     points: Tensor
     normals: Tensor
     flat: Tensor
     found: Tensor
+    face: Tensor
+    barycentric: Tensor
+
+    def updated(self, rows: Tensor, other: Snapped) -> Snapped:
+        """Returns a copy with `rows` [R] int64 replaced by those of `other`, of R points."""
+        return Snapped(*(old.index_copy(0, rows, new) for old, new in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +72,14 @@ class DenseSurface:
             here, facing = points[missed], normals[missed]
             start = here + facing * (ahead * max_distance)
             retry = self._closest(start, here, facing, max_distance, min_cosine, backend)
-            snapped = Snapped(*(old.index_copy(0, missed, new) for old, new in zip(snapped, retry, strict=True)))
+            snapped = snapped.updated(missed, retry)
         return snapped
+
+    def closest(
+        self, points: Tensor, normals: Tensor, max_distance: float, min_cosine: float, *, backend: str = "auto"
+    ) -> Snapped:
+        """Matches of the closest surface point alone, as `snap` without repeated searches; points, normals: [P, 3]."""
+        return self._closest(points, points, normals, max_distance, min_cosine, backend)
 
     def _closest(
         self, start: Tensor, points: Tensor, normals: Tensor, max_distance: float, min_cosine: float, backend: str
@@ -86,4 +99,5 @@ class DenseSurface:
         offset = closest - points
         found = (nearest.face >= 0) & (cosine >= min_cosine) & (dot(offset, offset) <= max_distance**2)
         kept = zip((closest, smooth, flat), (points, normals, normals), strict=True)
-        return Snapped(*(torch.where(found[:, None], new, old) for new, old in kept), found)
+        face = torch.where(found, nearest.face, -1)
+        return Snapped(*(torch.where(found[:, None], new, old) for new, old in kept), found, face, nearest.barycentric)

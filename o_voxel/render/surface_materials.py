@@ -21,7 +21,8 @@ NORMAL_SLOTS = {"normal_texture": (0, 1, 2)}
 
 @dataclass(frozen=True, eq=False)
 class SurfaceMaterials:
-    """F faces, M materials. Textures are sampled at full size: render samples are about as fine as texels.
+    """F faces, M materials. Textures are sampled at full size, as render samples are about as fine as texels, or by
+    `footprint` [P] float32: the sides, in units of UV, of the areas that the samples stand for.
 
     material: [F] int64.  factors: [M, 6] float32 PBR_CHANNELS.  translucent: [F] bool, alpha mode BLEND.
     cutout: [F] bool, alpha mode MASK.
@@ -77,10 +78,10 @@ class SurfaceMaterials:
             normals=SurfaceNormals.of(mesh, mapped=bool(normal_tables), smooth=smooth),
         )
 
-    def read(self, face: Tensor, bary: Tensor) -> Tensor:
+    def read(self, face: Tensor, bary: Tensor, footprint: Tensor | None = None) -> Tensor:
         """Evaluates PBR_CHANNELS [6, P] float32 at `bary` [3, P] in `face` [P]."""
         material, weight = self.material.index_select(0, face), bary.T[..., None]
-        values = self._times_texels(self.factors.index_select(0, material), self.tables, face, bary)
+        values = self._times_texels(self.factors.index_select(0, material), self.tables, face, bary, footprint)
         if self.colors is not None:
             tint = (self.colors.index_select(0, face) * weight).sum(1).clamp(0, 1)
             values[:, [0, 1, 2, 5]] *= tint
@@ -88,15 +89,15 @@ class SurfaceMaterials:
         values[:, 5] = torch.where(cutoff < 0, values[:, 5], (values[:, 5] >= cutoff).to(values))
         return values.T
 
-    def light(self, face: Tensor, bary: Tensor) -> tuple[Tensor, Tensor] | None:
+    def light(self, face: Tensor, bary: Tensor, footprint: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """Emitted radiance [3, P], linear, and occlusion [P] in [0, 1] at `bary` [3, P] in `face` [P]; None without."""
         if self.emission is None:
             return None
-        values = self._times_texels(bary.new_ones(len(face), 4), self.light_tables, face, bary)
+        values = self._times_texels(bary.new_ones(len(face), 4), self.light_tables, face, bary, footprint)
         emission = self.emission.index_select(0, self.material.index_select(0, face)).T
         return emission * to_linear(values[:, :3].T), values[:, 3]
 
-    def normal(self, face: Tensor, bary: Tensor, flat: Tensor) -> Tensor | None:
+    def normal(self, face: Tensor, bary: Tensor, flat: Tensor, footprint: Tensor | None = None) -> Tensor | None:
         """Shading normals [3, P] at `bary` [3, P] in `face` [P], on the side of the face normals `flat` [3, P].
 
         None if the mesh has neither normals nor a normal map.
@@ -109,21 +110,37 @@ class SurfaceMaterials:
         material = self.material.index_select(0, face)
         for table in self.normal_tables:
             flat_texel[table.last_level.index_select(0, material) >= 0] = 1
-        local = self._times_texels(flat_texel, self.normal_tables, face, bary).T * 2 - 1
+        local = self._times_texels(flat_texel, self.normal_tables, face, bary, footprint).T * 2 - 1
         scale = self.normal_scale.index_select(0, material)
         return self.normals.facing(face, bary, flat, torch.stack((local[0] * scale, local[1] * scale, local[2])))
 
-    def _times_texels(self, values: Tensor, tables: Sequence[TextureTable], face: Tensor, bary: Tensor) -> Tensor:
+    def _times_texels(
+        self,
+        values: Tensor,
+        tables: Sequence[TextureTable],
+        face: Tensor,
+        bary: Tensor,
+        footprint: Tensor | None = None,
+    ) -> Tensor:
         """Multiplies `values` [P, C] in place by the texels of their materials' textures; returns them."""
         if not tables:
             return values
         material = self.material.index_select(0, face)
         uv = (self.uv.index_select(0, face) * bary.T[..., None]).sum(1)
-        full = values.new_zeros(len(face))
         for table in tables:
             textured = (table.last_level.index_select(0, material) >= 0).nonzero().flatten()
-            texels = texture_sample(table, material[textured], uv[textured], full[textured])
-            values[textured[:, None], list(table.channels)] *= texels
+            every = len(textured) == len(face)
+            rows, places = (material, uv) if every else (material[textured], uv[textured])
+            level = values.new_zeros(len(rows))
+            if footprint is not None:
+                size = footprint if every else footprint[textured]
+                level = (size * table.texture_size()[rows]).clamp_min(1).log2()
+                level = torch.minimum(level, table.last_level[rows].to(level))
+            texels = texture_sample(table, rows, places, level)
+            if every:
+                values[:, list(table.channels)] *= texels
+            else:
+                values[textured[:, None], list(table.channels)] *= texels
         return values
 
 

@@ -110,6 +110,8 @@ def arguments(values, models, tmp_path, monkeypatch):
         ("T2LoadMesh", "file"): "mesh.glb",
         ("T2LoadVoxels", "file"): "object.vxz",
         ("T2BakeTextures", "detailed_mesh"): textured.mesh,
+        ("T2TransferTextures", "source"): textured,
+        ("T2SaveForEngine", "levels"): 2,
         ("T2FromComfyMesh", "mesh"): SimpleNamespace(vertices=torch.rand(1, 3, 3), faces=torch.tensor([[[0, 1, 2]]])),
         ("T2FromTrimesh", "trimesh"): ball,
     }

@@ -5,12 +5,15 @@ import torch
 import trimesh
 from comfyui_trellis2.nodes import host
 from comfyui_trellis2.nodes import mesh as mesh_module
-from comfyui_trellis2.nodes.asset import FROM_PRESET, BakeTextures, GameReadyAsset, Unwrap
+from comfyui_trellis2.nodes.asset import FROM_PRESET, GameReadyAsset, Unwrap
+from comfyui_trellis2.nodes.bake import BakeTextures, TransferTextures
+from comfyui_trellis2.nodes.engine import CollisionMesh, SaveForEngine
 from comfyui_trellis2.nodes.files import LoadMesh, SaveMesh
 from comfyui_trellis2.nodes.mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
 from comfyui_trellis2.nodes.voxels import MeshToVoxels, VoxelsToMesh
 from comfyui_trellis2.o_voxel import asset as asset_module
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh
 
 
@@ -113,3 +116,50 @@ def test_baking_wants_texture_coordinates(ball):
     textured, mesh = GameReadyAsset().make(ball[0], "3D print", 400, FROM_PRESET, "cleaned", None)
     with pytest.raises(ValueError, match="put Unwrap before"):
         BakeTextures().bake(textured, mesh, ball[1], "512", "1", False, False, "auto")
+
+
+@pytest.fixture
+def square():
+    """A red square of two triangles with a texture, 1 long."""
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    mesh = Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    paint = Material(base_color_texture=Texture(torch.tensor([220, 10, 10], dtype=torch.uint8).expand(4, 4, 3)))
+    return TexturedMesh(mesh, (paint,), uv=corners[:, :2].contiguous())
+
+
+def test_textures_go_from_mesh_to_mesh(square):
+    plain = Mesh(square.mesh.vertices, square.mesh.faces.flip(1))
+    options = {"normal_map": False, "occlusion": False, "supersample": "1", "gutter": 2, "crease_deg": 60.0}
+    options |= {"alpha_mode": "auto", "max_distance": 0.0}
+    (made,) = TransferTextures().transfer(plain, square, "textures", "512", **options, texture_size_override=64)
+    assert made.materials[0].base_color_texture.image[32, 32].tolist() == [220, 10, 10]
+    assert made.materials[0].base_color_texture.image.shape[0] == 64
+    (made,) = TransferTextures().transfer(plain, square, "vertex colours", "512", **options)
+    assert (made.vertex_colors[:, 0] * 255).round().tolist() == [220.0] * 4
+
+
+def test_a_textured_mesh_needs_no_voxels(square):
+    (unwrapped,) = Unwrap().unwrap(square, "512", 2, 60.0)
+    (made,) = BakeTextures().bake(unwrapped, square, None, "512", "1", False, False, "auto", 64)
+    assert made.materials[0].base_color_texture.image[32, 32].tolist() == [220, 10, 10]
+    (made,) = BakeTextures().bake(square, square.mesh, None, "512", "1", True, False, "auto", 64)
+    assert made.materials[0].base_color_texture is square.materials[0].base_color_texture
+    assert made.materials[0].normal_texture.image[32, 32].tolist() == [128, 128, 255]
+    made, _ = GameReadyAsset().make(square, "preview", 100, FROM_PRESET, "cleaned", None, 64)
+    assert made.materials[0].base_color_texture.image[32, 32].tolist() == [220, 10, 10]
+
+
+def test_an_engine_gets_levels_and_hulls(comfy, square):
+    ball = trimesh.creation.icosphere(2, 0.4)
+    mesh = Mesh(torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces))
+    (hull,) = CollisionMesh().make(mesh, 1, 0.05)
+    save = SaveForEngine().save
+    found = save(mesh, "engine/ball", 2, 0.5, "a file per level", "base", "opengl", 1.0, hull)
+    assert found["result"][0] == "engine/ball_00001_lod0.glb"
+    names = sorted(path.name for path in (comfy / "engine").iterdir())
+    assert names == ["ball_00001_collision.glb", "ball_00001_lod0.glb", "ball_00001_lod1.glb"]
+    assert len(load_textured_mesh(comfy / "engine" / names[2]).mesh.faces) == 160
+    found = save(mesh, "engine/ball", 2, 0.5, "one file", "base", "opengl", 1.0, hull)
+    assert found["result"][0] == "engine/ball_00001_.glb"
+    assert CollisionMesh.VALIDATE_INPUTS(1) is True
+    assert "expected 1 to" in CollisionMesh.VALIDATE_INPUTS(0)

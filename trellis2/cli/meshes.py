@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,12 +41,21 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--resolution", type=int, default=512, help="voxels a side to voxelize a mesh with (default 512)"
     )
     asset.add_argument("--device", help="cpu, cuda … (default: the best available)")
+    _add_engine_options(asset)
+    asset.add_argument("--lods", type=int, default=1, help="levels of detail, the mesh included (default 1)")
+    asset.add_argument(
+        "--lod-ratio", type=float, default=0.5, help="triangles, per one of the level before (default 0.5)"
+    )
+    asset.add_argument("--collision", type=int, default=0, metavar="HULLS", help="add a convex hull (1) or up to HULLS")
+    asset.add_argument(
+        "--one-file", action="store_true", help="levels (MSFT_lod) and hulls (UCX_…) in one .glb, not in a file each"
+    )
 
     convert = commands.add_parser("convert", help="a mesh file to another format")
     convert.set_defaults(command=_convert)
     convert.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply or .stl")
     convert.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".glb, .obj, .ply or .stl")
-    convert.add_argument("--scale", type=float, default=1.0, help="file units per mesh unit (default 1)")
+    _add_engine_options(convert)
     convert.add_argument("--images", choices=("png", "jpeg", "webp"), default="png", help="texture format of a .glb")
     convert.add_argument("--max-texture", type=int, help="maximum texture size, texels a side")
     convert.add_argument("--quantize", action="store_true", help="store a .glb's geometry as small integers")
@@ -57,6 +67,22 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     render.add_argument("file", type=Path, metavar="FILE", help="a mesh, or a .vxz")
     render.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
     render.add_argument("--size", type=int, default=384, help="pixels a side of each view (default 384)")
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scale", type=float, default=1.0, help="file units per mesh unit (default 1)")
+    parser.add_argument(
+        "--pivot",
+        choices=("as is", "base", "centre"),
+        default="as is",
+        help="what is put at the origin: floor or middle",
+    )
+    parser.add_argument("--directx-normals", action="store_true", help="normal maps with y down, green turned over")
+
+
+def _engine_options(arguments: argparse.Namespace) -> dict[str, object]:
+    kind = "directx" if arguments.directx_normals else "opengl"
+    return {"scale": arguments.scale, "pivot": arguments.pivot, "normal_maps": kind}
 
 
 def add_asset_options(parser: argparse.ArgumentParser, preset: str | None, help: str) -> None:
@@ -116,29 +142,42 @@ def _asset(arguments: argparse.Namespace) -> int:
     from ...o_voxel.asset import make_asset
     from ...o_voxel.core.grid import Grid
     from ...o_voxel.core.progress import staged
+    from ...o_voxel.files.meshes.engine import save_for_engine
+    from ...o_voxel.files.meshes.options import SaveOptions
     from ...o_voxel.files.meshes.read import load_textured_mesh
-    from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.files.voxels.read_write import read_voxels
     from ...o_voxel.files.voxels.records import from_records
+    from ...o_voxel.lods import LodOptions, make_lods
+    from ...o_voxel.mesh.collision import collision_hulls
     from ...o_voxel.values import to_device
     from ...o_voxel.voxels.from_mesh import fitted, voxelize
     from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
     from ..runtime.residency import default_device
 
     options, bars = asset_options(arguments), progress_bars()
+    lods, saving = LodOptions(arguments.lods, arguments.lod_ratio), SaveOptions(**_engine_options(arguments))
     device = arguments.device or default_device()
     if arguments.file.suffix.lower() in VOXEL_SUFFIXES:
         voxels = to_device(from_records(read_voxels(arguments.file)), device)
+        materials = voxels.field
     else:
-        mesh = to_device(fitted(load_textured_mesh(arguments.file)), device)
-        voxels = voxelize(mesh, Grid.cube(arguments.resolution), progress=staged(bars, "voxelize"))
+        # The voxels give the shape; textures come from the mesh itself, sharper than voxels are.
+        materials = to_device(fitted(load_textured_mesh(arguments.file)), device)
+        grid = Grid.cube(arguments.resolution)
+        voxels = voxelize(materials, grid, materials=False, progress=staged(bars, "voxelize"))
     warnings: list[str] = []
     surface = dual_grid_to_mesh(voxels.dual_grid)
-    finished = make_asset(surface, voxels.field, options, progress=bars, on_warning=warnings.append)
-    saved = save_mesh(arguments.output, finished)
-    print(f"{saved.path}: {len(finished.mesh.faces):,} triangles, {saved.size:,} bytes")
+    finished = make_asset(surface, materials, options, progress=bars, on_warning=warnings.append)
+    levels = make_lods(finished, lods, progress=staged(bars, "levels of detail"))
+    hulls = collision_hulls(finished.mesh, arguments.collision) if arguments.collision else ()
+    saved = save_for_engine(
+        arguments.output, to_device(levels, "cpu"), to_device(hulls, "cpu"), saving, one_file=arguments.one_file
+    )
+    for path, mesh in itertools.zip_longest(saved, () if arguments.one_file and len(levels) > 1 else levels):
+        triangles = "" if mesh is None else f"{len(mesh.mesh.faces):,} triangles, "
+        print(f"{path}: {triangles}{path.stat().st_size:,} bytes")
     for line in warnings:
-        print(f"{saved.path}: {line}")
+        print(f"{saved[0]}: {line}")
     return 0
 
 
@@ -147,7 +186,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from ...o_voxel.files.meshes.write import SaveOptions, save_mesh
 
     options = SaveOptions(
-        scale=arguments.scale,
+        **_engine_options(arguments),
         image_format=arguments.images,
         max_texture=arguments.max_texture,
         quantize=arguments.quantize,

@@ -15,6 +15,7 @@ from ...values import Mesh
 from .images import pixels_of, shrink
 from .options import SaveOptions
 from .png import encode_png
+from .prepare import has_color, prepared
 from .vertex_buffer import as_textured, checked, rotate_up_axis, with_normals
 
 # For the estimate of the time, on two CPU cores.
@@ -42,7 +43,7 @@ def write_obj(
 
     y up unless options.up is "z". Positions, UVs and normals have separate indices, so no vertex is split. Colours stay
     sRGB; occlusion is dropped, as .mtl has no keyword for it. Vertex colours follow the position on its line, as most
-    readers expect; a mesh with vertex colours and no UVs is written without an .mtl, which would hide them.
+    readers expect; a mesh with vertex colours on white materials is written without an .mtl, which would hide them.
     All files are encoded before the first is written; the .obj is written last. Deterministic. progress: called with
     the fraction done; may raise. Raises ValueError as `vertex_buffer.checked` and for non-finite UVs; OSError.
     """
@@ -54,9 +55,9 @@ def write_obj(
 
 def _encoded(target: Path, mesh: Mesh | TexturedMesh, options: SaveOptions, report: Progress) -> dict[Path, bytes]:
     """The files of an .obj, which comes last."""
-    whole = checked(as_textured(mesh))
+    whole = prepared(checked(as_textured(mesh)), options)
     # Readers ignore vertex colours if there is a material.
-    if whole.uv is None and whole.vertex_colors is not None:
+    if whole.vertex_colors is not None and not any(map(has_color, whole.materials)):
         return {target: _text(_geometry(whole, options, named=False))}
     # Readers split .mtl file names at spaces.
     stem = "_".join(target.stem.split())

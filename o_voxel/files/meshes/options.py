@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 UpAxis = Literal["auto", "y", "z"]
+Pivot = Literal["as is", "base", "centre"]
+NormalMaps = Literal["opengl", "directx"]
 
 # Default up axis by suffix: glTF's by specification, OBJ's and STL's by convention.
 UP_OF_SUFFIX = {".glb": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
@@ -27,6 +29,10 @@ class SaveOptions:
     draco: compress GLB geometry (KHR_draco_mesh_compression) to a tenth of the size; needs the package DracoPy.
     max_bytes: maximum size of a GLB; see `size_budget` for the quality reductions.
     ply_uv: write UVs as s and t to a PLY, which splits vertices at seams.
+    pivot: what is put at the origin. "base": the middle of the bounding box's floor, so that the mesh stands on the
+    ground; "centre": the box's centre; "as is" keeps positions.
+    normal_maps: "directx" turns the green channel of normal maps over, for engines whose y points down; glTF viewers,
+    which expect "opengl", then light it wrongly.
     extras: JSON values for `asset.extras` of a GLB, where applications keep their own data; counts for `max_bytes`.
     """
 
@@ -42,9 +48,12 @@ class SaveOptions:
     max_bytes: int | None = None
     ply_uv: bool = False
     extras: Mapping[str, Any] | None = None
+    pivot: Pivot = "as is"
+    normal_maps: NormalMaps = "opengl"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("up", UpAxis), ("image_format", ImageFormat)):
+        choices = {"up": UpAxis, "image_format": ImageFormat, "pivot": Pivot, "normal_maps": NormalMaps}
+        for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name}: expected one of {get_args(allowed)}, got {getattr(self, name)!r}")
         if not 0 < self.scale < float("inf"):

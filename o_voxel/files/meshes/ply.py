@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ...bake.transfer import own_vertex_colors
 from ...core.atomic_io import FilePath, write_files
 from ...core.color import to_bytes
 from ...core.progress import Progress, in_background, scaled
 from ...material import Material, TexturedMesh
 from ...values import Mesh
 from .options import SaveOptions
+from .prepare import has_color, prepared
 from .vertex_buffer import as_textured, checked, rotate_up_axis, vertex_buffer, with_normals
 
 FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
@@ -27,6 +29,7 @@ def write_ply_mesh(
 ) -> Path:
     """Writes `mesh` as little-endian .ply, z up unless options.up is "y": positions, normals, and vertex colours.
 
+    Base colours of textures and factors become vertex colours where the mesh has none and UVs are not written.
     Normals follow `options.crease_deg`; colours are sRGB bytes, as readers expect; `options.ply_uv` adds s and t, v up.
     Deterministic; writes atomically. progress: called with the fraction done; may raise. Raises ValueError as
     `vertex_buffer.checked` and `vertex_buffer`; OSError.
@@ -36,8 +39,11 @@ def write_ply_mesh(
 
 
 def _encoded(mesh: Mesh | TexturedMesh, options: SaveOptions) -> bytes:
-    whole = checked(as_textured(mesh))
+    whole = prepared(checked(as_textured(mesh)), options)
     y_up = options.y_up(".ply")
+    # The format has no textures, and no materials.
+    if not options.ply_uv and whole.vertex_colors is None and any(map(has_color, whole.materials)):
+        whole = replace(whole, vertex_colors=own_vertex_colors(whole))
     # Drop materials, so that no vertex is split at their borders.
     plain = replace(whole, materials=(Material(),), material_ids=None)
     plain = plain if options.ply_uv else replace(plain, uv=None, uv_faces=None)

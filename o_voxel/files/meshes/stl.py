@@ -13,6 +13,7 @@ from ...material import TexturedMesh
 from ...mesh.connectivity.topology import area_vectors
 from ...values import Mesh
 from .options import SaveOptions
+from .prepare import prepared
 from .vertex_buffer import as_textured, checked, rotate_up_axis
 
 TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
@@ -36,7 +37,7 @@ def write_stl(
 
 
 def _encoded(mesh: Mesh | TexturedMesh, options: SaveOptions) -> bytes:
-    whole = checked(as_textured(mesh)).mesh
+    whole = prepared(checked(as_textured(mesh)), options).mesh
     vertices = rotate_up_axis(whole.vertices, options.y_up(".stl"))
     faces = whole.faces.long()
     table = np.zeros(len(faces), TRIANGLE)

@@ -72,6 +72,12 @@ def keep_within(mesh: Mesh, faces: int, *, backend: str = "auto") -> tuple[Mesh,
     return *select_faces(mesh, stays[groups.number]), LeftOut(int((~stays).sum()), groups.count, share)
 
 
+def split_parts(mesh: Mesh) -> tuple[Mesh, ...]:
+    """Returns the connected components of `mesh`, [V, 3], [F, 3], each with its own vertices, lowest face first."""
+    label = face_components(mesh)
+    return tuple(select_faces(mesh, label == part)[0] for part in label.unique().tolist())
+
+
 def check_limits(min_area_share: float, min_faces: int, keep_largest: int | None) -> None:
     """Raises ValueError for limits outside the ranges of `remove_small_components`."""
     if not 0 <= min_area_share <= 1:

@@ -48,7 +48,7 @@ def sample(scene: Scene, voxels: Tensor, triangles: Tensor) -> tuple[Tensor, Ten
     values = bary.new_ones(len(bary), scene.factors.shape[1])
     uv = None if scene.uv is None else _blend(bary, scene.uv[triangles])
     for column, table in enumerate(scene.tables):
-        texels = texture_sample(table, material, uv, scene.lod[triangles, column])
+        texels = texture_sample(table, material, uv, scene.lod[triangles, column], backend="reference")
         if not table.everywhere:
             texels = torch.where((table.last_level[material] >= 0)[:, None], texels, 1.0)
         values[:, table.channels] = texels

@@ -62,16 +62,17 @@ def plain_read(image, u, v, wrap, mode):
     return total
 
 
+@pytest.mark.parametrize("backend", ["numba", "reference"])
 @pytest.mark.parametrize("mode", ["linear", "nearest"])
 @pytest.mark.parametrize("wrap", list(itertools.product(["repeat", "clamp", "mirror"], repeat=2)), ids="-".join)
-def test_a_texture_is_read_where_it_should(wrap, mode):
+def test_a_texture_is_read_where_it_should(wrap, mode, backend):
     generator = torch.Generator().manual_seed(2)
     image = torch.randint(0, 256, (6, 11, 3), generator=generator, dtype=torch.uint8)
     materials = (Material(), Material(base_color_texture=Texture(image, wrap, mode)))
     (table,) = pack_textures(materials, {"base_color_texture": (0, 1, 2)}, torch.device("cpu"))
     uv = torch.rand(200, 2, generator=generator) * 7 - 3
     lod = torch.linspace(0, 3, 200) if mode == "linear" else torch.zeros(200)
-    found = texture_sample(table, torch.ones(200, dtype=torch.int64), uv, lod).numpy()
+    found = texture_sample(table, torch.ones(200, dtype=torch.int64), uv, lod, backend=backend).numpy()
     levels = [level.numpy().astype(float) for level in mip_chain(image)]
     for row, (u, v), level in zip(found, uv.double().tolist(), lod.tolist(), strict=True):
         near, part = math.floor(level), level % 1

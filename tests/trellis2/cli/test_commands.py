@@ -49,6 +49,21 @@ def test_a_mesh_becomes_an_asset_and_a_picture(mug, tmp_path, capsys):
     assert np.abs(ours - original)[:64].mean() < 6
 
 
+@pytest.mark.slow
+def test_an_asset_for_an_engine(mug, tmp_path, capsys):
+    small = ["--preset", "preview", "--faces", "400", "--texture-size", "64", "--resolution", "48", "--device", "cpu"]
+    engine = ["--lods", "2", "--lod-ratio", "0.25", "--collision", "1", "--pivot", "base", "--directx-normals"]
+    assert main(["asset", str(mug), "-o", str(tmp_path / "mug.glb"), *small, *engine]) == 0
+    said = capsys.readouterr().out
+    found = {path.stem: load_textured_mesh(path) for path in tmp_path.glob("*.glb")}
+    assert set(found) == {"mug_lod0", "mug_lod1", "mug_collision"}
+    assert all(name in said for name in found)
+    assert len(found["mug_lod1"].mesh.faces) < len(found["mug_lod0"].mesh.faces)
+    assert float(found["mug_lod0"].mesh.vertices[:, 2].min()) == pytest.approx(0.0, abs=1e-5)
+    assert main(["asset", str(mug), "-o", str(tmp_path / "one.glb"), *small, *engine, "--one-file"]) == 0
+    assert (tmp_path / "one.glb").is_file()
+
+
 def test_parts_that_are_left_out_are_printed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(asset_module, "simplify", lambda mesh, faces, progress: mesh)
     rings = [trimesh.creation.torus(0.1, 0.03, 24, 12).apply_translation((x, 0, 0)) for x in (-0.3, 0.0, 0.3)]

@@ -18,7 +18,7 @@ TYPES = {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 3}
 GENERIC_IDS = {"TANGENT": 0, "COLOR_0": 1}
 
 
-def add_compressed_primitive(document: Document, part: Primitive, material: int) -> dict[str, object]:
+def add_compressed_primitive(document: Document, part: Primitive, material: int | None) -> dict[str, object]:
     """Adds the arrays of `part` to the document as one Draco stream; returns the primitive's JSON.
 
     Quantises positions, texture coordinates and normals; reorders vertices and faces; drops faces with repeated
@@ -55,7 +55,7 @@ def add_compressed_primitive(document: Document, part: Primitive, material: int)
     return {
         "attributes": accessors,
         "indices": document.add_accessor(indices[:, None], None),
-        "material": material,
+        **({} if material is None else {"material": material}),
         "extensions": {EXTENSION: compressed},
     }
 

@@ -74,13 +74,14 @@ def quantized(parts: list[Primitive]) -> tuple[list[Primitive], dict[str, list[f
     return smaller, {"translation": center.tolist(), "scale": [step] * 3}
 
 
-def add_primitive(document: Document, part: Primitive, material: int) -> dict[str, object]:
-    """Adds the arrays of `part` to the document; returns the primitive's JSON."""
+def add_primitive(document: Document, part: Primitive, material: int | None) -> dict[str, object]:
+    """Adds the arrays of `part` to the document; returns the primitive's JSON. material: None for a bare shape."""
     attributes = {
         name: document.add_vertices(attribute.values, normalized=attribute.normalized, bounds=name == "POSITION")
         for name, attribute in part.attributes.items()
     }
-    return {"attributes": attributes, "indices": document.add_indices(part.indices), "material": material}
+    painted = {} if material is None else {"material": material}
+    return {"attributes": attributes, "indices": document.add_indices(part.indices), **painted}
 
 
 def _float(values: Tensor) -> np.ndarray:

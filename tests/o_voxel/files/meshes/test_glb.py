@@ -13,12 +13,14 @@ from comfyui_trellis2.o_voxel.core.color import to_linear
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
 from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
+from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.o_voxel.files.meshes.vertex_buffer import to_y_up
+from comfyui_trellis2.o_voxel.render.surface_materials import SurfaceMaterials
 from comfyui_trellis2.o_voxel.values import Mesh, VoxelField
 from comfyui_trellis2.o_voxel.voxels.sample import vertex_materials
 
 COMPONENTS = {5126: np.dtype("<f4"), 5123: np.dtype("<u2"), 5125: np.dtype("<u4")}
-WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
 # As it comes: no normals are made, so that no vertex is split.
 write_flat = functools.partial(write_glb, options=SaveOptions(crease_deg=None))
@@ -58,6 +60,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     assert document["buffers"] == [{"byteLength": len(binary)}]
     (primitive,) = document["meshes"][0]["primitives"]
     arrays, spans = {}, []
+    for image in document.get("images", []):
+        view = document["bufferViews"][image["bufferView"]]
+        spans.append((view["byteOffset"], view["byteOffset"] + view["byteLength"]))
     for name, index in {**primitive["attributes"], "faces": primitive["indices"]}.items():
         accessor = document["accessors"][index]
         view = document["bufferViews"][accessor["bufferView"]]
@@ -86,7 +91,9 @@ def test_a_file_holds_the_surface(tmp_path, vertices, faces, colored, dtype):
     path = write_flat(tmp_path / "a.glb", mesh, random_materials(vertices) if colored else None)
     assert path == tmp_path / "a.glb"
     arrays = read(path)
-    assert set(arrays) == {"POSITION", "faces"} | ({"COLOR_0"} if colored else set())
+    varied = colored and len(mesh.faces.unique()) > 1  # one vertex has one metallic
+    expected = {"POSITION", "faces"} | ({"COLOR_0"} if colored else set()) | ({"TEXCOORD_0"} if varied else set())
+    assert set(arrays) == expected
     x, y, z = mesh.vertices[mesh.faces.long()].unbind(-1)
     expected = torch.stack([x, z, -y], dim=-1)
     np.testing.assert_array_equal(arrays["POSITION"][arrays["faces"]], expected.numpy())
@@ -125,7 +132,7 @@ def test_bounds_are_those_of_the_used_vertices(tmp_path):
 def test_colours_are_linear(tmp_path, encoded, linear):
     assert to_linear(torch.tensor([encoded])).item() == pytest.approx(linear, abs=1e-6)
     materials = torch.zeros(3, 6)
-    materials[:, 1] = encoded
+    materials[:, 1], materials[:, 5] = encoded, 1.0
     mesh = random_mesh(3, 0)
     colors = read(write_flat(tmp_path / "a.glb", Mesh(mesh.vertices, torch.tensor([[0, 1, 2]])), materials))["COLOR_0"]
     assert colors.dtype == np.uint16 and colors.shape == (3, 4)
@@ -134,7 +141,7 @@ def test_colours_are_linear(tmp_path, encoded, linear):
 
 def test_colours_go_with_their_vertices_and_are_clamped(tmp_path):
     mesh = Mesh(torch.eye(3), torch.tensor([[2, 0, 1]]))
-    materials = torch.tensor([[2.0, 0, 0, 0, 0, 0], [0, 1, -1, 0, 0, 0], [0, 0, 1, 0, 0, 0]])
+    materials = torch.tensor([[2.0, 0, 0, 0, 0, 1], [0, 1, -1, 0, 0, 1], [0, 0, 1, 0, 0, 1]])
     before = materials.clone()
     document, _ = chunks(write_flat(tmp_path / "a.glb", mesh, materials))
     colors = read(tmp_path / "a.glb")["COLOR_0"]
@@ -144,16 +151,28 @@ def test_colours_go_with_their_vertices_and_are_clamped(tmp_path):
     assert torch.equal(materials, before)
 
 
-def test_metallic_and_roughness_are_means_over_the_used_vertices(tmp_path):
+def test_metallic_and_roughness_that_hardly_vary_are_means_over_the_used_vertices(tmp_path):
     mesh = Mesh(torch.eye(4)[:, :3].contiguous(), torch.tensor([[0, 1, 2]]))
-    materials = torch.zeros(4, 6)
-    materials[:, 3] = torch.tensor([0.0, 0.3, 0.6, 100.0])
-    materials[:, 4] = torch.tensor([1.0, 3.0, 0.1, 100.0])
+    materials = torch.ones(4, 6)
+    materials[:, 3] = torch.tensor([0.300, 0.301, 0.302, 100.0])
+    materials[:, 4] = torch.tensor([0.700, 0.700, 0.703, 100.0])
     document, _ = chunks(write_flat(tmp_path / "a.glb", mesh, materials))
     (material,) = document["materials"]
     surface = material["pbrMetallicRoughness"]
-    assert surface["metallicFactor"] == pytest.approx(0.3) and surface["roughnessFactor"] == pytest.approx(0.7)
+    assert surface["metallicFactor"] == pytest.approx(0.301) and surface["roughnessFactor"] == pytest.approx(0.701)
     assert material["doubleSided"] is True and document["meshes"][0]["primitives"][0]["material"] == 0
+    assert "alphaMode" not in material
+
+
+def test_metallic_roughness_and_alpha_come_back_at_every_vertex(tmp_path):
+    materials = random_materials(40)
+    mesh = Mesh(random_mesh(40, 0).vertices, torch.arange(39).view(13, 3))
+    back = load_textured_mesh(write_flat(tmp_path / "a.glb", mesh, materials))
+    assert back.materials[0].alpha_mode == "BLEND"
+    corners = torch.arange(13).repeat(3), torch.eye(3).repeat_interleave(13, 0).T.contiguous()
+    found = SurfaceMaterials.of(back).read(*corners).T
+    expected = materials[mesh.faces.T.flatten()]
+    np.testing.assert_allclose(found, expected, atol=0.6 / 255)
 
 
 def test_a_surface_without_materials_is_white_and_rough(tmp_path):
