@@ -134,44 +134,56 @@ def _read(path: Path, suffix: str, warn: Warn) -> trimesh.Scene:
     """Reads an OBJ, PLY or STL."""
     import trimesh
 
+    content = CONVERSIONS[suffix](path.read_bytes())
+    library = re.search(rb"^mtllib\s+(.+?)\s*$", content, re.M) if suffix == ".obj" else None
+    library = None if library is None else library[1].decode(errors="replace")
+
     class Files(trimesh.resolvers.FilePathResolver):
         def get(self, name: str) -> bytes:
-            return _companion(path, name, warn)
+            return _library(path, name, warn) if name == library else _texture(path, name, warn)
 
-    content = CONVERSIONS[suffix](path.read_bytes())
     if suffix == ".obj":
-        _name_missing_materials(path, content, warn)
+        _name_missing_materials(path, content, library, warn)
     options = {"file_type": suffix[1:], "resolver": Files(str(path)), "process": False}
     return trimesh.load_scene(io.BytesIO(content), **options)
 
 
-def _companion(path: Path, name: str, warn: Warn) -> bytes:
-    """The content of a file that `path` names: beside it or below, whatever the version of trimesh allows."""
+def _library(path: Path, name: str, warn: Warn) -> bytes:
+    """The content of the material library that an OBJ names: beside it or below, whatever trimesh allows."""
+    found = companion(path, name)
+    if found is None:
+        raise _absent("material library", path, name, warn)
+    return utf8(found.read_bytes())
+
+
+def _texture(path: Path, name: str, warn: Warn) -> bytes:
+    """The content of a texture that a mesh file or its library names."""
+    from PIL import Image
+
     words = name.split()
     # Options such as "-s 2 2 2" stand before a texture's name.
     found = companion(path, name) or (companion(path, words[-1]) if words[:1] and words[0].startswith("-") else None)
-    kind = "material library" if name.lower().endswith(".mtl") else "texture"
     if found is None:
-        warn(f"{kind} {name!r:.120}: expected a file in the folder of {path.name}; none is there, and it is left out")
-        raise FileNotFoundError(f"{name}: expected a file in the folder of {path.name}")
+        raise _absent("texture", path, name, warn)
     content = found.read_bytes()
-    if kind == "material library":
-        return utf8(content)
-    from PIL import Image
-
     try:
         # trimesh leaves out what it cannot open, without a word.
         Image.open(io.BytesIO(content)).close()
     except IMAGE_ERRORS as error:
-        warn(f"{kind} {name!r:.120} cannot be read and is left out: it is in no image format that Pillow reads")
+        warn(f"texture {name!r:.120} cannot be read and is left out: it is in no image format that Pillow reads")
         raise FileNotFoundError(name) from error
     return content
 
 
-def _name_missing_materials(path: Path, content: bytes, warn: Warn) -> None:
+def _absent(kind: str, path: Path, name: str, warn: Warn) -> FileNotFoundError:
+    """Warns of a file that is not there; returns the error for trimesh."""
+    warn(f"{kind} {name!r:.120}: expected a file in the folder of {path.name}; none is there, and it is left out")
+    return FileNotFoundError(f"{name}: expected a file in the folder of {path.name}")
+
+
+def _name_missing_materials(path: Path, content: bytes, library: str | None, warn: Warn) -> None:
     """Warns of materials that an OBJ uses and its library, which can be read, does not define."""
-    library = re.search(rb"^mtllib\s+(.+?)\s*$", content, re.M)
-    found = None if library is None else companion(path, library[1].decode(errors="replace"))
+    found = None if library is None else companion(path, library)
     used = {name.strip() for name in re.findall(rb"^usemtl[ \t]+(.+?)\s*$", content, re.M)}
     if library is None and used:
         warn("it uses materials and names no material library: they are white")

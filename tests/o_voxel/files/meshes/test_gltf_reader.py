@@ -393,6 +393,7 @@ def test_a_mesh_in_meshopt_streams(built, load, name):
     np.testing.assert_array_equal(corners(mesh), points[faces.reshape(-1, 3)])
 
 
+@pytest.mark.slow
 def test_malformed_files_are_refused_in_one_line(built, load):
     built.mesh(primitive={"material": 0, "indices": built.accessor(np.uint8([0, 1, 2]))}, TEXCOORD_0=UV)
     top = textured(built, {})
