@@ -11,6 +11,7 @@ import logging
 import re
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ from ...material import TexturedMesh
 from .companions import companion
 from .reading.gltf.load import load_gltf
 from .reading.images import UNREADABLE as IMAGE_ERRORS
+from .reading.images import decoded
 from .reading.pieces import FactorSpace
 from .reading.texts import plain_ply, utf8, utf8_stl
 from .trimesh import from_trimesh
@@ -71,7 +73,8 @@ def load_textured_mesh(
     up: up axis of the file; "auto" chooses by suffix.
     factors: glTF factors and vertex colours are linear. "srgb" encodes them like the texels; "stored" keeps base colour
     and emissive factors unchanged, as the original does, which darkens untextured parts.
-    metallic is 0 for formats other than glTF. What a glTF file may hold: see `reading.gltf.load`.
+    metallic is 0 for PLY and STL, and for OBJ unless its library has the PBR extension.
+    What a glTF file may hold: see `reading.gltf.load`.
     progress: called with the fraction done, 0 to 1, by estimate; may raise, to cancel.
     on_warning: called with one line for each thing that is left out, such as a texture that cannot be read. None: the
     lines are logged.
@@ -112,7 +115,8 @@ def load_textured_mesh(
                     return load_gltf(path, y_up=y_up, factors=factors, warn=warn, report=report)
                 scene = _read(path, suffix, warn)
                 report(0.6)
-                return from_trimesh(scene, y_up=y_up, factors=factors, warn=warn)
+                further = lru_cache(maxsize=None)(lambda name: _pixels(path, name, warn))
+                return from_trimesh(scene, y_up=y_up, factors=factors, warn=warn, open_image=further)
         except UNREADABLE as error:
             raise ValueError(f"{path.name}: not a readable {suffix[1:]} mesh: {_reason(error):.400}") from error
 
@@ -173,6 +177,17 @@ def _texture(path: Path, name: str, warn: Warn) -> bytes:
         warn(f"texture {name!r:.120} cannot be read and is left out: it is in no image format that Pillow reads")
         raise FileNotFoundError(name) from error
     return content
+
+
+def _pixels(path: Path, name: str, warn: Warn) -> np.ndarray | None:
+    """A texture's RGBA [H, W, 4] uint8; None, with a warning, for one that cannot be read."""
+    try:
+        return decoded(_texture(path, name, warn))
+    except FileNotFoundError:
+        return None
+    except IMAGE_ERRORS as error:
+        warn(f"texture {name!r:.120} cannot be read and is left out: {error}")
+        return None
 
 
 def _absent(kind: str, path: Path, name: str, warn: Warn) -> FileNotFoundError:

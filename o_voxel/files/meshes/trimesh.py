@@ -18,6 +18,7 @@ from ...core.color import linear_to_srgb, to_bytes, to_srgb
 from ...material import PLAIN, Material, Texture, TexturedMesh
 from .comfy import to_comfy_mesh
 from .reading.images import UNREADABLE, pixels
+from .reading.mtl import OpenImage, pbr_fields
 from .reading.pieces import FactorSpace, Piece, joined, transformed
 
 if TYPE_CHECKING:
@@ -36,15 +37,18 @@ def from_trimesh(
     y_up: bool,
     factors: FactorSpace = "srgb",
     warn: Callable[[str], None] = log.warning,
+    open_image: OpenImage | None = None,
 ) -> TexturedMesh:
     """Converts a trimesh scene or mesh to a TexturedMesh on the CPU, vertices [V, 3] float32. y_up: frame of the input.
 
-    PBR factors are taken as linear, 8-bit ones too; textures repeat.  warn: called with one line for each texture that
-    cannot be decoded, which is left out. Raises ValueError without faces.
+    PBR factors are taken as linear, 8-bit ones too; textures repeat.
+    warn: called with one line for each texture that cannot be decoded, which is left out.
+    open_image: finds the further textures of an OBJ's material library; None: they are left out.
+    Raises ValueError without faces.
     """
     if factors not in ("srgb", "stored"):
         raise ValueError(f"factors: expected 'srgb' or 'stored', got {factors!r}")
-    reader = _MaterialReader(factors, warn)
+    reader = _MaterialReader(factors, warn, open_image or (lambda name: None))
     pieces = [_piece(part, matrix, reader, y_up) for part, matrix in _instances(scene)]
     if not pieces:
         raise ValueError("expected at least one triangle, got none")
@@ -97,6 +101,7 @@ class _MaterialReader:
 
     factors: FactorSpace
     warn: Callable[[str], None]
+    open_image: OpenImage
     materials: list[Material] = field(default_factory=list)
     rows: dict[int, int] = field(default_factory=dict)
     images: dict[int, np.ndarray | None] = field(default_factory=dict)
@@ -120,14 +125,15 @@ class _MaterialReader:
         texture = self._texture(getattr(material, "image", None), (0, 1, 2))
         color = np.ones(4) if texture is not None else np.asarray(material.diffuse, np.float64) / 255
         rough = float(np.clip((2 / (max(material.glossiness, 0.0) + 2)) ** 0.25, 0, 1))
-        return Material(
-            base_color_factor=tuple(color[:3].tolist()),
-            base_color_texture=texture,
-            metallic_factor=0.0,
-            roughness_factor=rough,
-            alpha_mode="BLEND" if color[3] < 1 else "OPAQUE",
-            alpha_factor=float(color[3]),
-        )
+        fields = {
+            "base_color_factor": tuple(color[:3].tolist()),
+            "base_color_texture": texture,
+            "metallic_factor": 0.0,
+            "roughness_factor": rough,
+            "alpha_mode": "BLEND" if color[3] < 1 else "OPAQUE",
+            "alpha_factor": float(color[3]),
+        }
+        return Material(**fields | pbr_fields(getattr(material, "kwargs", {}), self.open_image))
 
     def _pbr(self, material: Any) -> Material:
         color, light = _factor(material.baseColorFactor, 4), _factor(material.emissiveFactor, 3, 0.0)

@@ -12,9 +12,11 @@ from comfyui_trellis2.o_voxel.core.color import linear_to_srgb, to_linear
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes import read as mesh_files
 from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
+from comfyui_trellis2.o_voxel.files.meshes.obj import write_obj
 from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.o_voxel.files.meshes.trimesh import from_trimesh
+from comfyui_trellis2.o_voxel.material import TEXTURE_CHANNELS, Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.o_voxel.voxels.materials import voxel_materials
 from PIL import Image
@@ -338,3 +340,29 @@ def test_an_obj_without_a_material_is_white_and_what_is_missing_is_said(tmp_path
     assert not any(material.base_color_texture for material in mesh.materials)
     for word in ("no.png", "broken.png", "half.png", "material 'd'"):
         assert any(word in line for line in said), (word, said)
+
+
+def test_an_obj_of_ours_keeps_its_maps_and_factors(tmp_path):
+    """There and back again: roughness, metal, emission, opacity and normals stand in the library."""
+    generator = np.random.default_rng(3)
+    images = {
+        name: Texture(torch.from_numpy(generator.integers(0, 255, (4, 4, 1 if width == 1 else 3), np.uint8)))
+        for name, width in TEXTURE_CHANNELS.items()
+        if name != "occlusion_texture"
+    }
+    factors = {"metallic_factor": 0.75, "roughness_factor": 0.25, "emissive_factor": (0.5, 1.0, 0.25)}
+    material = Material(alpha_mode="BLEND", alpha_factor=0.5, normal_scale=0.5, **factors, **images)
+    plain = Material(metallic_factor=1.0, roughness_factor=0.5, base_color_factor=(0.2, 0.4, 0.6))
+    mesh = Mesh(torch.from_numpy(VERTICES).float(), torch.from_numpy(FACES))
+    whole = TexturedMesh(mesh, (material, plain), torch.tensor([0, 1]), torch.from_numpy(UV).float())
+    said = []
+    found = load_textured_mesh(write_obj(tmp_path / "a.obj", whole), on_warning=said.append)
+    assert said == []
+    read = sorted(found.materials, key=lambda row: row.base_color_texture is None)
+    for ours, back in zip((material, plain), read, strict=True):
+        for name, value in vars(ours).items():
+            other = getattr(back, name)
+            if isinstance(value, Texture):
+                assert torch.equal(other.image, value.image), name
+            else:
+                assert other == (pytest.approx(value, abs=2e-3) if isinstance(value, float | tuple) else value), name
