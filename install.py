@@ -33,10 +33,10 @@ OLDEST_PYTHON = (3, 10)
 
 TORCH = "torch==2.13.0"
 TRITON_PINNED = "3.7.1"  # by TORCH's own metadata in its CUDA build; its CPU build comes without Triton
-# Triton's interpreter runs the kernels' tests where there is no GPU; it has no wheel beyond Linux.
-TRITON = ("triton",) if sys.platform == "linux" else ()
-TEST_REQUIREMENTS = ("pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=77", "zstandard", "DracoPy", *TRITON)
-OPTIONAL = frozenset({"numba"})  # no wheel for this Python: the numpy and scipy twins of its kernels serve
+TRITON = ("triton",) if sys.platform == "linux" else ()  # interprets kernels where there is no GPU; wheels: Linux
+TEST_REQUIREMENTS = ("pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=77", "zstandard", *TRITON)
+# No wheel for this Python: twins of numba's kernels serve; files that need DracoPy are refused.
+OPTIONAL = {"numba": "slower without it", "dracopy": "no files compressed by Draco without it"}
 
 TINY_MODEL = "output/tiny"
 NO_MODEL = """this copy of the pack comes without its trained checkpoint: the demo's model is random and tiny.
@@ -152,7 +152,7 @@ def add_missing(machine: Machine, wanted: Sequence[requirements.Requirement]) ->
 def _report(failed: Mapping[requirements.Requirement, int]) -> int:
     """Prints what did not install. Returns the exit code of the first requirement that the pack needs."""
     for requirement in failed:
-        need = "optional: slower without it" if requirement.name in OPTIONAL else "needed"
+        need = f"optional: {OPTIONAL[requirement.name]}" if requirement.name in OPTIONAL else "needed"
         say(f"could not install {requirement} ({need})")
     return next((code for requirement, code in failed.items() if requirement.name not in OPTIONAL), 0)
 

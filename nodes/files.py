@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from ..o_voxel.voxels.sample import vertex_materials
 from . import host
 from .sockets import ANY_MESH, MESH, TEXTURED_MESH, VOXELS, expect, painted, surface, textured
 from .widgets import FILES_GROUP, filename_prefix
+
+log = logging.getLogger(__name__)
 
 EXAMPLE_MESHES = host.ROOT / "assets" / "meshes"
 MESH_SUFFIXES = tuple(UP_OF_SUFFIX)
@@ -86,14 +89,19 @@ class LoadMesh:
     def IS_CHANGED(cls, file: Any = None, **others: Any) -> str:
         return host.changed(file)
 
-    def load(self, file: str, fit_unit_cube: bool, file_3d: Any = None) -> tuple[TexturedMesh, Mesh]:
+    def load(self, file: str, fit_unit_cube: bool, file_3d: Any = None) -> tuple[TexturedMesh, Mesh] | dict[str, Any]:
+        warnings: list[str] = []
         if file_3d is None:
-            mesh = _read(host.input_path(file), file)
+            name, mesh = file, _read(host.input_path(file), file, warnings.append)
         else:
             with host.received(file_3d) as (path, name):
-                mesh = _read(path, name)
+                mesh = _read(path, name, warnings.append)
         mesh = fitted(mesh) if fit_unit_cube else mesh
-        return mesh, mesh.mesh
+        result = mesh, mesh.mesh
+        host.show_text([f"{len(mesh.mesh.faces):,} triangles", *warnings])
+        for line in warnings:
+            log.warning("%s: %s", name, line)
+        return {"ui": {"text": warnings}, "result": result} if warnings else result
 
 
 class ExampleMesh:
@@ -308,9 +316,9 @@ def loadable(
     return True if problem is None else problem if problem.startswith(f"{widget}:") else f"{widget}: {problem}"
 
 
-def _read(path: Path, name: str) -> TexturedMesh:
+def _read(path: Path, name: str, warn: Callable[[str], None]) -> TexturedMesh:
     with host.opened(path, name):
-        return load_textured_mesh(path, progress=host.progress())
+        return load_textured_mesh(path, progress=host.progress(), on_warning=warn)
 
 
 def _colored(

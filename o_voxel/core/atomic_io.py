@@ -32,10 +32,11 @@ def naming(place: object) -> Iterator[None]:
 def atomic_write(path: FilePath) -> Iterator[BinaryIO]:
     """Context manager: opens a binary file and moves it to `path` when the block ends without an error.
 
-    The bytes go to a hidden file in the same folder, which then replaces `path`; if the block raises, `path` keeps its
-    previous content. Raises OSError as `open` does.
+    Creates missing folders. The bytes go to a hidden file in the same folder, which then replaces `path`; if the block
+    raises, `path` keeps its previous content. Raises OSError as `open` does.
     """
     target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:

@@ -4,7 +4,7 @@ from .camera import Camera
 from .draw import Rendering, Style
 from .light import SoftBox, StudioLight
 from .scene import Scene, mesh_scene, textured_scene, voxel_scene
-from .turntable import contact_sheet, render_mesh, render_turntable, save_png
+from .turntable import contact_sheet, render_mesh, render_turntable, save_picture, save_png
 
 __all__ = [
     "Camera",
@@ -17,6 +17,7 @@ __all__ = [
     "mesh_scene",
     "render_mesh",
     "render_turntable",
+    "save_picture",
     "save_png",
     "textured_scene",
     "voxel_scene",

@@ -1,7 +1,8 @@
-"""Renders meshes and voxels: single views, turntables and contact sheets; writes PNG files."""
+"""Renders meshes and voxels: single views, turntables and contact sheets; writes picture files."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import color
+from ..core.atomic_io import write_files
 from ..core.progress import in_background
 from ..material import TexturedMesh
 from ..values import Mesh, VoxelField
@@ -22,6 +24,7 @@ from .scene import Scene, mesh_scene, textured_scene, voxel_scene
 SHEET_VIEWS = {"front": (0.0, 0.0), "side": (90.0, 0.0), "back": (180.0, 0.0), "top": (0.0, 90.0)}
 # For the estimate of the time of a picture, on two CPU cores.
 FRAME_SECONDS = 2
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 SHEET_LAYERS = ("color", "normal", "depth")
 
 
@@ -131,16 +134,34 @@ def to_bytes(image: Tensor) -> Tensor:
 
 
 def save_png(path: str | Path, image: Tensor) -> Path:
+    """`save_picture` as PNG, whatever the name says."""
+    return _saved(path, image, "PNG")
+
+
+def save_picture(path: str | Path, image: Tensor) -> Path:
     """Writes an image [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], float in [0, 1] or uint8; returns the path.
 
-    Values are not converted: colours must be sRGB, the fourth channel straight alpha. Needs Pillow.
-    Raises ValueError for another shape or dtype, OSError if the file cannot be written.
+    The suffix says the format: .png, .jpg, .jpeg, .webp; a JPEG has no transparency. Creates missing folders; writes
+    atomically. Values are not converted: colours must be sRGB, the fourth channel straight alpha. Needs Pillow.
+    Raises ValueError for another suffix, shape or dtype, OSError if the file cannot be written.
     """
+    suffix = Path(path).suffix.lower()
+    if suffix not in PICTURE_FORMATS:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(PICTURE_FORMATS)}, got {suffix!r}")
+    return _saved(path, image, PICTURE_FORMATS[suffix])
+
+
+def _saved(path: str | Path, image: Tensor, form: str) -> Path:
     from PIL import Image
 
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
     if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
         raise ValueError(f"image: expected shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(image.shape)}")
-    Image.fromarray(to_bytes(image).cpu().contiguous().numpy()).save(path, format="PNG")
-    return Path(path)
+    picture = Image.fromarray(to_bytes(image).cpu().contiguous().numpy())
+    file = io.BytesIO()
+    options = {"JPEG": {"quality": 92}, "WEBP": {"lossless": True}}.get(form, {})
+    (picture.convert("RGB") if form == "JPEG" and picture.mode == "RGBA" else picture).save(
+        file, format=form, **options
+    )
+    return write_files({Path(path): file.getvalue()})

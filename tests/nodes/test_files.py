@@ -214,6 +214,17 @@ def test_a_mesh_reads_no_file_outside_its_folder(home):
     assert load_textured_mesh(inside / "a.obj").materials[0].base_color_texture is None
 
 
+def test_what_a_file_lacks_is_said_on_the_node_and_in_the_log(home, caplog):
+    (home / "input" / "a.obj").write_text("mtllib no.mtl\nusemtl cloth\n" + OBJ)
+    shown = LoadMesh().load("a.obj", False)
+    (line,) = shown["ui"]["text"]
+    assert "no.mtl" in line
+    assert f"a.obj: {line}" in caplog.text
+    assert len(shown["result"][1].faces) == 1
+    (home / "input" / "b.obj").write_text(OBJ)
+    assert len(LoadMesh().load("b.obj", False)[1].faces) == 1
+
+
 @pytest.mark.parametrize("prefix", ["../x", "3d/../../x", "..\\x", "/tmp/x", "C:\\x", "C:x", "link/x", "a\0b", "", "."])
 @pytest.mark.parametrize("known", [True, False])
 def test_saves_stay_in_the_output_folder(home, monkeypatch, prefix, known):

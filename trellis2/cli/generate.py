@@ -5,22 +5,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .checks import MESH_SUFFIXES, check_device, check_file, check_output, positive
 from .meshes import add_asset_options, asset_options
 from .shared import CHECKPOINT, progress_bars
 
 BACKGROUND_CHOICES = {"auto": "auto", "plain": "plain background", "rembg": "rembg", "none": "alpha or mask only"}
+# What Pillow raises for a picture that it cannot decode.
+UNREADABLE = (OSError, SyntaxError, ValueError)
 RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """generate"""
-    generate = commands.add_parser("generate", help="images to GLB files")
+    generate = commands.add_parser("generate", help="images to mesh files")
     generate.set_defaults(command=_generate)
     generate.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="a picture of an object; a plain background is removed"
     )
     generate.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT.glb", help="file to write; _1, _2 … added for several"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help=".glb, .obj, .ply or .stl; _1, _2 … added for several",
     )
     generate.add_argument(
         "--background",
@@ -34,7 +42,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     generate.add_argument("--views", action="store_true", help="the images are views of one object")
     generate.add_argument("--view-mode", choices=("average", "cycle"), default="average", help="how views are combined")
     generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
-    generate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    generate.add_argument("--steps", type=positive, help="steps of every sampler (default: the checkpoint's)")
     generate.add_argument(
         "--vram",
         choices=("auto", "high", "low"),
@@ -57,25 +65,35 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     from ...o_voxel.asset import make_asset
-    from ...o_voxel.files.meshes.gltf.glb import write_glb
     from ...o_voxel.files.meshes.write import save_mesh
-    from ...o_voxel.voxels.sample import vertex_materials
+    from ...o_voxel.voxels.sample import colored, vertex_materials
+    from ..capabilities import Capabilities
+    from ..checkpoint.layouts import Checkpoint
     from ..image import cut_out, prepare_image
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
 
+    check_output(arguments.output, MESH_SUFFIXES)
+    check_device(arguments.device)
+    # Pipeline.load opens it again; here what is wrong is said before the pictures are cut.
+    checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
+    if arguments.resolution:
+        Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
+    for path in arguments.images:
+        check_file(path)
     pictures = []
     for path in arguments.images:
-        with Image.open(path) as image:
-            try:
+        try:
+            with Image.open(path) as image:
                 cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[arguments.background])
                 pictures.append(prepare_image(cut.image))
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
+        except UNREADABLE as error:
+            text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise ValueError(f"{path}: {text}") from error
         print(f"{path}: {cut.used}")
         if cut.warning:
             print(f"{path}: not sure: {cut.warning}")
@@ -101,7 +119,7 @@ def _generate(arguments: argparse.Namespace) -> int:
             save_mesh(path, finished)
         else:
             mesh = asset.mesh
-            write_glb(path, mesh, None if asset.field is None else vertex_materials(mesh, asset.field))
+            save_mesh(path, mesh if asset.field is None else colored(mesh, vertex_materials(mesh, asset.field)))
         print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
         for line in warnings:
             print(f"{path}: {line}")

@@ -9,6 +9,8 @@ import pkgutil
 import platform
 from pathlib import Path
 
+from .checks import check_device
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """doctor, make-tiny"""
@@ -28,6 +30,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.backend import explain
     from ..runtime.residency import default_device, default_dtype
 
+    check_device(arguments.device)
     device = torch.device(arguments.device or default_device())
     print(f"python {platform.python_version()}, {platform.platform()}")
     for name in ("torch", "triton", "numba", "safetensors", "huggingface_hub", "numpy", "scipy", "pillow"):

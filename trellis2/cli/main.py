@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from . import generate, machine, meshes, training
+from .checks import Parser, reason
 
-# Errors that a user can fix: printed as one message. Any other error is a bug and shows its traceback.
-USER_ERRORS = (ValueError, FileNotFoundError, ImportError, TypeError, MemoryError)
+# Errors that a user can fix: printed as one line. Any other error is a bug and shows its traceback.
+USER_ERRORS = (ValueError, OSError, ImportError, TypeError, MemoryError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.command(arguments)
     except USER_ERRORS as error:
-        print(f"trellis2: {error}", file=sys.stderr)
+        print(f"trellis2: {reason(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("trellis2: interrupted; nothing was written", file=sys.stderr)
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="trellis2", description="TRELLIS.2: images to 3D meshes with PBR materials.")
+    parser = Parser(prog="trellis2", description="TRELLIS.2: images to 3D meshes with PBR materials.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (generate, meshes, training, machine):
         module.add_commands(commands)

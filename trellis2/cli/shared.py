@@ -1,11 +1,18 @@
-"""Progress bars and help texts shared by the commands."""
+"""Progress bars, warnings and help texts shared by the commands."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 # Help text of the arguments that name a checkpoint.
 CHECKPOINT = "a folder, a hub repository, or mini: the built-in one"
+
+
+def warn(path: Path) -> Callable[[str], None]:
+    """Returns a function that prints a line about the file `path` on standard error."""
+    return lambda line: print(f"{path}: {line}", file=sys.stderr)
 
 
 def progress_bars() -> Callable[[str, float], None]:
@@ -16,7 +23,9 @@ def progress_bars() -> Callable[[str, float], None]:
 
     def report(stage: str, fraction: float) -> None:
         if stage not in bars:
-            bars[stage] = tqdm(total=100, desc=f"{stage:<10}", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}")
+            form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
+            # disable=None: no bar where standard error is no terminal, because it moves by control characters.
+            bars[stage] = tqdm(total=100, desc=f"{stage:<10}", bar_format=form, disable=None)
         bars[stage].update(round(100 * fraction) - bars[stage].n)
         if fraction >= 1:
             bars[stage].close()
@@ -33,7 +42,8 @@ def metric_bars() -> Callable[[str, float, Mapping[str, float]], None]:
 
     def report(stage: str, fraction: float, metrics: Mapping[str, float]) -> None:
         if stage not in bars:
-            bars[stage] = tqdm(total=1.0, desc=f"{stage:<16}", bar_format="{desc}{percentage:5.1f}% |{bar}| {postfix}")
+            form = "{desc}{percentage:5.1f}% |{bar}| {postfix}"
+            bars[stage] = tqdm(total=1.0, desc=f"{stage:<16}", bar_format=form, disable=None)
         bars[stage].update(fraction - bars[stage].n)
         bars[stage].set_postfix({key: f"{metrics[key]:.4g}" for key in ("step", "loss", "seconds") if key in metrics})
         if fraction >= 1:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .shared import CHECKPOINT, metric_bars, progress_bars
+from .checks import MESH_SUFFIXES, PICTURE_SUFFIXES, check_device, check_folder, check_output, positive, voxels_a_side
+from .shared import CHECKPOINT, metric_bars, progress_bars, warn
 
 if TYPE_CHECKING:
     from ..training.recipe import Recipe
@@ -20,9 +21,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     world.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
     world.add_argument("--family", help="only this one (default: all)")
     world.add_argument("--seed", type=int, default=0, help="of the first object (default 0)")
-    world.add_argument("--count", type=int, default=4, help="objects of each family (default 4)")
-    world.add_argument("--columns", type=int, default=12, help="objects in a row (default 12)")
-    world.add_argument("--size", type=int, default=128, help="pixels a side of each object (default 128)")
+    world.add_argument("--count", type=positive, default=4, help="objects of each family (default 4)")
+    world.add_argument("--columns", type=positive, default=12, help="objects in a row (default 12)")
+    world.add_argument("--size", type=positive, default=128, help="pixels a side of each object (default 128)")
 
     train = commands.add_parser("train", help="train or fine-tune the networks; one card, or several under torchrun")
     train.set_defaults(command=_train)
@@ -44,9 +45,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser("evaluate", help="evaluate a checkpoint on held-out objects")
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("model", metavar="CHECKPOINT", help=CHECKPOINT)
-    evaluate.add_argument("--objects", type=int, default=200, help="number of objects (default 200)")
+    evaluate.add_argument("--objects", type=positive, default=200, help="number of objects (default 200)")
     evaluate.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
-    evaluate.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    evaluate.add_argument("--steps", type=positive, help="steps of every sampler (default: the checkpoint's)")
     evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object")
     evaluate.add_argument("--device", help="cpu, cuda … (default: the best available)")
 
@@ -64,11 +65,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     gallery.add_argument(
         "--object", action="append", metavar="FAMILY/SEED", help="this object, by its name in evaluate's rows"
     )
-    gallery.add_argument("--objects", type=int, default=6, help="without --object: the first N of evaluate (default 6)")
+    gallery.add_argument(
+        "--objects", type=positive, default=6, help="without --object: the first N of evaluate (default 6)"
+    )
     gallery.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
-    gallery.add_argument("--steps", type=int, help="steps of every sampler (default: the checkpoint's)")
+    gallery.add_argument("--steps", type=positive, help="steps of every sampler (default: the checkpoint's)")
     gallery.add_argument("--seed", type=int, default=0, help="of the noise (default 0, as in evaluate)")
-    gallery.add_argument("--size", type=int, default=256, help="pixels a side of each view (default 256)")
+    gallery.add_argument("--size", type=positive, default=256, help="pixels a side of each view (default 256)")
     gallery.add_argument("--device", help="cpu, cuda … (default: the best available)")
 
     rebuilt = commands.add_parser("reconstruct", help="encode and decode a mesh by a checkpoint's VAEs")
@@ -79,18 +82,26 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     rebuilt.add_argument(
         "--picture", type=Path, metavar="OUT.png", help="four views, the mesh above its reconstruction"
     )
-    rebuilt.add_argument("--resolution", type=int, default=512, help="voxels a side, a multiple of 16 (default 512)")
-    rebuilt.add_argument("--size", type=int, default=256, help="pixels a side of each view (default 256)")
+    rebuilt.add_argument(
+        "--resolution", type=voxels_a_side, default=512, help="voxels a side, a multiple of 16 (default 512)"
+    )
+    rebuilt.add_argument("--size", type=positive, default=256, help="pixels a side of each view (default 256)")
     rebuilt.add_argument("--device", help="cpu, cuda … (default: the best available)")
 
 
 def _world(arguments: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from ...o_voxel.render import save_picture
     from ..training.world import FAMILIES
     from ..training.world.samples import contact_sheet
 
+    check_output(arguments.output, PICTURE_SUFFIXES)
     families = list(FAMILIES) if arguments.family is None else [arguments.family]
     seeds = range(arguments.seed, arguments.seed + arguments.count)
-    contact_sheet(families, seeds, arguments.size, arguments.columns).save(arguments.output)
+    sheet = contact_sheet(families, seeds, arguments.size, arguments.columns)
+    save_picture(arguments.output, torch.from_numpy(np.asarray(sheet).copy()))
     print(f"{arguments.output}: {len(families) * len(seeds)} objects")
     return 0
 
@@ -152,6 +163,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from ..runtime.residency import KeepLoaded, default_device
     from ..training.evaluation.evaluate import evaluate, held_out, table, write_rows
 
+    check_device(arguments.device)
+    if arguments.output:
+        check_output(arguments.output, (".csv",))
     pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
     bar = progress_bars()
     rows = evaluate(
@@ -182,6 +196,8 @@ def _gallery(arguments: argparse.Namespace) -> int:
     from ..training.evaluation.evaluate import held_out
     from ..training.evaluation.gallery import SHEET, exhibits, write_gallery
 
+    check_device(arguments.device)
+    check_folder(arguments.output)
     pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
     names = arguments.object or [case.name for case in held_out(arguments.split, arguments.objects)]
     shown = exhibits(pipeline, names, tile=arguments.size, steps=arguments.steps, seed=arguments.seed)
@@ -193,11 +209,11 @@ def _gallery(arguments: argparse.Namespace) -> int:
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.grid import Grid
-    from ...o_voxel.files.meshes.gltf.glb import write_glb
     from ...o_voxel.files.meshes.read import load_textured_mesh
+    from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.values import to_device
     from ...o_voxel.voxels.from_mesh import fitted, voxelize
-    from ...o_voxel.voxels.sample import vertex_materials
+    from ...o_voxel.voxels.sample import colored, vertex_materials
     from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
     from ..pipeline import Pipeline
     from ..runtime.residency import KeepLoaded, default_device
@@ -205,11 +221,16 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     from ..training.evaluation.gallery import write_comparison
     from ..training.evaluation.metrics import f_score
 
+    check_output(arguments.output, MESH_SUFFIXES)
+    if arguments.picture:
+        check_output(arguments.picture, (".png",))
+    check_device(arguments.device)
+    loaded = fitted(load_textured_mesh(arguments.mesh, on_warning=warn(arguments.mesh)))
     pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
-    mesh = to_device(fitted(load_textured_mesh(arguments.mesh)), pipeline.residency.device)
+    mesh = to_device(loaded, pipeline.residency.device)
     voxels = voxelize(mesh, Grid.cube(arguments.resolution))
     rebuilt = pipeline.reconstruct(voxels)
-    write_glb(arguments.output, rebuilt.mesh, vertex_materials(rebuilt.mesh, rebuilt.field))
+    save_mesh(arguments.output, colored(rebuilt.mesh, vertex_materials(rebuilt.mesh, rebuilt.field)))
     if arguments.picture:
         write_comparison(arguments.picture, mesh, rebuilt, arguments.size)
     true = dual_grid_to_mesh(voxels.dual_grid)

@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 
 def companion(path: Path, name: str) -> Path | None:
-    """Returns the file that `path` calls `name`: the name as it is, as one inside the folder, or its last part.
+    """Returns the file that `path` calls `name`: the name as it is, with %xx decoded, as one inside
+    the folder, or its last part.
 
     None if there is no such file in the folder of `path` or below it.
     """
     folder = path.parent.resolve()
     name = name.strip().replace("\\", "/")
-    for candidate in (name, name.lstrip("/"), name.rsplit("/", 1)[-1]):
+    decoded = unquote(name)  # glTF's names are URIs: %20 is a space
+    for candidate in (name, decoded, name.lstrip("/"), name.rsplit("/", 1)[-1], decoded.rsplit("/", 1)[-1]):
         if not candidate or "\0" in candidate:
             continue
         try:

@@ -1,37 +1,47 @@
-"""Reads GLB, glTF, OBJ, PLY and STL with materials, through trimesh.
+"""Reads GLB, glTF, OBJ, PLY and STL with materials: glTF by `reading.gltf`, the others through trimesh.
 
 Frames: glTF and OBJ are y-up, (x, y, z) becomes (x, -z, y); PLY and STL define no up axis and are read unchanged.
-Texture coordinates: v up, as in OBJ; trimesh flips glTF's v on reading.
+Texture coordinates: v up, as in OBJ.
 """
 
 from __future__ import annotations
 
 import io
-import json
+import logging
+import re
 import struct
+from collections.abc import Callable
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ...core.progress import Progress, in_background
 from ...material import TexturedMesh
 from .companions import companion
-from .gltf.dequantize import expand_normalized
-from .gltf.document import GLB_MAGIC, JSON_CHUNK
-from .trimesh import MATERIAL_NAME, FactorSpace, from_trimesh
+from .reading.gltf.load import load_gltf
+from .reading.images import UNREADABLE as IMAGE_ERRORS
+from .reading.images import decoded
+from .reading.pieces import FactorSpace
+from .reading.texts import plain_ply, utf8, utf8_stl
+from .trimesh import from_trimesh
 
 if TYPE_CHECKING:
     import trimesh
 
+log = logging.getLogger(__name__)
+
 Up = Literal["auto", "y", "z"]
+Warn = Callable[[str], None]
 
 UP_OF_SUFFIX = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
 # For the estimate of the time.
 BYTES_A_SECOND = 20e6
 GLTF_SUFFIXES = (".glb", ".gltf")
-# Exceptions that trimesh and Pillow raise for malformed files.
+CONVERSIONS = {".obj": utf8, ".ply": plain_ply, ".stl": utf8_stl}
+# Exceptions that the readers, trimesh and Pillow raise for malformed files.
 UNREADABLE = (
     ArithmeticError,
     AttributeError,
@@ -40,6 +50,7 @@ UNREADABLE = (
     NameError,
     NotImplementedError,
     OSError,
+    RecursionError,
     SyntaxError,
     TypeError,
     ValueError,
@@ -48,7 +59,12 @@ UNREADABLE = (
 
 
 def load_textured_mesh(
-    path: str | Path, *, up: Up = "auto", factors: FactorSpace = "srgb", progress: Progress | None = None
+    path: str | Path,
+    *,
+    up: Up = "auto",
+    factors: FactorSpace = "srgb",
+    progress: Progress | None = None,
+    on_warning: Warn | None = None,
 ) -> TexturedMesh:
     """Reads a mesh file with materials, UVs, vertex colours and normals; on the CPU, z up.
 
@@ -57,10 +73,13 @@ def load_textured_mesh(
     up: up axis of the file; "auto" chooses by suffix.
     factors: glTF factors and vertex colours are linear. "srgb" encodes them like the texels; "stored" keeps base colour
     and emissive factors unchanged, as the original does, which darkens untextured parts.
-    metallic is 0 for formats other than glTF. Second UV sets and texture transforms are ignored with a UserWarning.
+    metallic is 0 for PLY and STL, and for OBJ unless its library has the PBR extension.
+    What a glTF file may hold: see `reading.gltf.load`.
     progress: called with the fraction done, 0 to 1, by estimate; may raise, to cancel.
-    Deterministic. Raises FileNotFoundError; ValueError for an unknown suffix, an unreadable file, or one without
-    triangles; ModuleNotFoundError without trimesh.
+    on_warning: called with one line for each thing that is left out, such as a texture that cannot be read. None: the
+    lines are logged.
+    Deterministic. Raises FileNotFoundError; ValueError for an unknown suffix, a folder, an unreadable file, a required
+    extension that is not read, or a file without triangles; ModuleNotFoundError without trimesh.
     """
     if factors not in ("srgb", "stored"):
         raise ValueError(f"factors: expected 'srgb' or 'stored', got {factors!r}")
@@ -68,73 +87,122 @@ def load_textured_mesh(
     suffix = path.suffix.lower()
     if suffix not in UP_OF_SUFFIX:
         raise ValueError(f"{path.name}: expected one of {', '.join(UP_OF_SUFFIX)}")
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a mesh file, got a folder")
     if not path.is_file():
         raise FileNotFoundError(f"no mesh file {path}")
-    if find_spec("trimesh") is None:
+    if suffix not in GLTF_SUFFIXES and find_spec("trimesh") is None:
         raise ModuleNotFoundError(f"{path.name}: this needs the package trimesh, which install.py adds")
     if up not in ("auto", "y", "z"):
         raise ValueError(f"up: expected 'auto', 'y' or 'z', got {up!r}")
     y_up = (UP_OF_SUFFIX[suffix] if up == "auto" else up) == "y"
 
+    said: set[str] = set()
+
+    def warn(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            if on_warning is None:
+                log.warning("%s: %s", path.name, line)
+            else:
+                on_warning(line)
+
     def read(report: Progress) -> TexturedMesh:
         try:
             # Values too large for float32 become inf, which consumers of the mesh reject.
             with np.errstate(over="ignore", invalid="ignore"):
-                scene, header = _read(path, suffix)
+                if suffix in GLTF_SUFFIXES:
+                    return load_gltf(path, y_up=y_up, factors=factors, warn=warn, report=report)
+                scene = _read(path, suffix, warn)
                 report(0.6)
-                return from_trimesh(scene, y_up=y_up, factors=factors, gltf=header)
+                further = lru_cache(maxsize=None)(lambda name: _pixels(path, name, warn))
+                return from_trimesh(scene, y_up=y_up, factors=factors, warn=warn, open_image=further)
         except UNREADABLE as error:
-            raise ValueError(f"{path.name}: not a readable {suffix[1:]} mesh: {error}") from error
+            raise ValueError(f"{path.name}: not a readable {suffix[1:]} mesh: {_reason(error):.400}") from error
 
     return in_background(read, progress, 1 + path.stat().st_size / BYTES_A_SECOND)
 
 
-def _read(path: Path, suffix: str) -> tuple[trimesh.Scene, dict[str, Any]]:
-    """Returns (scene, glTF JSON or {})."""
+def _reason(error: BaseException) -> str:
+    """What is wrong with a file, in one line."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    malformed = not text or isinstance(error, AttributeError | NameError | TypeError)
+    return f"malformed content ({text or type(error).__name__})" if malformed else text
+
+
+def _read(path: Path, suffix: str, warn: Warn) -> trimesh.Scene:
+    """Reads an OBJ, PLY or STL."""
     import trimesh
+
+    content = CONVERSIONS[suffix](path.read_bytes())
+    library = re.search(rb"^mtllib\s+(.+?)\s*$", content, re.M) if suffix == ".obj" else None
+    library = None if library is None else library[1].decode(errors="replace")
 
     class Files(trimesh.resolvers.FilePathResolver):
         def get(self, name: str) -> bytes:
-            # The files beside `path` and below, whatever the version of trimesh allows.
-            found = companion(path, name)
-            if found is None:
-                raise FileNotFoundError(f"{name}: expected a file in the folder of {path.name}")
-            content = found.read_bytes()
-            return _utf8(content) if name.lower().endswith(".mtl") else content
+            return _library(path, name, warn) if name == library else _texture(path, name, warn)
 
-    content = path.read_bytes()
+    if suffix == ".obj":
+        _name_missing_materials(path, content, library, warn)
     options = {"file_type": suffix[1:], "resolver": Files(str(path)), "process": False}
-    if suffix not in GLTF_SUFFIXES:
-        content = _utf8(content) if suffix == ".obj" else content
-        return trimesh.load_scene(io.BytesIO(content), **options), {}
-    header, rest = _split_glb(content) if suffix == ".glb" else (json.loads(content), b"")
-    rest = expand_normalized(header, rest)
-    for number, material in enumerate(header.get("materials", [])):
-        material["name"] = f"{MATERIAL_NAME}{number}"
-    text = json.dumps(header).encode()
-    if suffix == ".glb":
-        text += b" " * (-len(text) % 4)
-        start = struct.pack("<5I", GLB_MAGIC, 2, 20 + len(text) + len(rest), len(text), JSON_CHUNK)
-        text = start + text + rest
-    return trimesh.load_scene(io.BytesIO(text), **options), header
+    return trimesh.load_scene(io.BytesIO(content), **options)
 
 
-def _utf8(content: bytes) -> bytes:
-    """Re-encodes Latin-1 text as UTF-8, so that names still match between files; keeps valid UTF-8."""
+def _library(path: Path, name: str, warn: Warn) -> bytes:
+    """The content of the material library that an OBJ names: beside it or below, whatever trimesh allows."""
+    found = companion(path, name)
+    if found is None:
+        raise _absent("material library", path, name, warn)
+    return utf8(found.read_bytes())
+
+
+def _texture(path: Path, name: str, warn: Warn) -> bytes:
+    """The content of a texture that a mesh file or its library names."""
+    from PIL import Image
+
+    words = name.split()
+    # Options such as "-s 2 2 2" stand before a texture's name.
+    found = companion(path, name) or (companion(path, words[-1]) if words[:1] and words[0].startswith("-") else None)
+    if found is None:
+        raise _absent("texture", path, name, warn)
+    content = found.read_bytes()
     try:
-        content.decode()
-    except UnicodeDecodeError:
-        return content.decode("latin-1").encode()
+        # trimesh leaves out what it cannot open, without a word.
+        Image.open(io.BytesIO(content)).close()
+    except IMAGE_ERRORS as error:
+        warn(f"texture {name!r:.120} cannot be read and is left out: it is in no image format that Pillow reads")
+        raise FileNotFoundError(name) from error
     return content
 
 
-def _split_glb(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Splits a GLB file into (JSON, bytes of the following chunks)."""
-    if len(content) < 20:
-        raise ValueError(f"expected a header of 20 bytes, got {len(content)}")
-    magic, version, length, json_length, kind = struct.unpack_from("<5I", content)
-    if (magic, version, kind) != (GLB_MAGIC, 2, JSON_CHUNK):
-        raise ValueError("expected 'glTF', version 2 and a JSON chunk")
-    if length > len(content) or 20 + json_length > length:
-        raise ValueError(f"expected {max(length, 20 + json_length)} bytes, got {len(content)}")
-    return json.loads(content[20 : 20 + json_length]), content[20 + json_length : length]
+def _pixels(path: Path, name: str, warn: Warn) -> np.ndarray | None:
+    """A texture's RGBA [H, W, 4] uint8; None, with a warning, for one that cannot be read."""
+    try:
+        return decoded(_texture(path, name, warn))
+    except FileNotFoundError:
+        return None
+    except IMAGE_ERRORS as error:
+        warn(f"texture {name!r:.120} cannot be read and is left out: {error}")
+        return None
+
+
+def _absent(kind: str, path: Path, name: str, warn: Warn) -> FileNotFoundError:
+    """Warns of a file that is not there; returns the error for trimesh."""
+    warn(f"{kind} {name!r:.120}: expected a file in the folder of {path.name}; none is there, and it is left out")
+    return FileNotFoundError(f"{name}: expected a file in the folder of {path.name}")
+
+
+def _name_missing_materials(path: Path, content: bytes, library: str | None, warn: Warn) -> None:
+    """Warns of materials that an OBJ uses and its library, which can be read, does not define."""
+    found = None if library is None else companion(path, library)
+    used = {name.strip() for name in re.findall(rb"^usemtl[ \t]+(.+?)\s*$", content, re.M)}
+    if library is None and used:
+        warn("it uses materials and names no material library: they are white")
+    elif found is not None:
+        defined = re.findall(rb"^\s*newmtl[ \t]+(.+?)\s*$", utf8(found.read_bytes()), re.M | re.I)
+        for name in sorted(used - {b" ".join(name.split()) for name in defined} - set(defined)):
+            warn(f"material {name.decode(errors='replace')!r:.80} is not in {found.name}: it is white")

@@ -5,31 +5,30 @@ trimesh has v up, as here. Its PBR factors are linear, 8-bit or float; its verte
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.color import linear_to_srgb, to_bytes, to_srgb
-from ...core.grid import to_z_up
-from ...material import Material, Texture, TexturedMesh
-from ...values import Mesh
+from ...material import PLAIN, Material, Texture, TexturedMesh
 from .comfy import to_comfy_mesh
+from .reading.images import UNREADABLE, pixels
+from .reading.mtl import OpenImage, pbr_fields
+from .reading.pieces import FactorSpace, Piece, joined, transformed
 
 if TYPE_CHECKING:
     import trimesh
     from PIL import Image
 
-FactorSpace = Literal["srgb", "stored"]
+log = logging.getLogger(__name__)
 
-WRAP_OF_CODE = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
-NEAREST_CODES = (9728, 9984, 9986)
-# Prefix of a material's index in the glTF JSON.
-MATERIAL_NAME = "#"
+# What trimesh gives to a mesh with texture coordinates and no material: one grey, in an image.
+PLACEHOLDER = (100, 100, 100, 255)
 
 
 def from_trimesh(
@@ -37,20 +36,23 @@ def from_trimesh(
     *,
     y_up: bool,
     factors: FactorSpace = "srgb",
-    gltf: Mapping[str, Any] | None = None,
+    warn: Callable[[str], None] = log.warning,
+    open_image: OpenImage | None = None,
 ) -> TexturedMesh:
     """Converts a trimesh scene or mesh to a TexturedMesh on the CPU, vertices [V, 3] float32. y_up: frame of the input.
 
-    gltf: the file's JSON, with materials named "#0", "#1", ...; provides the wrap modes and exact factors that trimesh
-    drops. Without it, 8-bit PBR factors are still taken as linear. Raises ValueError without faces.
+    PBR factors are taken as linear, 8-bit ones too; textures repeat.
+    warn: called with one line for each texture that cannot be decoded, which is left out.
+    open_image: finds the further textures of an OBJ's material library; None: they are left out.
+    Raises ValueError without faces.
     """
     if factors not in ("srgb", "stored"):
         raise ValueError(f"factors: expected 'srgb' or 'stored', got {factors!r}")
-    reader = _MaterialReader(gltf or {}, factors)
+    reader = _MaterialReader(factors, warn, open_image or (lambda name: None))
     pieces = [_piece(part, matrix, reader, y_up) for part, matrix in _instances(scene)]
     if not pieces:
         raise ValueError("expected at least one triangle, got none")
-    return _joined(pieces, reader.materials)
+    return joined(pieces, reader.materials)
 
 
 def to_trimesh(mesh: TexturedMesh) -> trimesh.Trimesh:
@@ -93,26 +95,16 @@ def to_trimesh(mesh: TexturedMesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(**options)
 
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """One object; arrays as in TexturedMesh, float32 and int64. uv [V, 2] and colors [V, 4] may be None."""
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    normals: np.ndarray
-    material_ids: np.ndarray
-    uv: np.ndarray | None
-    colors: np.ndarray | None
-
-
 @dataclass
 class _MaterialReader:
     """Converts materials, each once, with shared textures."""
 
-    gltf: Mapping[str, Any]
     factors: FactorSpace
+    warn: Callable[[str], None]
+    open_image: OpenImage
     materials: list[Material] = field(default_factory=list)
     rows: dict[int, int] = field(default_factory=dict)
+    images: dict[int, np.ndarray | None] = field(default_factory=dict)
     textures: dict[tuple, Texture] = field(default_factory=dict)
     # Keeps objects alive, so that their ids stay unique.
     alive: list[object] = field(default_factory=list)
@@ -126,87 +118,69 @@ class _MaterialReader:
         return self.rows[id(material)]
 
     def _read(self, material: object) -> Material:
-        if material is None:
-            return Material(metallic_factor=0.0)
+        if material is None or _is_placeholder(material):
+            return PLAIN
         if hasattr(material, "baseColorFactor"):
             return self._pbr(material)
-        image = getattr(material, "image", None)
-        color = np.ones(4) if image is not None else np.asarray(material.diffuse, np.float64) / 255
+        texture = self._texture(getattr(material, "image", None), (0, 1, 2))
+        color = np.ones(4) if texture is not None else np.asarray(material.diffuse, np.float64) / 255
         rough = float(np.clip((2 / (max(material.glossiness, 0.0) + 2)) ** 0.25, 0, 1))
-        return Material(
-            base_color_factor=tuple(color[:3].tolist()),
-            base_color_texture=self._texture(image, (0, 1, 2)),
-            metallic_factor=0.0,
-            roughness_factor=rough,
-            alpha_mode="BLEND" if color[3] < 1 else "OPAQUE",
-            alpha_factor=float(color[3]),
-        )
+        fields = {
+            "base_color_factor": tuple(color[:3].tolist()),
+            "base_color_texture": texture,
+            "metallic_factor": 0.0,
+            "roughness_factor": rough,
+            "alpha_mode": "BLEND" if color[3] < 1 else "OPAQUE",
+            "alpha_factor": float(color[3]),
+        }
+        return Material(**fields | pbr_fields(getattr(material, "kwargs", {}), self.open_image))
 
     def _pbr(self, material: Any) -> Material:
-        stored = self._stored(material)
-        inner = stored.get("pbrMetallicRoughness", {})
-        color = np.asarray(inner.get("baseColorFactor", _factor(material.baseColorFactor, 4)), np.float64)
-        emissive = np.asarray(stored.get("emissiveFactor", _factor(material.emissiveFactor, 3, 0.0)), np.float64)
-        strength = stored.get("extensions", {}).get("KHR_materials_emissive_strength", {})
-        emissive = emissive * strength.get("emissiveStrength", 1.0)
+        color, light = _factor(material.baseColorFactor, 4), _factor(material.emissiveFactor, 3, 0.0)
         if self.factors == "srgb":
-            color[:3], emissive = linear_to_srgb(color[:3]), linear_to_srgb(emissive)
-        base, rough_metal = inner.get("baseColorTexture"), inner.get("metallicRoughnessTexture")
-        normal = stored.get("normalTexture")
+            color[:3], light = linear_to_srgb(color[:3]), linear_to_srgb(light)
         mode = material.alphaMode or "OPAQUE"
         packed = material.metallicRoughnessTexture
         return Material(
             base_color_factor=tuple(color[:3].clip(0, 1).tolist()),
-            base_color_texture=self._texture(material.baseColorTexture, (0, 1, 2), base),
-            metallic_factor=_unit(inner.get("metallicFactor", material.metallicFactor)),
-            metallic_texture=self._texture(packed, (2,), rough_metal),
-            roughness_factor=_unit(inner.get("roughnessFactor", material.roughnessFactor)),
-            roughness_texture=self._texture(packed, (1,), rough_metal),
-            emissive_factor=tuple(emissive.clip(0).tolist()),
-            emissive_texture=self._texture(material.emissiveTexture, (0, 1, 2), stored.get("emissiveTexture")),
+            base_color_texture=self._texture(material.baseColorTexture, (0, 1, 2)),
+            metallic_factor=_unit(material.metallicFactor),
+            metallic_texture=self._texture(packed, (2,)),
+            roughness_factor=_unit(material.roughnessFactor),
+            roughness_texture=self._texture(packed, (1,)),
+            emissive_factor=tuple(light.clip(0).tolist()),
+            emissive_texture=self._texture(material.emissiveTexture, (0, 1, 2)),
             alpha_mode=mode,
             alpha_cutoff=0.5 if material.alphaCutoff is None else float(material.alphaCutoff),
             alpha_factor=float(color[3].clip(0, 1)),
-            alpha_texture=None if mode == "OPAQUE" else self._texture(material.baseColorTexture, (3,), base),
-            normal_scale=float((normal or {}).get("scale", 1.0)),
-            normal_texture=self._texture(material.normalTexture, (0, 1, 2), normal),
-            occlusion_texture=self._texture(material.occlusionTexture, (0,), stored.get("occlusionTexture")),
+            alpha_texture=None if mode == "OPAQUE" else self._texture(material.baseColorTexture, (3,)),
+            normal_texture=self._texture(material.normalTexture, (0, 1, 2)),
+            occlusion_texture=self._texture(material.occlusionTexture, (0,)),
             double_sided=bool(material.doubleSided),
         )
 
-    def _stored(self, material: Any) -> Mapping[str, Any]:
-        """Returns the material's glTF JSON by its index; {} without a file."""
-        name = str(material.name or "")
-        return (
-            self.gltf["materials"][int(name[len(MATERIAL_NAME) :])]
-            if self.gltf and name.startswith(MATERIAL_NAME)
-            else {}
-        )
-
-    def _texture(
-        self, image: Image.Image | None, channels: tuple[int, ...], reference: Mapping[str, Any] | None = None
-    ) -> Texture | None:
-        """Returns `channels` of an image's RGBA with the sampler of the glTF texture `reference`; cached."""
+    def _texture(self, image: Image.Image | None, channels: tuple[int, ...]) -> Texture | None:
+        """Returns `channels` of an image's RGBA; cached. None without an image, and for one that cannot be decoded."""
         if image is None:
             return None
-        wrap, mode = self._sampler(reference)
-        key = (id(image), channels, wrap, mode)
-        if key not in self.textures:
+        if id(image) not in self.images:
             self.alive.append(image)
-            pixels = np.asarray(image.convert("RGBA"))[..., list(channels)]
-            self.textures[key] = Texture(torch.from_numpy(np.ascontiguousarray(pixels)), wrap, mode)
-        return self.textures[key]
+            try:
+                self.images[id(image)] = pixels(image)
+            except UNREADABLE as error:
+                name = image.info.get("file_path") or "of a material"
+                self.warn(f"texture {name}: it cannot be read and is left out: {error}")
+                self.images[id(image)] = None
+        whole, key = self.images[id(image)], (id(image), channels)
+        if whole is not None and key not in self.textures:
+            self.textures[key] = Texture(torch.from_numpy(np.ascontiguousarray(whole[..., list(channels)])))
+        return self.textures.get(key)
 
-    def _sampler(self, reference: Mapping[str, Any] | None) -> tuple[tuple[str, str], str]:
-        """Returns (wrap along u and v, filter) of a glTF texture reference."""
-        if not reference:
-            return ("repeat", "repeat"), "linear"
-        if reference.get("texCoord", 0) != 0 or "KHR_texture_transform" in reference.get("extensions", {}):
-            warnings.warn("a texture's own UV set or transform is ignored", UserWarning, stacklevel=2)
-        number = self.gltf["textures"][reference["index"]].get("sampler")
-        sampler = {} if number is None else self.gltf["samplers"][number]
-        wrap = tuple(WRAP_OF_CODE[sampler.get(name, 10497)] for name in ("wrapS", "wrapT"))
-        return wrap, "nearest" if sampler.get("magFilter") in NEAREST_CODES else "linear"
+
+def _is_placeholder(material: Any) -> bool:
+    """Whether trimesh made up a material for a mesh that has none."""
+    image = getattr(material, "image", None)
+    return image is not None and max(image.size) <= 4 and bool((pixels(image) == PLACEHOLDER).all())
 
 
 def _unit(value: float | None) -> float:
@@ -233,8 +207,8 @@ def _instances(scene: trimesh.Scene | trimesh.Trimesh) -> Iterator[tuple[trimesh
     yield from ((part, matrix) for part, matrix in instances if len(getattr(part, "faces", ())) > 0)
 
 
-def _piece(part: trimesh.Trimesh, matrix: np.ndarray, reader: _MaterialReader, y_up: bool) -> _Piece:
-    vertices, normals, faces = _transformed(part, matrix, y_up)
+def _piece(part: trimesh.Trimesh, matrix: np.ndarray, reader: _MaterialReader, y_up: bool) -> Piece:
+    vertices, normals, faces = transformed(part.vertices, part.vertex_normals, part.faces, matrix, y_up)
     visual, kind = part.visual, part.visual.kind
     uv = colors = None
     ids = np.zeros(len(faces), np.int64)
@@ -252,66 +226,13 @@ def _piece(part: trimesh.Trimesh, matrix: np.ndarray, reader: _MaterialReader, y
         vertices, normals = vertices[faces].reshape(-1, 3), normals[faces].reshape(-1, 3)
         colors, faces = np.repeat(visual.face_colors, 3, 0), np.arange(len(vertices)).reshape(-1, 3)
     uv = None if uv is None else np.asarray(uv, np.float32)
-    colors = None if colors is None else _rgba(np.asarray(colors), linear=bool(reader.gltf))
-    return _Piece(vertices, faces, normals, ids, uv, colors)
+    colors = None if colors is None else _rgba(np.asarray(colors))
+    return Piece(vertices, faces, normals, ids, uv, colors)
 
 
-def _transformed(part: trimesh.Trimesh, matrix: np.ndarray, y_up: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(vertices [N, 3], normals [N, 3], float32, faces [F, 3] int64) in world space, z up; mirroring flips winding."""
-    # Rows: images of the three axes and of the origin. Adding 0 turns -0 into 0, which would change file bytes.
-    columns = torch.from_numpy(np.array(matrix[:3].T, np.float64))
-    *axes, origin = (to_z_up(columns) if y_up else columns).numpy() + 0.0
-    linear = np.stack(axes, 1)
-    vertices = np.asarray(part.vertices) @ linear.T + origin
-    mirrored = np.linalg.det(linear) < 0
-    # Normals transform by the cofactor matrix, also for singular maps.
-    cofactors = np.stack([np.cross(linear[(i + 1) % 3], linear[(i + 2) % 3]) for i in range(3)])
-    normals = np.asarray(part.vertex_normals) @ cofactors.T * (-1.0 if mirrored else 1.0)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals = np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
-    faces = np.asarray(part.faces, np.int64)
-    faces = faces[:, ::-1] if mirrored else faces
-    return vertices.astype(np.float32), normals.astype(np.float32), np.ascontiguousarray(faces)
-
-
-def _rgba(colors: np.ndarray, linear: bool) -> np.ndarray:
+def _rgba(colors: np.ndarray) -> np.ndarray:
     """Converts colours [N, 3 or 4], full-range integers or floats, to sRGB [N, 4] float32 in [0, 1]."""
     values = colors / np.iinfo(colors.dtype).max if colors.dtype.kind in "iu" else colors.astype(np.float64)
     rgba = np.ones((len(values), 4))
     rgba[:, : values.shape[1]] = values.clip(0, 1)
-    if linear:
-        rgba[:, :3] = linear_to_srgb(rgba[:, :3])
     return rgba.astype(np.float32)
-
-
-def _joined(pieces: Sequence[_Piece], materials: Sequence[Material]) -> TexturedMesh:
-    """Concatenates pieces into one mesh; pieces without UVs or colours get 0 or white if others have them."""
-
-    def column(pick: Callable[[_Piece], np.ndarray | None], width: int, fill: float) -> Tensor | None:
-        if all(pick(piece) is None for piece in pieces):
-            return None
-        blank = np.float32(fill)
-        parts = [np.full((len(p.vertices), width), blank) if pick(p) is None else pick(p) for p in pieces]
-        return torch.from_numpy(np.concatenate(parts))
-
-    faces = np.concatenate([piece.faces + first for piece, first in zip(pieces, _firsts(pieces), strict=True)])
-    uv = column(lambda piece: piece.uv, 2, 0.0)
-    textured = any(isinstance(value, Texture) for material in materials for value in vars(material).values())
-    if uv is None and textured:
-        uv = torch.zeros(sum(len(piece.vertices) for piece in pieces), 2)
-    return TexturedMesh(
-        Mesh(torch.from_numpy(np.concatenate([piece.vertices for piece in pieces])), torch.from_numpy(faces)),
-        tuple(materials),
-        material_ids=torch.from_numpy(np.concatenate([piece.material_ids for piece in pieces])),
-        uv=uv,
-        vertex_colors=column(lambda piece: piece.colors, 4, 1.0),
-        normals=torch.from_numpy(np.concatenate([piece.normals for piece in pieces])),
-    )
-
-
-def _firsts(pieces: Sequence[_Piece]) -> Iterator[int]:
-    """Yields the index of each piece's first vertex."""
-    first = 0
-    for piece in pieces:
-        yield first
-        first += len(piece.vertices)

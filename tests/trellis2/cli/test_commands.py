@@ -84,4 +84,4 @@ def test_the_presets_are_those_of_the_library():
 
 def test_a_message_and_no_traceback(tmp_path, capsys):
     assert main(["asset", str(tmp_path / "absent.glb"), "-o", str(tmp_path / "out.glb")]) == 1
-    assert "no mesh file" in capsys.readouterr().err
+    assert "absent.glb: no such file" in capsys.readouterr().err

@@ -160,7 +160,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows as CSV."""
+    """Write the rows as CSV, with the folders of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["name", *COLUMNS, "seconds", "problem"])
         writer.writeheader()

@@ -1,8 +1,10 @@
-"""Draco geometry compression (KHR_draco_mesh_compression) through the optional package DracoPy."""
+"""Draco geometry compression (KHR_draco_mesh_compression) through the package DracoPy."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -60,12 +62,39 @@ def add_compressed_primitive(document: Document, part: Primitive, material: int 
     }
 
 
+def has_draco() -> bool:
+    """Whether the package DracoPy is installed."""
+    return find_spec("DracoPy") is not None
+
+
+def decode_primitive(stream: np.ndarray, ids: Mapping[str, int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Decodes a Draco `stream` [B] uint8; returns (the attributes of `ids`, [V, C] each; indices [3 F] int64).
+
+    ids: attribute name to its id in the stream. Raises ValueError for a malformed stream or an attribute that it lacks;
+    ImportError without DracoPy.
+    """
+    decoder = draco_module()
+    try:
+        decoded = decoder.decode(stream.tobytes())
+    except decoder.FileTypeException as error:
+        raise ValueError(f"malformed Draco stream: {error}") from error
+    if not hasattr(decoded, "faces"):
+        raise ValueError("Draco stream: expected triangles, got points")
+    by_id = {entry["unique_id"]: entry["data"] for entry in decoded.attributes}
+    lacking = sorted(name for name, number in ids.items() if number not in by_id)
+    if lacking:
+        raise ValueError(f"Draco stream: expected the attribute {lacking[0]}, which it does not have")
+    values = {name: np.asarray(by_id[number]) for name, number in ids.items()}
+    return values, np.asarray(decoded.faces, np.int64).reshape(-1)
+
+
 def draco_module() -> ModuleType:
     """Imports DracoPy. Raises ImportError with installation instructions."""
     try:
         return importlib.import_module("DracoPy")
     except ImportError as error:
-        raise ImportError("draco: expected the package DracoPy: pip install DracoPy, or save without draco") from error
+        message = "geometry compressed by Draco needs the package DracoPy: pip install DracoPy"
+        raise ImportError(message) from error
 
 
 def _double(values: np.ndarray | None) -> np.ndarray | None:

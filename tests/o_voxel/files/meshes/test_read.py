@@ -1,5 +1,6 @@
 """Mesh files in: frames, UVs, materials, colours, placement, and files that are no meshes."""
 
+import io
 import json
 import struct
 
@@ -11,9 +12,11 @@ from comfyui_trellis2.o_voxel.core.color import linear_to_srgb, to_linear
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes import read as mesh_files
 from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
+from comfyui_trellis2.o_voxel.files.meshes.obj import write_obj
 from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.o_voxel.files.meshes.trimesh import from_trimesh
+from comfyui_trellis2.o_voxel.material import TEXTURE_CHANNELS, Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.o_voxel.voxels.materials import voxel_materials
 from PIL import Image
@@ -23,6 +26,11 @@ VERTICES = np.array([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
 FACES = np.array([[0, 1, 2], [0, 2, 3]])
 UV = np.array([[0.0, 0], [1, 0], [0, 1], [0.25, 0.75]])
 Z_UP = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 0, 2], [0, -3, 0]])
+
+PLY = (
+    "ply\nformat ascii 1.0\n{}element vertex 4\nproperty float x\nproperty float y\nproperty float z\n{}"
+    "end_header\n0 0 0\n1 0 0\n0 1 0\n1 1 0\n"
+)
 
 
 def picture(seed=0, mode="RGBA", size=(4, 2)):
@@ -146,6 +154,8 @@ def test_objects_are_placed_and_share_materials(tmp_path):
     scene.graph.update(frame_to="a2", geometry="a", matrix=trimesh.transformations.translation_matrix([5, 0, 0]))
     mirror = np.diag([-1.0, 1, 1, 1])
     scene.add_geometry(part(PBRMaterial(roughnessFactor=0.5)), geom_name="b", node_name="b", transform=mirror)
+    for placed in scene.geometry.values():
+        assert len(placed.vertex_normals) == 4  # which are then written, too
     mesh = load_textured_mesh(write(tmp_path, scene))
     assert len(mesh.mesh.faces) == 6
     assert len(mesh.materials) == 2
@@ -211,15 +221,6 @@ def test_a_trimesh_material_without_its_file():
     assert torch.equal(mesh.mesh.vertices, Z_UP)
 
 
-def test_a_second_uv_set_is_reported(tmp_path):
-    def edit(header):
-        header["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] = 1
-
-    path = write(tmp_path, part(PBRMaterial(baseColorTexture=picture())), edit=edit)
-    with pytest.warns(UserWarning, match="UV set"):
-        load_textured_mesh(path)
-
-
 def test_srgb_there_and_back():
     values = torch.linspace(0, 1, 100, dtype=torch.float64)
     np.testing.assert_allclose(linear_to_srgb(to_linear(values).numpy()), values.numpy(), atol=1e-7)
@@ -278,7 +279,89 @@ def test_wrong_paths_and_options(tmp_path):
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
-    path = write(tmp_path, part())
+    path = write(tmp_path, part(), ".obj")
     monkeypatch.setattr(mesh_files, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"needs the package trimesh, which install\.py adds"):
         load_textured_mesh(path)
+
+
+def test_texts_in_other_encodings(tmp_path):
+    lines = "# Größe\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
+    corner = "vertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\n"
+    solid = f"solid Größe\nfacet normal 0 0 1\nouter loop\n{corner}endloop\nendfacet\nendsolid Größe\n"
+    face = "element face 1\nproperty list uchar int vertex_indices\n"
+    files = {
+        "a.obj": lines.encode("utf-16"),
+        "b.obj": lines.encode("utf-8-sig"),
+        "c.obj": lines.encode("latin-1"),
+        "d.stl": solid.encode("latin-1"),
+        "e.ply": (PLY.format("comment Größe\n", face) + "3 0 1 2\n").encode("latin-1"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        corners = load_textured_mesh(tmp_path / name, up="z").mesh
+        assert corners.vertices[corners.faces[0]].tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]], name
+
+
+@pytest.mark.parametrize("order", ["ascii", "<", ">"])
+def test_strips_of_a_ply_are_triangles(tmp_path, order):
+    """Two strips: 0 1 2 3, whose second triangle is turned, and 3 2 1."""
+    strip = [0, 1, 2, 3, -1, 3, 2, 1, -1]
+    header = PLY.format("", "element tristrips 1\nproperty list int int vertex_indices\n")
+    if order == "ascii":
+        content = header.encode() + f"{len(strip)} {' '.join(map(str, strip))}\n".encode()
+    else:
+        name = {"<": "binary_little_endian", ">": "binary_big_endian"}[order]
+        head = header.partition("end_header\n")[0].replace("ascii", name) + "end_header\n"
+        points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], f"{order}f4")
+        content = head.encode() + points.tobytes() + np.array([len(strip), *strip], f"{order}i4").tobytes()
+    (tmp_path / "a.ply").write_bytes(content)
+    assert load_textured_mesh(tmp_path / "a.ply").mesh.faces.tolist() == [[0, 1, 2], [2, 1, 3], [3, 2, 1]]
+
+
+def test_an_obj_without_a_material_is_white_and_what_is_missing_is_said(tmp_path):
+    body = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nf 1/1 2/1 3/1\n"
+    path, said = tmp_path / "a.obj", []
+    path.write_text(body)
+    (found,) = load_textured_mesh(path, on_warning=said.append).materials
+    assert (found.base_color_factor, found.base_color_texture, said) == ((1.0, 1.0, 1.0), None, [])
+    path.write_text("mtllib absent.mtl\nusemtl a\n" + body)
+    load_textured_mesh(path, on_warning=said.append)
+    assert "material library 'absent.mtl'" in said.pop()
+    (tmp_path / "a.mtl").write_text("newmtl a\nmap_Kd no.png\nnewmtl b\nmap_Kd broken.png\nnewmtl c\nmap_Kd half.png\n")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    whole = io.BytesIO()
+    picture(size=(64, 64)).save(whole, "PNG")
+    (tmp_path / "half.png").write_bytes(whole.getvalue()[:2000])
+    uses = "".join(f"usemtl {name}\nf 1/1 2/1 3/1\n" for name in "abcd")
+    path.write_text("mtllib a.mtl\n" + body + uses)
+    mesh = load_textured_mesh(path, on_warning=said.append)
+    assert not any(material.base_color_texture for material in mesh.materials)
+    for word in ("no.png", "broken.png", "half.png", "material 'd'"):
+        assert any(word in line for line in said), (word, said)
+
+
+def test_an_obj_of_ours_keeps_its_maps_and_factors(tmp_path):
+    """There and back again: roughness, metal, emission, opacity and normals stand in the library."""
+    generator = np.random.default_rng(3)
+    images = {
+        name: Texture(torch.from_numpy(generator.integers(0, 255, (4, 4, 1 if width == 1 else 3), np.uint8)))
+        for name, width in TEXTURE_CHANNELS.items()
+        if name != "occlusion_texture"
+    }
+    factors = {"metallic_factor": 0.75, "roughness_factor": 0.25, "emissive_factor": (0.5, 1.0, 0.25)}
+    material = Material(alpha_mode="BLEND", alpha_factor=0.5, normal_scale=0.5, **factors, **images)
+    plain = Material(metallic_factor=1.0, roughness_factor=0.5, base_color_factor=(0.2, 0.4, 0.6))
+    mesh = Mesh(torch.from_numpy(VERTICES).float(), torch.from_numpy(FACES))
+    whole = TexturedMesh(mesh, (material, plain), torch.tensor([0, 1]), torch.from_numpy(UV).float())
+    said = []
+    found = load_textured_mesh(write_obj(tmp_path / "a.obj", whole), on_warning=said.append)
+    assert said == []
+    read = sorted(found.materials, key=lambda row: row.base_color_texture is None)
+    for ours, back in zip((material, plain), read, strict=True):
+        for name, value in vars(ours).items():
+            other = getattr(back, name)
+            if isinstance(value, Texture):
+                assert torch.equal(other.image, value.image), name
+            else:
+                assert other == (pytest.approx(value, abs=2e-3) if isinstance(value, float | tuple) else value), name
