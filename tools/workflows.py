@@ -15,6 +15,12 @@ from .canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, Canvas, Node
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "workflows"
 NOTES = ROOT / "tools" / "notes"
+PAGE = ROOT / "docs" / "workflows.md"
+PREFACE = """\
+All of them run on a fresh install, with the pack's own pictures, mesh and model: open *Templates* in ComfyUI, or drag a file of
+`workflows/` onto the canvas. Each has this note on its canvas. What is shown is what the built-in model makes.
+
+{large}"""
 MINI = "mini (built in)"
 Types = Mapping[str, type]
 
@@ -166,8 +172,11 @@ WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
 
 def _canvas(name: str, types: Types) -> Canvas:
     """A canvas with the note of tools/notes/NAME.md; {large} there is large_model.md."""
-    note, large = ((NOTES / f"{file}.md").read_text(encoding="utf-8").strip() for file in (name, "large_model"))
-    return Canvas(name, note.replace("{large}", large), types)
+    return Canvas(name, _note(name).replace("{large}", _note("large_model")), types)
+
+
+def _note(name: str) -> str:
+    return (NOTES / f"{name}.md").read_text(encoding="utf-8").strip()
 
 
 def _picture(canvas: Canvas) -> Node:
@@ -210,3 +219,14 @@ def texts(types: Types) -> dict[Path, str]:
         files[Path(f"{canvas.name}.json")] = json.dumps(canvas.canvas(), indent=1, ensure_ascii=False) + "\n"
         files[Path("api", f"{canvas.name}.json")] = json.dumps(canvas.api(), indent=1, ensure_ascii=False) + "\n"
     return files
+
+
+def page() -> str:
+    """Returns docs/workflows.md: every workflow's note with a picture of its canvas and one of what it makes."""
+    lines = ["# Workflows", "", PREFACE.format(large=_note("large_model"))]
+    for make in WORKFLOWS:
+        name = make.__name__
+        text = _note(name).replace("{large}", "").strip()
+        lines += ["", f"#{text}", "", f"![The canvas of {name}](../assets/docs/canvas/{name}.webp)", ""]
+        lines += [f"![What it makes](../workflows/{name}.jpg) [{name}.json](../workflows/{name}.json)"]
+    return "\n".join(lines) + "\n"

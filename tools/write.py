@@ -23,7 +23,7 @@ def load_pack() -> ModuleType:
 
 
 def main() -> None:
-    """Writes workflows, their API form, the help pages with their pictures, and the tables of docs/nodes.md."""
+    """Writes workflows, their API form and page, the help pages with their pictures, and the tables of docs/nodes.md."""
     pack = load_pack()
     workflows = importlib.import_module(f"{PACK}.tools.workflows")
     blueprint = importlib.import_module(f"{PACK}.tools.blueprint")
@@ -39,6 +39,7 @@ def main() -> None:
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
+    workflows.PAGE.write_text(workflows.page(), encoding="utf-8")
     text = node_docs.OVERVIEW.read_text(encoding="utf-8")
     node_docs.OVERVIEW.write_text(node_docs.overview(text, nodes, titles), encoding="utf-8")
 

@@ -10,7 +10,7 @@ import trimesh
 from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host, sockets
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.tools import blueprint
-from comfyui_trellis2.tools.workflows import FOLDER, texts
+from comfyui_trellis2.tools.workflows import FOLDER, PAGE, page, texts
 from comfyui_trellis2.trellis2.checkpoint.builtin import find_built_in
 
 NAMES = sorted(path.stem for path in (FOLDER / "api").glob("*.json"))
@@ -36,6 +36,11 @@ def test_files_are_what_the_tools_write():
     for name, text in texts(NODE_CLASS_MAPPINGS).items():
         assert (FOLDER / name).read_text(encoding="utf-8") == text, name
     assert sorted(path.stem for path in FOLDER.glob("*.json")) == NAMES
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+def test_every_workflow_has_a_picture_for_the_template_browser():
+    assert sorted(path.stem for path in FOLDER.glob("*.jpg")) == NAMES
 
 
 def test_the_blueprint_is_what_the_tools_write():
