@@ -128,7 +128,9 @@ def _try(s, u, v, price, may):
         return cost
     if s.size[LEFT] <= shared + doubles:
         return REFUSED
-    if _spoils(s, u, v, x, y, z) or _spoils(s, v, u, x, y, z):
+    # Where all faces go, none is left that could turn.
+    stay = doubles < only_u + only_v
+    if stay and (_spoils(s, u, v, x, y, z) or _spoils(s, v, u, x, y, z)):
         return REFUSED
     _collapse(s, u, v, x, y, z, doubles)
     return DONE

@@ -10,8 +10,9 @@ from numpy import ndarray
 from ...core.kernel_cpu import cached_njit
 
 # As in `reference`: the pull to the middle of an edge, how far from it a vertex may be put, what length counts. Less
-# pull than there, which float64 bears: on what is almost flat it would take the vertex off the surface.
-PULL = 1e-7
+# pull than there, which float64 bears: on what is almost flat it would take the vertex off the surface. More, where the
+# vertex is too far.
+PULL, MORE_PULL, MOST_PULL = 1e-7, 1e2, 2e-3
 REACH = 2.0
 LENGTH_WEIGHT = 1e-6
 # Neighbours of an edge's ends.
@@ -161,8 +162,9 @@ def meet(s, u, v):
     # The gradient at the middle, halved, and the step from there: L D L^T.
     gx, gy, gz = xx * mx + xy * my + xz * mz + fx, xy * mx + yy * my + yz * mz + fy, xz * mx + yz * my + zz * mz + fz
     error = mx * (gx + fx) + my * (gy + fy) + mz * (gz + fz) + rest
-    if not (s.locked[u] or s.locked[v]):
-        pull = PULL * weight + 1e-12
+    part = PULL
+    while part <= MOST_PULL and not (s.locked[u] or s.locked[v]):
+        pull = part * weight + 1e-12
         d0, l1, l2 = xx + pull, xy / (xx + pull), xz / (xx + pull)
         d1, e = yy + pull - l1 * xy, yz - l1 * xz
         l3 = e / d1
@@ -172,10 +174,10 @@ def meet(s, u, v):
         y = y1 / d1 - l3 * z
         x = -gx / d0 - l1 * y - l2 * z
         if x * x + y * y + z * z <= REACH * REACH * square:
-            error += (
-                x * (xx * x + 2 * (xy * y + xz * z + gx)) + y * (yy * y + 2 * (yz * z + gy)) + z * (zz * z + 2 * gz)
-            )
-            mx, my, mz = mx + x, my + y, mz + z
+            error += x * (xx * x + 2 * (xy * y + xz * z + gx)) + y * (yy * y + 2 * (yz * z + gy))
+            error += z * (zz * z + 2 * gz)
+            return mx + x, my + y, mz + z, max(error, 0.0), square, weight
+        part *= MORE_PULL
     return mx, my, mz, max(error, 0.0), square, weight
 
 
