@@ -7,7 +7,7 @@ from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .inspect import MeshInfo, UVAtlas
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
-from .mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
+from .mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from .model import LoadModel, SamplerSettings
 from .preview import RenderPreview
 from .stages import CascadeShape, DecodeMesh, ImageTo3D, SampleShape, SampleStructure, SampleTexture
@@ -32,6 +32,8 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2AssetOptions": (AssetSettings, "TRELLIS.2 Asset Options"),
     "T2CleanMesh": (CleanMesh, "TRELLIS.2 Clean Mesh"),
     "T2FillHoles": (FillHoles, "TRELLIS.2 Fill Holes"),
+    "T2RemoveHiddenFaces": (RemoveHiddenFaces, "TRELLIS.2 Remove Hidden Faces"),
+    "T2SmoothMesh": (SmoothMesh, "TRELLIS.2 Smooth (Taubin)"),
     "T2Remesh": (Remesh, "TRELLIS.2 Remesh"),
     "T2SimplifyMesh": (SimplifyMesh, "TRELLIS.2 Simplify Mesh"),
     "T2Unwrap": (Unwrap, "TRELLIS.2 Unwrap"),

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from ..material import AlphaMode
 from ..ops.nearest_texel import MAX_SIDE
+from ..values import Mesh
 
 SUPERSAMPLES = (1, 2, 4)
 MAX_RAYS = 1024
@@ -22,6 +23,8 @@ class BakeOptions:
     winding (`orient`); if not, normals match with either sign and are flat.
     normal_map, occlusion: bake these textures.  occlusion_rays: directions over the whole sphere.
     occlusion_reach: maximum distance of occluders in world units; None: no limit.
+    occluder: surface that casts and receives the occlusion, where layers under the skin of the dense one must not:
+    closed and outward, vertices [V, 3], faces [F, 3]. None: the dense one.
     alpha_mode: of the material; "auto": from the texels (see `alpha_mode`).
     """
 
@@ -35,6 +38,7 @@ class BakeOptions:
     occlusion_rays: int = 128
     occlusion_reach: float | None = None
     alpha_mode: AlphaMode | Literal["auto"] = "auto"
+    occluder: Mesh | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.resolution <= MAX_SIDE:

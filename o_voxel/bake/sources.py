@@ -40,7 +40,7 @@ class Channels:
 @dataclass(frozen=True, eq=False)
 class BakeSources:
     """corners: [F, 3, 6] float32, position and normal at the corners of the mesh to texture. frames, depth_maps: None
-    if the options exclude the normal map or occlusion.
+    if the options exclude the normal map or occlusion.  occluder: the surface of the depth maps, if it is not `dense`.
     """
 
     corners: Tensor
@@ -49,6 +49,7 @@ class BakeSources:
     voxels: HashGrid
     frames: TangentFrames | None
     depth_maps: DepthMaps | None
+    occluder: DenseSurface | None
     options: BakeOptions
     backend: str
 
@@ -71,7 +72,7 @@ class BakeSources:
         if options.occlusion:
             directions = sphere_directions(options.occlusion_rays)
             depth_maps = render_depth_maps(
-                dense,
+                options.occluder or dense,
                 directions,
                 DEPTH_MAP_SIDE,
                 backend=backend,
@@ -81,7 +82,8 @@ class BakeSources:
         surface = DenseSurface.of(dense, options.dense_oriented)
         voxels = hash_grid(field.coords, backend=plain)
         progress(1.0)
-        return cls(corners, surface, field, voxels, frames, depth_maps, options, backend)
+        occluder = None if depth_maps is None or options.occluder is None else DenseSurface.of(options.occluder, True)
+        return cls(corners, surface, field, voxels, frames, depth_maps, occluder, options, backend)
 
     def look_up(self, samples: Samples) -> Channels:
         """Computes the channels at `samples`, as values [P, K] float32 with valid [P] bool."""
@@ -100,6 +102,10 @@ class BakeSources:
             local = self.frames.encode(samples.face, samples.weights, snapped.normals)
             normal = local, torch.ones_like(reached)
         if self.depth_maps is not None:
+            if self.occluder is not None:
+                snapped = self.occluder.snap(
+                    points.contiguous(), facing, max_distance, options.snap_min_cosine, backend=self.backend
+                )
             share = ambient_occlusion(
                 self.depth_maps,
                 snapped.points,

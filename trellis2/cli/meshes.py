@@ -65,7 +65,8 @@ def add_asset_options(parser: argparse.ArgumentParser, preset: str | None, help:
     parser.add_argument("--preset", choices=presets, default=preset, help=help)
     parser.add_argument("--faces", type=int, help="maximum number of triangles")
     parser.add_argument("--texture-size", type=int, help="texels a side; 0: vertex colours")
-    parser.add_argument("--surface", choices=("cleaned", "remeshed", "outer shell"), help="processing of the surface")
+    surfaces = ("auto", "cleaned", "hidden removed", "remeshed", "outer shell")
+    parser.add_argument("--surface", choices=surfaces, help="processing of the surface (default: the preset's)")
 
 
 def asset_options(arguments: argparse.Namespace) -> AssetOptions:
@@ -134,7 +135,7 @@ def _asset(arguments: argparse.Namespace) -> int:
         voxels = voxelize(mesh, Grid.cube(arguments.resolution), progress=staged(bars, "voxelize"))
     warnings: list[str] = []
     surface = dual_grid_to_mesh(voxels.dual_grid)
-    finished = make_asset(surface, voxels.field, options, progress=bars, on_warning=warnings.append)
+    finished = make_asset(surface, voxels.field, options, progress=bars, on_warning=warnings.append, on_choice=print)
     saved = save_mesh(arguments.output, finished)
     print(f"{saved.path}: {len(finished.mesh.faces):,} triangles, {saved.size:,} bytes")
     for line in warnings:

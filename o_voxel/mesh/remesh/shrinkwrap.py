@@ -86,10 +86,10 @@ def shrinkwrap(
     goal = torch.where((normal == 0).all(1, keepdim=True), shell.vertices, goal)
     faces = cut_quads(shell, goal, normal)
     del nearest, normal, offset, excess
-    return ValidMesh(shell.vertices + _limit_flips(shell.vertices, faces, goal - shell.vertices), faces)
+    return ValidMesh(shell.vertices + limit_flips(shell.vertices, faces, goal - shell.vertices), faces)
 
 
-def _limit_flips(vertices: Tensor, faces: Tensor, move: Tensor) -> Tensor:
+def limit_flips(vertices: Tensor, faces: Tensor, move: Tensor) -> Tensor:
     """Scales `move` [V, 3] down by PARTS until no face [F, 3] flips and no two vertices [V, 3] meet."""
     step = torch.zeros(len(move), dtype=torch.uint8, device=move.device)
     part = move.new_tensor(PARTS)
