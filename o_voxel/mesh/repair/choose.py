@@ -11,7 +11,7 @@ from ...core.progress import Progress, scaled, silent
 from ...values import Mesh
 from ..connectivity.components import face_components
 from ..connectivity.row_map import select_faces
-from ..connectivity.topology import edges
+from ..connectivity.topology import ValidMesh, edges
 from .hidden import area_share, hidden_faces
 
 # A decoder's surface and a voxelised assembly have several per cent of both; modelled and scanned ones, and single
@@ -66,7 +66,8 @@ class Choice:
 
 def measure(raw: Mesh, cleaned: Mesh) -> SurfaceFigures:
     """Measures a surface before and after `clean`, faces [F, 3] of each; does not look for buried area."""
-    before, after = edges(raw).sizes, edges(cleaned).sizes
+    checked = ValidMesh(raw.vertices, raw.faces)  # by `clean`
+    before, after = edges(checked).sizes, edges(cleaned).sizes
     parts = len(face_components(cleaned).unique())
     return SurfaceFigures(parts, _share(after == 1), _share(before > 2))
 

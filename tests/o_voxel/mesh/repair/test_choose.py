@@ -1,7 +1,7 @@
 """What surface an asset is made from: what is good stays, what is hidden goes, what is ragged is wrapped."""
 
+import numpy as np
 import pytest
-import torch
 from comfyui_trellis2.o_voxel.mesh.repair.choose import choose_surface, measure, shell_resolution
 from comfyui_trellis2.o_voxel.mesh.repair.clean import clean
 
@@ -59,5 +59,5 @@ def test_more_triangles_take_a_finer_grid():
 
 
 def test_an_empty_surface_stays():
-    empty = mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int32))
+    empty = mesh(np.zeros((0, 3)), np.zeros((0, 3)))
     assert choose_surface(empty, empty).surface == "cleaned"
