@@ -9,7 +9,7 @@ from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .inspect import MeshInfo, UVAtlas
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
-from .mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
+from .mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from .model import LoadModel, SamplerSettings
 from .preview import RenderPreview
 from .stages import CascadeShape, DecodeMesh, ImageTo3D, SampleShape, SampleStructure, SampleTexture
@@ -42,6 +42,8 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2TransferTextures": (TransferTextures, "Transfer Textures (TRELLIS.2)"),
     "T2CollisionMesh": (CollisionMesh, "Collision Mesh (TRELLIS.2)"),
     "T2SaveForEngine": (SaveForEngine, "Save for Engine (TRELLIS.2)"),
+    "T2RemoveHiddenFaces": (RemoveHiddenFaces, "Remove Hidden Faces (TRELLIS.2)"),
+    "T2SmoothMesh": (SmoothMesh, "Smooth (Taubin) (TRELLIS.2)"),
     "T2ImageTo3D": (ImageTo3D, "TRELLIS.2 Image to 3D"),
     "T2RenderPreview": (RenderPreview, "Render Preview (TRELLIS.2)"),
     "T2PreviewMesh": (PreviewMesh, "Preview Mesh (TRELLIS.2)"),

@@ -137,8 +137,9 @@ class GameReadyAsset:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         presets = "; ".join(f"{name}: {_describe(name)}" for name in PRESETS)
         surface = (
-            "cleaned: keeps the surface; remeshed: a closed surface around both sides of every sheet; outer shell: one "
-            "watertight solid."
+            "auto: chooses by the surface's open edges, parts and hidden area, and says so on the node. cleaned: keeps "
+            "the surface; hidden removed: without what nobody sees; remeshed: a closed surface around both sides of "
+            "every sheet; outer shell: one watertight solid."
         )
         source = (
             "From Decode Mesh, unprocessed, or any other mesh. A textured one keeps its materials if no voxels are "
@@ -157,7 +158,7 @@ class GameReadyAsset:
                     {"default": FROM_PRESET, "tooltip": SIZE},
                 ),
                 "surface": (
-                    [FROM_PRESET, "cleaned", "remeshed", "outer shell"],
+                    [FROM_PRESET, "cleaned", "remeshed", "outer shell", "auto", "hidden removed"],
                     {"default": FROM_PRESET, "tooltip": surface},
                 ),
             },
@@ -199,6 +200,7 @@ class GameReadyAsset:
         if field is None and painted(mesh):
             field = host.at_work(mesh)
         warnings: list[str] = []
+        choices: list[str] = []
         if options is not None and (options.normal_map or options.occlusion) and not (field and chosen.texture_size):
             missing = (
                 "voxels are not connected, and the mesh has no textures"
@@ -212,11 +214,12 @@ class GameReadyAsset:
             chosen,
             progress=host.staged_progress(STAGES),
             on_warning=warnings.append,
+            on_choice=choices.append,
         )
         asset = host.at_rest(asset)
         result = asset, asset.mesh
-        host.show_text([f"{len(asset.mesh.faces):,} triangles", *warnings])
-        return {"ui": {"text": warnings}, "result": result} if warnings else result
+        host.show_text([f"{len(asset.mesh.faces):,} triangles", *choices, *warnings])
+        return {"ui": {"text": [*choices, *warnings]}, "result": result} if warnings else result
 
 
 class AssetSettings:
@@ -259,7 +262,8 @@ class AssetSettings:
         )
         solid = (
             "Voxels along the longest side of a remeshed surface or outer shell. Detail below a voxel is lost; memory "
-            "and time grow with its square. No effect on a cleaned surface. 0: from preset, "
+            "and time grow with its square. No effect on a cleaned surface; auto takes fewer if that is enough for the "
+            "triangles. 0: from preset, "
             f"{shared.surface_resolution} in all."
         )
         return {
@@ -328,4 +332,5 @@ def _describe(preset: str) -> str:
     options = PRESETS[preset]
     texture = f"{options.texture_size}² texture" if options.texture_size else "no texture"
     maps = [name for name, wanted in (("normals", options.normal_map), ("occlusion", options.occlusion)) if wanted]
-    return ", ".join([f"{options.faces:,} triangles", options.surface, texture, *maps])
+    surface = "surface chosen" if options.surface == "auto" else options.surface
+    return ", ".join([f"{options.faces:,} triangles", surface, texture, *maps])

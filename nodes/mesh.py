@@ -1,4 +1,4 @@
-"""Nodes that process surfaces: clean, fill holes, simplify, remesh."""
+"""Nodes that process surfaces: clean, fill holes, remove hidden faces, smooth, simplify, remesh."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import logging
 from typing import Any
 
 from ..o_voxel.material import TexturedMesh
-from ..o_voxel.mesh.remesh.outer_shell import outer_shell
 from ..o_voxel.mesh.remesh.remesh import remesh
+from ..o_voxel.mesh.remesh.solid import longest_side, solid
 from ..o_voxel.mesh.repair.clean import CleanOptions, clean
 from ..o_voxel.mesh.repair.fill_holes import fill_holes
+from ..o_voxel.mesh.repair.hidden import DIRECTIONS, MOST_DIRECTIONS, remove_hidden_faces
+from ..o_voxel.mesh.repair.smooth import MOST_ROUNDS, smooth_taubin
 from ..o_voxel.mesh.simplify import simplify
 from ..o_voxel.values import Mesh
 from . import host
@@ -151,6 +153,77 @@ class FillHoles:
         return (host.at_rest(made),)
 
 
+class RemoveHiddenFaces:
+    CATEGORY = MESH_GROUP
+    DESCRIPTION = (
+        "Removes the faces that nobody sees from outside: inner shells, buried parts. Openings keep what they show."
+    )
+    FUNCTION = "remove"
+    RETURN_TYPES = (MESH,)
+    RETURN_NAMES = ("mesh",)
+    OUTPUT_TOOLTIPS = ("The mesh without hidden faces; open where a hidden surface met a seen one.",)
+    SEARCH_ALIASES = ("hidden", "interior", "inside", "inner faces", "occluded", "internal geometry", "cull")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        margin = "Rings of triangles around what is seen that stay, against cuts that show. Costs nothing."
+        directions = (
+            "Directions to look from, spread over the sphere. More find what only a narrow opening shows; time is "
+            "proportional."
+        )
+        return {
+            "required": {
+                "mesh": (ANY_MESH, {"tooltip": f"From Clean Mesh or Load Mesh. {SHAPE_ONLY}"}),
+                "margin": ("INT", {"default": 1, "min": 0, "max": 100, "tooltip": margin}),
+                "directions": (
+                    "INT",
+                    {
+                        "default": DIRECTIONS,
+                        "min": 8,
+                        "max": MOST_DIRECTIONS,
+                        "tooltip": directions,
+                        "advanced": True,
+                    },
+                ),
+            }
+        }
+
+    def remove(self, mesh: Mesh | TexturedMesh, margin: int, directions: int) -> dict[str, Any]:
+        raw = host.at_work(surface(mesh))
+        seen, _ = remove_hidden_faces(raw, margin, directions=directions, progress=host.progress())
+        line = f"{len(raw.faces) - len(seen.faces):,} of {len(raw.faces):,} triangles removed"
+        host.show_text([line])
+        return {"ui": {"text": [line]}, "result": (host.at_rest(seen),)}
+
+
+class SmoothMesh:
+    CATEGORY = MESH_GROUP
+    DESCRIPTION = "Smooths a noisy surface and keeps its volume (Taubin). Creases stay, borders move along themselves."
+    FUNCTION = "smooth"
+    RETURN_TYPES = (MESH,)
+    RETURN_NAMES = ("mesh",)
+    OUTPUT_TOOLTIPS = ("The smoothed mesh, with the same triangles.",)
+    SEARCH_ALIASES = ("smooth", "taubin", "laplacian", "relax", "denoise", "fairing")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        rounds = "Rounds of smoothing. More smooth wider waves; time is proportional. 0: none."
+        strength = "How far a vertex goes towards its neighbours' mean in a round, 0 to 1."
+        crease = "Edges with more degrees between their face normals stay as they are. 180: none stays."
+        return {
+            "required": {
+                "mesh": (ANY_MESH, {"tooltip": f"From Clean Mesh, Remesh or Load Mesh. {SHAPE_ONLY}"}),
+                "rounds": ("INT", {"default": 10, "min": 0, "max": MOST_ROUNDS, "tooltip": rounds}),
+                "strength": ("FLOAT", {"default": 0.5, "min": 0.05, "max": 1.0, "step": 0.05, "tooltip": strength}),
+                "crease_deg": ("FLOAT", {"default": 60.0, "min": 0.0, "max": 180.0, "step": 1.0, "tooltip": crease}),
+            }
+        }
+
+    def smooth(self, mesh: Mesh | TexturedMesh, rounds: int, strength: float, crease_deg: float) -> tuple[Mesh]:
+        raw = host.at_work(surface(mesh))
+        return (host.at_rest(smooth_taubin(raw, rounds, strength, crease_deg=crease_deg, progress=host.progress())),)
+
+
 class SimplifyMesh:
     CATEGORY = MESH_GROUP
     DESCRIPTION = "Reduces the number of triangles by edge collapses of least quadric error."
@@ -213,16 +286,52 @@ class Remesh:
         resolution = (
             "Voxels along the longest side. Detail below a voxel is lost; memory and time grow with its square."
         )
+        wall = (
+            "Outer shell: walls thinner than this are thickened, in mm of a print whose longest side is size_mm; the "
+            "node says how much of the surface. Takes about twice the time. 0: as they are, one voxel at least."
+        )
+        size = (
+            "Longest side of the print, in mm, for min_wall_mm; it scales nothing. Save Mesh has the scale of the file."
+        )
+        bodies = "Outer shell: how many separate bodies are kept, the largest. 0: all."
         return {
             "required": {
                 "mesh": (ANY_MESH, {"tooltip": f"From Clean Mesh or Decode Mesh. {SHAPE_ONLY}"}),
                 "keep": (["outer shell", "both sides"], {"default": "outer shell", "tooltip": kind}),
                 "resolution": ("INT", {"default": 512, "min": 32, "max": 1024, "step": 32, "tooltip": resolution}),
-            }
+            },
+            "optional": {
+                "min_wall_mm": (
+                    "FLOAT",
+                    {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": wall},
+                ),
+                "size_mm": (
+                    "FLOAT",
+                    {"default": 100.0, "min": 1.0, "max": 100_000.0, "step": 1.0, "tooltip": size},
+                ),
+                "bodies": ("INT", {"default": 0, "min": 0, "max": 100_000, "tooltip": bodies}),
+            },
         }
 
-    def remesh(self, mesh: Mesh | TexturedMesh, keep: str, resolution: int) -> tuple[Mesh]:
-        work = outer_shell if keep == "outer shell" else remesh
-        made = work(host.at_work(surface(mesh)), resolution, progress=host.progress())
-        host.show_text(left_behind(mesh))
-        return (host.at_rest(made),)
+    def remesh(
+        self,
+        mesh: Mesh | TexturedMesh,
+        keep: str,
+        resolution: int,
+        min_wall_mm: float = 0.0,
+        size_mm: float = 100.0,
+        bodies: int = 0,
+    ) -> tuple[Mesh] | dict[str, Any]:
+        given, lines = host.at_work(surface(mesh)), left_behind(mesh)
+        if keep == "outer shell":
+            wall = min_wall_mm / size_mm * longest_side(given)
+            made, report = solid(given, resolution, min_wall=wall, bodies=bodies or None, progress=host.progress())
+            notes = report.lines(f"{min_wall_mm:g} mm")
+            for line in notes:
+                log.warning(line)
+            lines = [*notes, *lines]
+        else:
+            made = remesh(given, resolution, progress=host.progress())
+        host.show_text(lines)
+        result = (host.at_rest(made),)
+        return {"ui": {"text": lines}, "result": result} if lines else result

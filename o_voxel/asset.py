@@ -14,12 +14,16 @@ from .bake.options import BakeOptions
 from .bake.transfer import transfer_colors
 from .core.progress import Progress, StageProgress, scaled, staged
 from .material import AlphaMode, Material, TexturedMesh
-from .mesh.connectivity.components import keep_within
+from .mesh.connectivity.components import keep_within, remove_small_components
+from .mesh.connectivity.row_map import select_faces
 from .mesh.connectivity.weld import has_border
 from .mesh.normals import smooth_by_angle
 from .mesh.remesh.outer_shell import outer_shell
 from .mesh.remesh.remesh import remesh
+from .mesh.remesh.solid import longest_side, solid
+from .mesh.repair.choose import GAP, choose_surface, shell_resolution
 from .mesh.repair.clean import CleanOptions, clean
+from .mesh.repair.hidden import hidden_faces
 from .mesh.simplify import simplify
 from .mesh.uv.unwrap import unwrap
 from .values import Mesh, VoxelField
@@ -28,7 +32,9 @@ from .voxels.sample import colored, vertex_materials
 log = logging.getLogger(__name__)
 
 STAGES = ("clean", "surface", "simplify", "unwrap", "bake")
-Surface = Literal["cleaned", "remeshed", "outer shell"]
+Surface = Literal["cleaned", "remeshed", "outer shell", "auto", "hidden removed"]
+# Parts of a chosen shell with less of the area are crumbs of the surface that it wraps.
+CRUMB_SHARE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +44,13 @@ class AssetOptions:
     faces: target triangle count. If simplification cannot reach it because of many components, the smallest components
     are removed; a single component that cannot be simplified further keeps its faces.
     texture_size: texels per side; 0 writes vertex colours and no textures.
-    surface: "cleaned" keeps the surface including its interior; "remeshed" wraps both sides of every sheet, closed;
-    "outer shell" keeps the surface visible from outside as one watertight solid.
-    surface_resolution: voxels along the longest side, for "remeshed" and "outer shell".
+    surface: "cleaned" keeps the surface including its interior; "hidden removed" drops the faces that are not seen from
+    outside; "remeshed" wraps both sides of every sheet, closed; "outer shell" keeps the surface visible from outside as
+    one watertight solid; "auto" chooses one of them, see `choose_surface`.
+    surface_resolution: voxels along the longest side, for "remeshed" and "outer shell"; of "auto" the most, it takes
+    what the triangles need.
+    min_wall_mm, size_mm: walls of an outer shell have at least min_wall_mm where its longest side is size_mm,
+    millimetres; 0: as they are.  bodies: how many bodies of an outer shell are kept, the largest; None: all.
     gutter: minimum distance between charts, texels.  crease_deg: dihedral angle above which an edge is sharp, degrees.
     normal_map, occlusion: also bake these maps.  supersample: samples per texel along each axis.
     occlusion_rays, occlusion_reach, alpha_mode: see `BakeOptions`.
@@ -48,8 +58,11 @@ class AssetOptions:
 
     faces: int
     texture_size: int
-    surface: Surface = "cleaned"
+    surface: Surface = "auto"
     surface_resolution: int = 512
+    min_wall_mm: float = 0.0
+    size_mm: float = 100.0
+    bodies: int | None = None
     gutter: int = 2
     crease_deg: float = 60.0
     normal_map: bool = False
@@ -67,6 +80,10 @@ class AssetOptions:
             raise ValueError(f"texture_size: expected 0 (no textures) or more, got {self.texture_size}")
         if self.surface not in get_args(Surface):
             raise ValueError(f"surface: expected one of {get_args(Surface)}, got {self.surface!r}")
+        if not (self.min_wall_mm >= 0 and self.size_mm > 0):
+            raise ValueError(f"walls: expected 0 mm or more of above 0 mm, got {self.min_wall_mm} of {self.size_mm}")
+        if self.bodies is not None and self.bodies < 1:
+            raise ValueError(f"bodies: expected 1 or more, or None for all, got {self.bodies}")
         self.bake_options()  # refuses its values here, not after minutes of cleaning and unwrapping
 
     def bake_options(self) -> BakeOptions:
@@ -87,7 +104,7 @@ PRESETS = {
     "game low": AssetOptions(faces=8_000, texture_size=1024, normal_map=True, occlusion=True, supersample=2),
     "game high": AssetOptions(faces=50_000, texture_size=2048, normal_map=True, occlusion=True),
     "film": AssetOptions(faces=1_000_000, texture_size=4096, normal_map=True, occlusion=True),
-    "3D print": AssetOptions(faces=500_000, texture_size=0, surface="outer shell"),
+    "3D print": AssetOptions(faces=500_000, texture_size=0, surface="outer shell", min_wall_mm=0.8, bodies=1),
 }
 
 
@@ -99,6 +116,7 @@ def make_asset(
     *,
     progress: StageProgress | None = None,
     on_warning: Callable[[str], None] | None = None,
+    on_choice: Callable[[str], None] | None = None,
 ) -> TexturedMesh:
     """Cleans, simplifies, unwraps and bakes a decoded surface; the result is on the mesh's device, in its frame.
 
@@ -106,17 +124,19 @@ def make_asset(
     voxels: PBR materials, attrs [N, 6] float; or a textured mesh of the same shape, whose materials are transferred;
     without either, or with texture_size 0, no textures are baked.
     progress(stage, fraction): called during each of STAGES.
-    on_warning: called with one line per deviation from `options`: components removed, or more faces than the target.
-    The same lines are logged as warnings.
+    on_warning: called with one line per deviation from `options`: components removed, walls thickened, or more faces
+    than the target. The same lines are logged as warnings.
+    on_choice: called with one line that says what "auto" chose and why, and logged as information.
     Does not modify its inputs. Deterministic on one device. Raises ValueError if cleaning leaves no face, and the
     errors of the stages.
     """
     dense, _ = clean(mesh, options.clean, progress=staged(progress, "clean"))
     if len(dense.faces) == 0:
         raise ValueError("mesh: expected a surface, got none: all faces are degenerate, or the mesh has none")
-    light = _surface(dense, options, staged(progress, "surface"))
-    light = simplify(light, options.faces, progress=staged(progress, "simplify"))
-    light = _within(light, options.faces, on_warning or (lambda line: None))
+    warn = on_warning or (lambda line: None)
+    made = _surface(mesh, dense, options, staged(progress, "surface"), (warn, on_choice or (lambda line: None)))
+    light = simplify(made.mesh, options.faces, progress=staged(progress, "simplify"))
+    light = _within(light, options.faces, warn)
     if voxels is None or options.texture_size == 0:
         return _colored(light, voxels, options, staged(progress, "bake"))
     uv_map = unwrap(
@@ -128,7 +148,9 @@ def make_asset(
     bars = staged(progress, "bake")
     shaded, normals, _ = smooth_by_angle(light, options.crease_deg, progress=scaled(bars, 0.0, 0.05))
     maps, bars = options.bake_options(), scaled(bars, 0.05, 0.95)
-    return bake(shaded, uv_map, dense, voxels, maps, normals=normals, progress=bars)
+    return bake(
+        shaded, uv_map, made.detail, voxels, replace(maps, occluder=made.occluder), normals=normals, progress=bars
+    )
 
 
 def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
@@ -147,11 +169,46 @@ def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
     return kept
 
 
-def _surface(dense: Mesh, options: AssetOptions, progress: Progress) -> Mesh:
-    if options.surface == "cleaned":
-        return dense
-    work = remesh if options.surface == "remeshed" else outer_shell
-    return work(dense, options.surface_resolution, progress=progress)
+@dataclass(frozen=True, eq=False)
+class _Surface:
+    """mesh: what is simplified.  detail: what is baked from.  occluder: see `BakeOptions`."""
+
+    mesh: Mesh
+    detail: Mesh
+    occluder: Mesh | None = None
+
+
+def _surface(
+    raw: Mesh, dense: Mesh, options: AssetOptions, progress: Progress, tell: tuple[Callable, Callable]
+) -> _Surface:
+    """Makes the surface of the options from a mesh before and after cleaning. tell: on_warning, on_choice."""
+    on_warning, on_choice = tell
+    surface, resolution, hidden, choosing = options.surface, options.surface_resolution, None, 0.0
+    if surface == "auto":
+        choosing = 0.5
+        chosen = choose_surface(raw, dense, progress=scaled(progress, 0.0, choosing))
+        surface, hidden, resolution = chosen.surface, chosen.hidden, shell_resolution(options.faces, resolution)
+        log.info(chosen.why)
+        on_choice(chosen.why)
+    rest = scaled(progress, choosing, 1 - choosing)
+    if surface == "cleaned":
+        return _Surface(dense, dense)
+    if surface == "hidden removed":
+        hidden = hidden_faces(dense, progress=rest) if hidden is None else hidden
+        seen = select_faces(dense, ~hidden)[0]
+        return _Surface(seen, seen)
+    if surface == "remeshed":
+        return _Surface(remesh(dense, resolution, progress=rest), dense)
+    if options.surface == "auto":
+        made = outer_shell(dense, resolution, close_gaps=GAP * resolution, progress=rest)
+        made = remove_small_components(made, CRUMB_SHARE)[0]
+    else:
+        wall = options.min_wall_mm / options.size_mm * longest_side(dense)
+        made, report = solid(dense, resolution, min_wall=wall, bodies=options.bodies, progress=rest)
+        for line in report.lines(f"{options.min_wall_mm:g} mm"):
+            log.warning(line)
+            on_warning(line)
+    return _Surface(made, dense, made)
 
 
 def _colored(

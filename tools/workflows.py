@@ -17,8 +17,8 @@ FOLDER = ROOT / "workflows"
 NOTES = ROOT / "tools" / "notes"
 PAGE = ROOT / "docs" / "workflows.md"
 PREFACE = """\
-All of them run on a fresh install, with the pack's own pictures, mesh and model: open *Templates* in ComfyUI, or drag a file of
-`workflows/` onto the canvas. Each has this note on its canvas. What is shown is what the built-in model makes.
+All of them run on a fresh install, with the pack's own pictures, mesh and model: open *Templates* in ComfyUI, or drag a
+file of `workflows/` onto the canvas. Each has this note on its canvas. What is shown is what the built-in model makes.
 
 {large}"""
 MINI = "mini (built in)"
@@ -138,7 +138,9 @@ def print_3d(types: Types) -> Canvas:
     with canvas.group("2. Object", GREEN):
         surface = _one_node(canvas, images)
     with canvas.group("3. Solid", PURPLE):
-        solid = canvas.add("T2Remesh", mesh=surface["mesh"], keep="outer shell", resolution=256)
+        solid = canvas.add(
+            "T2Remesh", mesh=surface["mesh"], keep="outer shell", resolution=256, min_wall_mm=0.8, bodies=1
+        )
         light = canvas.add("T2SimplifyMesh", mesh=solid["mesh"], faces=100_000)
     with canvas.group("4. Print", ORANGE):
         canvas.add("T2MeshInfo", mesh=light["mesh"])

@@ -23,7 +23,7 @@ def load_pack() -> ModuleType:
 
 
 def main() -> None:
-    """Writes workflows, their API form and page, the help pages with their pictures, and the tables of docs/nodes.md."""
+    """Writes workflows with their page and API form, help pages with pictures, and the tables of docs/nodes.md."""
     pack = load_pack()
     workflows = importlib.import_module(f"{PACK}.tools.workflows")
     blueprint = importlib.import_module(f"{PACK}.tools.blueprint")

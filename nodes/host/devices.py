@@ -39,6 +39,8 @@ POLICY = {
     "T2AssetOptions": HOST,
     "T2CleanMesh": DEVICE,
     "T2FillHoles": DEVICE,
+    "T2RemoveHiddenFaces": DEVICE,
+    "T2SmoothMesh": DEVICE,
     "T2Remesh": DEVICE,
     "T2SimplifyMesh": DEVICE,
     "T2Unwrap": DEVICE,

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from ..material import AlphaMode
 from ..ops.nearest_texel import MAX_SIDE
+from ..values import Mesh
 
 SUPERSAMPLES = (1, 2, 4)
 MAX_RAYS = 1024
@@ -23,6 +24,8 @@ class BakeOptions:
     snap_distance: the same in world units, in place of `snap_voxels`; None without voxels: 2 % of the longest side.
     normal_map, occlusion: bake these textures.  occlusion_rays: directions over the whole sphere.
     occlusion_reach: maximum distance of occluders in world units; None: no limit.
+    occluder: surface that casts and receives the occlusion, where layers under the skin of the dense one must not:
+    closed and outward, vertices [V, 3], faces [F, 3]. None: the dense one.
     alpha_mode: of the material; "auto": from the texels (see `alpha_mode`).
     """
 
@@ -37,6 +40,7 @@ class BakeOptions:
     occlusion_reach: float | None = None
     alpha_mode: AlphaMode | Literal["auto"] = "auto"
     snap_distance: float | None = None
+    occluder: Mesh | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.resolution <= MAX_SIDE:

@@ -66,7 +66,8 @@ class FieldMaterials:
 class BakeSources:
     """corners: [F, 3, 7] float32, position, normal and texel size at the corners of the mesh to texture.
     materials: None to bake normals and occlusion only.  frames, depth_maps: None if the options exclude the normal map
-    or occlusion.  reach: world units, longest way from a sample to the dense surface.
+    or occlusion.  occluder: the surface of the depth maps, if it is not `dense`.  reach: world units, longest way from
+    a sample to the dense surface.
     """
 
     corners: Tensor
@@ -74,6 +75,7 @@ class BakeSources:
     materials: FieldMaterials | MeshMaterials | None
     frames: TangentFrames | None
     depth_maps: DepthMaps | None
+    occluder: DenseSurface | None
     reach: float
     options: BakeOptions
     backend: str
@@ -97,7 +99,7 @@ class BakeSources:
         if options.occlusion:
             directions = sphere_directions(options.occlusion_rays)
             depth_maps = render_depth_maps(
-                dense,
+                options.occluder or dense,
                 directions,
                 DEPTH_MAP_SIDE,
                 backend=backend,
@@ -118,7 +120,9 @@ class BakeSources:
         corners = torch.cat([low.vertices, normals], 1)[low.faces.long()]
         corners = torch.cat([corners, size[:, None, None].expand(-1, 3, 1)], 2)
         progress(1.0)
-        return cls(corners, surface, materials, frames, depth_maps, _reach(dense, field, options), options, backend)
+        occluder = None if depth_maps is None or options.occluder is None else DenseSurface.of(options.occluder, True)
+        reach = _reach(dense, field, options)
+        return cls(corners, surface, materials, frames, depth_maps, occluder, reach, options, backend)
 
     def layers(self) -> set[str]:
         """Returns the names of the layers, of LAYER_CHANNELS, that `look_up` fills."""
@@ -154,6 +158,8 @@ class BakeSources:
         if self.frames is not None:
             channels["normal"] = self.frames.encode(samples.face, samples.weights, normals), every
         if self.depth_maps is not None:
+            if self.occluder is not None:
+                snapped = self.occluder.snap(points, facing, self.reach, cosine, backend=self.backend)
             channels["occlusion"] = self._occlusion(snapped)
         return Channels(**channels)
 

@@ -14,7 +14,7 @@ from comfyui_trellis2.nodes.asset import FROM_PRESET, AssetSettings, GameReadyAs
 from comfyui_trellis2.nodes.bake import BakeTextures
 from comfyui_trellis2.nodes.files import SaveGLB, SaveMesh
 from comfyui_trellis2.nodes.interop import ToComfyMesh, ToTrimesh
-from comfyui_trellis2.nodes.mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
+from comfyui_trellis2.nodes.mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from comfyui_trellis2.nodes.preview import RenderPreview
 from comfyui_trellis2.nodes.voxels import MeshToVoxels, VoxelsToMesh
 from comfyui_trellis2.o_voxel import asset as library
@@ -119,10 +119,12 @@ CLEAN = {
         lambda mesh: FillHoles().fill(mesh, 0.1, True),
         lambda mesh: SimplifyMesh().simplify(mesh, 100, 0.0),
         lambda mesh: Remesh().remesh(mesh, "both sides", 32),
+        lambda mesh: RemoveHiddenFaces().remove(mesh, 1, 8)["result"],
+        lambda mesh: SmoothMesh().smooth(mesh, 2, 0.5, 60.0),
         lambda mesh: (GameReadyAsset().make(mesh, "preview", 200, FROM_PRESET, FROM_PRESET)[1],),
         pytest.param(lambda mesh: (Unwrap().unwrap(mesh, "512", 2, 60.0)[0].mesh,), marks=pytest.mark.slow),
     ],
-    ids=["clean", "fill", "simplify", "remesh", "game ready", "unwrap"],
+    ids=["clean", "fill", "simplify", "remesh", "hidden", "smooth", "game ready", "unwrap"],
 )
 def test_a_textured_mesh_gives_its_shape(work, plain, red):
     (expected,), (found,) = work(plain), work(red)

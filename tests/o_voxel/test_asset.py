@@ -72,7 +72,7 @@ def test_an_asset_has_what_was_asked_for(raw):
     report = check_uv(asset.mesh, asset.uv, asset.uv_faces, 128)
     assert (report.overlapping_texels, report.flipped) == (0, 0)
     stages = [stage for stage, _ in seen]
-    assert sorted(set(stages), key=stages.index) == [stage for stage in STAGES if stage != "surface"]
+    assert sorted(set(stages), key=stages.index) == list(STAGES)
     assert all(0 <= part <= 1 for _, part in seen)
     for tensor, before in zip((mesh.vertices, mesh.faces, field.coords, field.attrs), kept, strict=True):
         assert torch.equal(tensor, before)
@@ -125,6 +125,18 @@ def test_only_an_open_asset_is_double_sided(raw, texture_size):
 
 
 @pytest.mark.slow
+def test_the_surface_is_chosen_and_said(raw):
+    """The inner ball, a fifth of the area, is not seen: the asset is the outer ball alone."""
+    lines = []
+    made = make_asset(*raw, replace(SMALL, texture_size=0), on_choice=lines.append)
+    assert len(lines) == 1 and lines[0].startswith("hidden faces removed: 2 parts, 0.0% open")
+    assert made.mesh.vertices.norm(dim=1).min() > 0.35
+    kept = make_asset(*raw, replace(SMALL, texture_size=0, surface="cleaned"), on_choice=lines.append)
+    assert kept.mesh.vertices.norm(dim=1).min() < 0.25
+    assert len(lines) == 1
+
+
+@pytest.mark.slow
 def test_the_same_bytes_twice(raw):
     first, second = (make_asset(*raw, SMALL) for _ in range(2))
     assert torch.equal(first.mesh.vertices, second.mesh.vertices)
@@ -160,7 +172,7 @@ def test_without_voxels_there_are_no_textures(raw):
 
 
 def test_more_faces_asked_than_there_are(raw):
-    asset = make_asset(raw[0], None, replace(SMALL, faces=10**7))
+    asset = make_asset(raw[0], None, replace(SMALL, faces=10**7, surface="cleaned"))
     assert len(asset.mesh.faces) >= 0.9 * len(raw[0].faces)
 
 

@@ -113,7 +113,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         if arguments.preset:
             options = asset_options(arguments)
             finished = make_asset(
-                asset.mesh, asset.field, options, progress=progress_bars(), on_warning=warnings.append
+                asset.mesh, asset.field, options, progress=progress_bars(), on_warning=warnings.append, on_choice=print
             )
             mesh = finished.mesh
             save_mesh(path, finished)

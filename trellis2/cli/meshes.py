@@ -106,7 +106,8 @@ def add_asset_options(parser: argparse.ArgumentParser, preset: str | None, help:
     parser.add_argument("--preset", choices=presets, default=preset, help=help)
     parser.add_argument("--faces", type=positive, help="maximum number of triangles")
     parser.add_argument("--texture-size", type=int, help="texels a side; 0: vertex colours")
-    parser.add_argument("--surface", choices=("cleaned", "remeshed", "outer shell"), help="processing of the surface")
+    surfaces = ("auto", "cleaned", "hidden removed", "remeshed", "outer shell")
+    parser.add_argument("--surface", choices=surfaces, help="processing of the surface (default: the preset's)")
 
 
 def asset_options(arguments: argparse.Namespace) -> AssetOptions:
@@ -189,7 +190,7 @@ def _asset(arguments: argparse.Namespace) -> int:
         voxels = voxelize(materials, grid, materials=False, progress=staged(bars, "voxelize"))
     warnings: list[str] = []
     surface = dual_grid_to_mesh(voxels.dual_grid)
-    finished = make_asset(surface, materials, options, progress=bars, on_warning=warnings.append)
+    finished = make_asset(surface, materials, options, progress=bars, on_warning=warnings.append, on_choice=print)
     levels = make_lods(finished, lods, progress=staged(bars, "levels of detail"))
     hulls = collision_hulls(finished.mesh, arguments.collision) if arguments.collision else ()
     saved = save_for_engine(

@@ -27,6 +27,8 @@ RING = ((0, 0), (1, 0), (1, 1), (0, 1))
 EDGES_A_CHUNK = 1 << 20
 # Fixed-point steps of position sums, so that they do not depend on the order.
 STEPS = float(1 << 20)
+# Least distance of a crossing from the ends of its grid edge: sheets that meet at a grid point must not share it.
+END = 0.01
 # Weight of a diagonal's length against its deviation from the surface.
 LENGTH = 0.1
 
@@ -150,7 +152,7 @@ def _quads(field: SparseSDF, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         low = field.points(slot)
         far = field.slots(low + unit[axis])
         here, there = flat[slot], flat[far]
-        at[rows] = low + unit[axis] * (here / (here - there))[:, None]
+        at[rows] = low + unit[axis] * (here / (here - there)).clamp(END, 1 - END)[:, None]
         outer[rows] = torch.where(here <= 0, far, slot).to(torch.int32)
 
         steps = unit[others[axis]]  # [n, 2, 3]

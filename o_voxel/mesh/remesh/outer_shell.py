@@ -79,7 +79,7 @@ def _outer_shell(mesh: Mesh, sizes: tuple[int, float, float], backend: str, repo
     index = build_index(target)
     report(0.1)
     shape = tuple(n // SIDE for n in grid.shape)
-    field, reached = _flooded_solid(index, shape, level, backend, scaled(report, 0.1, 0.3))
+    field, reached = flooded_solid(index, shape, level, backend, scaled(report, 0.1, 0.3))
     shell = contour(field)
     if level > WALL:
         del field
@@ -100,7 +100,7 @@ def _outer_shell(mesh: Mesh, sizes: tuple[int, float, float], backend: str, repo
     return ValidMesh(grid.to_world(made.vertices), made.faces.to(mesh.faces.dtype))
 
 
-def _flooded_solid(
+def flooded_solid(
     index: MeshIndex, shape: tuple[int, int, int], level: float, backend: str, report: Progress
 ) -> tuple[SparseSDF, Tensor]:
     """(field, flood bits [X, Y, Z] int64): inside are the points within `level` of the mesh or not flooded."""

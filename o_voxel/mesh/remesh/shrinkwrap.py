@@ -13,6 +13,7 @@ from ...core.vectors import cross, dot, unit
 from ...ops.closest_point import MeshIndex, closest_point
 from ...values import Mesh
 from ..connectivity.topology import ValidMesh
+from ..connectivity.weld import close_vertices
 from .contour import Contour, cut_quads
 from .sharp_features import sharp_feature_points
 
@@ -23,6 +24,8 @@ TOO_NEAR = 1e-3
 # sharp for the grid and keep the excess.
 SLACK = 0.4
 FACES_A_CHUNK = 1 << 20
+# Vertices nearer to each other, in grid units, may become one in a file: then two touching sheets share an edge.
+APART = 1e-3
 # Fractions of its move that a vertex tries in turn while one of its faces flips. Faces around a convex edge lose all
 # their area only at the very end of the move.
 PARTS = (1.0, 0.95, 0.8, 0.5, 0.25, 0.0)
@@ -56,8 +59,8 @@ def shrinkwrap(
 ) -> Mesh:
     """Moves the vertices of a contour ([V, 3]) towards `target` and triangulates it; returns faces [F, 3] int32.
 
-    index: of `target`. No face turns by 90 degrees or more or loses all its area: vertices move less far where needed,
-    in the worst case not at all. Deterministic.
+    index: of `target`. No face turns by 90 degrees or more or loses all its area, and no two vertices meet: vertices
+    move less far where needed, in the worst case not at all. Deterministic.
     """
     count = len(shell.vertices)
     nearest, normal = torch.empty_like(shell.vertices), torch.empty_like(shell.vertices)
@@ -83,11 +86,11 @@ def shrinkwrap(
     goal = torch.where((normal == 0).all(1, keepdim=True), shell.vertices, goal)
     faces = cut_quads(shell, goal, normal)
     del nearest, normal, offset, excess
-    return ValidMesh(shell.vertices + _limit_flips(shell.vertices, faces, goal - shell.vertices), faces)
+    return ValidMesh(shell.vertices + limit_flips(shell.vertices, faces, goal - shell.vertices), faces)
 
 
-def _limit_flips(vertices: Tensor, faces: Tensor, move: Tensor) -> Tensor:
-    """Scales `move` [V, 3] down by PARTS until no face [F, 3] flips."""
+def limit_flips(vertices: Tensor, faces: Tensor, move: Tensor) -> Tensor:
+    """Scales `move` [V, 3] down by PARTS until no face [F, 3] flips and no two vertices [V, 3] meet."""
     step = torch.zeros(len(move), dtype=torch.uint8, device=move.device)
     part = move.new_tensor(PARTS)
     active = faces
@@ -98,9 +101,17 @@ def _limit_flips(vertices: Tensor, faces: Tensor, move: Tensor) -> Tensor:
         shorter = torch.zeros(len(move), dtype=torch.bool, device=move.device)
         shorter[torch.cat(flipped).flatten().to(torch.int64)] = True
         shorter &= step < len(PARTS) - 1
+        if not bool(shorter.any()):
+            shorter = _met(vertices + scaled) & (step < len(PARTS) - 1)
         step += shorter
         active = faces[shorter[faces].any(1)]
     return move * part[step.to(torch.int32)][:, None]
+
+
+def _met(positions: Tensor) -> Tensor:
+    """Mask [V] bool of the vertices that another one of `positions` [V, 3] is nearer to than APART."""
+    label = close_vertices(positions, APART)
+    return torch.bincount(label, minlength=len(label))[label] > 1
 
 
 def _flips(vertices: Tensor, move: Tensor, faces: Tensor) -> Tensor:

@@ -184,6 +184,14 @@ def test_no_face_turns_over(shape, part):
     assert (((old * new).sum(1) > 0) | still).all()
 
 
+@pytest.mark.parametrize("tilt", [0.0, 0.8])
+def test_the_two_sides_of_a_sheet_stay_apart(tilt):
+    """A file's reader may merge vertices at one place: four faces on an edge, and no solid."""
+    made = remesh(sheet(tilt), 24, project=1.0)
+    _, place = np.unique(made.vertices.cpu().numpy(), axis=0, return_inverse=True)
+    assert len(np.unique(place)) == len(made.vertices)
+
+
 def test_concave_creases_come_back():
     """Two intersecting rotated boxes: vertices lie along all their intersection lines."""
     both = crossing_boxes()
