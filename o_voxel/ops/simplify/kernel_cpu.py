@@ -55,10 +55,12 @@ def run(s, target, max_error, may, steps):
             if s.alone[u]:
                 offer(s, u, max_error, -1)
             continue
-        cost = _try(s, u, v, price, may)
+        # What is locked keeps its row, and so its place to the bit.
+        keep, drop = (v, u) if s.locked[v] else (u, v)
+        cost = _try(s, keep, drop, price, may)
         if cost == DONE:
             steps -= 1
-            offer(s, u, max_error, -1)
+            offer(s, keep, max_error, -1)
             if s.size[ASIDE] > 0 and s.size[LEFT] < (1 - AGAIN) * s.size[RETRIED]:
                 _retry(s, may, max_error)
             continue
@@ -115,10 +117,11 @@ def _try(s, u, v, price, may):
         return REFUSED
     if shared == 0:
         return NO_EDGE
+    meeting = shared == 2 and _has_odd(s, n, 1) and _has_odd(s, n, 2)
     doubles, extra = _doubles(s, u, v)
     if may == STRICT and (doubles > 0 or only_u + only_v == 0):
         return REFUSED
-    if not _fits(s, u, v, n, shared, may):
+    if (meeting and not _may_meet(s, may)) or not _fits(s, n, may):
         return REFUSED
     if only_u + only_v == 0:
         extra += _worth(s, u, v)
@@ -251,27 +254,36 @@ def _worth(s, u, v):
     return cost
 
 
-def _fits(s, u, v, n, shared, may):
+def _has_odd(s, n, side):
+    """Whether an edge of an end has other than two faces, after `_survey`. side: 1 for u, 2 for v."""
+    odd = False
+    for row in range(n):
+        odd |= s.around[row, side] != 0 and s.around[row, side] != 2
+    return odd
+
+
+def _may_meet(s, may):
+    """Whether two borders, or curves of more than two faces, may meet across an edge."""
+    return may == TOUCHING or (may == LOOSE and s.size[FORCED] == 1)
+
+
+def _fits(s, n, may):
     """Whether what is joined stays a surface as `may` says: the link condition (Dey et al. 1999), or looser."""
-    odd_u, odd_v = shared != 2, shared != 2
     for row in range(n):
         at_u, at_v, tips = s.around[row, 1], s.around[row, 2], s.around[row, 3]
-        odd_u |= at_u != 0 and at_u != 2
-        odd_v |= at_v != 0 and at_v != 2
+        joined = at_u + at_v - 2 * tips
+        # What must stay keeps its edges, to what lies on each other and goes too.
+        if joined <= 0 and s.locked[s.around[row, 0]]:
+            return False
         if at_u == 0 or at_v == 0:
             continue
-        joined = at_u + at_v - 2 * tips
         if tips == 0 and may == STRICT:
-            return False
-        # No edge between two that must stay goes.
-        if joined == 0 and s.locked[s.around[row, 0]]:
             return False
         if joined > 2 and at_u <= 2 and at_v <= 2 and may < TOUCHING:
             return False
         if joined == 2 and tips == 0 and s.around[row, 4] + s.around[row, 5] != 0:
             return False
-    # Two borders that meet across an edge.
-    return may == TOUCHING or (may == LOOSE and s.size[FORCED] == 1) or shared != 2 or not (odd_u and odd_v)
+    return True
 
 
 def _spoils(s, u, v, x, y, z):
@@ -365,6 +377,8 @@ _follows = cached_njit(_follows, kernel_cpu_heap)
 _face_with = cached_njit(_face_with, kernel_cpu_heap)
 _doubles = cached_njit(_doubles, kernel_cpu_heap)
 _survey = cached_njit(_survey, kernel_cpu_heap)
+_has_odd = cached_njit(_has_odd, kernel_cpu_heap)
+_may_meet = cached_njit(_may_meet, kernel_cpu_heap)
 _fits = cached_njit(_fits, kernel_cpu_heap)
 _spoils = cached_njit(_spoils, kernel_cpu_heap)
 _drop = cached_njit(_drop, kernel_cpu_heap)
