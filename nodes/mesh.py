@@ -322,16 +322,15 @@ class Remesh:
         size_mm: float = 100.0,
         bodies: int = 0,
     ) -> tuple[Mesh] | dict[str, Any]:
-        given, lines = host.at_work(surface(mesh)), left_behind(mesh)
+        given, lines = host.at_work(surface(mesh)), []
         if keep == "outer shell":
             wall = min_wall_mm / size_mm * longest_side(given)
             made, report = solid(given, resolution, min_wall=wall, bodies=bodies or None, progress=host.progress())
-            notes = report.lines(f"{min_wall_mm:g} mm")
-            for line in notes:
+            lines = report.lines(f"{min_wall_mm:g} mm")
+            for line in lines:
                 log.warning(line)
-            lines = [*notes, *lines]
         else:
             made = remesh(given, resolution, progress=host.progress())
-        host.show_text(lines)
+        host.show_text([*lines, *left_behind(mesh)])
         result = (host.at_rest(made),)
         return {"ui": {"text": lines}, "result": result} if lines else result

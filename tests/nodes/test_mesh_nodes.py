@@ -58,7 +58,7 @@ def test_what_falls_short_is_shown_on_the_node(comfy, monkeypatch):
     for module in (asset_module, mesh_module):
         monkeypatch.setattr(module, "simplify", lambda mesh, faces, **options: mesh)
     found = GameReadyAsset().make(mesh, "preview", 1200, FROM_PRESET, FROM_PRESET)
-    (line,) = found["ui"]["text"]
+    _choice, line = found["ui"]["text"]
     assert "parts" in line
     textured, light = found["result"]
     assert len(light.faces) == len(textured.mesh.faces) == 1152

@@ -384,7 +384,7 @@ def test_warnings_stay_on_the_node_with_options(monkeypatch):
     monkeypatch.setattr(library, "simplify", lambda mesh, faces, **options: mesh)
     (chosen,) = AssetSettings().choose(**UNTOUCHED)
     found = GameReadyAsset().make(mesh, "preview", 100, FROM_PRESET, FROM_PRESET, options=chosen)
-    (line,) = found["ui"]["text"]
+    _choice, line = found["ui"]["text"]
     assert "left out" in line
     assert len(found["result"][1].faces) == 80
 

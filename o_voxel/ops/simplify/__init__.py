@@ -78,8 +78,7 @@ def _collapse_one_by_one(
     fixed = np.zeros(len(position), np.bool_) if locked is None else locked.numpy()
     state = prepare(position.double().numpy(), faces.numpy(), ends, count, BORDER_WEIGHT, fixed)
     kernel_cpu.start(state, max_error)
-    loose = kernel_cpu.TOUCHING if (count > 2).any() else kernel_cpu.LOOSE
-    may = loose if target else kernel_cpu.STRICT
+    may = kernel_cpu.LOOSE if target else kernel_cpu.STRICT
     while not kernel_cpu.run(state, target, max_error, may, STEPS):
         progress((total - state.size[LEFT]) / (total - target))
     left = torch.from_numpy(state.faces[state.faces[:, 0] >= 0])

@@ -33,8 +33,9 @@ LEAST_COSINE = 0.2
 LEAST_SHAPE = 0.01
 # Refused edges are tried again when this part of the faces has gone since.
 AGAIN = 0.1
-# What `run` may change: nothing of how the surface is connected; holes and small parts; also let sheets touch.
-STRICT, LOOSE, TOUCHING = 0, 1, 2
+# What `run` may change: nothing of how the surface is connected; or holes and small parts. Sheets never come to touch:
+# that saves a little distance where many are near each other, and folds them over.
+STRICT, LOOSE = 0, 1
 # What `_try` returns besides a cost.
 DONE, REFUSED, NO_EDGE = -1.0, -2.0, -3.0
 
@@ -264,7 +265,7 @@ def _has_odd(s, n, side):
 
 def _may_meet(s, may):
     """Whether two borders, or curves of more than two faces, may meet across an edge."""
-    return may == TOUCHING or (may == LOOSE and s.size[FORCED] == 1)
+    return may == LOOSE and s.size[FORCED] == 1
 
 
 def _fits(s, n, may):
@@ -279,7 +280,7 @@ def _fits(s, n, may):
             continue
         if tips == 0 and may == STRICT:
             return False
-        if joined > 2 and at_u <= 2 and at_v <= 2 and may < TOUCHING:
+        if joined > 2 and at_u <= 2 and at_v <= 2:
             return False
         if joined == 2 and tips == 0 and s.around[row, 4] + s.around[row, 5] != 0:
             return False
