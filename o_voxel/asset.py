@@ -31,6 +31,8 @@ from .voxels.sample import colored, vertex_materials
 
 log = logging.getLogger(__name__)
 
+# Faces of what casts occlusion, per face of the result: its 128 depth maps are most of the bake's time.
+OCCLUDER = 4
 STAGES = ("clean", "surface", "simplify", "unwrap", "bake")
 Surface = Literal["cleaned", "remeshed", "outer shell", "auto", "hidden removed"]
 # Parts of a chosen shell with less of the area are crumbs of the surface that it wraps.
@@ -135,7 +137,7 @@ def make_asset(
         raise ValueError("mesh: expected a surface, got none: all faces are degenerate, or the mesh has none")
     warn = on_warning or (lambda line: None)
     made = _surface(mesh, dense, options, staged(progress, "surface"), (warn, on_choice or (lambda line: None)))
-    light = simplify(made.mesh, options.faces, progress=staged(progress, "simplify"))
+    light, occluder = _simplified(made, options.faces, staged(progress, "simplify"))
     light = _within(light, options.faces, warn)
     if voxels is None or options.texture_size == 0:
         return _colored(light, voxels, options, staged(progress, "bake"))
@@ -148,9 +150,15 @@ def make_asset(
     bars = staged(progress, "bake")
     shaded, normals, _ = smooth_by_angle(light, options.crease_deg, progress=scaled(bars, 0.0, 0.05))
     maps, bars = options.bake_options(), scaled(bars, 0.05, 0.95)
-    return bake(
-        shaded, uv_map, made.detail, voxels, replace(maps, occluder=made.occluder), normals=normals, progress=bars
-    )
+    return bake(shaded, uv_map, made.detail, voxels, replace(maps, occluder=occluder), normals=normals, progress=bars)
+
+
+def _simplified(made: _Surface, faces: int, progress: Progress) -> tuple[Mesh, Mesh | None]:
+    """Returns the mesh of at most `faces` triangles and what casts its occlusion, which needs less than every face."""
+    if made.occluder is None:
+        return simplify(made.mesh, faces, progress=progress), None
+    occluder = simplify(made.occluder, OCCLUDER * faces, progress=scaled(progress, 0.0, 0.8))
+    return simplify(occluder, faces, progress=scaled(progress, 0.8, 0.2)), occluder
 
 
 def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
@@ -171,7 +179,7 @@ def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
 
 @dataclass(frozen=True, eq=False)
 class _Surface:
-    """mesh: what is simplified.  detail: what is baked from.  occluder: see `BakeOptions`."""
+    """mesh: what is simplified.  detail: what is baked from.  occluder: `mesh`, where it is its own occluder."""
 
     mesh: Mesh
     detail: Mesh

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "workflows"
 NOTES = ROOT / "tools" / "notes"
 PAGE = ROOT / "docs" / "workflows.md"
+CANVASES = ROOT / "assets" / "docs"
 PREFACE = """\
 All of them run on a fresh install, with the pack's own pictures, mesh and model: open *Templates* in ComfyUI, or drag a
 file of `workflows/` onto the canvas. Each has this note on its canvas. What is shown is what the built-in model makes.
@@ -38,7 +39,7 @@ def own_photo_to_asset(types: Types) -> Canvas:
         canvas.add("RemoveBackground", muted=True, bg_removal_model=model["bg_model"], image=own["IMAGE"])
     with canvas.group("2. Object", GREEN):
         surface = _one_node(canvas, images)
-    _finish(canvas, surface, "game high", "3. Asset")
+    _finish(canvas, surface, "preview", "3. Asset")
     return canvas
 
 
@@ -229,6 +230,8 @@ def page() -> str:
     for make in WORKFLOWS:
         name = make.__name__
         text = _note(name).replace("{large}", "").strip()
-        lines += ["", f"#{text}", "", f"![The canvas of {name}](../assets/docs/canvas/{name}.webp)", ""]
+        lines += ["", f"#{text}", ""]
+        if (CANVASES / f"{name}.webp").is_file():
+            lines += [f"![The canvas of {name}](../assets/docs/{name}.webp)", ""]
         lines += [f"![What it makes](../workflows/{name}.jpg) [{name}.json](../workflows/{name}.json)"]
     return "\n".join(lines) + "\n"
