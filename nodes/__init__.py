@@ -7,11 +7,10 @@ from .bake import BakeTextures, TransferTextures
 from .engine import CollisionMesh, SaveForEngine
 from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
-from .inspect import MeshInfo, UVAtlas
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from .model import LoadModel, SamplerSettings
-from .preview import RenderPreview
+from .preview import MeshInfo, RenderPreview, UVAtlas
 from .stages import CascadeShape, DecodeMesh, ImageTo3D, SampleShape, SampleStructure, SampleTexture
 from .textures import ImagesToTextures, TexturesToImages
 from .voxels import LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh

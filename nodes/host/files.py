@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...o_voxel.files.meshes.companions import companions
+from ...o_voxel.files.meshes.reading.companions import companions
 from . import comfyui, folders
 
 # What the widget offers while there is no file.

@@ -15,8 +15,8 @@ from comfyui_trellis2.nodes import host
 from comfyui_trellis2.nodes.files import LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from comfyui_trellis2.nodes.host import files
 from comfyui_trellis2.nodes.voxels import LoadVoxels
-from comfyui_trellis2.o_voxel.files.meshes.companions import companions
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.reading.companions import companions
 from comfyui_trellis2.o_voxel.values import Mesh
 from PIL import Image
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...core.progress import Progress, in_background
 from ...material import TexturedMesh
-from .companions import companion
+from .reading.companions import companion
 from .reading.gltf.load import load_gltf
 from .reading.images import UNREADABLE as IMAGE_ERRORS
 from .reading.images import decoded

@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from .....core.atomic_io import MAX_BYTES
-from ...companions import companion
 from ...gltf.document import BINARY_CHUNK, GLB_MAGIC, JSON_CHUNK
+from ..companions import companion
 from .meshopt import MESHOPT_NAMES, decode_view
 
 Warn = Callable[[str], None]
