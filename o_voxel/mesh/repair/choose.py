@@ -21,7 +21,7 @@ RAGGED_JOINTS, RAGGED_RIMS = 0.01, 0.01
 BURIED = 0.02
 # Directions that look for buried faces; fewer than `remove_hidden_faces` takes, it is one question of several.
 DIRECTIONS = 64
-# Voxels along the longest side for each square root of a wanted triangle: a triangle's edge is then about four voxels.
+# Voxels along the longest side for each square root of a wanted triangle: a triangle's edge is then about three voxels.
 VOXELS_A_ROOT = 1.15
 LEAST_VOXELS, VOXEL_STEP = 160, 32
 # Holes of a ragged surface up to this part of its longest side are closed before its inside is flooded.
