@@ -7,7 +7,7 @@ from typing import Any
 from ..o_voxel.bake.bake import bake
 from ..o_voxel.bake.options import BakeOptions
 from ..o_voxel.bake.transfer import transfer_colors, transfer_textures, with_maps
-from ..o_voxel.material import TexturedMesh, UVMap
+from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, VoxelField
 from . import host
 from .asset import ALPHA, ALPHA_MODES, SAMPLES, SIZE, SIZE_OVERRIDE, SUPERSAMPLES, TEXTURE_SIZES, texture_side
@@ -85,10 +85,8 @@ class BakeTextures:
         )
         target, field = host.at_work(target), host.at_work(field)
         dense = field.mesh if isinstance(field, TexturedMesh) else host.at_work(dense)
-        faces = target.mesh.faces if target.uv_faces is None else target.uv_faces
-        uv_map = UVMap(target.uv, faces, faces.new_zeros(len(faces)))
         normals, report = target.normals, host.progress()
-        baked = bake(target.mesh, uv_map, dense, field, options, normals=normals, progress=report)
+        baked = bake(target.mesh, target.uv_map, dense, field, options, normals=normals, progress=report)
         return (host.at_rest(baked if field is not None else with_maps(target, baked)),)
 
 

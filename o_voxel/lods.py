@@ -10,8 +10,8 @@ from .bake.options import BakeOptions
 from .bake.transfer import transfer_colors, transfer_textures
 from .core.progress import Progress, scaled
 from .material import TEXTURE_CHANNELS, TexturedMesh
-from .mesh.connectivity.weld import close_vertices
 from .mesh.normals import smooth_by_angle
+from .mesh.repair.clean import weld
 from .mesh.simplify import simplify
 from .values import Mesh
 
@@ -51,7 +51,8 @@ def make_lods(
     `transfer_textures`.
     """
     levels = [mesh]
-    welded = _welded(mesh.mesh)
+    # Without the splits of vertices along seams and creases.
+    welded, _ = weld(mesh.mesh, 0.0)
     for level in range(1, options.levels):
         bar = scaled(progress, (level - 1) / (options.levels - 1), 1 / (options.levels - 1))
         faces = max(4, round(len(mesh.mesh.faces) * options.ratio**level))
@@ -82,9 +83,3 @@ def _painted(light: Mesh, source: TexturedMesh, level: int, options: LodOptions,
 def _largest_side(mesh: TexturedMesh) -> int:
     textures = [getattr(material, name) for material in mesh.materials for name in TEXTURE_CHANNELS]
     return max(max(texture.image.shape[:2]) for texture in textures if texture is not None)
-
-
-def _welded(mesh: Mesh) -> Mesh:
-    """The surface without the splits of its vertices along seams and creases."""
-    rows = close_vertices(mesh.vertices, 0.0)
-    return Mesh(mesh.vertices, rows[mesh.faces.long()].to(mesh.faces.dtype))

@@ -190,6 +190,16 @@ class TexturedMesh:
             raise ValueError("TexturedMesh.uv: expected coordinates [U, 2], because a material has a texture; got None")
 
     @property
+    def uv_rows(self) -> Tensor:
+        """The rows of `uv` at the corners of each face, [F, 3] int32 or int64."""
+        return self.mesh.faces if self.uv_faces is None else self.uv_faces
+
+    @property
+    def uv_map(self) -> UVMap:
+        """The texture coordinates, which must be there, as one chart."""
+        return UVMap(self.uv, self.uv_rows, self.uv_rows.new_zeros(len(self.uv_rows)))
+
+    @property
     def textured(self) -> bool:
         """Whether a material has a texture."""
         return any(getattr(m, name) is not None for m in self.materials for name in TEXTURE_CHANNELS)

@@ -123,7 +123,7 @@ def check_textured(source: TexturedMesh, name: str) -> None:
     if ids is not None and len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(source.materials):
         raise ValueError(f"{name}.material_ids: expected 0 to {len(source.materials) - 1}, got some outside")
     if uv is not None:
-        rows = source.mesh.faces if source.uv_faces is None else source.uv_faces
+        rows = source.uv_rows
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(uv):
             raise ValueError(f"{name}.uv_faces: expected rows of {len(uv)} coordinates, got some outside")
     for part in ("uv", "vertex_colors"):
@@ -164,8 +164,7 @@ def source_units(source: TexturedMesh) -> Tensor:
     """Returns `uv_units` [F] of a textured mesh; inf for all its faces without texture coordinates."""
     if source.uv is None:
         return source.mesh.vertices.new_full((len(source.mesh.faces),), torch.inf)
-    faces = source.mesh.faces if source.uv_faces is None else source.uv_faces
-    return uv_units(source.mesh, source.uv, faces)
+    return uv_units(source.mesh, source.uv, source.uv_rows)
 
 
 def _passes(values: Tensor) -> tuple[Tensor, ...]:

@@ -121,7 +121,7 @@ class BakeSources:
         corners = torch.cat([corners, size[:, None, None].expand(-1, 3, 1)], 2)
         progress(1.0)
         occluder = None if depth_maps is None or options.occluder is None else DenseSurface.of(options.occluder, True)
-        reach = _reach(dense, field, options)
+        reach = reach_of(dense, field, options)
         return cls(corners, surface, materials, frames, depth_maps, occluder, reach, options, backend)
 
     def layers(self) -> set[str]:
@@ -182,7 +182,8 @@ class BakeSources:
         return any(source.materials[row].occlusion_texture is not None for row in used_materials(source))
 
 
-def _reach(dense: Mesh, field: VoxelField | TexturedMesh | None, options: BakeOptions) -> float:
+def reach_of(dense: Mesh, field: VoxelField | TexturedMesh | None, options: BakeOptions) -> float:
+    """Returns how far, in world units, the dense surface (vertices [V, 3], faces [F, 3]) is searched from a sample."""
     if options.snap_distance is not None:
         return options.snap_distance
     if isinstance(field, VoxelField):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.progress import Progress, in_background, scaled
-from ..material import TexturedMesh, UVMap
+from ..material import TexturedMesh
 from ..mesh.connectivity.topology import area_vectors, check_mesh
 from ..mesh.connectivity.weld import has_border
 from ..mesh.normals import smooth_by_angle, vertex_normals
@@ -19,7 +19,7 @@ from ..voxels.sample import colored
 from .bake import UV_SLACK, bake
 from .mesh_materials import MeshMaterials, alpha_mode_of, check_textured, source_units
 from .options import BakeOptions
-from .sources import REACH
+from .sources import reach_of
 
 # Shares of the run time for progress: unwrapping and shading before the bake.
 UNWRAP_SHARE, SHADE_SHARE = 0.4, 0.05
@@ -47,8 +47,7 @@ def transfer_textures(
     """
     target = mesh if isinstance(mesh, TexturedMesh) else TexturedMesh(mesh)
     if keep_uv and _usable(target):
-        faces = target.mesh.faces if target.uv_faces is None else target.uv_faces
-        uv_map, shaded, normals = UVMap(target.uv, faces, faces.new_zeros(len(faces))), target.mesh, target.normals
+        uv_map, shaded, normals = target.uv_map, target.mesh, target.normals
         share = 0.0
     else:
         share = UNWRAP_SHARE + SHADE_SHARE
@@ -81,9 +80,9 @@ def transfer_colors(
         facing = vertex_normals(mesh) if normals is None else normals
         materials = MeshMaterials.of(source, normals=False)
         report(0.2)
-        extent = source.mesh.vertices[source.mesh.faces.long().flatten()]
-        reach = REACH * float((extent.amax(0) - extent.amin(0)).amax())
-        found = materials.find(mesh.vertices.contiguous(), facing, reach, BakeOptions().snap_min_cosine)
+        options = BakeOptions()
+        reach = reach_of(source.mesh, source, options)
+        found = materials.find(mesh.vertices.contiguous(), facing, reach, options.snap_min_cosine)
         report(0.8)
         values = materials.sample(found, facing, _vertex_sizes(mesh)).field
         made = colored(mesh, values)
@@ -133,7 +132,7 @@ def _usable(mesh: TexturedMesh) -> bool:
     """Whether the texture coordinates of `mesh` are those of an atlas."""
     if mesh.uv is None or len(mesh.mesh.faces) == 0:
         return False
-    used = mesh.uv[(mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces).long()]
+    used = mesh.uv[mesh.uv_rows.long()]
     return bool(((used >= -UV_SLACK) & (used <= 1 + UV_SLACK)).all())
 
 

@@ -123,7 +123,7 @@ def _textures(mesh: TexturedMesh) -> tuple[tuple[int, str, int, int], ...]:
 def _charts(mesh: TexturedMesh) -> int | None:
     if mesh.uv is None:
         return None
-    return len(chart_labels(mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces, len(mesh.uv)).unique())
+    return len(chart_labels(mesh.uv_rows, len(mesh.uv)).unique())
 
 
 def _count(number: int, noun: str) -> str:

@@ -57,7 +57,7 @@ def simplify(
     The same bytes each time, on one backend; another gives another mesh of the same quality. Sizes do not matter:
     lengths are taken in units of about the mean edge. Memory on the GPU: 0.25 KiB a face; on the CPU 0.3 KiB.
 
-    After Garland and Heckbert 1997, in rounds of independent collapses.
+    After Garland and Heckbert 1997, one collapse at a time or in rounds of independent ones.
     Raises ValueError for neither bound, a bound out of range, positions not finite, or faces of vertices not there.
     """
     check_mesh(mesh)

@@ -60,7 +60,7 @@ class SurfaceMaterials:
         factors = [(*m.base_color_factor, m.metallic_factor, m.roughness_factor, m.alpha_factor) for m in materials]
         cutoff = [{"OPAQUE": 0.0, "BLEND": -1.0, "MASK": m.alpha_cutoff}[m.alpha_mode] for m in materials]
         blend, mask = (torch.tensor([m.alpha_mode == mode for m in materials], device=device) for mode in SEE_THROUGH)
-        uv_faces = faces if mesh.uv_faces is None else mesh.uv_faces.long()
+        uv_faces = mesh.uv_rows.long()
         normal_tables = _packed(materials, NORMAL_SLOTS, device)
         return cls(
             material=ids,

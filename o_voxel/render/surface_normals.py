@@ -36,7 +36,7 @@ class SurfaceNormals:
         normals = None if mesh.normals is None or not smooth else mesh.normals.nan_to_num(0.0, 0.0, 0.0)
         if not mapped or not len(faces):
             return None if normals is None else cls(normals[faces], None)
-        uv_faces = faces if mesh.uv_faces is None else mesh.uv_faces.long()
+        uv_faces = mesh.uv_rows.long()
         surface = mesh.mesh
         if normals is None:
             surface = Mesh(

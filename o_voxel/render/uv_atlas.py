@@ -73,7 +73,7 @@ def _layout(mesh: TexturedMesh, material: int) -> tuple[Mesh, Tensor, Tensor]:
     if not 0 <= material < len(mesh.materials):
         raise ValueError(f"material: expected 0 to {len(mesh.materials) - 1}, got {material}")
     faces = mesh.mesh.faces
-    uv_faces = (faces if mesh.uv_faces is None else mesh.uv_faces).long()
+    uv_faces = mesh.uv_rows.long()
     if mesh.material_ids is not None:
         chosen = (mesh.material_ids == material).nonzero().squeeze(1)
         faces, uv_faces = faces[chosen], uv_faces[chosen]

@@ -169,7 +169,7 @@ def _check_values(mesh: TexturedMesh) -> None:
     if mesh.mesh.faces.device != vertices.device:
         raise ValueError(f"mesh: expected one device, got {vertices.device} and {mesh.mesh.faces.device}")
     n_vertices, n_uv, n_materials = len(vertices), 0 if uv is None else len(uv), len(mesh.materials)
-    uv_rows = None if uv is None else mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces
+    uv_rows = None if uv is None else mesh.uv_rows
     faults = {
         "mesh.vertices: expected finite positions, got nan or inf": _not_finite(vertices),
         f"mesh.faces: expected indices in [0, {n_vertices}), got some outside": _outside(mesh.mesh.faces, n_vertices),

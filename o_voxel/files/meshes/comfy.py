@@ -56,8 +56,7 @@ def to_comfy_mesh(mesh: TexturedMesh) -> ComfyMesh:
     (material,) = mesh.materials
     flat, uv, rows = mesh.mesh, None, torch.arange(len(mesh.mesh.vertices))
     if mesh.uv is not None:
-        faces = flat.faces if mesh.uv_faces is None else mesh.uv_faces
-        flat, uv, rows = unify_indices(flat, mesh.uv, faces)
+        flat, uv, rows = unify_indices(flat, mesh.uv, mesh.uv_rows)
     colors = None if mesh.vertex_colors is None else mesh.vertex_colors[rows].clone()
     if colors is not None:
         colors[:, :3] = to_linear(colors[:, :3])

@@ -127,7 +127,7 @@ def _geometry(mesh: TexturedMesh, options: SaveOptions, *, named: bool) -> Itera
         yield from _lines("v", np.concatenate([positions.numpy(), mesh.vertex_colors[:, :3].clamp(0, 1).numpy()], 1))
     corners = [mesh.mesh.faces]
     if mesh.uv is not None:
-        corners.append(mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces)
+        corners.append(mesh.uv_rows)
         yield from _lines("vt", _finite_uv(mesh.uv, corners[1]).numpy())
     shaded = with_normals(mesh, options.crease_deg)
     if shaded.normals is not None:

@@ -86,7 +86,7 @@ def with_normals(mesh: TexturedMesh, crease_deg: float | None) -> TexturedMesh:
         mesh,
         mesh=smooth,
         normals=normals,
-        uv_faces=mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces,
+        uv_faces=mesh.uv_rows,
         vertex_colors=_rows(mesh.vertex_colors, rows.vertices),
     )
 
@@ -103,8 +103,7 @@ def vertex_buffer(mesh: TexturedMesh) -> VertexBuffer:
         single, found = select_faces(mesh.mesh, every)
         uv, rows = None, found.vertices
     else:
-        corners = mesh.mesh.faces if mesh.uv_faces is None else mesh.uv_faces
-        single, uv, rows = unify_indices(mesh.mesh, mesh.uv, corners)
+        single, uv, rows = unify_indices(mesh.mesh, mesh.uv, mesh.uv_rows)
         if not bool(uv.isfinite().all()):
             raise ValueError("uv: expected finite coordinates, got NaN or infinity; unwrap the mesh again")
     normals, colors = _rows(mesh.normals, rows), _rows(mesh.vertex_colors, rows)

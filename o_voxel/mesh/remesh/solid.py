@@ -19,7 +19,7 @@ from ...ops.flood_fill import SIDE
 from ...values import Mesh
 from ..connectivity.components import face_components
 from ..connectivity.row_map import select_faces
-from ..connectivity.topology import ValidMesh, check_mesh
+from ..connectivity.topology import ValidMesh, area_vectors, check_mesh
 from ..normals import vertex_normals
 from .contour import contour
 from .narrow_band import sample_narrow_band
@@ -142,8 +142,7 @@ def _thin_middles(mesh: Mesh, index: MeshIndex, wall: float, backend: str) -> Te
     at, inward = mesh.vertices, -vertex_normals(mesh)
     rows = torch.arange(len(at), device=at.device)
     way = torch.full_like(at[:, 0], START)
-    corners = mesh.vertices[mesh.faces.long()]
-    normal = unit(cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
+    normal = unit(area_vectors(mesh.vertices, mesh.faces.long())).float()
     middles = [at[:0]]
     for _ in range(MOST_STEPS):
         found = closest_point(index, at[rows] + inward[rows] * way[:, None], wall, backend=backend)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.exact_sums import precise
 from ...core.progress import Progress, in_background
-from ...core.vectors import cross, length
+from ...core.vectors import length, unit
 from ...ops.ambient_occlusion import MARGIN, picture_axes, sphere_directions
 from ...ops.raster import rasterize
 from ...values import Mesh
 from ..connectivity.row_map import RowMap, select_faces
-from ..connectivity.topology import check_mesh
+from ..connectivity.topology import area_vectors, check_mesh
 
 DIRECTIONS = 128
 MOST_DIRECTIONS = 4096
@@ -77,16 +76,15 @@ def hidden_faces(
 
 def area_share(mesh: Mesh, mask: Tensor) -> float:
     """The part, 0 to 1, of the area of a mesh with faces [F, 3] that the faces in `mask` [F] bool have."""
-    area = length(_normals(mesh.vertices, mesh.faces.long()))
-    total = float(precise(area).sum())
-    return float(precise(area[mask]).sum()) / total if total > 0 else 0.0
+    area = length(area_vectors(mesh.vertices, mesh.faces.long()))
+    total = float(area.sum())
+    return float(area[mask].sum()) / total if total > 0 else 0.0
 
 
 def _hidden(mesh: Mesh, margin: int, directions: int, backend: str, report: Progress) -> Tensor:
     faces = mesh.faces.long()
     corners = mesh.vertices[faces]
-    middle, normal = corners.mean(1), _normals(mesh.vertices, faces)
-    normal = normal / length(normal)[:, None].clamp_min(torch.finfo(normal.dtype).tiny)
+    middle, normal = corners.mean(1), unit(area_vectors(mesh.vertices, faces)).float()
     used = torch.zeros(len(mesh.vertices), dtype=torch.bool, device=faces.device)
     used[faces.flatten()] = True
     kept = mesh.vertices[used]
@@ -110,12 +108,6 @@ def _hidden(mesh: Mesh, margin: int, directions: int, backend: str, report: Prog
         near[faces[seen].flatten()] = True
         seen = near[faces].any(1)
     return ~seen
-
-
-def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Normals [F, 3] of faces [F, 3] int64, twice their area long."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    return cross(b - a, c - a)
 
 
 def _picture_side(corners: Tensor, radius: float) -> int:

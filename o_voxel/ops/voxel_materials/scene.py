@@ -73,7 +73,7 @@ def pack_scene(mesh: TexturedMesh, grid: Grid, *, emissive: bool, normal: bool, 
         raise ValueError(f"grid: expected voxels x faces under 2^63, got {grid.shape} and {len(faces)} faces")
     triangles = mesh.mesh.vertices[faces] - torch.tensor(grid.origin, dtype=torch.float32, device=device)
     plane = plane_table(triangles)
-    uv_faces = faces if mesh.uv_faces is None else mesh.uv_faces.to(torch.int64)
+    uv_faces = mesh.uv_rows.to(torch.int64)
     uv = None if mesh.uv is None else mesh.uv[uv_faces].flatten(1)
     material = torch.zeros(len(faces), dtype=torch.int64, device=device)
     material = material if mesh.material_ids is None else mesh.material_ids.to(torch.int64)
