@@ -137,7 +137,7 @@ def make_asset(
         raise ValueError("mesh: expected a surface, got none: all faces are degenerate, or the mesh has none")
     warn = on_warning or (lambda line: None)
     made = _surface(mesh, dense, options, staged(progress, "surface"), (warn, on_choice or (lambda line: None)))
-    light, occluder = _simplified(made, options.faces, staged(progress, "simplify"))
+    light, occluder = _simplified(made.mesh, options.faces, staged(progress, "simplify"))
     light = _within(light, options.faces, warn)
     if voxels is None or options.texture_size == 0:
         return _colored(light, voxels, options, staged(progress, "bake"))
@@ -153,11 +153,9 @@ def make_asset(
     return bake(shaded, uv_map, made.detail, voxels, replace(maps, occluder=occluder), normals=normals, progress=bars)
 
 
-def _simplified(made: _Surface, faces: int, progress: Progress) -> tuple[Mesh, Mesh | None]:
+def _simplified(mesh: Mesh, faces: int, progress: Progress) -> tuple[Mesh, Mesh]:
     """Returns the mesh of at most `faces` triangles and what casts its occlusion, which needs less than every face."""
-    if made.occluder is None:
-        return simplify(made.mesh, faces, progress=progress), None
-    occluder = simplify(made.occluder, OCCLUDER * faces, progress=scaled(progress, 0.0, 0.8))
+    occluder = simplify(mesh, OCCLUDER * faces, progress=scaled(progress, 0.0, 0.8))
     return simplify(occluder, faces, progress=scaled(progress, 0.8, 0.2)), occluder
 
 
@@ -179,11 +177,10 @@ def _within(mesh: Mesh, faces: int, on_warning: Callable[[str], None]) -> Mesh:
 
 @dataclass(frozen=True, eq=False)
 class _Surface:
-    """mesh: what is simplified.  detail: what is baked from.  occluder: `mesh`, where it is its own occluder."""
+    """mesh: what is simplified.  detail: what is baked from."""
 
     mesh: Mesh
     detail: Mesh
-    occluder: Mesh | None = None
 
 
 def _surface(
@@ -216,7 +213,7 @@ def _surface(
         for line in report.lines(f"{options.min_wall_mm:g} mm"):
             log.warning(line)
             on_warning(line)
-    return _Surface(made, dense, made)
+    return _Surface(made, dense)
 
 
 def _colored(

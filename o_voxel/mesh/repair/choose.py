@@ -32,7 +32,7 @@ GAP = 0.025
 class SurfaceFigures:
     """What a surface is like. parts: sets of connected faces.  rims: share of edges with one face, after cleaning.
     joints: share of edges with more than two faces, before cleaning.  buried: share of the area that is not seen from
-    outside; None if not measured. Shares are 0 to 1.
+    outside, below BURIED an upper bound; None if not measured. Shares are 0 to 1.
     """
 
     parts: int
@@ -46,7 +46,8 @@ class SurfaceFigures:
         return self.joints >= RAGGED_JOINTS and self.rims >= RAGGED_RIMS
 
     def __str__(self) -> str:
-        buried = "" if self.buried is None else f", {self.buried:.1%} of the area hidden"
+        share = "" if self.buried is None else f"{self.buried:.1%}" if self.buried >= BURIED else f"under {BURIED:.0%}"
+        buried = f", {share} of the area hidden" if share else ""
         return (
             f"{self.parts:,} part{'' if self.parts == 1 else 's'}, {self.rims:.1%} open and {self.joints:.1%} "
             f"non-manifold edges{buried}"
@@ -85,7 +86,8 @@ def choose_surface(raw: Mesh, cleaned: Mesh, *, progress: Progress = silent) -> 
         return Choice("outer shell", f"outer shell chosen: {figures}")
     if figures.parts == 1 and figures.joints == 0:  # one sheet or solid hides nothing of itself but folds
         return Choice("cleaned", f"surface kept as cleaned: {figures}")
-    hidden = hidden_faces(cleaned, directions=DIRECTIONS, progress=scaled(progress, 0.1, 0.8))
+    bar = scaled(progress, 0.1, 0.8)
+    hidden = hidden_faces(cleaned, directions=DIRECTIONS, enough=1 - BURIED, progress=bar)
     buried = area_share(cleaned, hidden)
     figures = SurfaceFigures(figures.parts, figures.rims, figures.joints, buried)
     if buried < BURIED:

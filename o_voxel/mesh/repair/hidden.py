@@ -7,6 +7,8 @@ on the nearest surface, which finds the faces that are smaller than a pixel.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ LEAST_SIDE, MOST_SIDE = 128, 1024
 UNDER = 0.5
 # Smallest cosine between a face and the direction: nearer to the silhouette a pixel spans much depth.
 MIN_COSINE = 0.5
+# Directions between two questions whether enough is seen: each waits for the device.
+LOOKS = 8
 # For the estimate of the time, on two CPU cores.
 FACES_A_SECOND = 20_000_000
 
@@ -59,10 +63,15 @@ def hidden_faces(
     margin: int = 1,
     *,
     directions: int = DIRECTIONS,
+    enough: float = 1.0,
     progress: Progress | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Mask [F] bool of the faces that `remove_hidden_faces` removes from a mesh with faces [F, 3]."""
+    """Mask [F] bool of the faces that `remove_hidden_faces` removes from a mesh with faces [F, 3].
+
+    enough: part of the area, 0 to 1; once this much is seen no further direction is looked from, and the mask may hold
+    faces that another one would have seen.
+    """
     if margin < 0:
         raise ValueError(f"margin: expected 0 rings or more, got {margin}")
     if not 1 <= directions <= MOST_DIRECTIONS:
@@ -71,7 +80,8 @@ def hidden_faces(
     if len(mesh.faces) == 0:
         return torch.zeros(0, dtype=torch.bool, device=mesh.faces.device)
     seconds = 0.5 + directions * len(mesh.faces) / FACES_A_SECOND
-    return in_background(lambda report: _hidden(checked, margin, directions, backend, report), progress, seconds)
+    axes = picture_axes(_scattered(sphere_directions(directions))).tolist()
+    return in_background(lambda report: _hidden(checked, margin, axes, enough, backend, report), progress, seconds)
 
 
 def area_share(mesh: Mesh, mask: Tensor) -> float:
@@ -81,10 +91,22 @@ def area_share(mesh: Mesh, mask: Tensor) -> float:
     return float(area[mask].sum()) / total if total > 0 else 0.0
 
 
-def _hidden(mesh: Mesh, margin: int, directions: int, backend: str, report: Progress) -> Tensor:
+def _scattered(directions: Tensor) -> Tensor:
+    """`directions` [N, 3] in an order whose first few already look from all around."""
+    count = len(directions)
+    step = next(step for step in range(max(1, round(0.618 * count)), count + 2) if math.gcd(step, count) == 1)
+    return directions[torch.arange(count) * step % count]
+
+
+def _hidden(
+    mesh: Mesh, margin: int, axes: list[list[list[float]]], enough: float, backend: str, report: Progress
+) -> Tensor:
+    """axes: right, up and towards the viewer of each picture, as `picture_axes`."""
     faces = mesh.faces.long()
     corners = mesh.vertices[faces]
-    middle, normal = corners.mean(1), unit(area_vectors(mesh.vertices, faces)).float()
+    across = area_vectors(mesh.vertices, faces)
+    middle, normal, area = corners.mean(1), unit(across).float(), length(across)
+    wanted = enough * float(area.sum())
     used = torch.zeros(len(mesh.vertices), dtype=torch.bool, device=faces.device)
     used[faces.flatten()] = True
     kept = mesh.vertices[used]
@@ -96,13 +118,14 @@ def _hidden(mesh: Mesh, margin: int, directions: int, backend: str, report: Prog
     points, middle = (mesh.vertices - centre) / radius, (middle - centre) / radius
     points = torch.where(used[:, None], points, 0.0)
     seen = torch.zeros(len(faces), dtype=torch.bool, device=faces.device)
-    axes = picture_axes(sphere_directions(directions)).tolist()
     for done, picture in enumerate(axes):
         raster = rasterize(_turned(points, picture), mesh.faces, (side, side), backend=backend)
         seen[raster.face[raster.face >= 0].long()] = True
         rows = (~seen).nonzero().squeeze(1)
         seen[rows] = _on_top(_turned(middle[rows], picture), normal[rows], picture[2], raster.depth)
         report((done + 1) / len(axes))
+        if enough < 1 and done % LOOKS == LOOKS - 1 and float(area[seen].sum()) > wanted:
+            break
     for _ in range(margin):
         near = torch.zeros_like(used)
         near[faces[seen].flatten()] = True

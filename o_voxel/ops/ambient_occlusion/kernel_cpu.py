@@ -48,22 +48,25 @@ def look_up(depth, axes, center, radius, points, normals, flat, reach, share):
     half, one = np.float32(side / 2), np.float32(1)
     scale, pixel = one / radius[0], np.float32(2) * radius[0] / np.float32(side)
     bias, least = np.float32(BIAS_PIXELS) * pixel, np.float32(MIN_COSINE)
-    for p in range(len(points)):
-        light, whole = np.float32(0), np.float32(0)
-        x, y, z = points[p, 0] - center[0], points[p, 1] - center[1], points[p, 2] - center[2]
-        nx, ny, nz = flat[p, 0], flat[p, 1], flat[p, 2]
-        for k in range(len(depth)):
-            right, up, towards = axes[k]
-            cosine = normals[p, 0] * towards[0] + normals[p, 1] * towards[1] + normals[p, 2] * towards[2]
-            steepness = nx * towards[0] + ny * towards[1] + nz * towards[2]
+    light, whole = np.zeros(len(points), np.float32), np.zeros(len(points), np.float32)
+    # Map by map: near points read near pixels, and all maps together are far larger than a cache.
+    for k in range(len(depth)):
+        rx, ry, rz = axes[k, 0, 0], axes[k, 0, 1], axes[k, 0, 2]
+        ux, uy, uz = axes[k, 1, 0], axes[k, 1, 1], axes[k, 1, 2]
+        tx, ty, tz = axes[k, 2, 0], axes[k, 2, 1], axes[k, 2, 2]
+        for p in range(len(points)):
+            nx, ny, nz = flat[p, 0], flat[p, 1], flat[p, 2]
+            cosine = normals[p, 0] * tx + normals[p, 1] * ty + normals[p, 2] * tz
+            steepness = nx * tx + ny * ty + nz * tz
             if not (steepness > least and cosine > 0):
                 continue
-            column = ((x * right[0] + y * right[1] + z * right[2]) * scale + one) * half - np.float32(0.5)
-            row = (one - (x * up[0] + y * up[1] + z * up[2]) * scale) * half - np.float32(0.5)
-            height = x * towards[0] + y * towards[1] + z * towards[2]
+            x, y, z = points[p, 0] - center[0], points[p, 1] - center[1], points[p, 2] - center[2]
+            column = ((x * rx + y * ry + z * rz) * scale + one) * half - np.float32(0.5)
+            row = (one - (x * ux + y * uy + z * uz) * scale) * half - np.float32(0.5)
+            height = x * tx + y * ty + z * tz
             slope = pixel / steepness
-            right_slope = -(nx * right[0] + ny * right[1] + nz * right[2]) * slope
-            down_slope = (nx * up[0] + ny * up[1] + nz * up[2]) * slope
+            right_slope = -(nx * rx + ny * ry + nz * rz) * slope
+            down_slope = (nx * ux + ny * uy + nz * uz) * slope
             left, top = np.int64(np.floor(column)), np.int64(np.floor(row))
             seen = np.float32(0)
             for tap in range(4):
@@ -75,6 +78,7 @@ def look_up(depth, axes, center, radius, points, normals, flat, reach, share):
                     if rise > bias and rise < reach:
                         continue
                 seen += weight
-            light += cosine * seen
-            whole += cosine
-        share[p] = light / whole if whole > 0 else one
+            light[p] += cosine * seen
+            whole[p] += cosine
+    for p in range(len(points)):
+        share[p] = light[p] / whole[p] if whole[p] > 0 else one

@@ -73,10 +73,11 @@ def _edges(corners, i, j, k):
 @_compiled
 def find_boxes(corners, faces, height, width, first, last, boxes, counts):
     """Writes boxes [F, 4] int32 (x0, y0, x1, y1) of faces first to last, and counts the faces per band [B]."""
+    over, under = np.empty(3, np.int64), np.empty(3, np.int64)
     for f in range(first, last):
         boxes[f] = 0
         low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
-        over, under = np.zeros(3, np.int64), np.zeros(3, np.int64)
+        over[:], under[:] = 0, 0
         behind = 0
         for corner in range(3):
             v = faces[f, corner]

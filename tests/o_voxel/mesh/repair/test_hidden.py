@@ -4,6 +4,7 @@ import pytest
 import torch
 import trimesh
 from comfyui_trellis2.o_voxel.mesh.connectivity.row_map import select_faces
+from comfyui_trellis2.o_voxel.mesh.repair import hidden
 from comfyui_trellis2.o_voxel.mesh.repair.hidden import area_share, hidden_faces, remove_hidden_faces
 from comfyui_trellis2.o_voxel.values import Mesh
 
@@ -22,11 +23,11 @@ def test_an_opening_shows_it():
     outer = sphere(3)
     top = outer.vertices[outer.faces.long()].mean(1)[:, 2] > 0.5
     both = stack(select_faces(outer, ~top)[0], sphere(2, 0.5))
-    hidden = hidden_faces(both, directions=64)
+    unseen = hidden_faces(both, directions=64)
     middle = both.vertices[both.faces.long()].mean(1)
     upper = (middle.norm(dim=1) < 0.6) & (middle[:, 2] > 0.2)
-    assert upper.any() and not hidden[upper].any()
-    assert not hidden[: int((~top).sum())].any()
+    assert upper.any() and not unseen[upper].any()
+    assert not unseen[: int((~top).sum())].any()
 
 
 def test_what_is_buried_in_two_boxes():
@@ -77,3 +78,15 @@ def test_cancel():
 
     with pytest.raises(InterruptedError):
         remove_hidden_faces(box(), progress=stop)
+
+
+def test_enough_stops_early_and_hides_no_less(monkeypatch):
+    both, drawn = stack(sphere(3), sphere(2, 0.5)), []
+    real = hidden.rasterize
+    monkeypatch.setattr(hidden, "rasterize", lambda *a, **k: drawn.append(0) or real(*a, **k))
+    every = hidden_faces(both, directions=64)
+    assert len(drawn) == 64
+    drawn.clear()
+    some = hidden_faces(both, directions=64, enough=0.7)
+    assert len(drawn) < 32
+    assert bool((every <= some).all()) and area_share(both, some) <= 0.3
