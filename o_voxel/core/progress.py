@@ -5,10 +5,12 @@ A callback receives the fraction done, 0 to 1; it may raise to cancel the work.
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -24,6 +26,11 @@ POLL = 0.3
 # The largest fraction that a report reaches before the work ends, and the one that the creep goes to beyond it.
 ALMOST = 0.98
 CREPT = 0.999
+# How long the end of the process waits for work in the background to notice, seconds.
+EXIT_WAIT = 10.0
+
+# The threads at work, and the event that tells each of them to end.
+_running: dict[threading.Thread, threading.Event] = {}
 
 
 def silent(fraction: float) -> None:
@@ -79,10 +86,14 @@ def in_background(work: Callable[[Progress], T], progress: Progress | None, seco
         except BaseException as error:  # noqa: BLE001 raised again in the caller's thread
             outcome.append((None, error))
         finally:
+            _running.pop(threading.current_thread(), None)
             reports.put(None)
 
-    # A daemon: an abandoned call does not keep the process from ending.
-    threading.Thread(target=run, name="o_voxel work", daemon=True).start()
+    _end_at_exit()
+    # A daemon: an abandoned call does not keep the process from ending for longer than EXIT_WAIT.
+    thread = threading.Thread(target=run, name="o_voxel work", daemon=True)
+    _running[thread] = left
+    thread.start()
     try:
         _pass_on(reports, progress, seconds)
     except BaseException:
@@ -93,6 +104,22 @@ def in_background(work: Callable[[Progress], T], progress: Progress | None, seco
         raise error
     progress(1.0)
     return result
+
+
+@cache
+def _end_at_exit() -> None:
+    """Has the end of the process tell the threads at work to end, and wait for them: one that still runs torch's C++
+    when Python takes its locks away aborts the process."""
+
+    def end_all() -> None:
+        threads = list(_running)
+        for left in list(_running.values()):
+            left.set()
+        until = time.monotonic() + EXIT_WAIT
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    atexit.register(end_all)
 
 
 def _pass_on(reports: SimpleQueue, progress: Progress, seconds: float) -> None:

@@ -123,7 +123,11 @@ def _textures(mesh: TexturedMesh) -> tuple[tuple[int, str, int, int], ...]:
 def _charts(mesh: TexturedMesh) -> int | None:
     if mesh.uv is None:
         return None
-    return len(chart_labels(mesh.uv_rows, len(mesh.uv)).unique())
+    # Files split vertices at shading creases too: a corner is its place on the surface and on the atlas.
+    place = close_vertices(mesh.mesh.vertices, 0.0)[mesh.mesh.faces.long()]
+    texel = mesh.uv.contiguous().view(torch.int64).squeeze(1).unique(return_inverse=True)[1][mesh.uv_rows.long()]
+    _, corner = (place * len(mesh.uv) + texel).unique(return_inverse=True)
+    return len(chart_labels(corner, int(corner.max()) + 1 if corner.numel() else 0).unique())
 
 
 def _count(number: int, noun: str) -> str:

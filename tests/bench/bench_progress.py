@@ -178,6 +178,11 @@ def cases(inputs: Inputs) -> dict[str, Callable[[], Callable[[], object]]]:
             lambda: made["T2Remesh"].remesh(inputs.dense, "outer shell", size), "dense"
         ),
         "Remesh, both": lambda: with_inputs(lambda: made["T2Remesh"].remesh(inputs.dense, "both sides", size), "dense"),
+        "Remove Hidden Faces": lambda: with_inputs(
+            lambda: made["T2RemoveHiddenFaces"].remove(inputs.dense, 1, 128), "dense"
+        ),
+        "Smooth Mesh": lambda: with_inputs(lambda: made["T2SmoothMesh"].smooth(inputs.dense, 10, 0.5, 60.0), "dense"),
+        "Collision Mesh": lambda: with_inputs(lambda: made["T2CollisionMesh"].make(inputs.light, 1, 0.05), "light"),
         "Unwrap": lambda: with_inputs(lambda: made["T2Unwrap"].unwrap(inputs.light, TEXTURE, 2, 60.0), "light"),
         "Bake Textures": lambda: with_inputs(
             lambda: made["T2BakeTextures"].bake(
@@ -186,6 +191,19 @@ def cases(inputs: Inputs) -> dict[str, Callable[[], Callable[[], object]]]:
             "unwrapped",
             "dense",
             "field",
+        ),
+        "Transfer Textures": lambda: with_inputs(
+            lambda: made["T2TransferTextures"].transfer(
+                inputs.unwrapped, inputs.baked, "textures", TEXTURE, True, False, "1", 2, 60.0, "auto", 0.0
+            ),
+            "unwrapped",
+            "baked",
+        ),
+        "Save for Engine": lambda: with_inputs(
+            lambda: made["T2SaveForEngine"].save(
+                inputs.baked, "3d/engine", 3, 0.5, "a file per level", "base", "opengl", 1.0
+            ),
+            "baked",
         ),
         "Game-Ready Asset": lambda: with_inputs(
             lambda: made["T2GameReadyAsset"].make(

@@ -1,6 +1,8 @@
 """Every function with progress: fractions that rise to 1, a cancel that leaves nothing behind, the same bytes."""
 
 import dataclasses
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -234,6 +236,30 @@ class TestInBackground:
         resumed.set()
         assert ends.wait(20)
         assert reached == []
+
+    def test_the_process_does_not_end_in_the_middle_of_it(self, tmp_path):
+        root, note = Path(__file__).resolve().parents[2], tmp_path / "ended"
+        script = f"""
+import importlib.util, sys, time
+sys.path[:] = filter(None, sys.path)
+spec = importlib.util.spec_from_file_location("progress", {str(root / "o_voxel/core/progress.py")!r})
+module = importlib.util.module_from_spec(spec)
+sys.modules["progress"] = module
+spec.loader.exec_module(module)
+def work(report):
+    try:
+        while True:
+            report(0.5)
+            time.sleep(0.05)
+    finally:
+        time.sleep(0.3)
+        open({str(note)!r}, "w").close()
+def cancel(fraction):
+    raise SystemExit(0)
+module.in_background(work, cancel, 1.0)
+"""
+        assert subprocess.run([sys.executable, "-c", script], timeout=100, check=False).returncode == 0
+        assert note.exists()
 
     def test_errors_of_the_work_propagate(self):
         with pytest.raises(ValueError, match="wrong"):

@@ -81,6 +81,15 @@ def test_textures_and_charts():
     assert "material 0, base color: 8 × 4" in info.lines()
 
 
+def test_charts_do_not_end_where_a_file_splits_its_vertices():
+    flat = sheet(2)
+    alone = flat.vertices[flat.faces.long()].view(-1, 3)
+    split = Mesh(alone, torch.arange(len(alone), dtype=torch.int32).view(-1, 3))
+    assert mesh_info(TexturedMesh(split, (Material(),), uv=alone[:, :2].contiguous())).charts == 1
+    moved = alone[:, :2] + (torch.arange(len(alone)) >= 6)[:, None].float()
+    assert mesh_info(TexturedMesh(split, (Material(),), uv=moved.contiguous())).charts == 2
+
+
 def test_a_broken_mesh_is_refused():
     with pytest.raises(ValueError, match="finite"):
         mesh_info(Mesh(torch.full((3, 3), torch.nan), torch.tensor([[0, 1, 2]])))
