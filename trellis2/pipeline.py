@@ -106,6 +106,21 @@ class Pipeline:
         )
         return guided
 
+    def integrated(self, integrator: str) -> Pipeline:
+        """Returns a pipeline over the same networks whose samplers integrate by `integrator`, see `integrate`."""
+
+        def by(sampler: SamplerConfig) -> SamplerConfig:
+            return replace(sampler, params=replace(sampler.params, integrator=integrator))
+
+        other = copy(self)
+        other.config = replace(
+            self.config,
+            sparse_structure_sampler=by(self.config.sparse_structure_sampler),
+            shape_slat_sampler=by(self.config.shape_slat_sampler),
+            tex_slat_sampler=by(self.config.tex_slat_sampler),
+        )
+        return other
+
     def watched(self, watch: Watch) -> Pipeline:
         """Returns a pipeline over the same networks whose `run` calls watch(stage, result) after the stages
         "structure", "shape" and "cascade"; it may raise to cancel."""

@@ -60,6 +60,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="extrapolate every second step: about half the time, slightly different results",
     )
+    generate.add_argument(
+        "--sampler",
+        choices=("euler", "heun", "rk4"),
+        default="euler",
+        help="one (euler, as published), two (heun) or four (rk4) runs of the network a step",
+    )
     add_asset_options(generate, None, "make finished assets (default: the decoded surface with vertex colours)")
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
 
@@ -79,6 +85,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     check_output(arguments.output, MESH_SUFFIXES)
     check_device(arguments.device)
+    if arguments.step_cache and arguments.sampler != "euler":
+        raise ValueError(f"--step-cache: expected --sampler euler, got {arguments.sampler}; leave one of them out")
     # Pipeline.load opens it again; here what is wrong is said before the pictures are cut.
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
@@ -99,7 +107,7 @@ def _generate(arguments: argparse.Namespace) -> int:
             print(f"{path}: not sure: {cut.warning}")
     residency = choose_residency(arguments.vram, arguments.device or default_device())
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
-    assets = pipeline.run(
+    assets = pipeline.integrated(arguments.sampler).run(
         [pictures] if arguments.views else [[picture] for picture in pictures],
         pipeline_type=RESOLUTIONS.get(arguments.resolution),
         seed=arguments.seed,
