@@ -221,7 +221,9 @@ def test_where_a_run_begins(pipeline, monkeypatch):
 def saved(tiny, tmp_path_factory):
     """(a file of one small object, the mesh file that this process decodes it to, its picture)"""
     folder = tmp_path_factory.mktemp("saved")
-    Image.new("RGBA", (64, 64), (200, 40, 30, 255)).save(folder / "a.png")
+    picture = Image.new("RGBA", (64, 64))
+    picture.paste((200, 40, 30, 255), (16, 16, 48, 48))
+    picture.save(folder / "a.png")
     patch = pytest.MonkeyPatch()
     found = stages.occupied_voxels
     patch.setattr(stages, "occupied_voxels", lambda *given: [voxels[:20] for voxels in found(*given)])
