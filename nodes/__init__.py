@@ -8,6 +8,7 @@ from .engine import CollisionMesh, SaveForEngine
 from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
+from .latents import LoadLatent, SaveLatent
 from .mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from .model import LoadModel, SamplerSettings
 from .preview import MeshInfo, RenderPreview, UVAtlas
@@ -52,6 +53,8 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2VoxelsToMesh": (VoxelsToMesh, "O-Voxel to Mesh (TRELLIS.2)"),
     "T2LoadVoxels": (LoadVoxels, "Load O-Voxel (TRELLIS.2)"),
     "T2SaveVoxels": (SaveVoxels, "Save O-Voxel (TRELLIS.2)"),
+    "T2LoadLatent": (LoadLatent, "Load Latent (TRELLIS.2)"),
+    "T2SaveLatent": (SaveLatent, "Save Latent (TRELLIS.2)"),
     "T2ToComfyMesh": (ToComfyMesh, "To ComfyUI Mesh (TRELLIS.2)"),
     "T2FromComfyMesh": (FromComfyMesh, "From ComfyUI Mesh (TRELLIS.2)"),
     "T2ToTrimesh": (ToTrimesh, "To Trimesh (TRELLIS.2)"),

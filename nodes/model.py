@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from ..trellis2.capabilities import device_problem
+from ..trellis2.checkpoint.config import INTEGRATORS, ConfigError, check_times
 from ..trellis2.checkpoint.layouts import Checkpoint
 from ..trellis2.models import Backends
 from ..trellis2.ops.attention import BACKENDS as ATTENTION
@@ -12,11 +15,20 @@ from ..trellis2.ops.quantized_linear import FORMATS
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.runtime.streaming import VRAM_MODES
 from . import host
-from .sockets import PIPELINE, SAMPLER, SamplerOverrides
+from .sockets import PIPELINE, SAMPLER, SIGMAS, SamplerOverrides
 from .widgets import FROM_MODEL, MODEL_GROUP, STEP_CACHE, override
 
 PRECISIONS = ["auto", "bfloat16", "float16", "float32"]
 QUANTIZATIONS = ["none", *FORMATS]
+FLOAT32_DIGITS = 7
+INTEGRATOR = (
+    "How a step is taken. euler: one run of the network a step, as the published model; heun: two (2 x steps - 1); "
+    "rk4: four (4 x steps - 1); twice as many where guidance applies. step_cache needs euler."
+)
+SCHEDULE = (
+    "Optional: the times of the steps, from 1 to 0, in place of rescale_t and of the stage's steps: any SIGMAS of a "
+    "flow model, e.g. of Karras Scheduler with sigma_max 1."
+)
 # Smaller values would put nearly all steps at the end of the schedule.
 LEAST_SHIFT = 0.1
 
@@ -106,14 +118,14 @@ class SamplerSettings:
 
     CATEGORY = MODEL_GROUP
     DESCRIPTION = (
-        "Guidance rescale, guidance interval, schedule and step cache of one stage; connect it to the stage's sampler "
-        "input."
+        "Guidance rescale, guidance interval, schedule, step cache and integrator of one stage; connect it to the "
+        "stage's sampler input."
     )
     FUNCTION = "settings"
     RETURN_TYPES = (SAMPLER,)
     RETURN_NAMES = ("sampler",)
     OUTPUT_TOOLTIPS = ("Settings for the sampler input of one stage, or of several.",)
-    SEARCH_ALIASES = ("sampler", "guidance rescale", "cfg rescale", "schedule", "step cache", "speed up")
+    SEARCH_ALIASES = ("sampler", "guidance rescale", "cfg rescale", "schedule", "step cache", "heun", "rk4", "sigmas")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -141,7 +153,11 @@ class SamplerSettings:
                     {"default": FROM_MODEL, "min": FROM_MODEL, "max": 20.0, "step": 0.1, "tooltip": shift},
                 ),
             },
-            "optional": {"step_cache": STEP_CACHE},
+            "optional": {
+                "step_cache": STEP_CACHE,
+                "integrator": (list(INTEGRATORS), {"default": "euler", "tooltip": INTEGRATOR, "advanced": True}),
+                "sigmas": (SIGMAS, {"tooltip": SCHEDULE}),
+            },
         }
 
     def settings(
@@ -151,10 +167,34 @@ class SamplerSettings:
         interval_end: float,
         rescale_t: float,
         step_cache: bool = False,
+        integrator: str = "euler",
+        sigmas: Any = None,
     ) -> tuple[SamplerOverrides]:
         if 0 <= interval_end < interval_start:
             raise ValueError(f"interval: expected start <= end, got {interval_start} and {interval_end}")
         if 0 <= rescale_t < LEAST_SHIFT:
             raise ValueError(f"rescale_t: expected at least {LEAST_SHIFT}, or -1 for the model's own, got {rescale_t}")
+        if step_cache and integrator != "euler":
+            raise ValueError(f"step_cache: expected integrator euler, got {integrator}; switch the step cache off")
         numbers = (guidance_rescale, interval_start, interval_end, rescale_t)
-        return (SamplerOverrides(*map(override, numbers), step_cache=step_cache),)
+        times = None if sigmas is None else schedule_of(sigmas)
+        return (SamplerOverrides(*map(override, numbers), step_cache, integrator, times),)
+
+
+def schedule_of(sigmas: Any) -> tuple[float, ...]:
+    """Returns ComfyUI's SIGMAS [steps + 1] of a flow model as times from 1 to 0.
+
+    They are float32: of each, seven digits are taken, so that 0.6 is the 0.6 of a guidance interval. Raises ValueError
+    for anything else, such as sigmas of other models, and a part of a schedule.
+    """
+    if not isinstance(sigmas, Tensor) or sigmas.ndim != 1 or not sigmas.isfinite().all():
+        got = f"a tensor {list(sigmas.shape)}" if isinstance(sigmas, Tensor) else type(sigmas).__name__
+        raise ValueError(f"sigmas: expected ComfyUI's SIGMAS, a list of finite numbers, got {got}")
+    times = tuple(round(float(sigma), FLOAT32_DIGITS) for sigma in sigmas)
+    try:
+        check_times(times)
+    except ConfigError as error:
+        raise ValueError(
+            f"sigmas, {error}; connect a whole schedule of a flow model, such as Karras Scheduler's with sigma_max 1"
+        ) from error
+    return times

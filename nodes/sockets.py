@@ -25,13 +25,18 @@ class PreparedImages:
 
 @dataclass(frozen=True)
 class SamplerOverrides:
-    """Overrides of a checkpoint's sampling settings in one stage; None: the checkpoint's. See `SamplerParams`."""
+    """Overrides of a checkpoint's sampling settings in one stage; None: the checkpoint's. See `SamplerParams`.
+
+    times: replace the steps of the stage too.
+    """
 
     guidance_rescale: float | None = None
     interval_start: float | None = None
     interval_end: float | None = None
     rescale_t: float | None = None
     step_cache: bool = False
+    integrator: str = "euler"
+    times: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ ANY_MESH = f"{MESH},{TEXTURED_MESH}"
 # Sockets of ComfyUI and other packs, with their values.
 COMFY_MESH = "MESH"
 TRIMESH = "TRIMESH"
+SIGMAS = "SIGMAS"
 COMFY_CAMERA = "LOAD3D_CAMERA"
 
 VALUES: dict[str, type] = {

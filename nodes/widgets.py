@@ -123,7 +123,7 @@ def guidance(published: float) -> tuple[str, dict[str, Any]]:
 
 def settings() -> tuple[str, dict[str, Any]]:
     """The optional sampler settings socket of a stage."""
-    tooltip = "Optional: guidance rescale, interval, schedule and step cache of this stage. Default: the checkpoint's."
+    tooltip = "Optional: guidance rescale, interval, schedule, step cache, integrator of this stage, else as published."
     return (SAMPLER, {"tooltip": tooltip})
 
 
@@ -149,6 +149,9 @@ def configured(
         guidance_interval=(start, end),
         rescale_t=_either(sampler.rescale_t, params.rescale_t),
         step_cache=sampler.step_cache,
+        integrator=sampler.integrator,
+        times=sampler.times,
+        steps=params.steps if sampler.times is None else len(sampler.times) - 1,
     )
     return replace(base, params=params)
 

@@ -161,6 +161,40 @@ def low_vram(types: Types) -> Canvas:
     return canvas
 
 
+def latents(types: Types) -> Canvas:
+    """A shape is saved; un-muted, it is loaded and textured by another picture."""
+    canvas = _canvas("latents", types)
+    with canvas.group("1. Model and picture", BLUE):
+        model = canvas.add("T2LoadModel", model=MINI)
+        images = _picture(canvas)
+        condition = canvas.add("T2ImageCondition", pipeline=model["pipeline"], images=images["images"])
+    wires = {"pipeline": model["pipeline"], "condition": condition["condition"]}
+    with canvas.group("2. Shape", GREEN):
+        structure = canvas.add("T2SampleStructure", **wires)
+        shape = canvas.add("T2SampleShape", **wires, structure=structure["structure"])
+    with canvas.group("3. Materials", PURPLE):
+        texture = canvas.add("T2SampleTexture", **wires, shape=shape["shape"])
+        decoded = canvas.add(
+            "T2DecodeMesh", pipeline=model["pipeline"], shape=shape["shape"], texture=texture["texture"]
+        )
+    with canvas.group("4. Files", ORANGE):
+        canvas.add("T2SaveLatent", structure=structure["structure"], shape=shape["shape"], texture=texture["texture"])
+        _save_raw(canvas, decoded)
+    with canvas.group("Later: mute 2 to 4, un-mute this, choose the file and another picture or seed", GREY):
+        loaded = canvas.add("T2LoadLatent", muted=True)
+        again = canvas.add("T2SampleTexture", muted=True, **wires, shape=loaded["shape"], seed=7)
+        other = canvas.add(
+            "T2DecodeMesh",
+            muted=True,
+            pipeline=model["pipeline"],
+            shape=loaded["shape"],
+            texture=again["texture"],
+        )
+        saved = canvas.add("T2SaveGLB", muted=True, mesh=other["mesh"], voxels=other["voxels"])
+        canvas.add("Preview3D", muted=True, model_file=saved["model_file"])
+    return canvas
+
+
 WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
     own_photo_to_asset,
     image_to_3d_one_node,
@@ -170,6 +204,7 @@ WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
     game_ready_asset,
     print_3d,
     low_vram,
+    latents,
 )
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from PIL import Image
 from torch import nn
@@ -22,7 +23,7 @@ from .networks import Networks
 from .runtime.residency import Residency, default_device, default_dtype
 from .runtime.streaming import choose_residency
 from .sampling import stages
-from .values import Asset, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
+from .values import Asset, ImageCondition, Latents, Made, ShapeLatent, SparseStructure, TextureLatent
 
 MAX_TOKENS = 49152
 
@@ -50,6 +51,7 @@ class Pipeline:
         self.checkpoint = checkpoint
         self.config: PipelineConfig = checkpoint.config
         self._watch: Watch | None = None
+        self._start: Latents | None = None
         residency = residency or choose_residency(vram, default_device())
         problem = device_problem(residency.device, dtype, checkpoint.quantization)
         if problem is not None:
@@ -93,18 +95,12 @@ class Pipeline:
     ) -> Pipeline:
         """Returns a pipeline over the same networks with other guidance strengths; None: the checkpoint's."""
 
-        def strengthened(sampler: SamplerConfig, strength: float | None) -> SamplerConfig:
-            params = sampler.params
-            return sampler if strength is None else replace(sampler, params=replace(params, guidance_strength=strength))
+        strengths = (structure, shape, texture)
+        return self._sampling(*({} if value is None else {"guidance_strength": value} for value in strengths))
 
-        guided = copy(self)
-        guided.config = replace(
-            self.config,
-            sparse_structure_sampler=strengthened(self.config.sparse_structure_sampler, structure),
-            shape_slat_sampler=strengthened(self.config.shape_slat_sampler, shape),
-            tex_slat_sampler=strengthened(self.config.tex_slat_sampler, texture),
-        )
-        return guided
+    def integrated(self, integrator: str) -> Pipeline:
+        """Returns a pipeline over the same networks whose samplers integrate by `integrator`, see `integrate`."""
+        return self._sampling(*[{"integrator": integrator}] * 3)
 
     def watched(self, watch: Watch) -> Pipeline:
         """Returns a pipeline over the same networks whose `run` calls watch(stage, result) after the stages
@@ -112,6 +108,13 @@ class Pipeline:
         watched = copy(self)
         watched._watch = watch
         return watched
+
+    def starting_from(self, latents: Latents) -> Pipeline:
+        """Returns a pipeline over the same networks whose `sample` and `run` keep the structure and the shape of
+        `latents` and begin after them; a texture is sampled anew."""
+        other = copy(self)
+        other._start = latents
+        return other
 
     def unload(self) -> None:
         """Drops the loaded networks; later stages load them again."""
@@ -157,9 +160,10 @@ class Pipeline:
         for a grid on which the checkpoint samples no shape."""
         self.capabilities.check_structure(resolution)
         sampler = sampler or self.config.sparse_structure_sampler
-        return stages.sample_structure(
+        structure = stages.sample_structure(
             self.networks, condition, sampler, seed=seed, resolution=resolution, progress=progress
         )
+        return replace(structure, made=self._made((), "structure", seed, sampler))
 
     def sample_shape(
         self,
@@ -174,7 +178,8 @@ class Pipeline:
         1024 one. Raises ValueError if the checkpoint lacks its network, or the condition its tokens or objects."""
         self.capabilities.check_shape(structure.resolution * stages.LATENT_STRIDE)
         sampler = sampler or self.config.shape_slat_sampler
-        return stages.sample_shape(self.networks, condition, structure, sampler, seed=seed, progress=progress)
+        shape = stages.sample_shape(self.networks, condition, structure, sampler, seed=seed, progress=progress)
+        return replace(shape, made=self._made(structure.made, "shape", seed, sampler))
 
     def cascade_shape(
         self,
@@ -190,16 +195,18 @@ class Pipeline:
         """Samples the shape latent [T, C] fp32 again for a finer surface. resolution: voxels a side, lowered for each
         object until its latent has fewer than max_tokens voxels. Raises the errors of `sample_shape`."""
         self.capabilities.check_cascade(resolution)
-        return stages.cascade_shape(
+        sampler = sampler or self.config.shape_slat_sampler
+        finer = stages.cascade_shape(
             self.networks,
             condition,
             shape,
-            sampler or self.config.shape_slat_sampler,
+            sampler,
             seed=seed,
             resolution=resolution,
             max_tokens=max_tokens,
             progress=progress,
         )
+        return replace(finer, made=self._made(shape.made, "cascade", seed, sampler))
 
     def sample_texture(
         self,
@@ -214,7 +221,8 @@ class Pipeline:
         lacks its network, or the shape is another checkpoint's."""
         self.capabilities.check_texture(max(shape.resolutions))
         sampler = sampler or self.config.tex_slat_sampler
-        return stages.sample_texture(self.networks, condition, shape, sampler, seed=seed, progress=progress)
+        texture = stages.sample_texture(self.networks, condition, shape, sampler, seed=seed, progress=progress)
+        return replace(texture, made=self._made(shape.made, "texture", seed, sampler))
 
     def decode(
         self,
@@ -242,6 +250,17 @@ class Pipeline:
         self,
         objects: Sequence[Sequence[Image.Image]],
         *,
+        progress: StageProgress | None = None,
+        **settings: Any,
+    ) -> list[Asset]:
+        """Runs all six stages: `sample` with the same arguments, then `decode`."""
+        latents = self.sample(objects, progress=progress, **settings)
+        return self.decode(latents.shape, latents.texture, progress=staged(progress, "decode"))
+
+    def sample(
+        self,
+        objects: Sequence[Sequence[Image.Image]],
+        *,
         pipeline_type: str | None = None,
         seed: int = 42,
         steps: int | None = None,
@@ -249,35 +268,39 @@ class Pipeline:
         view_mode: str = "average",
         step_cache: bool = False,
         progress: StageProgress | None = None,
-    ) -> list[Asset]:
-        """Runs all six stages. steps: of every sampler; None: the checkpoint's.  step_cache: see `with_step_cache`.
-        progress(stage, fraction).
+    ) -> Latents:
+        """Runs the five stages before decoding. steps: of every sampler; None: the checkpoint's.  step_cache: see
+        `with_step_cache`.  progress(stage, fraction).
 
-        Raises ValueError, before a network is loaded, for a pipeline type that the checkpoint lacks networks for."""
-        kind = self.check(pipeline_type)
+        A shape that it starts from keeps its resolution where pipeline_type is None, else is cascaded to that type's.
+        Raises ValueError, before a network is loaded, for a pipeline type that the checkpoint lacks networks for, or
+        that does not follow from what it starts from."""
+        start = self._start
+        kind = self.check(pipeline_type) if start is None else self._check_start(start, pipeline_type)
         report = partial(staged, progress)
 
         def adjusted(sampler: SamplerConfig) -> SamplerConfig:
             params = replace(sampler.params, step_cache=step_cache)
             return replace(sampler, params=params if steps is None else replace(params, steps=steps))
 
-        structure_sampler = adjusted(self.config.sparse_structure_sampler)
         shape_sampler = adjusted(self.config.shape_slat_sampler)
-        texture_sampler = adjusted(self.config.tex_slat_sampler)
         condition = self.condition(
             objects, resolution=kind.resolution, view_mode=view_mode, progress=report("condition")
         )
-        structure = self.sample_structure(
-            condition,
-            seed=seed,
-            resolution=kind.structure,
-            sampler=structure_sampler,
-            progress=report("structure"),
-        )
-        self._show("structure", structure)
-        shape = self.sample_shape(condition, structure, seed=seed, sampler=shape_sampler, progress=report("shape"))
-        self._show("shape", shape)
-        if kind.cascade is not None:
+        structure, shape = (None, None) if start is None else (start.structure, start.shape)
+        if structure is None and shape is None:
+            structure = self.sample_structure(
+                condition,
+                seed=seed,
+                resolution=kind.structure,
+                sampler=adjusted(self.config.sparse_structure_sampler),
+                progress=report("structure"),
+            )
+            self._show("structure", structure)
+        if shape is None:
+            shape = self.sample_shape(condition, structure, seed=seed, sampler=shape_sampler, progress=report("shape"))
+            self._show("shape", shape)
+        if kind.cascade is not None and max(shape.resolutions) < kind.cascade:
             shape = self.cascade_shape(
                 condition,
                 shape,
@@ -288,8 +311,9 @@ class Pipeline:
                 progress=report("cascade"),
             )
             self._show("cascade", shape)
+        texture_sampler = adjusted(self.config.tex_slat_sampler)
         texture = self.sample_texture(condition, shape, seed=seed, sampler=texture_sampler, progress=report("texture"))
-        return self.decode(shape, texture, progress=report("decode"))
+        return Latents(structure, shape, texture)
 
     def pipeline_type(self, name: str | None) -> PipelineType:
         """Returns the named type, or the checkpoint's default for None. Raises ValueError for an unknown name."""
@@ -307,6 +331,46 @@ class Pipeline:
         if name not in PIPELINE_TYPES:
             raise ValueError(f"pipeline type: expected one of {list(PIPELINE_TYPES)}, got {name!r}")
         return name
+
+    def _sampling(self, structure: dict[str, Any], shape: dict[str, Any], texture: dict[str, Any]) -> Pipeline:
+        """Returns a pipeline over the same networks with these parameters of the samplers replaced."""
+
+        def changed(sampler: SamplerConfig, params: dict[str, Any]) -> SamplerConfig:
+            return replace(sampler, params=replace(sampler.params, **params))
+
+        other = copy(self)
+        other.config = replace(
+            self.config,
+            sparse_structure_sampler=changed(self.config.sparse_structure_sampler, structure),
+            shape_slat_sampler=changed(self.config.shape_slat_sampler, shape),
+            tex_slat_sampler=changed(self.config.tex_slat_sampler, texture),
+        )
+        return other
+
+    def _made(self, before: tuple[Made, ...], stage: str, seed: int, sampler: SamplerConfig) -> tuple[Made, ...]:
+        return (*before, Made(stage, seed, sampler.params, self.checkpoint.name))
+
+    def _check_start(self, start: Latents, pipeline_type: str | None) -> PipelineType:
+        """Returns what is left to do from `start`. Raises ValueError if `pipeline_type` does not follow from it."""
+        kind = self.check(pipeline_type)
+        if start.shape is None:
+            if start.structure is None:
+                raise ValueError("latents: expected a structure or a shape to start from, got a texture alone")
+            if start.structure.resolution != kind.structure:
+                raise ValueError(
+                    f"pipeline_type: expected one with a structure of {start.structure.resolution} voxels a side, as "
+                    f"the latents have, got {pipeline_type or 'the default'}, with {kind.structure}"
+                )
+            return kind
+        known = max(start.shape.resolutions)
+        if pipeline_type is None:
+            return PipelineType(structure=known // stages.LATENT_STRIDE, shape=known)
+        if kind.resolution != known and (kind.cascade is None or kind.resolution < known):
+            raise ValueError(
+                f"pipeline_type: expected a cascade to more than {known}, the resolution of the shape, got "
+                f"{pipeline_type}; leave it out to keep the shape"
+            )
+        return kind
 
     def _show(self, stage: str, result: SparseStructure | ShapeLatent) -> None:
         if self._watch is not None:

@@ -5,12 +5,13 @@ Letters: B objects, V views of each, L image tokens of a view, N voxels, T laten
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ..o_voxel.core.checks import check_tensor
 from ..o_voxel.values import Mesh, VoxelField
+from .checkpoint.config import SamplerParams
 from .sampling.noise import NoiseHistory
 from .sparse import PackedSequences, SparseTensor
 
@@ -71,16 +72,27 @@ class ImageCondition:
         return tokens
 
 
+@dataclass(frozen=True)
+class Made:
+    """How a stage made a value. stage: "structure", "shape", "cascade" or "texture".  model: `Checkpoint.name`."""
+
+    stage: str
+    seed: int
+    sampler: SamplerParams
+    model: str
+
+
 @dataclass(frozen=True, eq=False)
 class SparseStructure:
     """Occupied voxels of each object, on a grid of `resolution` voxels a side (32 or 64).
 
-    items: B tensors [N_i, 3] int32 (x, y, z).  noise_history: of each object, see `noise`.
+    items: B tensors [N_i, 3] int32 (x, y, z).  noise_history: of each object, see `noise`.  made: see `Latent`.
     """
 
     items: tuple[Tensor, ...]
     resolution: int
     noise_history: tuple[NoiseHistory, ...]
+    made: tuple[Made, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +102,14 @@ class Latent:
     slat: [T, C] fp32 on the latent voxels of B objects.  resolutions: of each object's decoded surface in voxels a
     side, 16 times its latent grid; they may differ after a cascade.  noise_history: of each object.  space: the
     `Normalization.fingerprint` of the checkpoint that it belongs to; empty: unknown.
+    made: by which stages, first to last, as far as it is known.
     """
 
     slat: SparseTensor
     resolutions: tuple[int, ...]
     noise_history: tuple[NoiseHistory, ...]
     space: str = ""
+    made: tuple[Made, ...] = field(default=(), kw_only=True)
 
     @property
     def batch_size(self) -> int:
@@ -117,3 +131,27 @@ class Asset:
 
     mesh: Mesh
     field: VoxelField | None
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """What the stages before decoding sampled, of B objects; None: not yet, or not kept.
+
+    shape: the last one, after a cascade.  Raises ValueError for unequal numbers of objects, or none of the three.
+    """
+
+    structure: SparseStructure | None = None
+    shape: ShapeLatent | None = None
+    texture: TextureLatent | None = None
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            raise ValueError("latents: expected a structure, a shape or a texture, got none")
+        counts = {kind: len(getattr(self, kind).noise_history) for kind in self.kinds}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"latents: expected the same number of objects in each, got {counts}")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of those that there are."""
+        return tuple(kind for kind in ("structure", "shape", "texture") if getattr(self, kind) is not None)

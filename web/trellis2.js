@@ -9,6 +9,7 @@ const FOLDER = "3d";
 const SUFFIXES = {
   T2LoadMesh: [".glb", ".gltf", ".obj", ".ply", ".stl"],
   T2LoadVoxels: [".vxz", ".npz", ".ply"],
+  T2LoadLatent: [".safetensors"],
 };
 
 async function upload(file) {

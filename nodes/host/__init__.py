@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from .comfyui import absent, progress, show, show_text, staged_progress
 from .comfyui import mesh as comfy_mesh
-from .comfyui import progress, show, show_text, staged_progress
 from .devices import at_rest, at_work, working_device
-from .files import NO_FILE, changed, file_3d, file_problem, input_files, input_path, metadata, opened, received
+from .files import (
+    NO_FILE,
+    changed,
+    file_3d,
+    file_problem,
+    input_files,
+    input_path,
+    metadata,
+    opened,
+    received,
+    saved_files,
+)
 from .folders import BUILT_IN, ROOT, download, model_choices, model_source, output_path, temp_path
 from .model_residency import ComfyResidency, ComfyStreamed, network_device, residency
 
@@ -15,6 +26,7 @@ __all__ = [
     "ROOT",
     "ComfyResidency",
     "ComfyStreamed",
+    "absent",
     "at_rest",
     "at_work",
     "changed",
@@ -33,6 +45,7 @@ __all__ = [
     "progress",
     "received",
     "residency",
+    "saved_files",
     "show",
     "show_text",
     "staged_progress",

@@ -50,6 +50,12 @@ def progress() -> Progress:
     return report
 
 
+def absent(message: str) -> Any:
+    """Returns the value of an output that has none: nodes connected to it fail with `message`. None outside ComfyUI."""
+    graphs = module("comfy_execution.graph_utils")
+    return graphs.ExecutionBlocker(message) if graphs else None
+
+
 def staged_progress(stages: Sequence[str]) -> Callable[[str, float], None]:
     """Returns report(stage, fraction), `progress` with an equal part of the bar for each stage."""
     report = progress()

@@ -58,6 +58,8 @@ POLICY = {
     "T2ExampleMesh": HOST,
     "T2LoadVoxels": HOST,
     "T2SaveVoxels": HOST,
+    "T2LoadLatent": HOST,
+    "T2SaveLatent": HOST,
     "T2ToComfyMesh": HOST,
     "T2FromComfyMesh": HOST,
     "T2ToTrimesh": HOST,

@@ -38,6 +38,16 @@ def input_files(suffixes: Sequence[str]) -> list[str]:
     return sorted(names) or [NO_FILE]
 
 
+def saved_files(folder: str, suffixes: Sequence[str]) -> list[str]:
+    """Returns the names "folder/… [output]" of the files with these suffixes in a folder of the output folder, newest
+    first."""
+    base = folders.output_folder()
+    found = [path for path in (base / folder).rglob("*") if path.suffix.lower() in suffixes]
+    found = sorted(path for path in found if not path.name.startswith(".") and _inside(path) and path.is_file())
+    newest = sorted(found, key=lambda path: -path.stat().st_mtime_ns)
+    return [f"{path.relative_to(base).as_posix()} [output]" for path in newest]
+
+
 def input_path(name: str) -> Path:
     """Returns the file that a widget's `name` means: in the input folder or, failing that, in the output folder, so
     that what a save node returns can be loaded. "name [output]", "[input]" and "[temp]" say which folder, as in core.

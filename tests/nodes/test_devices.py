@@ -19,9 +19,10 @@ from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh, to_device
 from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
 from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
+from comfyui_trellis2.trellis2.latent_files import write_latents
 from comfyui_trellis2.trellis2.pipeline import Asset, Pipeline
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
-from comfyui_trellis2.trellis2.values import ImageCondition, ShapeLatent, SparseStructure, TextureLatent
+from comfyui_trellis2.trellis2.values import ImageCondition, Latents, ShapeLatent, SparseStructure, TextureLatent
 from PIL import Image
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -78,6 +79,7 @@ def arguments(values, models, tmp_path, monkeypatch):
     ball = trimesh.Trimesh(textured.mesh.vertices.numpy(), textured.mesh.faces.numpy(), process=False)
     ball.export(tmp_path / "mesh.glb")
     write_voxels(tmp_path / "object.vxz", to_records(values["o_voxel"]))
+    write_latents(tmp_path / "object.safetensors", Latents(shape=values["shape"], texture=values["texture"]))
     monkeypatch.setattr(host, "input_path", lambda name: tmp_path / name)
     # A pipeline that computes nothing: what it returns was prepared.
     pipeline = Pipeline.load(str(models / "trellis2" / "tiny"))
@@ -109,6 +111,7 @@ def arguments(values, models, tmp_path, monkeypatch):
         ("T2SaveMesh", "mesh"): textured,
         ("T2LoadMesh", "file"): "mesh.glb",
         ("T2LoadVoxels", "file"): "object.vxz",
+        ("T2LoadLatent", "file"): "object.safetensors",
         ("T2BakeTextures", "detailed_mesh"): textured.mesh,
         ("T2TransferTextures", "source"): textured,
         ("T2SaveForEngine", "levels"): 2,

@@ -7,7 +7,7 @@ import torch
 from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host, sockets
 from comfyui_trellis2.nodes.files import SaveGLB
 from comfyui_trellis2.nodes.image import BACKGROUND, OBJECT, ExampleImage, PrepareImage
-from comfyui_trellis2.nodes.model import LoadModel, SamplerSettings
+from comfyui_trellis2.nodes.model import LoadModel, SamplerSettings, schedule_of
 from comfyui_trellis2.nodes.stages import DecodeMesh, SampleStructure
 from comfyui_trellis2.nodes.widgets import configured
 from comfyui_trellis2.o_voxel.values import Mesh
@@ -76,6 +76,33 @@ def test_sampler_settings_left_alone_are_the_checkpoints_own(comfy):
     assert configured(config.shape_slat_sampler, 4, -1.0, half).params.guidance_interval == (0.95, 1.0)
     with pytest.raises(ValueError, match=r"start <= end, got 0\.95 and 0\.9"):
         configured(config.tex_slat_sampler, 4, -1.0, half)
+
+
+def test_integrator_and_sigmas_reach_the_sampler(comfy):
+    (pipeline,) = LoadModel().load("tiny", "auto", "auto")
+    own = dict.fromkeys(("guidance_rescale", "interval_start", "interval_end", "rescale_t"), -1.0)
+    sigmas = torch.tensor([1.0, 0.9, 0.6, 0.1, 0.0])  # float32: the 0.6 there is above the one of an interval
+    (chosen,) = SamplerSettings().settings(**own, integrator="heun", sigmas=sigmas)
+    base = pipeline.config.tex_slat_sampler
+    params = configured(base, 12, -1.0, chosen).params
+    assert (params.integrator, params.times, params.steps) == ("heun", (1.0, 0.9, 0.6, 0.1, 0.0), 4)
+    assert replace(params, integrator="euler", times=None, steps=base.params.steps) == base.params
+    inputs = SamplerSettings.INPUT_TYPES()["optional"]
+    assert list(inputs) == ["step_cache", "integrator", "sigmas"] and inputs["sigmas"][0] == "SIGMAS"
+    assert "2 x steps - 1" in inputs["integrator"][1]["tooltip"]
+    with pytest.raises(ValueError, match="step_cache: expected integrator euler, got rk4"):
+        SamplerSettings().settings(**own, step_cache=True, integrator="rk4")
+
+
+@pytest.mark.parametrize(
+    "sigmas",
+    [torch.tensor([14.6, 7.0, 0.0]), torch.tensor([0.8, 0.4, 0.0]), torch.tensor([1.0, 0.5]), torch.tensor([]),
+     torch.ones(2, 2), [1.0, 0.0], torch.tensor([1.0, float("nan"), 0.0])],
+    ids=["other models", "late", "unfinished", "empty", "two dimensions", "a list", "NaN"],
+)  # fmt: skip
+def test_sigmas_that_are_no_flow_schedule_are_refused(sigmas):
+    with pytest.raises(ValueError, match=r"sigmas.*expected"):
+        schedule_of(sigmas)
 
 
 def test_mask_conventions_agree():

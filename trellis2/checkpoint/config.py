@@ -7,18 +7,30 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
+# See `integrate`.
+INTEGRATORS = ("euler", "heun", "rk4")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 C = TypeVar("C")
+# Marks a field that the caller sets, and no file.
+RUNTIME = {"runtime": True}
 
 
 class ConfigError(ValueError):
     """A configuration file with missing or unknown keys, or unsupported values."""
+
+
+def check_times(times: Sequence[float]) -> None:
+    """Raises ConfigError unless `times` decrease from 1 to 0."""
+    falling = all(earlier > later for earlier, later in zip(times, times[1:], strict=False))
+    if len(times) < 2 or times[0] != 1 or times[-1] != 0 or not falling:
+        shown = ", ".join(f"{t:.4g}" for t in times[:8]) + (" …" if len(times) > 8 else "")
+        raise ConfigError(f"times: expected at least two, each below the one before, from 1 to 0, got [{shown}]")
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -183,7 +195,9 @@ class SamplerParams:
     """Settings of a sampling run.
 
     guidance_strength, guidance_rescale, guidance_interval: see `Guidance`.  rescale_t: see `schedule`.
-    step_cache: extrapolate every second velocity instead of computing it, see `with_step_cache`.
+    step_cache: extrapolate every second velocity instead of computing it, see `with_step_cache`; with Euler alone.
+    integrator: of INTEGRATORS, see `integrate`.  times: a schedule of its own, steps + 1 decreasing times from 1 to 0,
+    in place of rescale_t's. Neither is a key of pipeline.json, whose samplers are Euler's.
     """
 
     steps: int
@@ -192,10 +206,23 @@ class SamplerParams:
     guidance_interval: tuple[float, float]
     rescale_t: float
     step_cache: bool = False
+    integrator: str = dataclasses.field(default="euler", metadata=RUNTIME)
+    times: tuple[float, ...] | None = dataclasses.field(default=None, metadata=RUNTIME)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps: expected at least 1, got {self.steps}")
+        if self.integrator not in INTEGRATORS:
+            raise ConfigError(f"integrator: expected one of {list(INTEGRATORS)}, got {self.integrator!r}")
+        if self.step_cache and self.integrator != "euler":
+            raise ConfigError(
+                f"step_cache: expected the euler integrator, got {self.integrator}, which evaluates between the steps "
+                "that the cache extrapolates; switch one of them off"
+            )
+        if self.times is not None:
+            check_times(self.times)
+            if len(self.times) != self.steps + 1:
+                raise ConfigError(f"times: expected {self.steps + 1} for {self.steps} steps, got {len(self.times)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +308,7 @@ def parse(kind: type[C], data: object, where: str) -> C:
     """Parses JSON data to a `kind`. Raises ConfigError naming `where` and the first five unknown or missing keys."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: expected an object, got {type(data).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    fields = {f.name: f for f in dataclasses.fields(kind) if not f.metadata.get("runtime")}
     unknown = [key for key in data if key not in fields]
     absent = dataclasses.MISSING
     needed = [n for n, f in fields.items() if f.default is absent and f.default_factory is absent and n not in data]

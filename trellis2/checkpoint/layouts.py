@@ -79,12 +79,14 @@ class CheckpointLayout(Protocol):
 class Checkpoint:
     """An open checkpoint. layout: finds and reads its files.  quantization: "none", "int8" or "fp8", see `open`.
 
-    new_progress: makes the progress callback of one network's loading; None: none.
+    new_progress: makes the progress callback of one network's loading; None: none.  name: of the checkpoint, without
+    the folders that it lies in; empty: unknown.
     """
 
     layout: CheckpointLayout
     quantization: str = "none"
     new_progress: Callable[[], Progress] | None = None
+    name: str = ""
 
     @classmethod
     def open(
@@ -113,7 +115,8 @@ class Checkpoint:
         )
         files = FileSource.open(source, COMFY_ORG if single_files else MICROSOFT, folder, download)
         layout = SingleFiles(files, int8=quantization == "int8") if single_files else Folder(files)
-        return cls(layout, quantization, new_progress)
+        path = Path(source).expanduser()
+        return cls(layout, quantization, new_progress, path.resolve().name if path.is_dir() else source)
 
     @property
     def config(self) -> PipelineConfig:

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 VOXEL_SUFFIXES = (".vxz", ".npz", ".ply")
+LATENT_SUFFIXES = (".safetensors",)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Voxels a side: at 4096 a full surface has about a hundred million.
 FINEST = 4096
@@ -53,17 +54,17 @@ def scale(text: str) -> float:
     return value
 
 
-def check_output(path: Path, suffixes: Iterable[str]) -> None:
+def check_output(path: Path, suffixes: Iterable[str], option: str = "-o") -> None:
     """Raises ValueError unless `path` can be written and its name says one of the formats `suffixes`.
 
     Missing folders are good: the writers make them.
     """
     suffixes = tuple(suffixes)
     if path.is_dir():
-        raise ValueError(f"-o {path}: expected a file name, got a folder")
+        raise ValueError(f"{option} {path}: expected a file name, got a folder")
     if path.suffix.lower() not in suffixes:
         got = repr(path.suffix) if path.suffix else "no suffix"
-        raise ValueError(f"-o {path}: expected a name that ends in {', '.join(suffixes)}, got {got}")
+        raise ValueError(f"{option} {path}: expected a name that ends in {', '.join(suffixes)}, got {got}")
     check_folder(path.parent)
 
 

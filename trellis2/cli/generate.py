@@ -1,13 +1,17 @@
-"""The generate command: images to mesh files."""
+"""The commands that make objects: generate, images to mesh files, and decode, saved latents to mesh files."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .checks import MESH_SUFFIXES, check_device, check_file, check_output, positive
+from .checks import LATENT_SUFFIXES, MESH_SUFFIXES, check_device, check_file, check_output, positive
 from .meshes import add_asset_options, asset_options
 from .shared import CHECKPOINT, progress_bars
+
+if TYPE_CHECKING:
+    from ..values import Asset
 
 BACKGROUND_CHOICES = {"auto": "auto", "plain": "plain background", "rembg": "rembg", "none": "alpha or mask only"}
 # What Pillow raises for a picture that it cannot decode.
@@ -16,7 +20,7 @@ RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "20
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """generate"""
+    """generate, decode"""
     generate = commands.add_parser("generate", help="images to mesh files")
     generate.set_defaults(command=_generate)
     generate.add_argument(
@@ -60,25 +64,57 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="extrapolate every second step: about half the time, slightly different results",
     )
+    generate.add_argument(
+        "--sampler",
+        choices=("euler", "heun", "rk4"),
+        default="euler",
+        help="one (euler, as published), two (heun) or four (rk4) runs of the network a step",
+    )
+    generate.add_argument(
+        "--save-latents", type=Path, metavar="FILE", help="also write what was sampled, a .safetensors, for decode"
+    )
+    generate.add_argument(
+        "--from-latents",
+        type=Path,
+        metavar="FILE",
+        help="keep the structure and shape of this file and sample what follows: another texture, or a cascade to "
+        "--resolution",
+    )
     add_asset_options(generate, None, "make finished assets (default: the decoded surface with vertex colours)")
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
+
+    decode = commands.add_parser("decode", help="a file of saved latents to mesh files")
+    decode.set_defaults(command=_decode)
+    decode.add_argument("latents", type=Path, metavar="FILE", help="a .safetensors of generate or of Save Latent")
+    decode.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".glb, .obj, .ply or .stl")
+    decode.add_argument("--model", help=f"{CHECKPOINT} (default: the one that the file names)")
+    decode.add_argument("--vram", choices=("auto", "high", "low"), default="auto", help="as for generate")
+    add_asset_options(decode, None, "make finished assets (default: the decoded surface with vertex colours)")
+    decode.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
 
 
 def _generate(arguments: argparse.Namespace) -> int:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    from ...o_voxel.asset import make_asset
-    from ...o_voxel.files.meshes.write import save_mesh
-    from ...o_voxel.voxels.sample import colored, vertex_materials
+    from ...o_voxel.core.progress import staged
     from ..capabilities import Capabilities
     from ..checkpoint.layouts import Checkpoint
     from ..image import cut_out, prepare_image
+    from ..latent_files import read_latents, write_latents
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
 
     check_output(arguments.output, MESH_SUFFIXES)
     check_device(arguments.device)
+    if arguments.step_cache and arguments.sampler != "euler":
+        raise ValueError(f"--step-cache: expected --sampler euler, got {arguments.sampler}; leave one of them out")
+    if arguments.save_latents:
+        check_output(arguments.save_latents, LATENT_SUFFIXES, "--save-latents")
+    start = None
+    if arguments.from_latents:
+        check_file(arguments.from_latents)
+        start = read_latents(arguments.from_latents)
     # Pipeline.load opens it again; here what is wrong is said before the pictures are cut.
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
@@ -99,15 +135,57 @@ def _generate(arguments: argparse.Namespace) -> int:
             print(f"{path}: not sure: {cut.warning}")
     residency = choose_residency(arguments.vram, arguments.device or default_device())
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
-    assets = pipeline.run(
+    pipeline, bars = pipeline.integrated(arguments.sampler), progress_bars()
+    latents = (pipeline if start is None else pipeline.starting_from(start)).sample(
         [pictures] if arguments.views else [[picture] for picture in pictures],
         pipeline_type=RESOLUTIONS.get(arguments.resolution),
         seed=arguments.seed,
         steps=arguments.steps,
         view_mode=arguments.view_mode,
         step_cache=arguments.step_cache,
-        progress=progress_bars(),
+        progress=bars,
     )
+    if arguments.save_latents:
+        size = write_latents(arguments.save_latents, latents)
+        print(f"{arguments.save_latents}: {', '.join(latents.kinds)}, {size:,} bytes")
+    _save(arguments, pipeline.decode(latents.shape, latents.texture, progress=staged(bars, "decode")))
+    return 0
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    from ...o_voxel.core.progress import staged
+    from ..checkpoint.builtin import NAME
+    from ..checkpoint.layouts import COMFY_ORG, MICROSOFT
+    from ..latent_files import read_latents, summary
+    from ..pipeline import Pipeline
+    from ..runtime.residency import default_device
+    from ..runtime.streaming import choose_residency
+
+    check_output(arguments.output, MESH_SUFFIXES)
+    check_device(arguments.device)
+    check_file(arguments.latents)
+    latents = read_latents(arguments.latents)
+    for line in summary(latents):
+        print(f"{arguments.latents}: {line}")
+    if latents.shape is None:
+        raise ValueError(f"{arguments.latents}: expected a shape to decode, got {', '.join(latents.kinds)} alone")
+    named = latents.shape.made[-1].model if latents.shape.made else ""
+    # A file does not choose what is downloaded.
+    model = arguments.model or (named if named in (NAME, MICROSOFT, COMFY_ORG) else None)
+    if model is None:
+        raise ValueError(f"--model: expected the checkpoint of {arguments.latents}, which names {named or 'none'!r}")
+    residency = choose_residency(arguments.vram, arguments.device or default_device())
+    decode = Pipeline.load(model, residency).decode
+    _save(arguments, decode(latents.shape, latents.texture, progress=staged(progress_bars(), "decode")))
+    return 0
+
+
+def _save(arguments: argparse.Namespace, assets: list[Asset]) -> None:
+    """Writes each object's mesh as the options of an asset say, and prints what it has."""
+    from ...o_voxel.asset import make_asset
+    from ...o_voxel.files.meshes.write import save_mesh
+    from ...o_voxel.voxels.sample import colored, vertex_materials
+
     for path, asset in zip(_outputs(arguments.output, len(assets)), assets, strict=True):
         warnings: list[str] = []
         if arguments.preset:
@@ -123,7 +201,6 @@ def _generate(arguments: argparse.Namespace) -> int:
         print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
         for line in warnings:
             print(f"{path}: {line}")
-    return 0
 
 
 def _outputs(path: Path, count: int) -> list[Path]:

@@ -1,1 +1,1 @@
-"""Flow matching: schedules, guidance, Euler steps, noise, and the stages built on them."""
+"""Flow matching: schedules, guidance, integrators, noise, and the stages built on them."""

@@ -1,4 +1,4 @@
-"""Flow matching: schedule, guidance and Euler steps, as functions over plain tensors.
+"""Flow matching: schedule, guidance and integrators, as functions over plain tensors.
 
 Time runs from 1 (noise) to 0 (data); x_t = (1 - t) x_0 + (sigma_min + (1 - sigma_min) t) eps, and a model predicts the
 velocity v = (1 - sigma_min) eps - x_0 (rectified flow: Liu et al. 2022, arXiv 2209.03003; conventions: TRELLIS.2's
@@ -18,6 +18,8 @@ from ...o_voxel.core.progress import Progress
 
 # velocity(x, t) at time t from 1 to 0, of x's shape.
 Velocity = Callable[[Tensor, float], Tensor]
+# velocity_of(k): the velocity that step k, from times[k] to times[k + 1], integrates.
+StepVelocity = Callable[[int], Velocity]
 # deviation(x): standard deviation of each item, broadcastable against x.
 Deviation = Callable[[Tensor], Tensor]
 # progress(fraction done), which may raise to cancel.
@@ -128,20 +130,85 @@ def average_views(views: Sequence[Velocity]) -> Velocity:
     return velocity
 
 
-def cycle_views(views: Sequence[Velocity], times: Sequence[float]) -> Velocity:
-    """The velocity of view k mod V at step k of `times`: every step runs the network once, for one of V views."""
-    step_of = {t: k for k, t in enumerate(times)}
-    return lambda x, t: views[step_of[t] % len(views)](x, t)
+def cycle_views(views: Sequence[Velocity]) -> StepVelocity:
+    """View k mod V for step k, for all evaluations of that step: each runs the network once, for one of V views."""
+    return lambda step: views[step % len(views)]
 
 
-def euler(velocity: Velocity, noise: Tensor, times: Sequence[float], progress: Progress | None = None) -> Tensor:
-    """The sample at times[-1]: Euler integration of `velocity` from `noise` at times[0]. `noise` is not written to.
+@dataclass(frozen=True)
+class RungeKutta:
+    """An explicit method for one step of length h from time t: stage i is evaluated at time t - nodes[i] h and at the
+    sample moved by rows[i] of the earlier stages' velocities; the step moves by `weights` of them."""
 
-    progress(fraction done) is called after every step and may raise to cancel.
+    nodes: tuple[float, ...]
+    rows: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+
+    def times(self, t: float, following: float) -> list[float]:
+        """Times of the evaluations of a step; node 1 is `following` to the last digit."""
+        return [following if node == 1 else t - node * (t - following) for node in self.nodes]
+
+
+_EULER = RungeKutta((0,), ((),), (1,))
+# Order 2, trapezoidal; order 3 (both: Heun 1900); order 4 (Kutta 1901).
+_HEUN = RungeKutta((0, 1), ((), (1,)), (1 / 2, 1 / 2))
+_HEUN_3 = RungeKutta((0, 1 / 3, 2 / 3), ((), (1 / 3,), (0, 2 / 3)), (1 / 4, 0, 3 / 4))
+_KUTTA = RungeKutta((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+# Name -> (method, method of a step to time 0). At 0 the guided velocity divides by sigma_min (`to_velocity`) and no
+# network was trained, so the last step has no evaluation there: one order less in a single step keeps the order of the
+# whole. For Heun this is the sampler of Karras et al. 2022 (arXiv 2206.00364, algorithm 1).
+_METHODS = {"euler": (_EULER, _EULER), "heun": (_HEUN, _EULER), "rk4": (_KUTTA, _HEUN_3)}
+
+
+def evaluation_times(times: Sequence[float], integrator: str = "euler") -> list[list[float]]:
+    """The times at which each step of a run along `times` evaluates the velocity."""
+    steps = zip(times, times[1:], strict=False)
+    return [_method(integrator, following).times(t, following) for t, following in steps]
+
+
+def integrate(
+    velocity_of: StepVelocity,
+    noise: Tensor,
+    times: Sequence[float],
+    integrator: str = "euler",
+    progress: Progress | None = None,
+) -> Tensor:
+    """The sample at times[-1], integrated from `noise` at times[0]. `noise` is not written to.
+
+    integrator: of INTEGRATORS: "euler", order 1, one evaluation a step; "heun", order 2, two; "rk4", order 4, four; the
+    last two one less in the step to time 0.  progress(fraction done) is called after every step; may raise to cancel.
     """
     x = noise
     for k, (t, following) in enumerate(zip(times, times[1:], strict=False)):
-        x = x - (t - following) * velocity(x, t)
+        x = _step(_method(integrator, following), velocity_of(k), x, t, following)
         if progress is not None:
             progress((k + 1) / (len(times) - 1))
     return x
+
+
+def euler(velocity: Velocity, noise: Tensor, times: Sequence[float], progress: Progress | None = None) -> Tensor:
+    """`integrate` by Euler steps, as the reference does."""
+    return integrate(lambda step: velocity, noise, times, "euler", progress)
+
+
+def _method(integrator: str, following: float) -> RungeKutta:
+    inner, last = _METHODS[integrator]
+    return inner if following > 0 else last
+
+
+def _step(method: RungeKutta, velocity: Velocity, x: Tensor, t: float, following: float) -> Tensor:
+    found: list[Tensor] = []
+    for row, at in zip(method.rows, method.times(t, following), strict=True):
+        found.append(velocity(_moved(x, found, row, t - following), at))
+    return _moved(x, found, method.weights, t - following)
+
+
+def _moved(x: Tensor, velocities: Sequence[Tensor], weights: Sequence[float], length: float) -> Tensor:
+    """x - length * sum of weights * velocities."""
+    terms = [v if w == 1 else w * v for v, w in zip(velocities, weights, strict=True) if w != 0]
+    if not terms:
+        return x
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return x - length * total

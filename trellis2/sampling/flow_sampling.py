@@ -1,4 +1,4 @@
-"""Sampling from a flow network: schedule, guidance, views, step cache and CUDA graphs put together."""
+"""Sampling from a flow network: schedule, guidance, views, integrator, step cache and CUDA graphs put together."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from .flow_matching import (
     average_views,
     cycle_views,
     dense_deviation,
-    euler,
+    evaluation_times,
     guided,
+    integrate,
     model_time,
     schedule,
     sparse_deviation,
@@ -67,7 +68,7 @@ def sample_flow(
     them equals attending to all.
     """
     params, device = sampler.params, noise.device
-    times = schedule(params.steps, params.rescale_t)
+    times = params.times or schedule(params.steps, params.rescale_t)
     views = [view.replace(view.feats.to(device)) for view in condition.views(image_size)]
     _begin_stage(call, noise, views)
 
@@ -76,14 +77,18 @@ def sample_flow(
         return [with_step_cache(velocity, times) for velocity in found] if params.step_cache else found
 
     positives = velocities("positive", views)
-    positive = cycle_views(positives, times) if condition.view_mode == "cycle" else average_views(positives)
+    averaged = average_views(positives)
+    positive_of = cycle_views(positives) if condition.view_mode == "cycle" else lambda step: averaged
     guidance = Guidance(params.guidance_strength, params.guidance_rescale, params.guidance_interval)
-    negative = positive  # never called unless guidance applies
-    if any(guidance.applies(t) for t in times[:-1]):
+    negative = positives[0]  # never called unless guidance applies
+    if any(guidance.applies(t) for step in evaluation_times(times, params.integrator) for t in step):
         zeros = views[0].feats.new_zeros(condition.batch_size, views[0].feats.shape[1])
         (negative,) = velocities("negative", [PackedSequences(zeros, (1,) * condition.batch_size)])
-    velocity = guided(positive, negative, guidance, call.deviation, sampler.args.sigma_min)
-    return euler(velocity, noise, times, progress)
+
+    def velocity_of(step: int) -> Velocity:
+        return guided(positive_of(step), negative, guidance, call.deviation, sampler.args.sigma_min)
+
+    return integrate(velocity_of, noise, times, params.integrator, progress)
 
 
 def sample_structure_latent(

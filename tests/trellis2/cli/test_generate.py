@@ -30,7 +30,7 @@ def generate(tiny, tmp_path, monkeypatch):
         seen.extend(objects)
         raise ValueError("stopped before sampling")
 
-    monkeypatch.setattr(Pipeline, "run", stop)
+    monkeypatch.setattr(Pipeline, "sample", stop)
 
     def run(picture, *options):
         picture.save(tmp_path / "picture.png")

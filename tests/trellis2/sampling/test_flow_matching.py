@@ -17,8 +17,8 @@ from comfyui_trellis2.trellis2.sampling.flow_matching import (
     average_views,
     cycle_views,
     dense_deviation,
-    euler,
     guided,
+    integrate,
     model_time,
     schedule,
     sparse_deviation,
@@ -212,8 +212,11 @@ def test_cycle_takes_views_in_turn():
     times = schedule(7, 3.0)
     taken = []
     views = [lambda x, t, k=k: taken.append(k) or torch.zeros_like(x) for k in range(3)]
-    euler(cycle_views(views, times), draw(2, 3), times)
+    integrate(cycle_views(views), draw(2, 3), times)
     assert taken == [0, 1, 2, 0, 1, 2, 0]
+    taken.clear()
+    integrate(cycle_views(views), draw(2, 3), times, "heun")
+    assert taken == [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2, 0]
 
 
 @pytest.mark.parametrize("mode, forwards", [("average", 4 * 3 + 3), ("cycle", 4 + 3)])
