@@ -61,6 +61,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="extrapolate every second step: about half the time, slightly different results",
     )
     add_asset_options(generate, None, "make finished assets (default: the decoded surface with vertex colours)")
+    generate.add_argument(
+        "--project-picture",
+        action="store_true",
+        help="with --preset: put the pictures' own detail on the texture of the sides that they show",
+    )
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
 
 
@@ -68,6 +73,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     from ...o_voxel.asset import make_asset
+    from ...o_voxel.bake.projection import FitOptions, ProjectOptions
     from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.voxels.sample import colored, vertex_materials
     from ..capabilities import Capabilities
@@ -76,21 +82,25 @@ def _generate(arguments: argparse.Namespace) -> int:
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
+    from .project import put_pictures
 
     check_output(arguments.output, MESH_SUFFIXES)
     check_device(arguments.device)
+    if arguments.project_picture and not arguments.preset:
+        raise ValueError("--project-picture: expected --preset too, since only finished assets have textures")
     # Pipeline.load opens it again; here what is wrong is said before the pictures are cut.
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
     for path in arguments.images:
         check_file(path)
-    pictures = []
+    pictures, cuts = [], []
     for path in arguments.images:
         try:
             with Image.open(path) as image:
                 cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[arguments.background])
                 pictures.append(prepare_image(cut.image))
+                cuts.append(cut.image)
         except UNREADABLE as error:
             text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
             raise ValueError(f"{path}: {text}") from error
@@ -108,13 +118,16 @@ def _generate(arguments: argparse.Namespace) -> int:
         step_cache=arguments.step_cache,
         progress=progress_bars(),
     )
-    for path, asset in zip(_outputs(arguments.output, len(assets)), assets, strict=True):
+    groups = [cuts] if arguments.views else [[cut] for cut in cuts]
+    for path, asset, shown in zip(_outputs(arguments.output, len(assets)), assets, groups, strict=True):
         warnings: list[str] = []
         if arguments.preset:
             options = asset_options(arguments)
             finished = make_asset(
                 asset.mesh, asset.field, options, progress=progress_bars(), on_warning=warnings.append, on_choice=print
             )
+            if arguments.project_picture and finished.uv is not None:
+                finished, _ = put_pictures(finished, shown, FitOptions(), ProjectOptions(), path)
             mesh = finished.mesh
             save_mesh(path, finished)
         else:
