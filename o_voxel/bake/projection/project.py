@@ -208,7 +208,9 @@ def _painted(
         base = to_bytes(base.float() / 255 * factor)
     mixed = to_bytes(torch.lerp(base.float() / 255, image, weight[..., None]))
     made = torch.where(weight[..., None] > 0, mixed, base)
-    texture = Texture(made, ("clamp", "clamp")) if old is None else replace(old, image=made)
+    # Files hold base colour and alpha in one image, read one way.
+    like = old or material.alpha_texture or Texture(made, ("clamp", "clamp"))
+    texture = replace(like, image=made)
     return replace(material, base_color_texture=texture, base_color_factor=(1.0, 1.0, 1.0))
 
 

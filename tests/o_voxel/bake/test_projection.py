@@ -17,6 +17,8 @@ from comfyui_trellis2.o_voxel.bake.projection import (
 from comfyui_trellis2.o_voxel.bake.projection.light import matched
 from comfyui_trellis2.o_voxel.bake.projection.picture import Seen
 from comfyui_trellis2.o_voxel.core.color import to_linear, to_srgb
+from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
 from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.render import Camera
 from comfyui_trellis2.o_voxel.render.surface_materials import SurfaceMaterials
@@ -115,6 +117,16 @@ def test_a_picture_finer_than_the_texture_enlarges_it():
     assert material.roughness_texture.image.shape[0] == SIDE
     kept = project_pictures(grey(BOX), [(picture, CAMERA)], PLAIN)
     assert kept.materials[0].base_color_texture.image.shape[0] == SIDE
+
+
+def test_a_file_takes_an_enlarged_colour_beside_a_smaller_alpha(tmp_path):
+    alpha = Texture(torch.randint(256, (SIDE, SIDE, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)))
+    cut = replace(BOX, materials=(Material(alpha_mode="MASK", alpha_texture=alpha),))
+    made = project_pictures(cut, [(taken(BOX, CAMERA), CAMERA)], replace(PLAIN, max_texture=256))
+    assert made.materials[0].base_color_texture.image.shape[0] > SIDE
+    save_mesh(tmp_path / "cut.glb", made)
+    back = load_textured_mesh(tmp_path / "cut.glb").materials[0].base_color_texture
+    assert torch.equal(back.image, made.materials[0].base_color_texture.image)
 
 
 def test_a_factor_and_a_material_without_a_texture_give_the_same_look():
