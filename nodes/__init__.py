@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .asset import AssetSettings, GameReadyAsset, Unwrap
-from .bake import BakeTextures, TransferTextures
+from .bake import BakeTextures, ProjectPicture, TransferTextures
 from .engine import CollisionMesh, SaveForEngine
 from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
@@ -40,6 +40,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2Unwrap": (Unwrap, "Unwrap (TRELLIS.2)"),
     "T2BakeTextures": (BakeTextures, "Bake Textures (TRELLIS.2)"),
     "T2TransferTextures": (TransferTextures, "Transfer Textures (TRELLIS.2)"),
+    "T2ProjectPicture": (ProjectPicture, "Project Picture (TRELLIS.2)"),
     "T2CollisionMesh": (CollisionMesh, "Collision Mesh (TRELLIS.2)"),
     "T2SaveForEngine": (SaveForEngine, "Save for Engine (TRELLIS.2)"),
     "T2RemoveHiddenFaces": (RemoveHiddenFaces, "Remove Hidden Faces (TRELLIS.2)"),

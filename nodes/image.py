@@ -121,23 +121,32 @@ class PrepareImage:
     def prepare(
         self, image: Tensor, mask_marks: str, mask: Tensor | None = None, background: str = AUTO
     ) -> dict[str, Any]:
-        mask = _matching(mask, image, background)
-        alpha = 1 - mask if mask is not None and mask_marks == BACKGROUND else mask
-        if background == AUTO and alpha is not None and bool((alpha >= 1).all()):
-            alpha = None  # of a file whose alpha channel is opaque: no matte
-        images, lines = [], []
-        for index, picture in enumerate(from_comfy(image, alpha)):
-            place = f"image {index + 1}: " if len(image) > 1 else ""
-            try:
-                cut = cut_out(picture, background)
-            except BackgroundError as error:
-                raise BackgroundError(f"{place}{error}. {HINT}") from error
-            images.append(prepare_image(cut.image))
-            lines.append(f"{place}{cut.used}")
-            if cut.warning:
-                lines.append(f"{place}not sure: {cut.warning}; look at the preview. {HINT}")
+        cuts, lines = cut_pictures(image, mask_marks, mask, background)
+        images = [prepare_image(cut) for cut in cuts]
         host.show_text(lines)
         return {"ui": {"text": lines}, "result": (PreparedImages(tuple(images)), to_comfy(images, PREVIEW_SIZE))}
+
+
+def cut_pictures(
+    image: Tensor, mask_marks: str, mask: Tensor | None, background: str
+) -> tuple[list[Image.Image], list[str]]:
+    """The pictures of an IMAGE batch as RGBA, cut out as *Prepare Image* does, with its lines on each of them."""
+    mask = _matching(mask, image, background)
+    alpha = 1 - mask if mask is not None and mask_marks == BACKGROUND else mask
+    if background == AUTO and alpha is not None and bool((alpha >= 1).all()):
+        alpha = None  # of a file whose alpha channel is opaque: no matte
+    images, lines = [], []
+    for index, picture in enumerate(from_comfy(image, alpha)):
+        place = f"image {index + 1}: " if len(image) > 1 else ""
+        try:
+            cut = cut_out(picture, background)
+        except BackgroundError as error:
+            raise BackgroundError(f"{place}{error}. {HINT}") from error
+        images.append(cut.image)
+        lines.append(f"{place}{cut.used}")
+        if cut.warning:
+            lines.append(f"{place}not sure: {cut.warning}; look at the preview. {HINT}")
+    return images, lines
 
 
 def _matching(mask: Tensor | None, image: Tensor, background: str) -> Tensor | None:

@@ -195,6 +195,27 @@ def latents(types: Types) -> Canvas:
     return canvas
 
 
+def picture_detail(types: Types) -> Canvas:
+    """A picture to an asset, with the picture itself on the side that it shows."""
+    canvas = _canvas("picture_detail", types)
+    with canvas.group("1. Model and picture", BLUE):
+        example = canvas.add("T2ExampleImage", picture="mug photo")
+        images = canvas.add("T2PrepareImage", image=example["image"], mask=example["mask"])
+        canvas.add("PreviewImage", images=images["preview"])
+    with canvas.group("2. Object", GREEN):
+        surface = _one_node(canvas, images)
+    with canvas.group("3. Asset", PURPLE):
+        asset = canvas.add("T2GameReadyAsset", mesh=surface["mesh"], voxels=surface["voxels"], preset="preview")
+    with canvas.group("4. The picture on it", PURPLE):
+        detailed = canvas.add(
+            "T2ProjectPicture", textured_mesh=asset["textured_mesh"], image=example["image"], mask=example["mask"]
+        )
+        canvas.add("PreviewImage", images=detailed["preview"])
+    with canvas.group("File", ORANGE):
+        _save_asset(canvas, detailed)
+    return canvas
+
+
 WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
     own_photo_to_asset,
     image_to_3d_one_node,
@@ -205,6 +226,7 @@ WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
     print_3d,
     low_vram,
     latents,
+    picture_detail,
 )
 
 

@@ -46,6 +46,7 @@ POLICY = {
     "T2Unwrap": DEVICE,
     "T2BakeTextures": DEVICE,
     "T2TransferTextures": DEVICE,
+    "T2ProjectPicture": DEVICE,
     "T2SaveForEngine": DEVICE,  # makes the levels; the files are written from main memory
     "T2CollisionMesh": HOST,  # qhull and coacd know no other memory
     "T2MeshToVoxels": DEVICE,

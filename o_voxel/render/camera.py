@@ -106,6 +106,7 @@ class Camera:
     horizon, -90 to 90.  distance: world units from the target to the eye, or None to fit the subject at any yaw.
     fov_deg: field of view of the shorter image side.  target: world point at the image centre, or None for the
     subject's centre.  orthographic: parallel projection, as wide as the perspective image is at the target.
+    roll_deg: of the camera about its line of sight, counter-clockwise seen from behind it.
     """
 
     yaw_deg: float = 30.0
@@ -114,6 +115,7 @@ class Camera:
     fov_deg: float = 30.0
     target: Vector3 | None = None
     orthographic: bool = False
+    roll_deg: float = 0.0
 
     def __post_init__(self) -> None:
         if not -90 <= self.pitch_deg <= 90:
@@ -142,6 +144,10 @@ class Camera:
         back = (sin(yaw) * cos(pitch), -cos(yaw) * cos(pitch), sin(pitch))
         right = (cos(yaw), sin(yaw), 0.0)
         up = (-sin(yaw) * sin(pitch), cos(yaw) * sin(pitch), cos(pitch))
+        if self.roll_deg:
+            c, s = cos(radians(self.roll_deg)), sin(radians(self.roll_deg))
+            turned = [(c * r + s * u, c * u - s * r) for r, u in zip(right, up, strict=True)]
+            right, up = (tuple(axis) for axis in zip(*turned, strict=True))
         tangents = tuple(tan(half) * n / min(size) for n in reversed(size))
         distance = self._fit(subject, tangents) if self.distance is None else self.distance
         target = subject.center if self.target is None else self.target

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from comfyui_trellis2.nodes.bake import ProjectPicture
 from comfyui_trellis2.nodes.preview import MeshInfo, RenderPreview, UVAtlas, comfy_camera
 from comfyui_trellis2.nodes.textures import ImagesToTextures, TexturesToImages
 from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
@@ -115,3 +116,29 @@ def test_several_materials_are_chosen_by_number(painted):
     assert red[0, 0, 0].tolist() == [1, 0, 0]
     (back,) = ImagesToTextures().convert(two, 1, base_color=torch.zeros(1, 4, 4, 3))
     assert back.materials[0] is two.materials[0] and back.materials[1].base_color_factor == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.slow
+def test_a_picture_is_put_on_the_side_that_it_shows(painted):
+    image = torch.zeros(1, 48, 48, 3)
+    image[:, 8:40, 8:40] = torch.tensor([0.9, 0.2, 0.1])
+    mask = (image.sum(-1) == 0).float()
+    widgets = {
+        key: options["default"]
+        for key, (_, options) in ProjectPicture.INPUT_TYPES()["required"].items()
+        if "default" in options
+    }
+    widgets |= {"camera": "as given below", "elevation_deg": 0.0, "fov_deg": 30.0, "color_match": "none"}
+    done = ProjectPicture().project(painted, image, **widgets, mask=mask)
+    made, preview, text = done["result"]
+    assert text.startswith("camera: azimuth 0.0, elevation 0.0")
+    assert preview.shape == (1, 512, 512, 3)
+    middle = made.materials[0].base_color_texture.image
+    side = len(middle)
+    assert (middle[side // 2, side // 2].int() - torch.tensor([230, 51, 26])).abs().max() <= 3
+    assert made.materials[0].roughness_texture is painted.materials[0].roughness_texture
+    with pytest.raises(ValueError, match="expected one picture for a given camera, got 2"):
+        ProjectPicture().project(painted, image.repeat(2, 1, 1, 1), **widgets, mask=mask)
+    with pytest.raises(ValueError, match="put Unwrap before this node"):
+        ProjectPicture().project(SQUARE, image, **widgets, mask=mask)
+    assert ProjectPicture().project(painted, image, **{**widgets, "strength": 0.0}, mask=mask)["result"][0] is painted

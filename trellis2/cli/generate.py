@@ -11,6 +11,10 @@ from .meshes import add_asset_options, asset_options
 from .shared import CHECKPOINT, progress_bars
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+
     from ..values import Asset
 
 BACKGROUND_CHOICES = {"auto": "auto", "plain": "plain background", "rembg": "rembg", "none": "alpha or mask only"}
@@ -81,6 +85,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--resolution",
     )
     add_asset_options(generate, None, "make finished assets (default: the decoded surface with vertex colours)")
+    generate.add_argument(
+        "--project-picture",
+        action="store_true",
+        help="with --preset: put the pictures' own detail on the texture of the sides that they show",
+    )
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
 
     decode = commands.add_parser("decode", help="a file of saved latents to mesh files")
@@ -115,18 +124,21 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.from_latents:
         check_file(arguments.from_latents)
         start = read_latents(arguments.from_latents)
+    if arguments.project_picture and not arguments.preset:
+        raise ValueError("--project-picture: expected --preset too, since only finished assets have textures")
     # Pipeline.load opens it again; here what is wrong is said before the pictures are cut.
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
     for path in arguments.images:
         check_file(path)
-    pictures = []
+    pictures, cuts = [], []
     for path in arguments.images:
         try:
             with Image.open(path) as image:
                 cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[arguments.background])
                 pictures.append(prepare_image(cut.image))
+                cuts.append(cut.image)
         except UNREADABLE as error:
             text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
             raise ValueError(f"{path}: {text}") from error
@@ -148,7 +160,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.save_latents:
         size = write_latents(arguments.save_latents, latents)
         print(f"{arguments.save_latents}: {', '.join(latents.kinds)}, {size:,} bytes")
-    _save(arguments, pipeline.decode(latents.shape, latents.texture, progress=staged(bars, "decode")))
+    _save(arguments, pipeline.decode(latents.shape, latents.texture, progress=staged(bars, "decode")), cuts)
     return 0
 
 
@@ -180,19 +192,26 @@ def _decode(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _save(arguments: argparse.Namespace, assets: list[Asset]) -> None:
-    """Writes each object's mesh as the options of an asset say, and prints what it has."""
+def _save(arguments: argparse.Namespace, assets: list[Asset], cuts: Sequence[Image.Image] = ()) -> None:
+    """Writes each object's mesh as the options of an asset say, and prints what it has. cuts: the objects' pictures,
+    for --project-picture."""
     from ...o_voxel.asset import make_asset
+    from ...o_voxel.bake.projection import FitOptions, ProjectOptions
     from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.voxels.sample import colored, vertex_materials
+    from .project import put_pictures
 
-    for path, asset in zip(_outputs(arguments.output, len(assets)), assets, strict=True):
+    projecting = getattr(arguments, "project_picture", False)
+    groups = [()] * len(assets) if not projecting else [cuts] if arguments.views else [[cut] for cut in cuts]
+    for path, asset, shown in zip(_outputs(arguments.output, len(assets)), assets, groups, strict=True):
         warnings: list[str] = []
         if arguments.preset:
             options = asset_options(arguments)
             finished = make_asset(
                 asset.mesh, asset.field, options, progress=progress_bars(), on_warning=warnings.append, on_choice=print
             )
+            if projecting and finished.uv is not None:
+                finished, _ = put_pictures(finished, shown, FitOptions(), ProjectOptions(), path)
             mesh = finished.mesh
             save_mesh(path, finished)
         else:

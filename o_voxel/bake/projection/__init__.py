@@ -1,0 +1,16 @@
+"""Projection of pictures onto the texture of what they show: camera, what is seen, light, blending."""
+
+from .fit import CameraFit, FitOptions, fit_camera
+from .picture import Picture, overlay
+from .project import ProjectOptions, project_found, project_pictures
+
+__all__ = [
+    "CameraFit",
+    "FitOptions",
+    "Picture",
+    "ProjectOptions",
+    "fit_camera",
+    "overlay",
+    "project_found",
+    "project_pictures",
+]
