@@ -20,6 +20,7 @@ from .flow_matching import (
     Guidance,
     Velocity,
     average_views,
+    blend_views,
     cycle_views,
     dense_deviation,
     euler,
@@ -29,6 +30,7 @@ from .flow_matching import (
     sparse_deviation,
 )
 from .step_cache import with_step_cache
+from .view_weights import grid_weights, voxel_weights
 
 # forward(x, time [B], condition, *extra_inputs) is a velocity of x's shape.
 Forward = Callable[..., Tensor]
@@ -63,8 +65,8 @@ def sample_flow(
     noise: [B, ...] on a grid or [T, C] on voxels, fp32, on the network's device.  image_size: pixels, 512 or 1024, of
     the images whose tokens the network takes.  progress(fraction) is called after every step and may raise to cancel.
 
-    The negative condition is one zero token an object: the reference's zeros are all alike, so attending to one of
-    them equals attending to all.
+    The keys and values of every view are computed once, before the first step. The negative condition is one zero token
+    an object: the reference's zeros are all alike, so attending to one of them equals attending to all.
     """
     params, device = sampler.params, noise.device
     times = schedule(params.steps, params.rescale_t)
@@ -76,7 +78,7 @@ def sample_flow(
         return [with_step_cache(velocity, times) for velocity in found] if params.step_cache else found
 
     positives = velocities("positive", views)
-    positive = cycle_views(positives, times) if condition.view_mode == "cycle" else average_views(positives)
+    positive = _of_views(condition, positives, times, _view_weights(call, noise, condition))
     guidance = Guidance(params.guidance_strength, params.guidance_rescale, params.guidance_interval)
     negative = positive  # never called unless guidance applies
     if any(guidance.applies(t) for t in times[:-1]):
@@ -120,6 +122,25 @@ def sample_sparse_latent(
     extra_inputs = () if concat is None else (concat.feats,)
     call = FlowCall(flow, forward, sparse_deviation(coords.lengths), coords, extra_inputs)
     return noise.replace(sample_flow(call, noise.feats, condition, image_size, sampler, progress))
+
+
+def _view_weights(call: FlowCall, noise: Tensor, condition: ImageCondition) -> Tensor | None:
+    """The views' weights for each token of `noise`, None unless they are blended."""
+    if condition.view_mode != "blend" or condition.directions is None:
+        return None
+    directions = condition.directions.to(noise.device)
+    if call.coords is None:
+        return grid_weights(directions, noise.shape[-1], condition.temperature)
+    return voxel_weights(directions, call.coords, condition.temperature)
+
+
+def _of_views(
+    condition: ImageCondition, velocities: Sequence[Velocity], times: Sequence[float], weights: Tensor | None
+) -> Velocity:
+    """The velocity of all views together, in the condition's mode."""
+    if weights is not None:
+        return blend_views(velocities, weights)
+    return cycle_views(velocities, times) if condition.view_mode == "cycle" else average_views(velocities)
 
 
 def _begin_stage(call: FlowCall, noise: Tensor, views: Sequence[PackedSequences]) -> None:
