@@ -99,7 +99,7 @@ def test_the_number_reaches_the_stage(comfy, monkeypatch, given):
         nodes["T2ShapeCascade"]().sample(noted, tokens, shape, 1, 2, -1.0, "1024", 1024, resolution_override=given)
         assert noted.asked["resolution"] == (given or 1024)
     if given in (None, 512):
-        pictures = SimpleNamespace(images=())
+        pictures = SimpleNamespace(images=(), directions=None)
         nodes["T2ImageCondition"]().condition(noted, pictures, "x", "average", "1024", tokens_override=given)
         assert noted.asked["resolution"] == (given or 1024)
 
