@@ -6,7 +6,7 @@ from .asset import AssetSettings, GameReadyAsset, Unwrap
 from .bake import BakeTextures, ProjectPicture, TransferTextures
 from .engine import CollisionMesh, SaveForEngine
 from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
-from .image import ConditionOnImage, ExampleImage, PrepareImage
+from .image import ConditionOnImage, ExampleImage, PrepareImage, Views
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .latents import LoadLatent, SaveLatent
 from .mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
@@ -22,6 +22,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2ExampleImage": (ExampleImage, "TRELLIS.2 Example Image"),
     "T2LoadModel": (LoadModel, "TRELLIS.2 Load Model"),
     "T2PrepareImage": (PrepareImage, "Prepare Image (TRELLIS.2)"),
+    "T2Views": (Views, "Views (TRELLIS.2)"),
     "T2ImageCondition": (ConditionOnImage, "TRELLIS.2 Image Condition"),
     "T2Sampler": (SamplerSettings, "TRELLIS.2 Sampler Settings"),
     "T2SampleStructure": (SampleStructure, "TRELLIS.2 Sample Structure"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from ..trellis2.image import ALPHA, AUTO, BACKGROUNDS, BackgroundError, cut_out, from_comfy, prepare_image, to_comfy
 from ..trellis2.image.comfy import PLACEHOLDER_SIDE
+from ..trellis2.image.views import NAMED_VIEWS, VIEW_TEMPERATURE, ViewBlend, parse_direction
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.values import VIEW_MODES, ImageCondition
 from . import host
-from .sockets import CONDITION, IMAGES, PIPELINE, PreparedImages, expect
+from .sockets import ANY_IMAGES, CONDITION, IMAGES, PIPELINE, PreparedImages, expect
 from .widgets import IMAGE_GROUP, chosen, number_override
 
 PICTURES = host.ROOT / "assets" / "images"
@@ -24,6 +26,17 @@ TOKENS = ["1024", "512"]
 OBJECTS, VIEWS = "separate objects", "views of one object"
 PREVIEW_SIZE = 512
 VIEWS_SUFFIX = " views"
+VIEW_SHARPNESS = (
+    "FLOAT",
+    {
+        "default": VIEW_TEMPERATURE,
+        "min": 0.01,
+        "max": 10.0,
+        "step": 0.05,
+        "advanced": True,
+        "tooltip": "Of view_mode blend, no unit. Low: a voxel follows the view that sees it best. High: as average.",
+    },
+)
 HINT = (
     "Connect a MASK to mask (Load Image's for a PNG with transparency, or that of core's Remove Background with "
     "mask_marks set to object), or set background to rembg"
@@ -135,9 +148,14 @@ def cut_pictures(
     alpha = 1 - mask if mask is not None and mask_marks == BACKGROUND else mask
     if background == AUTO and alpha is not None and bool((alpha >= 1).all()):
         alpha = None  # of a file whose alpha channel is opaque: no matte
+    return _cut(from_comfy(image, alpha), background, "image")
+
+
+def _cut(pictures: list[Image.Image], background: str, name: str) -> tuple[list[Image.Image], list[str]]:
+    """The RGBA pictures cut out, and what was cut. name: of the input, before the number of a picture."""
     images, lines = [], []
-    for index, picture in enumerate(from_comfy(image, alpha)):
-        place = f"image {index + 1}: " if len(image) > 1 else ""
+    for index, picture in enumerate(pictures):
+        place = f"{name} {index + 1}: " if len(pictures) > 1 else "" if name == "image" else f"{name}: "
         try:
             cut = cut_out(picture, background)
         except BackgroundError as error:
@@ -174,6 +192,98 @@ def _matching(mask: Tensor | None, image: Tensor, background: str) -> Tensor | N
     return masks
 
 
+class Views:
+    """Directions as `ViewDirection`: azimuth 90 is the object's own left side."""
+
+    CATEGORY = IMAGE_GROUP
+    DESCRIPTION = (
+        "Says from which side each picture of one object was taken. With view_mode blend, Image Condition and Image to "
+        "3D then let every voxel follow the views that see it."
+    )
+    FUNCTION = "collect"
+    RETURN_TYPES = (IMAGES, "IMAGE")
+    RETURN_NAMES = ("images", "preview")
+    OUTPUT_TOOLTIPS = (
+        "The prepared views with their directions, of one object, for Image Condition or Image to 3D.",
+        "What was cut out, 512 pixels a side, in the order of the sockets.",
+    )
+    SEARCH_ALIASES = ("multi view", "multiview", "front back left right", "several views", "azimuth", "turnaround")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        seen = {
+            "front": "the front; the mesh's front is at -y, a GLB's at +z",
+            "back": "the back, azimuth 180",
+            "left": "the object's own left side, azimuth 90: its front points to the picture's left",
+            "right": "the object's own right side, azimuth 270: its front points to the picture's right",
+            "top": "above, elevation 90, its front towards the picture's lower edge",
+            "bottom": "below, elevation -90",
+        }
+        how = "Prepared, or a picture that is prepared here by its alpha, else from a plain background."
+        sides = {side: (ANY_IMAGES, {"tooltip": f"One picture from {about}. {how}"}) for side, about in seen.items()}
+        angles = (
+            "Azimuth and elevation in degrees of every picture of more, separated by semicolons: 45 20; 135 20. "
+            "Azimuth 0 is the front, 90 the object's left, 180 the back, 270 its right."
+        )
+        elevation = "Height of the cameras of front, back, left and right above the horizon, in degrees."
+        return {
+            "required": {},
+            "optional": {
+                **sides,
+                "more": (ANY_IMAGES, {"tooltip": f"Further pictures, a batch, from more_angles. {how}"}),
+                "more_angles": ("STRING", {"default": "", "tooltip": angles}),
+                "elevation": ("FLOAT", {"default": 0.0, "min": -89.0, "max": 89.0, "step": 1.0, "tooltip": elevation}),
+            },
+        }
+
+    def collect(self, more: Any = None, more_angles: str = "", elevation: float = 0.0, **sides: Any) -> dict[str, Any]:
+        images, directions, lines = [], [], []
+        for side, named in NAMED_VIEWS.items():
+            if sides.get(side) is None:
+                continue
+            found, texts = _any_prepared(sides[side], side)
+            if len(found) != 1:
+                raise ValueError(f"{side}: expected one picture, got {len(found)}; connect a batch to more")
+            level = named if named.elevation_deg else replace(named, elevation_deg=elevation)
+            images, directions, lines = [*images, *found], [*directions, level], [*lines, *texts]
+        angles = [parse_direction(part) for part in more_angles.replace("\n", ";").split(";") if part.strip()]
+        found, texts = ([], []) if more is None else _any_prepared(more, "more")
+        if len(found) != len(angles):
+            raise ValueError(f"more_angles: expected {len(found)} directions, one a picture of more, got {len(angles)}")
+        images, directions, lines = [*images, *found], [*directions, *angles], [*lines, *texts]
+        if not images:
+            raise ValueError("Views: expected at least one picture, got none; connect front or more")
+        host.show_text(lines)
+        views = PreparedImages(tuple(images), tuple(directions))
+        return {"ui": {"text": lines}, "result": (views, to_comfy(images, PREVIEW_SIZE))}
+
+
+def _any_prepared(value: Any, name: str) -> tuple[list[Image.Image], list[str]]:
+    """The pictures of an ANY_IMAGES socket, prepared if they are not yet, and what was cut."""
+    if isinstance(value, Tensor):
+        cuts, lines = _cut(from_comfy(value), AUTO, name)
+        return [prepare_image(cut) for cut in cuts], lines
+    return list(expect(value, IMAGES).images), []
+
+
+def view_settings(images: PreparedImages, batch_is: str, mode: str, temperature: float) -> tuple[Any, str | ViewBlend]:
+    """Returns (objects, view mode). Pictures with directions are views of one object, whatever batch_is says.
+
+    Raises ValueError for the mode blend without directions.
+    """
+    pictures, directions = images.images, images.directions
+    several = batch_is == VIEWS or directions is not None
+    objects = [pictures] if several else [(picture,) for picture in pictures]
+    if mode != "blend":
+        return objects, mode
+    if directions is None:
+        raise ValueError(
+            "view_mode blend: expected the side that each picture shows, got pictures without; connect Views "
+            "(TRELLIS.2) to images, or choose average"
+        )
+    return objects, ViewBlend(directions, temperature)
+
+
 class ConditionOnImage:
     CATEGORY = IMAGE_GROUP
     DESCRIPTION = "Encodes images as DINOv3 tokens, the condition of every stage."
@@ -188,7 +298,8 @@ class ConditionOnImage:
         batch = "Meaning of a batch: one object per image, or one object seen from several sides."
         mode = (
             "How several views guide the sampling. average: every step uses all views, at the cost of each. cycle: "
-            "steps alternate between views, at the cost of one. No effect with one view."
+            "steps alternate between views, at the cost of one. blend: as average, but each voxel follows the views "
+            "that see it; images must come from Views. No effect with one view."
         )
         tokens = "1024: for every resolution. 512: faster, for 512 surfaces only."
         return {
@@ -199,7 +310,7 @@ class ConditionOnImage:
                 "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
                 "tokens": (TOKENS, {"default": "1024", "tooltip": tokens, "advanced": True}),
             },
-            "optional": dict([number_override("tokens")]),
+            "optional": {**dict([number_override("tokens")]), "view_temperature": VIEW_SHARPNESS},
         }
 
     def condition(
@@ -210,10 +321,10 @@ class ConditionOnImage:
         view_mode: str,
         tokens: str,
         tokens_override: int | None = None,
+        view_temperature: float = VIEW_TEMPERATURE,
     ) -> tuple[ImageCondition]:
-        pictures = expect(images, IMAGES).images
-        objects = [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures]
+        objects, mode = view_settings(expect(images, IMAGES), batch_is, view_mode, view_temperature)
         size = int(chosen("tokens", TOKENS, tokens, tokens_override))
         run = expect(pipeline, PIPELINE).condition
-        encoded = run(objects, resolution=size, view_mode=view_mode, progress=host.progress())
+        encoded = run(objects, resolution=size, view_mode=mode, progress=host.progress())
         return (host.at_rest(encoded),)

@@ -10,6 +10,7 @@ from PIL import Image
 from ..o_voxel.files.meshes.vertex_buffer import as_textured
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import PBR_CHANNELS, Mesh, OVoxel, VoxelField
+from ..trellis2.image.views import ViewDirection
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.values import ImageCondition, ShapeLatent, SparseStructure, TextureLatent
 
@@ -18,9 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class PreparedImages:
-    """Cropped, matted RGB images for the image encoder; sizes may differ."""
+    """Cropped, matted RGB images for the image encoder; sizes may differ. directions: of each, where they are views of
+    one object taken from known sides; None: unknown."""
 
     images: tuple[Image.Image, ...]
+    directions: tuple[ViewDirection, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ O_VOXEL = "T2_O_VOXEL"
 ASSET_OPTIONS = "T2_ASSET_OPTIONS"
 # Type of an input that takes a mesh with or without materials: ComfyUI and its front end read commas as "or".
 ANY_MESH = f"{MESH},{TEXTURED_MESH}"
+# Type of an input that takes pictures as they are, or prepared ones.
+ANY_IMAGES = f"{IMAGES},IMAGE"
 # Sockets of ComfyUI and other packs, with their values.
 COMFY_MESH = "MESH"
 TRIMESH = "TRIMESH"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..o_voxel.values import Mesh, VoxelField
+from ..trellis2.image.views import VIEW_TEMPERATURE
 from ..trellis2.pipeline import PIPELINE_TYPES, Pipeline
 from ..trellis2.stage_pictures import picture_of
 from ..trellis2.values import VIEW_MODES, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
 from . import host
-from .image import OBJECTS, VIEWS
+from .image import OBJECTS, VIEW_SHARPNESS, VIEWS, view_settings
 from .sockets import (
     CONDITION,
     IMAGES,
@@ -266,7 +267,10 @@ class ImageTo3D:
             "plain 1024 samples once from a 64 grid. On an H200 about 4 s at 1024, 10 s at 1536 and 50 s at 2048."
         )
         batch = "Meaning of a batch: one object per image, or one object seen from several sides."
-        mode = "How several views guide the sampling. average: all at every step; cycle: one after the other."
+        mode = (
+            "How several views guide the sampling. average: all at every step; cycle: one after the other; blend: all, "
+            "each voxel by the views that see it; images must come from Views."
+        )
         return {
             "required": {
                 "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
@@ -283,6 +287,7 @@ class ImageTo3D:
                 "guidance_structure": guidance(7.5),
                 "guidance_shape": guidance(7.5),
                 "guidance_texture": guidance(1.0),
+                "view_temperature": VIEW_SHARPNESS,
             },
         }
 
@@ -300,23 +305,24 @@ class ImageTo3D:
         guidance_structure: float = FROM_MODEL,
         guidance_shape: float = FROM_MODEL,
         guidance_texture: float = FROM_MODEL,
+        view_temperature: float = VIEW_TEMPERATURE,
     ) -> tuple[list[Mesh], list[VoxelField | None]]:
         def show(stage: str, result: SparseStructure | ShapeLatent) -> None:
             host.show(lambda: picture_of(result), (STAGES.index(stage) + 1) / len(STAGES))
 
-        pictures = expect(images, IMAGES).images
+        objects, mode = view_settings(expect(images, IMAGES), batch_is, view_mode, view_temperature)
         strengths = map(override, (guidance_structure, guidance_shape, guidance_texture))
         assets = (
             expect(pipeline, PIPELINE)
             .guided(*strengths)
             .watched(show)
             .run(
-                [pictures] if batch_is == VIEWS else [(picture,) for picture in pictures],
+                objects,
                 pipeline_type=None if pipeline_type == TYPE_FROM_MODEL else pipeline_type,
                 seed=seed,
                 steps=steps,
                 max_tokens=max_tokens,
-                view_mode=view_mode,
+                view_mode=mode,
                 step_cache=step_cache,
                 progress=host.staged_progress(STAGES),
             )

@@ -51,6 +51,11 @@ CORE = {
     ),
     "PreviewImage": NodeType((Socket("images", "IMAGE"),), (), (WIDTH, 330)),
     "Preview3D": NodeType((Socket("model_file", "STRING", True, ""),), (), (560, 620)),
+    "JoinImageWithAlpha": NodeType((Socket("image", "IMAGE"), Socket("alpha", "MASK")), (Socket("IMAGE", "IMAGE"),)),
+    "ImageFromBatch": NodeType(
+        (Socket("image", "IMAGE"), Socket("batch_index", "INT", True, 0), Socket("length", "INT", True, 1)),
+        (Socket("IMAGE", "IMAGE"),),
+    ),
     "LoadBackgroundRemovalModel": NodeType(
         (Socket("bg_removal_name", "COMBO", True, "birefnet.safetensors"),),
         (Socket("bg_model", "BACKGROUND_REMOVAL"),),

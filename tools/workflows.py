@@ -94,6 +94,34 @@ def several_views(types: Types) -> Canvas:
     return canvas
 
 
+def named_views(types: Types) -> Canvas:
+    """Pictures from named sides, each voxel guided by those that see it."""
+    canvas = _canvas("named_views", types)
+    with canvas.group("1. Model and pictures", BLUE):
+        model = canvas.add("T2LoadModel", model=MINI)
+        strip = canvas.add("T2ExampleImage", picture="truck views")
+        cut = canvas.add("JoinImageWithAlpha", image=strip["image"], alpha=strip["mask"])
+        order = ("front", "left", "back", "right")
+        sides = {
+            side: canvas.add("ImageFromBatch", image=cut["IMAGE"], batch_index=place)["IMAGE"]
+            for place, side in enumerate(order)
+        }
+    with canvas.group("2. Sides", PURPLE):
+        views = canvas.add("T2Views", **sides, elevation=15.0)
+        canvas.add("PreviewImage", images=views["preview"])
+    with canvas.group("3. Object", GREEN):
+        surface = canvas.add(
+            "T2ImageTo3D",
+            pipeline=model["pipeline"],
+            images=views["images"],
+            batch_is="views of one object",
+            view_mode="blend",
+        )
+    with canvas.group("4. File", ORANGE):
+        _save_raw(canvas, surface)
+    return canvas
+
+
 def mesh_to_asset(types: Types) -> Canvas:
     """A mesh to a simplified, baked one, through an O-Voxel."""
     canvas = _canvas("mesh_to_asset", types)
@@ -221,6 +249,7 @@ WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
     image_to_3d_one_node,
     image_to_3d,
     several_views,
+    named_views,
     mesh_to_asset,
     game_ready_asset,
     print_3d,

@@ -17,6 +17,7 @@ from ..o_voxel.values import OVoxel
 from .capabilities import PIPELINE_TYPES, Capabilities, PipelineType, device_problem
 from .checkpoint.config import PipelineConfig, SamplerConfig
 from .checkpoint.layouts import Checkpoint
+from .image.views import ViewBlend
 from .models import Backends
 from .models.quantized import check_format
 from .networks import Networks
@@ -134,17 +135,20 @@ class Pipeline:
         objects: Sequence[Sequence[Image.Image]],
         *,
         resolution: int = 1024,
-        view_mode: str = "average",
+        view_mode: str | ViewBlend = "average",
         progress: Progress | None = None,
     ) -> ImageCondition:
         """Encodes prepared images (see `prepare_image`) to tokens [B, V, L, C] fp32. objects: B sequences of V views.
 
         resolution: of the final surface. 512 skips the tokens of 1024-pixel images, which every pipeline type but "512"
-        needs.
+        needs.  view_mode: how several views guide the sampling: "average", "cycle", or a blend by their directions.
         """
-        image_sizes = (512, 1024) if resolution > 512 else (512,)
         return stages.encode_images(
-            self.networks, objects, image_sizes=image_sizes, view_mode=view_mode, progress=progress
+            self.networks,
+            objects,
+            image_sizes=(512, 1024) if resolution > 512 else (512,),
+            view_mode=view_mode,
+            progress=progress,
         )
 
     def sample_structure(
@@ -265,12 +269,12 @@ class Pipeline:
         seed: int = 42,
         steps: int | None = None,
         max_tokens: int = MAX_TOKENS,
-        view_mode: str = "average",
+        view_mode: str | ViewBlend = "average",
         step_cache: bool = False,
         progress: StageProgress | None = None,
     ) -> Latents:
-        """Runs the five stages before decoding. steps: of every sampler; None: the checkpoint's.  step_cache: see
-        `with_step_cache`.  progress(stage, fraction).
+        """Runs the five stages before decoding. steps: of every sampler; None: the checkpoint's.  view_mode: see
+        `condition`.  step_cache: see `with_step_cache`.  progress(stage, fraction).
 
         A shape that it starts from keeps its resolution where pipeline_type is None, else is cascaded to that type's.
         Raises ValueError, before a network is loaded, for a pipeline type that the checkpoint lacks networks for, or
@@ -285,7 +289,10 @@ class Pipeline:
 
         shape_sampler = adjusted(self.config.shape_slat_sampler)
         condition = self.condition(
-            objects, resolution=kind.resolution, view_mode=view_mode, progress=report("condition")
+            objects,
+            resolution=kind.resolution,
+            view_mode=view_mode,
+            progress=report("condition"),
         )
         structure, shape = (None, None) if start is None else (start.structure, start.shape)
         if structure is None and shape is None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..o_voxel.core.checks import check_tensor
 from ..o_voxel.values import Mesh, VoxelField
 from .checkpoint.config import SamplerParams
+from .image.views import VIEW_TEMPERATURE
 from .sampling.noise import NoiseHistory
 from .sparse import PackedSequences, SparseTensor
 
-VIEW_MODES = ("average", "cycle")
+VIEW_MODES = ("average", "cycle", "blend")
 
 
 class EmptyOutputError(ValueError):
@@ -27,14 +29,19 @@ class ImageCondition:
     """Image tokens of B objects with V views each.
 
     tokens_512, tokens_1024: [B, V, L, C] fp32, of the images resized to 512 and to 1024 pixels a side. tokens_1024 is
-    None if only the 512 models run.  view_mode: how several views guide the sampling, "average" or "cycle".
+    None if only the 512 models run.  view_mode: how several views guide the sampling, one of VIEW_MODES.
+    directions: [V, 3] fp32 unit vectors in model space from the object to each view's camera, which "blend" needs, see
+    `image.views`.  temperature: of "blend"; lower gives every voxel to the view that sees it best.
 
-    Raises ValueError for other shapes, no image, or an unknown view_mode.
+    Raises ValueError for other shapes, no image, an unknown view_mode, "blend" without directions, or a temperature
+    that is not positive.
     """
 
     tokens_512: Tensor
     tokens_1024: Tensor | None
     view_mode: str = "average"
+    directions: Tensor | None = None
+    temperature: float = VIEW_TEMPERATURE
 
     def __post_init__(self) -> None:
         items, views, _, channels = check_tensor(self.tokens_512, "tokens_512", (None,) * 4).shape
@@ -44,6 +51,17 @@ class ImageCondition:
             raise ValueError(f"view_mode: expected one of {VIEW_MODES}, got {self.view_mode!r}")
         if items == 0 or views == 0:
             raise ValueError(f"condition: expected at least one image, got {items} objects of {views} views")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        if self.directions is not None:
+            lengths = check_tensor(self.directions, "directions", (views, 3), torch.float32).norm(dim=1)
+            if not bool(((lengths - 1).abs() < 1e-4).all()):
+                raise ValueError(f"directions: expected unit vectors, got lengths {lengths.tolist()}")
+        elif self.view_mode == "blend" and views > 1:
+            raise ValueError(
+                "view_mode blend: expected the direction of each view, got pictures without; connect the Views node "
+                "to images (generate: --view NAME=FILE), or choose average"
+            )
 
     @property
     def batch_size(self) -> int:

@@ -27,6 +27,7 @@ POLICY = {
     "T2ExampleImage": HOST,
     "T2LoadModel": HOST,  # networks are read when a stage needs them, and moved by `residency`
     "T2PrepareImage": HOST,
+    "T2Views": HOST,
     "T2ImageCondition": NETWORKS,
     "T2Sampler": HOST,
     "T2SampleStructure": NETWORKS,

@@ -153,7 +153,15 @@ def test_every_node_has_a_current_page(name):
 def test_pages_name_inputs_and_nodes_that_exist(name):
     own = node_docs.by_hand((node_docs.FOLDER / f"{name}.md").read_text(encoding="utf-8"))
     titles = {node_docs.short_title(title) for title in NODE_DISPLAY_NAME_MAPPINGS.values()}
-    core = {"Load Image", "Save Image", "Remove Background", "Preview 3D", "Load 3D", "Image From Batch"}
+    core = {
+        "Load Image",
+        "Save Image",
+        "Remove Background",
+        "Preview 3D",
+        "Load 3D",
+        "Image From Batch",
+        "Join Image with Alpha",
+    }
     assert set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*", re.sub(r"\s+", " ", own))) <= titles | core
     inputs = {key for node in NODE_CLASS_MAPPINGS.values() for key in widgets(node)}
     outputs = {output for node in NODE_CLASS_MAPPINGS.values() for output in node.RETURN_NAMES}

@@ -13,6 +13,7 @@ from comfyui_trellis2.trellis2.checkpoint.layouts import Checkpoint
 from comfyui_trellis2.trellis2.pipeline import PIPELINE_TYPES, Pipeline, PipelineType
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime, default_device, default_dtype
 from comfyui_trellis2.trellis2.sampling.stages import cascade_voxels, normalize
+from comfyui_trellis2.trellis2.sampling.view_weights import voxel_weights
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
 from comfyui_trellis2.trellis2.values import ImageCondition
 from PIL import Image
@@ -397,13 +398,18 @@ def test_the_last_seed_wraps_around(tiny, condition):
 def seen(condition: ImageCondition, views: int, mode: str) -> ImageCondition:
     """The same condition from that many identical views."""
     tokens = (tokens.repeat_interleave(views, dim=1) for tokens in (condition.tokens_512, condition.tokens_1024))
-    return ImageCondition(*tokens, mode)
+    return ImageCondition(*tokens, mode, sides(views, mode))
+
+
+def sides(views: int, mode: str) -> torch.Tensor | None:
+    """Directions of views from the left, front, right, as far as there are views."""
+    return torch.tensor([[1.0, 0, 0], [0, -1, 0], [-1, 0, 0]])[:views] if mode == "blend" else None
 
 
 def of_views(condition: ImageCondition, order: tuple[int, ...], mode: str) -> ImageCondition:
     """One object whose views are these items of the batch."""
     tokens = (t[list(order), 0][None] for t in (condition.tokens_512, condition.tokens_1024))
-    return ImageCondition(*tokens, mode)
+    return ImageCondition(*tokens, mode, sides(len(order), mode))
 
 
 @pytest.mark.slow
@@ -443,6 +449,23 @@ def test_average_is_the_mean_of_the_velocities(pipeline, condition, shape):
     torch.testing.assert_close(both, (first + second) / 2, atol=1e-4, rtol=0)
 
 
+def test_a_blend_is_each_voxels_own_mean(pipeline, condition, shape):
+    """In a single step a sample is linear in the velocity, voxel by voxel."""
+    once, alone = Stages(pipeline, steps=1), item(shape, 0)
+    first, second = (once.texture(of_views(condition, (k,), "average"), alone).slat.feats for k in (0, 1))
+    both = of_views(condition, (0, 1), "blend")
+    weights = voxel_weights(both.directions, alone.slat.coords, both.temperature)
+    assert weights[0].std() > 0.1
+    found = once.texture(both, alone).slat.feats
+    torch.testing.assert_close(found, weights[0] * first + weights[1] * second, atol=1e-4, rtol=0)
+
+
+def test_a_batch_of_blends_is_single_runs(stages, condition, few, shape):
+    views = seen(condition, 3, "blend")
+    together = stages.shape(views, few)
+    torch.testing.assert_close(together.slat.feats, shape.slat.feats, atol=1e-4, rtol=0)  # identical views are one
+
+
 def test_cycle_takes_one_view_a_step(pipeline, stages, condition, shape):
     once, alone = Stages(pipeline, steps=1), item(shape, 0)
     for order in ((0, 1), (1, 0)):
@@ -456,13 +479,16 @@ def test_cycle_takes_one_view_a_step(pipeline, stages, condition, shape):
         assert all((one - other).abs().max() > 1e-3 for other in samples[k + 1 :])
 
 
-@pytest.mark.parametrize("mode, forwards", [("average", 3 * STEPS), ("cycle", STEPS)])
+@pytest.mark.parametrize("mode, forwards", [("average", 3 * STEPS), ("cycle", STEPS), ("blend", 3 * STEPS)])
 def test_what_views_cost(tiny, condition, shape, mode, forwards):
     pipeline = Pipeline.load(str(tiny), KeepLoaded("cpu"), dtype="float32")
-    calls = []
+    calls, prepared = [], []
     with pipeline.model("tex_slat_flow_model_512") as flow:
         flow.register_forward_hook(lambda *_: calls.append(1))
+        prepare = flow.prepare
+        flow.prepare = lambda view: prepared.append(1) or prepare(view)
     Stages(pipeline).texture(seen(condition, 3, mode), shape)
+    assert len(prepared) == 3  # keys and values of a view, once for all steps
     # The published texture sampler has a guidance strength of 1: no negative branch.
     assert len(calls) == forwards
 

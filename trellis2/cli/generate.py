@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checks import LATENT_SUFFIXES, MESH_SUFFIXES, check_device, check_file, check_output, positive
+from .checks import LATENT_SUFFIXES, MESH_SUFFIXES, check_device, check_file, check_output, positive, scale
 from .meshes import add_asset_options, asset_options
 from .shared import CHECKPOINT, progress_bars
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from ..image.views import ViewBlend, ViewDirection
     from ..values import Asset
 
 BACKGROUND_CHOICES = {"auto": "auto", "plain": "plain background", "rembg": "rembg", "none": "alpha or mask only"}
@@ -28,7 +29,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     generate = commands.add_parser("generate", help="images to mesh files")
     generate.set_defaults(command=_generate)
     generate.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="a picture of an object; a plain background is removed"
+        "images", nargs="*", type=Path, metavar="IMAGE", help="a picture of an object; a plain background is removed"
     )
     generate.add_argument(
         "-o",
@@ -48,7 +49,26 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
     generate.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
     generate.add_argument("--views", action="store_true", help="the images are views of one object")
-    generate.add_argument("--view-mode", choices=("average", "cycle"), default="average", help="how views are combined")
+    generate.add_argument(
+        "--view",
+        action="append",
+        default=[],
+        type=_view,
+        metavar="SIDE=FILE",
+        help="a view of the object: front, back, left, right (the object's own), top or bottom =FILE, or "
+        "azimuth=90,elevation=10:FILE in degrees (90 is the left side); repeat it. IMAGE, if given, is the front",
+    )
+    generate.add_argument(
+        "--view-mode",
+        choices=("average", "cycle", "blend"),
+        default="average",
+        help="how views are combined; blend: each voxel by the views that see it, which needs --view",
+    )
+    generate.add_argument(
+        "--view-temperature",
+        type=scale,
+        help="of blend: lower follows the best view more, higher nears the average (default 0.2)",
+    )
     generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
     generate.add_argument("--steps", type=positive, help="steps of every sampler (default: the checkpoint's)")
     generate.add_argument(
@@ -126,14 +146,15 @@ def _generate(arguments: argparse.Namespace) -> int:
         start = read_latents(arguments.from_latents)
     if arguments.project_picture and not arguments.preset:
         raise ValueError("--project-picture: expected --preset too, since only finished assets have textures")
+    paths, view_mode = _views(arguments)
     # Pipeline.load opens it again; here what is wrong is said before the pictures are cut.
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
-    for path in arguments.images:
+    for path in paths:
         check_file(path)
     pictures, cuts = [], []
-    for path in arguments.images:
+    for path in paths:
         try:
             with Image.open(path) as image:
                 cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[arguments.background])
@@ -149,11 +170,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
     pipeline, bars = pipeline.integrated(arguments.sampler), progress_bars()
     latents = (pipeline if start is None else pipeline.starting_from(start)).sample(
-        [pictures] if arguments.views else [[picture] for picture in pictures],
+        [pictures] if arguments.views or arguments.view else [[picture] for picture in pictures],
         pipeline_type=RESOLUTIONS.get(arguments.resolution),
         seed=arguments.seed,
         steps=arguments.steps,
-        view_mode=arguments.view_mode,
+        view_mode=view_mode,
         step_cache=arguments.step_cache,
         progress=bars,
     )
@@ -202,7 +223,9 @@ def _save(arguments: argparse.Namespace, assets: list[Asset], cuts: Sequence[Ima
     from .project import put_pictures
 
     projecting = getattr(arguments, "project_picture", False)
-    groups = [()] * len(assets) if not projecting else [cuts] if arguments.views else [[cut] for cut in cuts]
+    groups = [()] * len(assets)
+    if projecting:
+        groups = [cuts] if arguments.views or arguments.view else [[cut] for cut in cuts]
     for path, asset, shown in zip(_outputs(arguments.output, len(assets)), assets, groups, strict=True):
         warnings: list[str] = []
         if arguments.preset:
@@ -220,6 +243,36 @@ def _save(arguments: argparse.Namespace, assets: list[Asset], cuts: Sequence[Ima
         print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
         for line in warnings:
             print(f"{path}: {line}")
+
+
+def _view(text: str) -> tuple[ViewDirection, Path]:
+    """Converts --view's text: SIDE=FILE or azimuth=A,elevation=E:FILE."""
+    from ..image.views import parse_direction
+
+    side, separator, file = text.partition(":" if text.startswith(("azimuth=", "elevation=")) else "=")
+    try:
+        if not separator or not file:
+            raise ValueError(f"view: expected SIDE=FILE or azimuth=90,elevation=10:FILE, got {text!r}")
+        return parse_direction(side), Path(file)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _views(arguments: argparse.Namespace) -> tuple[list[Path], str | ViewBlend]:
+    """The pictures' files, the front first, and how they are combined."""
+    from ..image.views import NAMED_VIEWS, VIEW_TEMPERATURE, ViewBlend
+
+    if not arguments.images and not arguments.view:
+        raise ValueError("generate: expected a picture, got none")
+    if arguments.view and len(arguments.images) > 1:
+        raise ValueError(f"generate: expected one picture beside --view, the front, got {len(arguments.images)}")
+    if arguments.view_mode == "blend" and not arguments.view:
+        raise ValueError("--view-mode blend: expected the side of each picture; name it, as in --view back=FILE")
+    paths = [*arguments.images, *(path for _, path in arguments.view)]
+    if arguments.view_mode != "blend":
+        return paths, arguments.view_mode
+    directions = [*[NAMED_VIEWS["front"]] * len(arguments.images), *(direction for direction, _ in arguments.view)]
+    return paths, ViewBlend(tuple(directions), arguments.view_temperature or VIEW_TEMPERATURE)
 
 
 def _outputs(path: Path, count: int) -> list[Path]:

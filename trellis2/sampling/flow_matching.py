@@ -130,6 +130,26 @@ def average_views(views: Sequence[Velocity]) -> Velocity:
     return velocity
 
 
+def blend_views(views: Sequence[Velocity], weights: Tensor) -> Velocity:
+    """The weighted sum of the views' velocities: every step runs the network once for each view.
+
+    weights: [V, ...], of each view one tensor that broadcasts against a velocity; they add up to 1 over V. Velocities
+    are added up one after the other, so that two of them are in memory, not V.
+    """
+    if len(weights) != len(views):
+        raise ValueError(f"weights: expected one for each of {len(views)} views, got {len(weights)}")
+    if len(views) == 1:
+        return views[0]
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        total = weights[0] * views[0](x, t)
+        for weight, view in zip(weights[1:], views[1:], strict=True):
+            total = torch.addcmul(total, weight, view(x, t))
+        return total
+
+    return velocity
+
+
 def cycle_views(views: Sequence[Velocity]) -> StepVelocity:
     """View k mod V for step k, for all evaluations of that step: each runs the network once, for one of V views."""
     return lambda step: views[step % len(views)]

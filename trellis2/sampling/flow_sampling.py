@@ -18,8 +18,10 @@ from ..values import ImageCondition
 from .flow_matching import (
     Deviation,
     Guidance,
+    StepVelocity,
     Velocity,
     average_views,
+    blend_views,
     cycle_views,
     dense_deviation,
     evaluation_times,
@@ -30,6 +32,7 @@ from .flow_matching import (
     sparse_deviation,
 )
 from .step_cache import with_step_cache
+from .view_weights import grid_weights, voxel_weights
 
 # forward(x, time [B], condition, *extra_inputs) is a velocity of x's shape.
 Forward = Callable[..., Tensor]
@@ -64,8 +67,8 @@ def sample_flow(
     noise: [B, ...] on a grid or [T, C] on voxels, fp32, on the network's device.  image_size: pixels, 512 or 1024, of
     the images whose tokens the network takes.  progress(fraction) is called after every step and may raise to cancel.
 
-    The negative condition is one zero token an object: the reference's zeros are all alike, so attending to one of
-    them equals attending to all.
+    The keys and values of every view are computed once, before the first step. The negative condition is one zero token
+    an object: the reference's zeros are all alike, so attending to one of them equals attending to all.
     """
     params, device = sampler.params, noise.device
     times = params.times or schedule(params.steps, params.rescale_t)
@@ -77,8 +80,7 @@ def sample_flow(
         return [with_step_cache(velocity, times) for velocity in found] if params.step_cache else found
 
     positives = velocities("positive", views)
-    averaged = average_views(positives)
-    positive_of = cycle_views(positives) if condition.view_mode == "cycle" else lambda step: averaged
+    positive_of = _of_views(condition, positives, _view_weights(call, noise, condition))
     guidance = Guidance(params.guidance_strength, params.guidance_rescale, params.guidance_interval)
     negative = positives[0]  # never called unless guidance applies
     if any(guidance.applies(t) for step in evaluation_times(times, params.integrator) for t in step):
@@ -125,6 +127,24 @@ def sample_sparse_latent(
     extra_inputs = () if concat is None else (concat.feats,)
     call = FlowCall(flow, forward, sparse_deviation(coords.lengths), coords, extra_inputs)
     return noise.replace(sample_flow(call, noise.feats, condition, image_size, sampler, progress))
+
+
+def _view_weights(call: FlowCall, noise: Tensor, condition: ImageCondition) -> Tensor | None:
+    """The views' weights for each token of `noise`, None unless they are blended."""
+    if condition.view_mode != "blend" or condition.directions is None:
+        return None
+    directions = condition.directions.to(noise.device)
+    if call.coords is None:
+        return grid_weights(directions, noise.shape[-1], condition.temperature)
+    return voxel_weights(directions, call.coords, condition.temperature)
+
+
+def _of_views(condition: ImageCondition, velocities: Sequence[Velocity], weights: Tensor | None) -> StepVelocity:
+    """The velocity of all views together at each step, in the condition's mode."""
+    if condition.view_mode == "cycle":
+        return cycle_views(velocities)
+    together = average_views(velocities) if weights is None else blend_views(velocities, weights)
+    return lambda step: together
 
 
 def _begin_stage(call: FlowCall, noise: Tensor, views: Sequence[PackedSequences]) -> None:

@@ -7,6 +7,7 @@ progress(fraction) is called as a stage advances, from above 0 up to 1, and may 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from PIL import Image
@@ -18,13 +19,21 @@ from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from ..capabilities import LATENT_STRIDE, image_size_of
 from ..checkpoint.config import Normalization, SamplerConfig
 from ..image import to_pixels
+from ..image.views import ViewBlend
 from ..models.shape_vae import dual_grid_features
 from ..models.structure_vae import occupied_voxels
 from ..models.texture_vae import field_features
 from ..networks import Networks
 from ..runtime.memory import device_memory
 from ..sparse import CoordSet, SparseTensor
-from ..values import Asset, EmptyOutputError, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
+from ..values import (
+    Asset,
+    EmptyOutputError,
+    ImageCondition,
+    ShapeLatent,
+    SparseStructure,
+    TextureLatent,
+)
 from .checks import check_channels, check_condition, check_same_voxels, check_space
 from .flow_sampling import sample_sparse_latent, sample_structure_latent
 from .noise import NoiseHistory, next_noise
@@ -43,12 +52,13 @@ def encode_images(
     objects: Sequence[Sequence[Image.Image]],
     *,
     image_sizes: Sequence[int],
-    view_mode: str,
+    view_mode: str | ViewBlend,
     progress: Progress | None = None,
 ) -> ImageCondition:
     """Image tokens of prepared RGB images: one sequence of views for each object, all equally long.
 
-    image_sizes: pixels a side that each image is encoded at, (512,) or (512, 1024).  Raises ValueError for unequal or
+    image_sizes: pixels a side that each image is encoded at, (512,) or (512, 1024).  view_mode: see `ImageCondition`.
+    Raises ValueError for unequal or
     no views, and for an image that is not RGB.
     """
     counts = {len(views) for views in objects}
@@ -64,7 +74,10 @@ def encode_images(
                 progress((i + 1) / len(images))
     by_view = (len(objects), -1)
     stacked = {size: torch.stack(rows).unflatten(0, by_view) for size, rows in tokens.items()}
-    return ImageCondition(stacked[512], stacked.get(1024), view_mode)
+    condition = partial(ImageCondition, stacked[512], stacked.get(1024))
+    if isinstance(view_mode, ViewBlend):
+        return condition("blend", view_mode.vectors(), view_mode.temperature)
+    return condition(view_mode)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from comfyui_trellis2.trellis2.cli.main import main
 from comfyui_trellis2.trellis2.image import cut_out
+from comfyui_trellis2.trellis2.image.views import ViewBlend, ViewDirection
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 from PIL import Image
 
@@ -90,3 +91,56 @@ def test_a_picture_that_cannot_be_cut_ends_before_the_model_is_loaded(generate, 
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.search(message, printed.err)
+
+
+# Views
+
+
+@pytest.fixture
+def views(tiny, tmp_path, monkeypatch):
+    """Runs generate with options on pictures a.png and b.png: (exit status, objects, view mode)."""
+    seen = {}
+
+    def stop(pipeline, objects, view_mode, **settings):
+        seen.update(objects=objects, mode=view_mode)
+        raise ValueError("stopped before sampling")
+
+    monkeypatch.setattr(Pipeline, "run", stop)
+    for name in ("a", "b"):
+        disc("RGBA").save(tmp_path / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options):
+        status = main(["generate", "-o", "out.glb", "--model", str(tiny), "--device", "cpu", *options])
+        return status, seen.get("objects"), seen.get("mode")
+
+    return run
+
+
+def test_named_views_reach_the_pipeline(views):
+    options = ("--view", "left=b.png", "--view", "azimuth=200,elevation=10:b.png", "--view-mode", "blend")
+    _, objects, mode = views("a.png", *options, "--view-temperature", "0.5")
+    assert [len(pictures) for pictures in objects] == [3]
+    assert mode == ViewBlend((ViewDirection(0), ViewDirection(90), ViewDirection(200, 10)), 0.5)
+    assert views("--view", "left=b.png", "--view", "top=a.png")[2] == "average"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "expected a picture"),
+        (("a.png", "b.png", "--view", "left=b.png"), "expected one picture beside --view"),
+        (("a.png", "b.png", "--view-mode", "blend"), "expected the side of each picture"),
+        (("--view", "left=c.png"), "c.png: no such file"),
+    ],
+)
+def test_views_without_sides_are_refused(views, capsys, options, words):
+    status, objects, _ = views(*options)
+    assert status == 1 and objects is None and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("view", ["behind=a.png", "a.png", "left="])
+def test_a_view_without_a_side_is_refused(views, capsys, view):
+    with pytest.raises(SystemExit):
+        views("--view", view)
+    assert "view: expected" in capsys.readouterr().err

@@ -123,7 +123,7 @@ def measure(generated: Generated, true: OVoxel, camera: Camera) -> dict[str, flo
     surface = dual_grid_to_mesh(true.dual_grid)
     coarse = torch.unique(true.dual_grid.coords * STRUCTURE // true.dual_grid.grid.shape[0], dim=0)
     seen = visible_points(surface, camera)
-    colors = [_base_color(field, seen) for field in (generated.asset.field, true.field)]
+    colors = [base_color(field, seen) for field in (generated.asset.field, true.field)]
     return {
         "structure_iou": structure_iou(generated.structure, coarse),
         "f_score": f_score(generated.asset.mesh, surface, SURFACE_DISTANCE),
@@ -197,7 +197,7 @@ def generate(pipeline: Pipeline, picture: Image.Image, steps: int | None, seed: 
     return Generated(structure.items[0], pipeline.decode(shape, texture)[0])
 
 
-def _base_color(field: VoxelField, points: torch.Tensor) -> torch.Tensor:
+def base_color(field: VoxelField, points: torch.Tensor) -> torch.Tensor:
     """sRGB [P, 3] fp32 of a field at world points [P, 3]; at the nearest voxel for points outside its voxels."""
     index = hash_grid(field.coords)
     places = field.grid.to_grid(points)
