@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from ..o_voxel.core.progress import Progress, StageProgress, staged
-from ..o_voxel.values import OVoxel
+from ..o_voxel.values import OVoxel, VoxelField
 from .capabilities import PIPELINE_TYPES, Capabilities, PipelineType, device_problem
 from .checkpoint.config import PipelineConfig, SamplerConfig
 from .checkpoint.layouts import Checkpoint
@@ -234,9 +234,34 @@ class Pipeline:
         """Encodes one object to its latents, without an image; see `stages.encode`."""
         return stages.encode(self.networks, voxels)
 
+    def decode_materials(
+        self, shape: ShapeLatent, texture: TextureLatent, *, progress: Progress | None = None
+    ) -> list[VoxelField]:
+        """Decodes the materials on the voxels of an encoded surface alone; see `stages.decode_materials`."""
+        return stages.decode_materials(self.networks, shape, texture, progress=progress)
+
+    def refine_shape(
+        self,
+        condition: ImageCondition,
+        shape: ShapeLatent,
+        *,
+        seed: int,
+        strength: float,
+        sampler: SamplerConfig | None = None,
+        progress: Progress | None = None,
+    ) -> ShapeLatent:
+        """Samples the shape latent [T, C] fp32 again from itself with noise; see `stages.refine_shape`."""
+        self.capabilities.check_shape(max(shape.resolutions))
+        sampler = sampler or self.config.shape_slat_sampler
+        return stages.refine_shape(
+            self.networks, condition, shape, sampler, seed=seed, strength=strength, progress=progress
+        )
+
     def reconstruct(self, voxels: OVoxel) -> Asset:
-        """Encodes and decodes one object with the VAEs alone: the upper bound of a checkpoint's quality."""
-        return self.decode(*self.encode(voxels))[0]
+        """Encodes and decodes one object with the VAEs alone, which predict the surface's voxels: the upper bound of a
+        checkpoint's quality."""
+        shape, texture = self.encode(voxels)
+        return self.decode(replace(shape, surface=None), texture)[0]
 
     def run(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..o_voxel.core.checks import check_tensor
 from ..o_voxel.values import Mesh, VoxelField
 from .sampling.noise import NoiseHistory
-from .sparse import PackedSequences, SparseTensor
+from .sparse import CoordSet, PackedSequences, SparseTensor
 
 VIEW_MODES = ("average", "cycle")
 
@@ -103,8 +103,15 @@ class Latent:
         return self.slat.coords.batch_size
 
 
+@dataclass(frozen=True, eq=False)
 class ShapeLatent(Latent):
-    """Latent of the shape. A separate type, so that node sockets reject a texture latent."""
+    """Latent of the shape. A separate type, so that node sockets reject a texture latent.
+
+    surface: voxels of the surface that was encoded, which the decoders then follow; None for a sampled shape, whose
+    decoder predicts them.
+    """
+
+    surface: CoordSet | None = None
 
 
 class TextureLatent(Latent):
