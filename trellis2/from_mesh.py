@@ -33,12 +33,14 @@ class FromMesh:
     seed: of the noise.  steps: of each sampler; None: the checkpoint's.
     fit: centre the mesh and scale it to the unit cube for the networks; False: it lies there already, as a generated
     one does.
+    unwrap_shared: see `bake_own_uvs`.
     """
 
     resolution: int | None = None
     seed: int = 42
     steps: int | None = None
     fit: bool = True
+    unwrap_shared: bool = False
 
 
 def encode_mesh(
@@ -90,8 +92,8 @@ def texture_mesh(
     Raises MissingFileError or ValueError, before anything is computed, for a checkpoint that lacks a network.
     """
     report = partial(staged, progress)
-    resolution = _resolution(pipeline, settings)
-    pipeline.capabilities.check_texture(resolution)
+    resolution = settings.resolution or pipeline.capabilities.own_resolution
+    pipeline.capabilities.check_encoded(resolution)
     surface = _placed(mesh, settings.fit)
     shape = encode_mesh(pipeline, surface, resolution, fit=False, progress=report("encode"))
     sampler = _steps(pipeline.config.tex_slat_sampler, settings.steps)
@@ -99,7 +101,15 @@ def texture_mesh(
     (field,) = pipeline.decode_materials(shape, texture, progress=report("decode"))
     device = torch.device("cpu") if field.coords.device.type == "mps" else field.coords.device
     field, surface, moved = (to_device(value, device) for value in (field, surface, mesh))
-    made = bake_own_uvs(moved, field, options, placed=surface, on_warning=on_warning, progress=report("bake"))
+    made = bake_own_uvs(
+        moved,
+        field,
+        options,
+        placed=surface,
+        unwrap_shared=settings.unwrap_shared,
+        on_warning=on_warning,
+        progress=report("bake"),
+    )
     return to_device(made, mesh.mesh.vertices.device)
 
 
@@ -119,7 +129,7 @@ def refine_mesh(
     "encode", "shape", "texture" and "decode". Raises as `texture_mesh`.
     """
     report = partial(staged, progress)
-    resolution = _resolution(pipeline, settings)
+    resolution = settings.resolution or pipeline.capabilities.own_resolution
     pipeline.capabilities.check_shape(resolution)
     if texture:
         pipeline.capabilities.check_texture(resolution)
@@ -144,8 +154,3 @@ def _placed(mesh: Mesh | TexturedMesh, fit: bool) -> Mesh:
 
 def _steps(sampler: SamplerConfig, steps: int | None) -> SamplerConfig:
     return sampler if steps is None else replace(sampler, params=replace(sampler.params, steps=steps))
-
-
-def _resolution(pipeline: Pipeline, settings: FromMesh) -> int:
-    sizes = pipeline.capabilities.textures or pipeline.capabilities.shapes
-    return settings.resolution or max(sizes, default=512)

@@ -33,6 +33,8 @@ MOST_TILES = 4
 LEAST_SIDE = 256
 # Share of the UV area that may be hidden behind other faces before it is worth a word.
 SHARED = 0.02
+# Texels a side on which it is measured.
+MEASURE_SIDE = 1024
 UNWRAP_SHARE = 0.3
 
 Warn = Callable[[str], None]
@@ -60,6 +62,7 @@ def bake_own_uvs(
     *,
     placed: Mesh | None = None,
     gutter: int = 2,
+    unwrap_shared: bool = False,
     on_warning: Warn | None = None,
     progress: Progress | None = None,
 ) -> TexturedMesh:
@@ -69,7 +72,8 @@ def bake_own_uvs(
     of its surface.  placed: the mesh in the field's world, as from `fitted`; None: it lies there already.
     options: resolution, of the material with most surface; others get a half, a quarter … of the side by their share,
     256 at least. supersample and alpha_mode as in `bake`; the others are not used.
-    gutter: free texels between charts where a material has no texture coordinates and is unwrapped.
+    gutter: free texels between charts of a material that is unwrapped: one without texture coordinates and, with
+    unwrap_shared, one whose faces share texels.
     on_warning: called with one line for each thing that the texture coordinates do not allow.
     progress: called with the fraction done, 0 to 1; may raise, to cancel.
 
@@ -88,23 +92,29 @@ def bake_own_uvs(
         raise ValueError(f"placed: expected the mesh's {len(mesh.mesh.vertices)} vertices, got {len(surface.vertices)}")
     warn = on_warning or (lambda line: None)
     return in_background(
-        lambda report: _baked(mesh, surface, (field, options, gutter), warn, report),
+        lambda report: _baked(mesh, surface, (field, options, (gutter, unwrap_shared)), warn, report),
         progress,
         2 + len(used_materials(mesh)) * (options.resolution * options.supersample) ** 2 / SAMPLES_A_SECOND,
     )
 
 
 def _baked(
-    mesh: TexturedMesh, surface: Mesh, work: tuple[VoxelField, BakeOptions, int], warn: Warn, report: Progress
+    mesh: TexturedMesh,
+    surface: Mesh,
+    work: tuple[VoxelField, BakeOptions, tuple[int, bool]],
+    warn: Warn,
+    report: Progress,
 ) -> TexturedMesh:
-    """`bake_own_uvs` after its checks. surface: the mesh in the field's world.  work: field, options and gutter."""
-    field, options, gutter = work
+    """`bake_own_uvs` after its checks. surface: the mesh in the field's world.  work: field, options, gutter and
+    unwrap_shared."""
+    field, options, unwrapping = work
     rows = used_materials(mesh)
     areas = length(area_vectors(surface.vertices, surface.faces.long()))
     ids = _material_ids(mesh)
     shares = torch.stack([areas[ids == row].sum() for row in rows])
     sides = [_side(options.resolution, float(share / shares.max().clamp_min(1e-30))) for share in shares]
-    mesh, made = _with_uvs(mesh, surface, dict(zip(rows, sides, strict=True)), gutter, scaled(report, 0, UNWRAP_SHARE))
+    bar = scaled(report, 0, UNWRAP_SHARE)
+    mesh, made = _with_uvs(mesh, surface, dict(zip(rows, sides, strict=True)), unwrapping, bar)
     source, materials = FieldMaterials(field, hash_grid(field.coords)), list(mesh.materials)
     for number, (row, side) in enumerate(zip(rows, sides, strict=True)):
         layout = _layout(mesh, (ids == row).nonzero().squeeze(1), row in made)
@@ -130,13 +140,18 @@ def _side(resolution: int, share: float) -> int:
 
 
 def _with_uvs(
-    mesh: TexturedMesh, surface: Mesh, sides: dict[int, int], gutter: int, report: Progress
+    mesh: TexturedMesh, surface: Mesh, sides: dict[int, int], unwrapping: tuple[int, bool], report: Progress
 ) -> tuple[TexturedMesh, set[int]]:
-    """(mesh with UVs for all its materials, rows of those that were unwrapped). sides: by row, texels of a texture."""
+    """(mesh with UVs for all its materials, rows of those that were unwrapped). sides: by row, texels of a texture.
+    unwrapping: gutter and unwrap_shared."""
+    gutter, shared = unwrapping
     ids, made = _material_ids(mesh), {row for row in sides if mesh.uv is None}
     if mesh.uv is not None:
         flat = _uv_areas(mesh.uv[mesh.uv_rows.long()]) == 0
         made = {row for row in sides if bool(flat[ids == row].all())}
+        for row in set(sides) - made if shared else ():
+            if _hidden(_layout(mesh, (ids == row).nonzero().squeeze(1), False)) > SHARED:
+                made.add(row)
     uv = surface.vertices.new_zeros(0, 2) if mesh.uv is None else mesh.uv
     faces = mesh.uv_rows.clone() if made else mesh.uv_faces
     for number, row in enumerate(sorted(made)):
@@ -167,6 +182,15 @@ def _layout(mesh: TexturedMesh, rows: Tensor, made: bool) -> _Layout:
     return _Layout(UVMap(flat, faces, faces.new_zeros(len(faces))), rows, area, not inside, made)
 
 
+def _hidden(layout: _Layout) -> float:
+    """Share of the UV area that lies behind other faces, to about a percent."""
+    taken = sum(
+        len(band_samples(layout.uv_map, MEASURE_SIDE, 1, start, backend="auto").face)
+        for start in band_starts(MEASURE_SIDE, 1, layout.face.device)
+    )
+    return 1 - taken / MEASURE_SIDE**2 / max(layout.area, 1e-30)
+
+
 def _uv_areas(corners: Tensor) -> Tensor:
     """Areas [F] of UV triangles [F, 3, 2]."""
     (ax, ay), (bx, by) = (corners[:, 1] - corners[:, 0]).unbind(1), (corners[:, 2] - corners[:, 0]).unbind(1)
@@ -190,11 +214,10 @@ def _material(
         atlas.write(samples, Channels(field=source.sample(samples.at(corners), "auto")))
 
     seen = torch.zeros(len(layout.face), dtype=torch.bool, device=device)
-    taken, starts = 0, band_starts(side, options.supersample, device)
+    starts = band_starts(side, options.supersample, device)
     for start in starts:
         samples = band_samples(layout.uv_map, side, options.supersample, start, backend="auto")
         seen[samples.face] = True
-        taken += len(samples.face)
         write(samples)
         report(0.95 * min(start + starts.step, side) / side)
     lone = lone_samples(layout.uv_map, side, seen, atlas.covered)
@@ -203,7 +226,7 @@ def _material(
     if not bool(atlas.field.valid.any()):
         warn(f"{name}: it is left as it is: its faces have no area, or no voxel is near")
         return old
-    hidden = 1 - taken / (side * options.supersample) ** 2 / max(layout.area, 1e-30)
+    hidden = 0.0 if layout.made else _hidden(layout)
     if hidden > SHARED:
         warn(
             f"{name}: {hidden:.0%} of its texture coordinates lie on others, as mirrored or repeated parts do; these "

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .checks import MESH_SUFFIXES, check_device, check_file, check_output, positive
 from .meshes import add_asset_options, asset_options
 from .shared import CHECKPOINT, progress_bars
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BACKGROUND_CHOICES = {"auto": "auto", "plain": "plain background", "rembg": "rembg", "none": "alpha or mask only"}
 # What Pillow raises for a picture that it cannot decode.
@@ -30,13 +35,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         metavar="OUT",
         help=".glb, .obj, .ply or .stl; _1, _2 … added for several",
     )
-    generate.add_argument(
-        "--background",
-        choices=BACKGROUND_CHOICES,
-        default="auto",
-        help="what is cut out: alpha, else a plain background, else by rembg if installed (auto, default); a plain "
-        "background; by rembg; nothing but alpha (none)",
-    )
+    add_background(generate)
     generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
     generate.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
     generate.add_argument("--views", action="store_true", help="the images are views of one object")
@@ -64,15 +63,49 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
 
 
-def _generate(arguments: argparse.Namespace) -> int:
+def add_background(command: argparse.ArgumentParser) -> None:
+    """Adds the option that says what is cut out of pictures, for `prepared_pictures`."""
+    command.add_argument(
+        "--background",
+        choices=BACKGROUND_CHOICES,
+        default="auto",
+        help="what is cut out: alpha, else a plain background, else by rembg if installed (auto, default); a plain "
+        "background; by rembg; nothing but alpha (none)",
+    )
+
+
+def prepared_pictures(paths: Sequence[Path], background: str) -> list[Image.Image]:
+    """Reads pictures, cut out and cropped, and prints what was cut. background: of BACKGROUND_CHOICES.
+
+    Raises ValueError naming the first file, before any is read, that is not there; or that is no picture.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    from ..image import cut_out, prepare_image
+
+    for path in paths:
+        check_file(path)
+    pictures = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[background])
+                pictures.append(prepare_image(cut.image))
+        except UNREADABLE as error:
+            text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise ValueError(f"{path}: {text}") from error
+        print(f"{path}: {cut.used}")
+        if cut.warning:
+            print(f"{path}: not sure: {cut.warning}")
+    return pictures
+
+
+def _generate(arguments: argparse.Namespace) -> int:
     from ...o_voxel.asset import make_asset
     from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.voxels.sample import colored, vertex_materials
     from ..capabilities import Capabilities
     from ..checkpoint.layouts import Checkpoint
-    from ..image import cut_out, prepare_image
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
@@ -83,20 +116,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
-    for path in arguments.images:
-        check_file(path)
-    pictures = []
-    for path in arguments.images:
-        try:
-            with Image.open(path) as image:
-                cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[arguments.background])
-                pictures.append(prepare_image(cut.image))
-        except UNREADABLE as error:
-            text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise ValueError(f"{path}: {text}") from error
-        print(f"{path}: {cut.used}")
-        if cut.warning:
-            print(f"{path}: not sure: {cut.warning}")
+    pictures = prepared_pictures(arguments.images, arguments.background)
     residency = choose_residency(arguments.vram, arguments.device or default_device())
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
     assets = pipeline.run(
