@@ -141,8 +141,7 @@ class TransferTextures:
             "required": {
                 "mesh": (ANY_MESH, {"tooltip": target}),
                 "source": (ANY_MESH, {"tooltip": source}),
-                "onto": ([SHARE_UV, UNWRAP_SHARED = "keep all", "unwrap what overlaps"
-KEEP_UV, NEW_UV, ON_VERTICES], {"default": KEEP_UV, "tooltip": kind}),
+                "onto": ([KEEP_UV, NEW_UV, ON_VERTICES], {"default": KEEP_UV, "tooltip": kind}),
                 "texture_size": (TEXTURE_SIZES, {"default": "2048", "tooltip": SIZE}),
                 "normal_map": ("BOOLEAN", {"default": True, "tooltip": normal}),
                 "occlusion": ("BOOLEAN", {"default": False, "tooltip": occlusion}),

@@ -142,9 +142,7 @@ class EncodeMesh:
 
 class RefineShape:
     CATEGORY = GENERATE_GROUP
-    DESCRIPTION = (
-        "Adds noise to a shape and samples it again from there, as the picture says: new detail on its voxels."
-    )
+    DESCRIPTION = "Adds noise to a shape and samples it again from there, as the picture says: new detail where it is."
     FUNCTION = "refine"
     RETURN_TYPES = (SHAPE,)
     RETURN_NAMES = ("shape",)

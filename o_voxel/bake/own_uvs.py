@@ -6,7 +6,7 @@ surface, without a search for a surface nearby.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -114,6 +114,8 @@ def _baked(
     shares = torch.stack([areas[ids == row].sum() for row in rows])
     sides = [_side(options.resolution, float(share / shares.max().clamp_min(1e-30))) for share in shares]
     bar = scaled(report, 0, UNWRAP_SHARE)
+    for row in _without_area(mesh, rows) if mesh.uv is not None else ():
+        warn(f"material {row}: its texture coordinates have no area, as those of a palette of colours: it is unwrapped")
     mesh, made = _with_uvs(mesh, surface, dict(zip(rows, sides, strict=True)), unwrapping, bar)
     source, materials = FieldMaterials(field, hash_grid(field.coords)), list(mesh.materials)
     for number, (row, side) in enumerate(zip(rows, sides, strict=True)):
@@ -145,10 +147,8 @@ def _with_uvs(
     """(mesh with UVs for all its materials, rows of those that were unwrapped). sides: by row, texels of a texture.
     unwrapping: gutter and unwrap_shared."""
     gutter, shared = unwrapping
-    ids, made = _material_ids(mesh), {row for row in sides if mesh.uv is None}
+    ids, made = _material_ids(mesh), set(sides) if mesh.uv is None else _without_area(mesh, sides)
     if mesh.uv is not None:
-        flat = _uv_areas(mesh.uv[mesh.uv_rows.long()]) == 0
-        made = {row for row in sides if bool(flat[ids == row].all())}
         for row in set(sides) - made if shared else ():
             if _hidden(_layout(mesh, (ids == row).nonzero().squeeze(1), False)) > SHARED:
                 made.add(row)
@@ -159,8 +159,16 @@ def _with_uvs(
         bar = scaled(report, number / len(made), 1 / len(made))
         charts = unwrap(part, resolution=sides[row], gutter=gutter, progress=bar)
         faces[found.faces] = (charts.faces + len(uv)).to(faces.dtype)
-        uv = torch.cat([uv, charts.uv])
+        u, v = charts.uv.unbind(1)
+        # Files turn v by 1 - v: rounded like this, it comes back to the bit.
+        uv = torch.cat([uv, torch.stack([u, 1 - (1 - v)], 1)])
     return (replace(mesh, uv=uv, uv_faces=faces), made) if made else (mesh, made)
+
+
+def _without_area(mesh: TexturedMesh, rows: Iterable[int]) -> set[int]:
+    """Those of the materials `rows` whose faces have no area in UV space."""
+    flat, ids = _uv_areas(mesh.uv.double()[mesh.uv_rows.long()]) == 0, _material_ids(mesh)
+    return {row for row in rows if bool(flat[ids == row].all())}
 
 
 def _layout(mesh: TexturedMesh, rows: Tensor, made: bool) -> _Layout:

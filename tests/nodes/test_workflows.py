@@ -202,6 +202,18 @@ def test_any_mesh_made_light(comfy, runner, workflow, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_mesh_painted_as_a_picture_says(comfy, runner, workflow, tmp_path, monkeypatch):
+    box = trimesh.creation.box((2.0, 1.0, 1.0))
+    box.export(tmp_path / "mesh.glb")
+    monkeypatch.setattr("comfyui_trellis2.nodes.files.EXAMPLE_MESHES", tmp_path)
+    runner.run(workflow("texture_a_mesh", n6_mesh="mesh", n7_resolution="512", n10_texture_size="512"))
+    given, loaded = (load_textured_mesh(file) for file in (tmp_path / "mesh.glb", comfy / "3d" / "asset_00001_.glb"))
+    corners = [mesh.mesh.vertices[mesh.mesh.faces] for mesh in (given, loaded)]
+    assert torch.equal(*corners)
+    assert loaded.materials[0].base_color_texture.image.shape == (512, 512, 3)
+
+
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes(comfy, workflow, runner):
     runner.run(workflow("image_to_3d_one_node", n5_pipeline_type="512"))
     runner.cache.clear()

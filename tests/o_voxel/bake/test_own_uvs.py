@@ -1,4 +1,4 @@
-"""Textures baked onto a mesh's own texture coordinates show the voxels' values, and nothing else of the mesh changes."""
+"""Textures baked onto a mesh's own texture coordinates show the voxels' values, and nothing else changes."""
 
 from dataclasses import replace
 
@@ -128,9 +128,11 @@ def test_what_has_no_coordinates_is_unwrapped_and_the_rest_kept(sheet, shapes):
     ids = torch.tensor([0, 2]).repeat_interleave(torch.tensor([len(sheet.mesh.faces), len(ball.faces)]))
     spare = Material(base_color_factor=(0.3, 0.3, 0.3))
     given = TexturedMesh(mesh, (PLAIN, spare, PLAIN), material_ids=ids, uv=uv)
-    made = bake_own_uvs(given, field_of(mesh), OPTIONS)
+    said = []
+    made = bake_own_uvs(given, field_of(mesh), OPTIONS, on_warning=said.append)
     assert_same(made, given)
-    assert torch.equal(made.uv[: len(uv)], uv)
+    assert len(said) == 1 and said[0].startswith("material 2: its texture coordinates have no area")
+    assert torch.equal(made.uv[: len(uv)], uv) and torch.equal(1 - (1 - made.uv[len(uv) :, 1]), made.uv[len(uv) :, 1])
     assert torch.equal(made.uv_rows[ids == 0], mesh.faces[ids == 0])
     assert made.materials[1] is spare
     assert float(errors(made).max()) < 3 * BYTE
