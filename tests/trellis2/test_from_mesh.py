@@ -116,7 +116,7 @@ def test_strength_is_the_time_that_the_flow_starts_at(pipeline, condition, shape
     other = replace(shape, slat=shape.slat.replace(-shape.slat.feats))
     fresh = pipeline.refine_shape(condition, other, seed=5, strength=1.0, sampler=sampler)
     torch.testing.assert_close(fresh.slat.feats, made[1.0].slat.feats, atol=1e-3, rtol=0)
-    with pytest.raises(ValueError, match="strength: expected 0 to 1, got 1.5"):
+    with pytest.raises(ValueError, match="strength: expected 0 to 1, got"):
         pipeline.refine_shape(condition, shape, seed=5, strength=1.5)
 
 
