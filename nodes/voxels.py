@@ -94,8 +94,8 @@ class VoxelsToMesh:
 class EncodeMesh:
     CATEGORY = GENERATE_GROUP
     DESCRIPTION = (
-        "Encodes any mesh to a shape latent: to paint it by Sample Texture, Decode Mesh and Texture Mesh, or to change "
-        "it by Refine Shape. The published model's encoder is 0.7 GB more, downloaded at the first use."
+        "Encodes any mesh to a shape latent, to paint it by Sample Texture or to change it by Refine Shape. The "
+        "published model's encoder is 0.7 GB more, downloaded at the first use."
     )
     FUNCTION = "encode"
     RETURN_TYPES = (SHAPE,)

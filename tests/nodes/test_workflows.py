@@ -9,6 +9,7 @@ import torch
 import trimesh
 from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host, sockets
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.voxels.from_mesh import fitted
 from comfyui_trellis2.tools import blueprint
 from comfyui_trellis2.tools.workflows import FOLDER, PAGE, page, texts
 from comfyui_trellis2.trellis2.checkpoint.builtin import find_built_in
@@ -208,7 +209,7 @@ def test_a_mesh_painted_as_a_picture_says(comfy, runner, workflow, tmp_path, mon
     monkeypatch.setattr("comfyui_trellis2.nodes.files.EXAMPLE_MESHES", tmp_path)
     runner.run(workflow("texture_a_mesh", n6_mesh="mesh", n7_resolution="512", n10_texture_size="512"))
     given, loaded = (load_textured_mesh(file) for file in (tmp_path / "mesh.glb", comfy / "3d" / "asset_00001_.glb"))
-    corners = [mesh.mesh.vertices[mesh.mesh.faces] for mesh in (given, loaded)]
+    corners = [mesh.mesh.vertices[mesh.mesh.faces] for mesh in (fitted(given), loaded)]
     assert torch.equal(*corners)
     assert loaded.materials[0].base_color_texture.image.shape == (512, 512, 3)
 
