@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .asset import AssetSettings, GameReadyAsset, Unwrap
-from .bake import BakeTextures, ProjectPicture, TransferTextures
+from .bake import BakeTextures, ProjectPicture, TextureMesh, TransferTextures
 from .engine import CollisionMesh, SaveForEngine
 from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage, Views
@@ -14,7 +14,7 @@ from .model import LoadModel, SamplerSettings
 from .preview import MeshInfo, RenderPreview, UVAtlas
 from .stages import CascadeShape, DecodeMesh, ImageTo3D, SampleShape, SampleStructure, SampleTexture
 from .textures import ImagesToTextures, TexturesToImages
-from .voxels import LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
+from .voxels import EncodeMesh, LoadVoxels, MeshToVoxels, RefineShape, SaveVoxels, VoxelsToMesh
 
 # id -> (class, name on the canvas). Search ranks what a name begins with: the model's own stages begin with the brand,
 # tools for any mesh or picture with what they do.
@@ -42,6 +42,9 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2BakeTextures": (BakeTextures, "Bake Textures (TRELLIS.2)"),
     "T2TransferTextures": (TransferTextures, "Transfer Textures (TRELLIS.2)"),
     "T2ProjectPicture": (ProjectPicture, "Project Picture (TRELLIS.2)"),
+    "T2EncodeMesh": (EncodeMesh, "TRELLIS.2 Encode Mesh"),
+    "T2RefineShape": (RefineShape, "TRELLIS.2 Refine Shape"),
+    "T2TextureMesh": (TextureMesh, "Texture Mesh (TRELLIS.2)"),
     "T2CollisionMesh": (CollisionMesh, "Collision Mesh (TRELLIS.2)"),
     "T2SaveForEngine": (SaveForEngine, "Save for Engine (TRELLIS.2)"),
     "T2RemoveHiddenFaces": (RemoveHiddenFaces, "Remove Hidden Faces (TRELLIS.2)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, get_args
 
 import numpy as np
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from ..o_voxel.bake.bake import bake
 from ..o_voxel.bake.options import BakeOptions
+from ..o_voxel.bake.own_uvs import bake_own_uvs
 from ..o_voxel.bake.projection import FitOptions, Picture, ProjectOptions, overlay, project_found
 from ..o_voxel.bake.projection.light import ColorMatch
 from ..o_voxel.bake.transfer import transfer_colors, transfer_textures, with_maps
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, VoxelField
+from ..o_voxel.voxels.from_mesh import fitted
 from ..trellis2.image.cut_out import AUTO
 from . import host
 from .asset import ALPHA, ALPHA_MODES, SAMPLES, SIZE, SIZE_OVERRIDE, SUPERSAMPLES, TEXTURE_SIZES, texture_side
@@ -23,6 +26,9 @@ from .sockets import ANY_MESH, TEXTURED_MESH, VOXELS, materials, painted, textur
 from .sockets import surface as surface_of
 from .widgets import ASSET_GROUP
 
+log = logging.getLogger(__name__)
+
+SHARE_UV, UNWRAP_SHARED = "keep all", "unwrap what overlaps"
 KEEP_UV, NEW_UV, ON_VERTICES = "textures", "textures, unwrap anew", "vertex colours"
 FIND, GIVEN = "find", "as given below"
 STRENGTH = "Share of the picture's colour where it is seen best; it fades with the angle. 0: nothing changes."
@@ -315,3 +321,78 @@ class ProjectPicture:
         preview = host.at_rest(torch.stack(drawn)).float() / 255
         made = textured(textured_mesh) if made is target else made
         return {"ui": {"text": lines}, "result": (host.at_rest(made), preview, "\n".join(lines))}
+
+
+class TextureMesh:
+    CATEGORY = ASSET_GROUP
+    DESCRIPTION = (
+        "Paints voxels' materials onto a mesh that has texture coordinates of its own. Vertices, faces, parts and "
+        "coordinates stay; every material gets textures of its own; normal and occlusion maps are kept."
+    )
+    FUNCTION = "texture"
+    RETURN_TYPES = (TEXTURED_MESH,)
+    RETURN_NAMES = ("textured_mesh",)
+    OUTPUT_TOOLTIPS = ("The mesh with new textures.",)
+    SEARCH_ALIASES = ("texture a mesh", "retexture", "paint mesh", "own uv", "keep uv", "existing mesh", "bake")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        size = (
+            "Texels a side of the material with most surface; small ones get a half, a quarter … of it, 256 at least."
+        )
+        uvs = (
+            "keep all: texture coordinates stay as they are. Mirrored and repeated parts then share one picture. "
+            "unwrap what overlaps: materials with such parts get new coordinates. Without any, a material is unwrapped."
+        )
+        fitted = "The mesh was fitted to the unit cube by Encode Mesh; the same choice as there."
+        gutter = "Minimum empty texels between charts of an unwrapped material."
+        return {
+            "required": {
+                "mesh": (ANY_MESH, {"tooltip": "The mesh that Encode Mesh got."}),
+                "voxels": (VOXELS, {"tooltip": "From Decode Mesh, with a texture."}),
+                "texture_size": (TEXTURE_SIZES, {"default": "2048", "tooltip": size}),
+                "uvs": ([SHARE_UV, UNWRAP_SHARED], {"default": SHARE_UV, "tooltip": uvs}),
+                "supersample": (SUPERSAMPLES, {"default": "1", "tooltip": SAMPLES, "advanced": True}),
+                "alpha_mode": (ALPHA_MODES, {"default": "auto", "tooltip": ALPHA, "advanced": True}),
+                "gutter": ("INT", {"default": 2, "min": 1, "max": 64, "tooltip": gutter, "advanced": True}),
+                "fit": ("BOOLEAN", {"default": True, "tooltip": fitted, "advanced": True}),
+            },
+            "optional": {"texture_size_override": SIZE_OVERRIDE},
+        }
+
+    def texture(
+        self,
+        mesh: Mesh | TexturedMesh,
+        voxels: VoxelField,
+        texture_size: str,
+        uvs: str,
+        supersample: str,
+        alpha_mode: str,
+        gutter: int,
+        fit: bool,
+        texture_size_override: int | None = None,
+    ) -> tuple[TexturedMesh] | dict[str, Any]:
+        field, lines = materials(voxels, "voxels"), []
+        given = textured(mesh)
+        # Fitted where Encode Mesh fits it, so that both get the same numbers.
+        placed = fitted(given).mesh if fit else given.mesh
+        options = BakeOptions(
+            resolution=texture_side(texture_size, texture_size_override),
+            supersample=int(supersample),
+            alpha_mode=alpha_mode,
+        )
+        made = bake_own_uvs(
+            host.at_work(given),
+            host.at_work(field),
+            options,
+            placed=host.at_work(placed),
+            gutter=gutter,
+            unwrap_shared=uvs == UNWRAP_SHARED,
+            on_warning=lines.append,
+            progress=host.progress(),
+        )
+        for line in lines:
+            log.warning(line)
+        host.show_text(lines)
+        result = (host.at_rest(made),)
+        return {"ui": {"text": lines}, "result": result} if lines else result

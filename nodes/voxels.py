@@ -1,4 +1,4 @@
-"""Nodes that convert meshes to O-Voxels and back, and load and save O-Voxels."""
+"""Nodes that convert meshes to O-Voxels and latents and back, and load and save O-Voxels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,27 @@ from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, OVoxel, VoxelField
 from ..o_voxel.voxels.from_mesh import voxelize
 from ..o_voxel.voxels.to_mesh import dual_grid_to_mesh
+from ..trellis2.from_mesh import encode_mesh
+from ..trellis2.pipeline import Pipeline
+from ..trellis2.stage_pictures import picture_of
+from ..trellis2.values import ImageCondition, ShapeLatent
 from . import host
 from .files import loadable
-from .sockets import ANY_MESH, MESH, O_VOXEL, VOXELS, expect, textured
-from .widgets import FILES_GROUP, MESH_GROUP, filename_prefix
+from .sockets import ANY_MESH, CONDITION, MESH, O_VOXEL, PIPELINE, SHAPE, VOXELS, SamplerOverrides, expect, textured
+from .widgets import (
+    FILES_GROUP,
+    GENERATE_GROUP,
+    MESH_GROUP,
+    TYPE_FROM_MODEL,
+    chosen,
+    configured,
+    filename_prefix,
+    number_override,
+    stage_inputs,
+)
 
 VOXEL_SUFFIXES = (".vxz", ".npz", ".ply")
+ENCODED = [TYPE_FROM_MODEL, "512", "1024", "1536"]
 RESOLUTION = {"default": 512, "min": 16, "max": 2048, "step": 16}
 
 
@@ -74,6 +89,100 @@ class VoxelsToMesh:
         voxels = expect(o_voxel, O_VOXEL)
         mesh = dual_grid_to_mesh(host.at_work(voxels.dual_grid), tile_size or None, progress=host.progress())
         return host.at_rest(mesh), host.at_rest(voxels.field)
+
+
+class EncodeMesh:
+    CATEGORY = GENERATE_GROUP
+    DESCRIPTION = (
+        "Encodes any mesh to a shape latent, to paint it by Sample Texture or to change it by Refine Shape. The "
+        "published model's encoder is 0.7 GB more, downloaded at the first use."
+    )
+    FUNCTION = "encode"
+    RETURN_TYPES = (SHAPE,)
+    RETURN_NAMES = ("shape",)
+    OUTPUT_TOOLTIPS = ("The shape latent, for Sample Texture, Refine Shape and Decode Mesh.",)
+    SEARCH_ALIASES = ("vae encode", "mesh to latent", "texture a mesh", "retexture", "shape encoder", "inversion")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        resolution = (
+            "Voxels a side. The model's own: 1024 for the published one, 512 for the built-in mini, its only one. "
+            "Detail below a voxel is lost. Tokens, and with them time and memory, grow about 4x from 512 to 1024."
+        )
+        fit = (
+            "Centre the mesh and scale it to the unit cube, as the model expects. Off: it lies there already, as one "
+            "from Decode Mesh does. Texture Mesh needs the same choice."
+        )
+        return {
+            "required": {
+                "pipeline": (PIPELINE, {"tooltip": "From Load Model."}),
+                "mesh": (ANY_MESH, {"tooltip": "Any mesh: open, of many parts, with or without materials."}),
+                "resolution": (ENCODED, {"default": TYPE_FROM_MODEL, "tooltip": resolution}),
+                "fit": ("BOOLEAN", {"default": True, "tooltip": fit, "advanced": True}),
+            },
+            "optional": dict([number_override("resolution")]),
+        }
+
+    def encode(
+        self,
+        pipeline: Pipeline,
+        mesh: Mesh | TexturedMesh,
+        resolution: str,
+        fit: bool,
+        resolution_override: int | None = None,
+    ) -> tuple[ShapeLatent]:
+        capabilities = expect(pipeline, PIPELINE).capabilities
+        choice = chosen("resolution", ENCODED, resolution, resolution_override)
+        side = capabilities.own_resolution if choice == TYPE_FROM_MODEL else int(choice)
+        capabilities.check_encoded(side)
+        shape = encode_mesh(pipeline, textured(mesh), side, fit=fit, progress=host.progress())
+        host.show(lambda: picture_of(shape))
+        return (host.at_rest(shape),)
+
+
+class RefineShape:
+    CATEGORY = GENERATE_GROUP
+    DESCRIPTION = "Adds noise to a shape and samples it again from there, as the picture says: new detail where it is."
+    FUNCTION = "refine"
+    RETURN_TYPES = (SHAPE,)
+    RETURN_NAMES = ("shape",)
+    OUTPUT_TOOLTIPS = ("The refined shape latent, for Sample Texture and Decode Mesh.",)
+    SEARCH_ALIASES = ("mesh to mesh", "shape to shape", "add detail", "enhance mesh", "img2img", "denoise", "sdedit")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        strength = (
+            "How much is made anew: the time at which the flow starts. 0: the shape as it is. 0.3: edges and small "
+            "forms. 1: everything but where the surface is, to a voxel of the latent, 1/32 or 1/64 of the cube."
+        )
+        value = {"default": 0.5, "min": 0.0, "max": 1.0, "step": 0.05, "round": False, "tooltip": strength}
+        return stage_inputs(
+            7.5,
+            values={"shape": (SHAPE, {"tooltip": "From Encode Mesh, Sample Shape or Shape Cascade."})},
+            widgets={"strength": ("FLOAT", value)},
+        )
+
+    def refine(
+        self,
+        pipeline: Pipeline,
+        condition: ImageCondition,
+        shape: ShapeLatent,
+        seed: int,
+        steps: int,
+        guidance: float,
+        strength: float,
+        sampler: SamplerOverrides | None = None,
+    ) -> tuple[ShapeLatent]:
+        refined = expect(pipeline, PIPELINE).refine_shape(
+            expect(condition, CONDITION),
+            expect(shape, SHAPE),
+            seed=seed,
+            strength=strength,
+            sampler=configured(pipeline.config.shape_slat_sampler, steps, guidance, sampler),
+            progress=host.progress(),
+        )
+        host.show(lambda: picture_of(refined))
+        return (host.at_rest(refined),)
 
 
 class LoadVoxels:

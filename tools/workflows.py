@@ -148,6 +148,35 @@ def mesh_to_asset(types: Types) -> Canvas:
     return canvas
 
 
+def texture_a_mesh(types: Types) -> Canvas:
+    """A mesh and a picture to the same mesh with new textures."""
+    canvas = _canvas("texture_a_mesh", types)
+    with canvas.group("1. Model and picture", BLUE):
+        model = canvas.add("T2LoadModel", model=MINI)
+        images = _picture(canvas)
+        condition = canvas.add("T2ImageCondition", pipeline=model["pipeline"], images=images["images"])
+    with canvas.group("2. Mesh", GREEN):
+        source = canvas.add("T2ExampleMesh")
+        shape = canvas.add("T2EncodeMesh", pipeline=model["pipeline"], mesh=source["textured_mesh"])
+    with canvas.group("3. Materials", PURPLE):
+        texture = canvas.add(
+            "T2SampleTexture", pipeline=model["pipeline"], condition=condition["condition"], shape=shape["shape"]
+        )
+        decoded = canvas.add(
+            "T2DecodeMesh", pipeline=model["pipeline"], shape=shape["shape"], texture=texture["texture"]
+        )
+        painted = canvas.add(
+            "T2TextureMesh",
+            mesh=source["textured_mesh"],
+            voxels=decoded["voxels"],
+            texture_size="1024",
+            uvs="unwrap what overlaps",
+        )
+    with canvas.group("4. File", ORANGE):
+        _save_asset(canvas, painted)
+    return canvas
+
+
 def game_ready_asset(types: Types) -> Canvas:
     """A picture to an asset by a preset, with its options and figures."""
     canvas = _canvas("game_ready_asset", types)
@@ -251,6 +280,7 @@ WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
     several_views,
     named_views,
     mesh_to_asset,
+    texture_a_mesh,
     game_ready_asset,
     print_3d,
     low_vram,

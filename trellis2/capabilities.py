@@ -68,6 +68,17 @@ class Capabilities:
         """Names of the pipeline types that it has all networks for."""
         return [name for name, kind in PIPELINE_TYPES.items() if self._makes(kind)]
 
+    @property
+    def own_resolution(self) -> int:
+        """The finest resolution, 512 or 1024, of a surface that it textures; 512 if it textures none."""
+        return max(self.textures, default=512)
+
+    def check_encoded(self, resolution: int) -> None:
+        """Raises ValueError unless a mesh can be encoded and textured at `resolution` voxels a side."""
+        if resolution < LATENT_STRIDE or resolution % LATENT_STRIDE:
+            raise ValueError(f"resolution: expected a multiple of {LATENT_STRIDE}, got {resolution}")
+        self.check_texture(resolution)
+
     def check_type(self, name: str) -> None:
         """Raises ValueError, naming the types that work, if it lacks a network of a pipeline type."""
         if not self._makes(PIPELINE_TYPES[name]):

@@ -1,7 +1,8 @@
 """Latents as files, to decode, texture again or cascade later: a safetensors file that any reader of the format opens.
 
 Tensors, for each of structure, shape and texture that the file holds, of the N voxels of all objects in order:
-KIND.voxels [N, 3] int32 (x, y, z), and but for the structure KIND.feats [N, C] float32, not normalised. Metadata:
+KIND.voxels [N, 3] int32 (x, y, z), and but for the structure KIND.feats [N, C] float32, not normalised; of an encoded
+shape also shape.surface [M, 3] int32, the voxels that its decoder follows. Metadata:
 "format", "version", and "KIND": JSON with what the tensors do not say (see `_described`). Further metadata is the
 caller's, such as ComfyUI's graph. The header has its keys in order, so equal content is equal bytes; the safetensors
 package writes its metadata in any order.
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,6 +89,7 @@ def read_latents(path: FilePath, progress: Progress | None = None) -> Latents:
         metadata, entries, start = _header(file, Path(path).stat().st_size)
         described = {kind: _object(metadata[kind], kind) for kind in KINDS if kind in metadata}
         expected = {f"{kind}.{name}" for kind in described for name in ("voxels", "feats")} - {"structure.feats"}
+        expected |= {"shape.surface"} & entries.keys() if "shape" in described else set()
         if not described or entries.keys() != expected:
             raise ValueError(f"expected the tensors {sorted(expected)} of {list(described)}, got {sorted(entries)}")
         tensors = {}
@@ -126,17 +128,19 @@ def summary(latents: Latents) -> list[str]:
 def _tensors(value: SparseStructure | Latent) -> dict[str, Tensor]:
     if isinstance(value, SparseStructure):
         return {"voxels": torch.cat(value.items).to(torch.int32)}
-    return {"voxels": value.slat.coords.voxels, "feats": value.slat.feats.float()}
+    surface = {} if getattr(value, "surface", None) is None else {"surface": value.surface.voxels}
+    return {"voxels": value.slat.coords.voxels, "feats": value.slat.feats.float(), **surface}
 
 
 def _described(value: SparseStructure | Latent) -> dict[str, Any]:
     """What the tensors do not say. resolutions: of each object; those of the surface, of a structure its grid's."""
-    structure = isinstance(value, SparseStructure)
+    structure, surface = isinstance(value, SparseStructure), getattr(value, "surface", None)
     return {
         "lengths": [len(item) for item in value.items] if structure else list(value.slat.coords.lengths),
         "resolutions": [value.resolution] * len(value.items) if structure else list(value.resolutions),
         "noise_history": value.noise_history,
         "space": "" if structure else value.space,
+        **({} if surface is None else {"surface_lengths": list(surface.lengths)}),
         "made": [asdict(stage) for stage in value.made],
     }
 
@@ -161,8 +165,8 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, Any], 
     for name in order:
         with naming(name):
             shape = _integers(_field(header[name], "shape"), "shape")
-            columns = 3 if name.endswith(".voxels") else shape[-1] if shape else 0
-            wanted = "I32" if name.endswith(".voxels") else "F32"
+            wanted = "F32" if name.endswith(".feats") else "I32"
+            columns = 3 if wanted == "I32" else shape[-1] if shape else 0
             fits = len(shape) == 2 and shape[0] >= 1 and 1 <= shape[1] <= MAX_CHANNELS and shape[1] == columns
             if not fits or _field(header[name], "dtype") != wanted:
                 raise ValueError(f"expected [N, {'3' if wanted == 'I32' else 'C'}] {wanted}, got {header[name]}")
@@ -195,12 +199,7 @@ def _value(kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
         raise ValueError(
             f"resolutions: expected {len(lengths)} multiples of {scale} to {FINEST}, got {resolutions[:8]}"
         )
-    items = voxels.split(lengths)
-    for item, resolution in zip(items, resolutions, strict=True):
-        if item.min() < 0 or item.max() >= resolution // scale:
-            raise ValueError(f"voxels: expected 0 to {resolution // scale - 1}, got {item.min()} to {item.max()}")
-        if len(torch.unique(item, dim=0)) != len(item):
-            raise ValueError("voxels: expected each once, got one twice")
+    items = _items(voxels, lengths, [resolution // scale for resolution in resolutions])
     histories = tuple(_history(one) for one in _list(_field(about, "noise_history"), len(lengths), "noise_history"))
     made = tuple(_made(one) for one in _list(_field(about, "made"), None, "made"))
     if kind == "structure":
@@ -209,7 +208,24 @@ def _value(kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
         return SparseStructure(tuple(items), resolutions[0], histories, made=made)
     feats, space = tensors[f"{kind}.feats"], str(_field(about, "space"))
     slat = SparseTensor(feats, CoordSet.from_items(items))
-    return LATENTS[kind](slat, tuple(resolutions), histories, space, made=made)
+    latent = LATENTS[kind](slat, tuple(resolutions), histories, space, made=made)
+    if f"{kind}.surface" not in tensors:
+        return latent
+    rows, lengths = tensors[f"{kind}.surface"], _integers(_field(about, "surface_lengths"), "surface_lengths")
+    if len(lengths) != len(resolutions) or min(lengths) < 1 or sum(lengths) != len(rows):
+        raise ValueError(f"surface_lengths: expected those of {len(rows)} voxels, got {lengths[:8]}")
+    return replace(latent, surface=CoordSet.from_items(_items(rows, lengths, resolutions)))
+
+
+def _items(voxels: Tensor, lengths: Sequence[int], sides: Sequence[int]) -> tuple[Tensor, ...]:
+    """The voxels [N_i, 3] of each object, each once and on its grid of so many a side."""
+    items = voxels.split(list(lengths))
+    for item, side in zip(items, sides, strict=True):
+        if item.min() < 0 or item.max() >= side:
+            raise ValueError(f"voxels: expected 0 to {side - 1}, got {item.min()} to {item.max()}")
+        if len(torch.unique(item, dim=0)) != len(item):
+            raise ValueError("voxels: expected each once, got one twice")
+    return items
 
 
 def _history(data: object) -> NoiseHistory:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .checkpoint.config import ConfigError, PipelineConfig
-from .checkpoint.layouts import IMAGE_ENCODER, Checkpoint
+from .checkpoint.layouts import IMAGE_ENCODER, SHAPE_ENCODER, Checkpoint
 from .models import Backends
 from .models.dino import DinoVisionTransformer
 from .models.latent_flow import LatentFlow
@@ -24,7 +24,7 @@ from .runtime.residency import Residency
 
 N = TypeVar("N", bound=nn.Module)
 
-SHAPE_ENCODER, TEXTURE_ENCODER = "shape_slat_encoder", "tex_slat_encoder"
+TEXTURE_ENCODER = "tex_slat_encoder"
 # With the pixels a side of the images that guide them, 512 or 1024.
 SHAPE_FLOW, TEXTURE_FLOW = "shape_slat_flow_model_{}", "tex_slat_flow_model_{}"
 
@@ -84,7 +84,7 @@ class Networks:
         return self._lend("tex_slat_decoder", TextureDecoder, num_tokens)
 
     def shape_encoder(self) -> AbstractContextManager[ShapeEncoder]:
-        """Encoder of dual grids, absent from the published checkpoint."""
+        """Encoder of dual grids; of the published checkpoint the one of texturing_pipeline.json."""
         return self._lend(SHAPE_ENCODER, ShapeEncoder)
 
     def texture_encoder(self) -> AbstractContextManager[TextureEncoder]:
@@ -101,6 +101,10 @@ class Networks:
         network = self.loaded[role]
         with self.residency.use(network, workspace(network, num_tokens, num_image_tokens)) as placed:
             yield placed
+
+    def require(self, *roles: str) -> None:
+        """Downloads the absent files of these roles. Raises MissingFileError for the first unavailable one."""
+        self._checkpoint.require([role for role in roles if role not in self.loaded])
 
     def unload(self) -> None:
         """Drops all loaded networks and their CUDA graphs; the next use loads them again."""

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from ..o_voxel.core.progress import Progress, StageProgress, staged
-from ..o_voxel.values import OVoxel
+from ..o_voxel.values import OVoxel, VoxelField
 from .capabilities import PIPELINE_TYPES, Capabilities, PipelineType, device_problem
 from .checkpoint.config import PipelineConfig, SamplerConfig
 from .checkpoint.layouts import Checkpoint
@@ -24,6 +24,7 @@ from .networks import Networks
 from .runtime.residency import Residency, default_device, default_dtype
 from .runtime.streaming import choose_residency
 from .sampling import stages
+from .sampling.checks import what_is_left
 from .values import Asset, ImageCondition, Latents, Made, ShapeLatent, SparseStructure, TextureLatent
 
 MAX_TOKENS = 49152
@@ -246,9 +247,35 @@ class Pipeline:
         """Encodes one object to its latents, without an image; see `stages.encode`."""
         return stages.encode(self.networks, voxels)
 
+    def decode_materials(
+        self, shape: ShapeLatent, texture: TextureLatent, *, progress: Progress | None = None
+    ) -> list[VoxelField]:
+        """Decodes the materials on the voxels of an encoded surface alone; see `stages.decode_materials`."""
+        return stages.decode_materials(self.networks, shape, texture, progress=progress)
+
+    def refine_shape(
+        self,
+        condition: ImageCondition,
+        shape: ShapeLatent,
+        *,
+        seed: int,
+        strength: float,
+        sampler: SamplerConfig | None = None,
+        progress: Progress | None = None,
+    ) -> ShapeLatent:
+        """Samples the shape latent [T, C] fp32 again from itself with noise; see `stages.refine_shape`."""
+        self.capabilities.check_shape(max(shape.resolutions))
+        sampler = sampler or self.config.shape_slat_sampler
+        refined = stages.refine_shape(
+            self.networks, condition, shape, sampler, seed=seed, strength=strength, progress=progress
+        )
+        return replace(refined, made=self._made(shape.made, "refine", seed, sampler))
+
     def reconstruct(self, voxels: OVoxel) -> Asset:
-        """Encodes and decodes one object with the VAEs alone: the upper bound of a checkpoint's quality."""
-        return self.decode(*self.encode(voxels))[0]
+        """Encodes and decodes one object with the VAEs alone, which predict the surface's voxels: the upper bound of a
+        checkpoint's quality."""
+        shape, texture = self.encode(voxels)
+        return self.decode(replace(shape, surface=None), texture)[0]
 
     def run(
         self,
@@ -280,7 +307,11 @@ class Pipeline:
         Raises ValueError, before a network is loaded, for a pipeline type that the checkpoint lacks networks for, or
         that does not follow from what it starts from."""
         start = self._start
-        kind = self.check(pipeline_type) if start is None else self._check_start(start, pipeline_type)
+        kind = (
+            self.check(pipeline_type)
+            if start is None
+            else what_is_left(start, self.check(pipeline_type), pipeline_type)
+        )
         report = partial(staged, progress)
 
         def adjusted(sampler: SamplerConfig) -> SamplerConfig:
@@ -356,28 +387,6 @@ class Pipeline:
 
     def _made(self, before: tuple[Made, ...], stage: str, seed: int, sampler: SamplerConfig) -> tuple[Made, ...]:
         return (*before, Made(stage, seed, sampler.params, self.checkpoint.name))
-
-    def _check_start(self, start: Latents, pipeline_type: str | None) -> PipelineType:
-        """Returns what is left to do from `start`. Raises ValueError if `pipeline_type` does not follow from it."""
-        kind = self.check(pipeline_type)
-        if start.shape is None:
-            if start.structure is None:
-                raise ValueError("latents: expected a structure or a shape to start from, got a texture alone")
-            if start.structure.resolution != kind.structure:
-                raise ValueError(
-                    f"pipeline_type: expected one with a structure of {start.structure.resolution} voxels a side, as "
-                    f"the latents have, got {pipeline_type or 'the default'}, with {kind.structure}"
-                )
-            return kind
-        known = max(start.shape.resolutions)
-        if pipeline_type is None:
-            return PipelineType(structure=known // stages.LATENT_STRIDE, shape=known)
-        if kind.resolution != known and (kind.cascade is None or kind.resolution < known):
-            raise ValueError(
-                f"pipeline_type: expected a cascade to more than {known}, the resolution of the shape, got "
-                f"{pipeline_type}; leave it out to keep the shape"
-            )
-        return kind
 
     def _show(self, stage: str, result: SparseStructure | ShapeLatent) -> None:
         if self._watch is not None:

@@ -15,7 +15,7 @@ from ..o_voxel.values import Mesh, VoxelField
 from .checkpoint.config import SamplerParams
 from .image.views import VIEW_TEMPERATURE
 from .sampling.noise import NoiseHistory
-from .sparse import PackedSequences, SparseTensor
+from .sparse import CoordSet, PackedSequences, SparseTensor
 
 VIEW_MODES = ("average", "cycle", "blend")
 
@@ -135,8 +135,15 @@ class Latent:
         return self.slat.coords.batch_size
 
 
+@dataclass(frozen=True, eq=False)
 class ShapeLatent(Latent):
-    """Latent of the shape. A separate type, so that node sockets reject a texture latent."""
+    """Latent of the shape. A separate type, so that node sockets reject a texture latent.
+
+    surface: voxels of the surface that was encoded, which the decoders then follow; None for a sampled shape, whose
+    decoder predicts them.
+    """
+
+    surface: CoordSet | None = None
 
 
 class TextureLatent(Latent):

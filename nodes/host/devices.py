@@ -36,6 +36,8 @@ POLICY = {
     "T2SampleTexture": NETWORKS,
     "T2DecodeMesh": NETWORKS,
     "T2ImageTo3D": NETWORKS,
+    "T2EncodeMesh": NETWORKS,
+    "T2RefineShape": NETWORKS,
     "T2GameReadyAsset": DEVICE,
     "T2AssetOptions": HOST,
     "T2CleanMesh": DEVICE,
@@ -48,6 +50,7 @@ POLICY = {
     "T2BakeTextures": DEVICE,
     "T2TransferTextures": DEVICE,
     "T2ProjectPicture": DEVICE,
+    "T2TextureMesh": DEVICE,
     "T2SaveForEngine": DEVICE,  # makes the levels; the files are written from main memory
     "T2CollisionMesh": HOST,  # qhull and coacd know no other memory
     "T2MeshToVoxels": DEVICE,

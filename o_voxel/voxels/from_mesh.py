@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from ..core.backend import resolve_backend
+from ..core.exact_sums import precise
 from ..core.grid import Grid
 from ..core.progress import Progress, in_background, scaled
 from ..material import TexturedMesh
@@ -17,6 +18,8 @@ from .materials import voxel_materials
 MAX_VOXELS_A_SIDE = 16_384
 # For the estimate of the time, on two CPU cores.
 VOXELS_A_SIDE_A_SECOND = 200
+# The longest side of a fitted mesh, as in the reference.
+FITTED_SIDE = 0.99999
 # Fraction of the run time spent on the surface, for progress reports; materials take the rest.
 SURFACE_SHARE = 0.5
 
@@ -77,16 +80,18 @@ def mesh_to_dual_grid(
 def fitted(mesh: TexturedMesh) -> TexturedMesh:
     """Centres and scales a mesh, vertices [V, 3], so that its longest side fits [-0.5, 0.5]^3, as the models expect.
 
+    Computed in float64 and rounded once, as the reference does: a vertex on a voxel's face stays on its side.
     Raises ValueError for a mesh of zero or non-finite extent.
     """
     vertices = mesh.mesh.vertices
     if len(vertices) == 0:
         raise ValueError("mesh: expected vertices, got none")
-    low, high = vertices.amin(0), vertices.amax(0)
+    exact = precise(vertices)
+    low, high = exact.amin(0), exact.amax(0)
     extent = float((high - low).max())
     if not extent > 0:
         raise ValueError(f"mesh: expected a positive finite extent, got {extent}")
-    moved = (vertices - (low + high) / 2) * (0.99999 / extent)
+    moved = ((exact - (low + high) / 2) * (FITTED_SIDE / extent)).to(vertices.dtype)
     return replace(mesh, mesh=Mesh(moved, mesh.mesh.faces))
 
 

@@ -1,9 +1,11 @@
 """Every published configuration at full size: the same keys, shapes and dtypes, and so the same files load."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from comfyui_trellis2.trellis2.checkpoint import config
 from comfyui_trellis2.trellis2.models import build_model
 
 FLOWS = ("img2shape_dit_1_3B_512_bf16", "imgshape2tex_dit_1_3B_512_bf16")
@@ -76,3 +78,10 @@ def test_another_configuration_is_told_apart(published):
     name = NAMES[0]
     for changed in ({"num_heads": 24}, {"share_mod": False}, {"num_blocks": 29}, {"mlp_ratio": 5.333}):
         assert described(build(published, name, **changed)) != table(published, name)
+
+
+def test_the_published_shape_encoder(published):
+    """The description that comes with the package, which the texturing file's encoder is checked against."""
+    ours = json.loads(Path(config.__file__).with_name("published.json").read_text(encoding="utf-8"))
+    model = build_model(ours["models"]["shape_slat_encoder"], "shape_slat_encoder")
+    assert described(model) == table(published, "scvae/shape_vae_next_dc_f16c32_fp16:encoder")

@@ -89,6 +89,8 @@ def arguments(values, models, tmp_path, monkeypatch):
         "sample_shape": values["shape"],
         "cascade_shape": values["shape"],
         "sample_texture": values["texture"],
+        "refine_shape": values["shape"],
+        "encode": (values["shape"], None),
         "decode": [Asset(values["mesh"], values["voxels"])],
         "run": [Asset(values["mesh"], values["voxels"])],
     }.items():
@@ -108,6 +110,7 @@ def arguments(values, models, tmp_path, monkeypatch):
     special = {
         ("T2ShapeCascade", "resolution"): TYPE_FROM_MODEL,
         ("T2Remesh", "resolution"): 32,
+        ("T2EncodeMesh", "resolution"): "512",
         ("T2SaveMesh", "mesh"): textured,
         ("T2LoadMesh", "file"): "mesh.glb",
         ("T2LoadVoxels", "file"): "object.vxz",

@@ -9,6 +9,7 @@ import torch
 import trimesh
 from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host, sockets
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.voxels.from_mesh import fitted
 from comfyui_trellis2.tools import blueprint
 from comfyui_trellis2.tools.workflows import FOLDER, PAGE, page, texts
 from comfyui_trellis2.trellis2.checkpoint.builtin import find_built_in
@@ -199,6 +200,18 @@ def test_any_mesh_made_light(comfy, runner, workflow, tmp_path, monkeypatch):
     # Vertex colours in a file are linear light: 200, 100 and 50 of 255 are these in sRGB.
     assert (texels - texels.new_tensor([229, 168, 122])).abs().max() < 2
     assert material.normal_texture is not None
+
+
+@pytest.mark.slow
+def test_a_mesh_painted_as_a_picture_says(comfy, runner, workflow, tmp_path, monkeypatch):
+    box = trimesh.creation.box((2.0, 1.0, 1.0))
+    box.export(tmp_path / "mesh.glb")
+    monkeypatch.setattr("comfyui_trellis2.nodes.files.EXAMPLE_MESHES", tmp_path)
+    runner.run(workflow("texture_a_mesh", n6_mesh="mesh", n7_resolution="512", n10_texture_size="512"))
+    given, loaded = (load_textured_mesh(file) for file in (tmp_path / "mesh.glb", comfy / "3d" / "asset_00001_.glb"))
+    corners = [mesh.mesh.vertices[mesh.mesh.faces] for mesh in (fitted(given), loaded)]
+    assert torch.equal(*corners)
+    assert loaded.materials[0].base_color_texture.image.shape == (512, 512, 3)
 
 
 @pytest.mark.slow

@@ -77,7 +77,20 @@ def test_every_field_of_a_latent_is_in_the_file():
     }
     slat = {"slat", "resolutions", "noise_history", "space", "made"}
     structure = {"items", "resolution", "noise_history", "made"}
-    assert fields == {SparseStructure: structure, ShapeLatent: slat, TextureLatent: slat}
+    assert fields == {SparseStructure: structure, ShapeLatent: slat | {"surface"}, TextureLatent: slat}
+
+
+def test_an_encoded_shape_keeps_the_voxels_that_its_decoder_follows(tmp_path):
+    whole = latents()
+    count = len(whole.shape.resolutions)
+    surface = CoordSet.from_items([torch.tensor([[i, 5, 7], [i + 1, 0, 31]], dtype=torch.int32) for i in range(count)])
+    write_latents(tmp_path / "a.safetensors", Latents(shape=replace(whole.shape, surface=surface)))
+    back = read_latents(tmp_path / "a.safetensors").shape
+    assert torch.equal(back.surface.rows, surface.rows) and back.surface.lengths == surface.lengths
+    outside = replace(surface, rows=surface.rows + 5000)
+    write_latents(tmp_path / "b.safetensors", Latents(shape=replace(whole.shape, surface=outside)))
+    with pytest.raises(ValueError, match="expected 0 to"):
+        read_latents(tmp_path / "b.safetensors")
 
 
 def test_another_reader_opens_it(tmp_path):

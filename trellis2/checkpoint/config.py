@@ -294,6 +294,23 @@ class PipelineConfig:
     default_pipeline_type: str = "1024_cascade"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TexturingConfig:
+    """The contents of texturing_pipeline.json: what `PipelineConfig` has, without the samplers of structure and shape.
+
+    models: role to path; they include the shape encoder. The rest repeats pipeline.json.
+    """
+
+    models: Mapping[str, str]
+    tex_slat_sampler: SamplerConfig
+    shape_slat_normalization: Normalization
+    tex_slat_normalization: Normalization
+    image_cond_model: ExternalModel | None = None
+    rembg_model: ExternalModel | None = None
+    low_vram: bool = True
+    default_pipeline_type: str = "1024"
+
+
 NESTED = {
     "SamplerArgs": SamplerArgs,
     "SamplerParams": SamplerParams,
@@ -330,11 +347,20 @@ def _value(declared: str, value: object, where: str) -> object:
 
 def parse_pipeline(data: object, where: str) -> PipelineConfig:
     """Parses the contents of pipeline.json. Raises ConfigError naming `where`."""
+    return parse(PipelineConfig, _args(data, "Trellis2ImageTo3DPipeline", where), where)
+
+
+def parse_texturing(data: object, where: str) -> TexturingConfig:
+    """Parses the contents of texturing_pipeline.json. Raises ConfigError naming `where`."""
+    return parse(TexturingConfig, _args(data, "Trellis2TexturingPipeline", where), where)
+
+
+def _args(data: object, name: str, where: str) -> object:
     if not isinstance(data, Mapping) or set(data) != {"name", "args"}:
         raise ConfigError(f"{where}: expected the keys 'name' and 'args'")
-    if data["name"] != "Trellis2ImageTo3DPipeline":
-        raise ConfigError(f"{where}: expected a Trellis2ImageTo3DPipeline, got {data['name']!r}")
-    return parse(PipelineConfig, data["args"], where)
+    if data["name"] != name:
+        raise ConfigError(f"{where}: expected a {name}, got {data['name']!r}")
+    return data["args"]
 
 
 def _expect_all(values: tuple[str, ...], expected: str, name: str) -> None:

@@ -1,6 +1,7 @@
 """Opens published checkpoints: finds each network's weights and configuration in either published layout.
 
-Microsoft: pipeline.json and, for every role, <path>.json + <path>.safetensors; a path may name another repository.
+Microsoft: pipeline.json and, for every role, <path>.json + <path>.safetensors; a path may name another repository. The
+shape encoder, for meshes as input, is named in texturing_pipeline.json, which is read when the encoder is needed.
 Comfy-Org: files of several networks each, separated by key prefix, without configurations (facts: the key names in
 ComfyUI 0.33, checked against the published tables); the published configurations come with this package.
 
@@ -24,7 +25,7 @@ from ..models import Backends, build_model
 from ..models.dino import VIT_L16, DinoConfig, DinoVisionTransformer, to_transformers_keys
 from ..models.quantized import quantize_model
 from .builtin import NAME, built_in
-from .config import ConfigError, PipelineConfig, parse_pipeline
+from .config import ConfigError, PipelineConfig, parse_pipeline, parse_texturing
 from .hub import Download, FileSource, MissingFileError, hub_download
 from .weights import CheckpointError, load_weights, read_tensors
 
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 MICROSOFT = "microsoft/TRELLIS.2-4B"
 COMFY_ORG = "Comfy-Org/TRELLIS.2"
 IMAGE_ENCODER = "image_encoder"
+SHAPE_ENCODER, TEXTURING = "shape_slat_encoder", "texturing_pipeline.json"
 # About what it takes to read a network.
 LOAD_SECONDS = 5
 
@@ -170,12 +172,16 @@ class Folder:
         """Returns the description and the weights of a role, downloading absent ones. Raises MissingFileError."""
         if role == IMAGE_ENCODER:
             return [path for path in self._encoder_files() if path is not None]
-        if role not in self.config.models:
-            raise MissingFileError(
-                f"{role}: pipeline.json has no such model, only {list(self.config.models)}; this checkpoint is made "
-                f"for the pipeline type {self.config.default_pipeline_type!r}"
-            )
-        return self.network_files(self.config.models[role])
+        if role in self.config.models:
+            return self.network_files(self.config.models[role])
+        problem = f"{role}: pipeline.json has no such model, only {list(self.config.models)}; "
+        if role != SHAPE_ENCODER:
+            made_for = f"this checkpoint is made for the pipeline type {self.config.default_pipeline_type!r}"
+            raise MissingFileError(problem + made_for)
+        try:
+            return self.network_files(self._encoder_path())
+        except MissingFileError as error:
+            raise MissingFileError(f"{problem}meshes as input need it. {error}") from error
 
     def missing(self) -> list[str]:
         """Returns the names of all files that are not there yet."""
@@ -205,6 +211,18 @@ class Folder:
         description, weights = self.files(role)
         model = build_model(_read_json(description), str(description), dtype=dtype, backends=backends)
         return load_weights(model, read_tensors(weights), str(weights))
+
+    def _encoder_path(self) -> str:
+        """Returns the shape encoder's path in texturing_pipeline.json. Raises MissingFileError; ConfigError for a file
+        of another latent space than pipeline.json's."""
+        path = self._files.get(TEXTURING)
+        config = parse_texturing(_read_json(path), str(path))
+        for name in ("shape_slat_normalization", "tex_slat_normalization"):
+            if getattr(config, name) != getattr(self.config, name):
+                raise ConfigError(f"{path}: expected the {name} of pipeline.json, got another; download both again")
+        if SHAPE_ENCODER not in config.models:
+            raise ConfigError(f"{path}: expected a model {SHAPE_ENCODER}, got only {list(config.models)}")
+        return config.models[SHAPE_ENCODER]
 
     def _located(self, path: str) -> tuple[FileSource, str]:
         """Returns the source of a path of pipeline.json, and the path there."""
@@ -249,7 +267,8 @@ class SingleFiles:
         if role == IMAGE_ENCODER:
             return [self._files.get(COMFY_ENCODER)]
         if role not in COMFY_ROLES:
-            raise MissingFileError(f"{role} is not part of {COMFY_ORG}: use {MICROSOFT}, or another resolution")
+            or_else = "" if role == SHAPE_ENCODER else ", or another resolution"
+            raise MissingFileError(f"{role} is not part of {COMFY_ORG}: use {MICROSOFT}{or_else}")
         name = COMFY_ROLES[role][0]
         if name != _BF16_FLOWS:
             return [self._files.get(name)]

@@ -41,16 +41,21 @@ ENCODER = {
 def make_tiny(folder: Path, seed: int = 0) -> Path:
     """Writes the checkpoint into `folder` and returns `folder`. Deterministic: the seed determines all bytes."""
     published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
-    pipeline, models = published["pipeline"], published["models"]
+    pipeline, texturing, models = published["pipeline"], published["texturing"], published["models"]
+    paths = pipeline["args"]["models"]
+    more = {role: path for role, path in texturing["args"]["models"].items() if role not in paths}
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
-        _write_networks(folder, pipeline, models, generator)
+        _write_networks(folder, paths, models, generator)
+        _write_image_encoder(folder, pipeline["args"]["image_cond_model"]["args"]["model_name"], generator)
+        _write_networks(folder, more, models, generator)
     _write_json(folder / "pipeline.json", pipeline)
+    _write_json(folder / "texturing_pipeline.json", texturing)
     return folder
 
 
-def _write_networks(folder: Path, pipeline: dict[str, Any], models: dict[str, Any], generator: torch.Generator) -> None:
-    for role, path in pipeline["args"]["models"].items():
+def _write_networks(folder: Path, paths: dict[str, str], models: dict[str, Any], generator: torch.Generator) -> None:
+    for role, path in paths.items():
         description = _shrunk(models[role])
         # The fine-tuned networks share the configuration of their base networks, except the resolution.
         model = build_model(description, role, dtype="float32", device="cpu")
@@ -60,7 +65,9 @@ def _write_networks(folder: Path, pipeline: dict[str, Any], models: dict[str, An
         _write_json(folder / f"{path}.json", description)
         target = build_model(description, role).state_dict()
         save_weights({k: v.to(target[k].dtype) for k, v in model.state_dict().items()}, folder / f"{path}.safetensors")
-    name = pipeline["args"]["image_cond_model"]["args"]["model_name"]
+
+
+def _write_image_encoder(folder: Path, name: str, generator: torch.Generator) -> None:
     encoder = DinoVisionTransformer(DinoConfig.from_transformers(ENCODER))
     randomize(encoder, generator)
     _write_json(folder / name / "config.json", ENCODER)
@@ -73,7 +80,9 @@ def _shrunk(description: dict[str, Any]) -> dict[str, Any]:
     if "num_heads" in args:
         args |= {"model_channels": 32, "cond_channels": 32, "num_blocks": 2, "num_heads": 2, "mlp_ratio": 2}
     elif "num_blocks" in args:
-        args |= {"model_channels": [32, 32, 16, 16, 8], "num_blocks": [1, 1, 1, 1, 0]}
+        widths, blocks = [32, 32, 16, 16, 8], [1, 1, 1, 1, 0]
+        order = -1 if "down_block_type" in args else 1
+        args |= {"model_channels": widths[::order], "num_blocks": blocks[::order]}
     else:
         args |= {"channels": [16, 8, 8], "num_res_blocks": 1, "num_res_blocks_middle": 1}
     return {"name": description["name"], "args": args}

@@ -43,6 +43,17 @@ def voxels_a_side(text: str) -> int:
     return value
 
 
+def fraction(text: str) -> float:
+    """Converts an option's text to a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
+
+
 def scale(text: str) -> float:
     """Converts an option's text to a positive finite number."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,13 +40,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         metavar="OUT",
         help=".glb, .obj, .ply or .stl; _1, _2 … added for several",
     )
-    generate.add_argument(
-        "--background",
-        choices=BACKGROUND_CHOICES,
-        default="auto",
-        help="what is cut out: alpha, else a plain background, else by rembg if installed (auto, default); a plain "
-        "background; by rembg; nothing but alpha (none)",
-    )
+    add_background(generate)
     generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
     generate.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
     generate.add_argument("--views", action="store_true", help="the images are views of one object")
@@ -122,13 +117,48 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     decode.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
 
 
-def _generate(arguments: argparse.Namespace) -> int:
+def add_background(command: argparse.ArgumentParser) -> None:
+    """Adds the option that says what is cut out of pictures, for `cut_pictures`."""
+    command.add_argument(
+        "--background",
+        choices=BACKGROUND_CHOICES,
+        default="auto",
+        help="what is cut out: alpha, else a plain background, else by rembg if installed (auto, default); a plain "
+        "background; by rembg; nothing but alpha (none)",
+    )
+
+
+def cut_pictures(paths: Sequence[Path], background: str) -> list[Image.Image]:
+    """Reads pictures and cuts them out, as RGBA, and prints what was cut. background: of BACKGROUND_CHOICES.
+
+    Raises ValueError naming the first file, before any is read, that is not there; or that is no picture.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    from ..image import cut_out
+
+    for path in paths:
+        check_file(path)
+    pictures = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[background])
+                pictures.append(cut.image)
+        except UNREADABLE as error:
+            text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise ValueError(f"{path}: {text}") from error
+        print(f"{path}: {cut.used}")
+        if cut.warning:
+            print(f"{path}: not sure: {cut.warning}")
+    return pictures
+
+
+def _generate(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.progress import staged
     from ..capabilities import Capabilities
     from ..checkpoint.layouts import Checkpoint
-    from ..image import cut_out, prepare_image
+    from ..image import prepare_image
     from ..latent_files import read_latents, write_latents
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
@@ -151,21 +181,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
-    for path in paths:
-        check_file(path)
-    pictures, cuts = [], []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[arguments.background])
-                pictures.append(prepare_image(cut.image))
-                cuts.append(cut.image)
-        except UNREADABLE as error:
-            text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise ValueError(f"{path}: {text}") from error
-        print(f"{path}: {cut.used}")
-        if cut.warning:
-            print(f"{path}: not sure: {cut.warning}")
+    cuts = cut_pictures(paths, arguments.background)
+    pictures = [prepare_image(cut) for cut in cuts]
     residency = choose_residency(arguments.vram, arguments.device or default_device())
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
     pipeline, bars = pipeline.integrated(arguments.sampler), progress_bars()

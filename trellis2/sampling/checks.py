@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..capabilities import LATENT_STRIDE, PipelineType
 from ..checkpoint.config import FlowConfig, Normalization
-from ..values import ImageCondition, Latent, ShapeLatent, TextureLatent
+from ..values import ImageCondition, Latent, Latents, ShapeLatent, TextureLatent
 
 
 def check_condition(condition: ImageCondition, objects: int, image_size: int) -> None:
@@ -48,3 +49,28 @@ def check_same_voxels(shape: ShapeLatent, texture: TextureLatent) -> None:
             f"texture: its voxels are not those of the shape: expected {len(ours)} at {list(shape.resolutions)}, got "
             f"{len(theirs)} at {list(texture.resolutions)}; connect the shape that the texture was sampled for"
         )
+
+
+def what_is_left(start: Latents, kind: PipelineType, named: str | None) -> PipelineType:
+    """Returns what a run of `kind` has left to do from `start`. named: the type that the user asked for, if any.
+
+    Without a name a shape keeps its resolution. Raises ValueError if the type does not follow from what there is.
+    """
+    if start.shape is None:
+        if start.structure is None:
+            raise ValueError("latents: expected a structure or a shape to start from, got a texture alone")
+        if start.structure.resolution != kind.structure:
+            raise ValueError(
+                f"pipeline_type: expected one with a structure of {start.structure.resolution} voxels a side, as the "
+                f"latents have, got {named or 'the default'}, with {kind.structure}"
+            )
+        return kind
+    known = max(start.shape.resolutions)
+    if named is None:
+        return PipelineType(structure=known // LATENT_STRIDE, shape=known)
+    if kind.resolution != known and (kind.cascade is None or kind.resolution < known):
+        raise ValueError(
+            f"pipeline_type: expected a cascade to more than {known}, the resolution of the shape, got {named}; leave "
+            "it out to keep the shape"
+        )
+    return kind

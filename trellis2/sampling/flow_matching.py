@@ -44,19 +44,25 @@ class Guidance:
         return self.strength != 1 and self.interval[0] <= t <= self.interval[1]
 
 
-def schedule(steps: int, rescale_t: float) -> list[float]:
-    """steps + 1 times from 1 to 0; rescale_t above 1 spends more steps near the noise.
+def schedule(steps: int, rescale_t: float, start: float = 1.0) -> list[float]:
+    """steps + 1 times from `start`, above 0 and at most 1, to 0; rescale_t above 1 spends more steps near the noise.
 
     Computed in NumPy's float64, as in the reference: the published settings put a step exactly on an edge of the
     guidance interval, which float32 misses, and torch's linspace differs in the last digit.
     """
-    uniform = np.linspace(1, 0, steps + 1)
+    # The time before rescaling that becomes `start`: 1 for 1, exactly.
+    uniform = np.linspace(start / (rescale_t - (rescale_t - 1) * start), 0, steps + 1)
     return (rescale_t * uniform / (1 + (rescale_t - 1) * uniform)).tolist()
 
 
 def model_time(t: float, items: int, device: torch.device) -> Tensor:
     """[items] float32 filled with 1000 * t, the time as the networks take it."""
     return torch.full((items,), 1000 * t, dtype=torch.float32, device=device)
+
+
+def noised(sample: Tensor, noise: Tensor, t: float, sigma_min: float) -> Tensor:
+    """The clean `sample` with `noise` of the same shape mixed in up to time t: x_t of the module's text."""
+    return (1 - t) * sample + (sigma_min + (1 - sigma_min) * t) * noise
 
 
 def to_sample(x: Tensor, velocity: Tensor, t: float, sigma_min: float) -> Tensor:

@@ -61,17 +61,19 @@ def sample_flow(
     image_size: int,
     sampler: SamplerConfig,
     progress: Progress | None,
+    start: float = 1.0,
 ) -> Tensor:
     """Integrate a flow network from `noise` to a sample of the same shape, under classifier-free guidance.
 
-    noise: [B, ...] on a grid or [T, C] on voxels, fp32, on the network's device.  image_size: pixels, 512 or 1024, of
+    noise: [B, ...] on a grid or [T, C] on voxels, fp32, on the network's device.  start: the time of `noise`; below 1
+    it is a noised sample (`noised`).  image_size: pixels, 512 or 1024, of
     the images whose tokens the network takes.  progress(fraction) is called after every step and may raise to cancel.
 
     The keys and values of every view are computed once, before the first step. The negative condition is one zero token
     an object: the reference's zeros are all alike, so attending to one of them equals attending to all.
     """
     params, device = sampler.params, noise.device
-    times = params.times or schedule(params.steps, params.rescale_t)
+    times = tuple(start * t for t in params.times) or schedule(params.steps, params.rescale_t, start)
     views = [view.replace(view.feats.to(device)) for view in condition.views(image_size)]
     _begin_stage(call, noise, views)
 
@@ -113,10 +115,11 @@ def sample_sparse_latent(
     image_size: int,
     concat: SparseTensor | None = None,
     progress: Progress | None = None,
+    start: float = 1.0,
 ) -> SparseTensor:
     """[T, C] fp32 noise on voxels to a latent in the model's normalised space, [T, C] fp32 on the same voxels.
 
-    image_size: as in `sample_flow`.  concat: [T, D] more input channels on the same voxels, see `LatentFlow`.
+    image_size, start: as in `sample_flow`.  concat: [T, D] more input channels on the same voxels, see `LatentFlow`.
     """
     coords = noise.coords
 
@@ -126,7 +129,7 @@ def sample_sparse_latent(
 
     extra_inputs = () if concat is None else (concat.feats,)
     call = FlowCall(flow, forward, sparse_deviation(coords.lengths), coords, extra_inputs)
-    return noise.replace(sample_flow(call, noise.feats, condition, image_size, sampler, progress))
+    return noise.replace(sample_flow(call, noise.feats, condition, image_size, sampler, progress, start))
 
 
 def _view_weights(call: FlowCall, noise: Tensor, condition: ImageCondition) -> Tensor | None:

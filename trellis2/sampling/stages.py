@@ -7,6 +7,7 @@ progress(fraction) is called as a stage advances, from above 0 up to 1, and may 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...o_voxel.core.progress import Progress, scaled
-from ...o_voxel.values import DualGrid, Mesh, OVoxel, to_device
+from ...o_voxel.values import DualGrid, Mesh, OVoxel, VoxelField, to_device
 from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from ..capabilities import LATENT_STRIDE, image_size_of
 from ..checkpoint.config import Normalization, SamplerConfig
@@ -23,18 +24,12 @@ from ..image.views import ViewBlend
 from ..models.shape_vae import dual_grid_features
 from ..models.structure_vae import occupied_voxels
 from ..models.texture_vae import field_features
-from ..networks import Networks
+from ..networks import SHAPE_ENCODER, TEXTURE_ENCODER, Networks
 from ..runtime.memory import device_memory
-from ..sparse import CoordSet, SparseTensor
-from ..values import (
-    Asset,
-    EmptyOutputError,
-    ImageCondition,
-    ShapeLatent,
-    SparseStructure,
-    TextureLatent,
-)
+from ..sparse import CoordSet, SparseTensor, Subdivision
+from ..values import Asset, EmptyOutputError, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
 from .checks import check_channels, check_condition, check_same_voxels, check_space
+from .flow_matching import noised
 from .flow_sampling import sample_sparse_latent, sample_structure_latent
 from .noise import NoiseHistory, next_noise
 
@@ -192,6 +187,7 @@ def decode(
 ) -> list[Asset]:
     """The surface of each object and, given a texture latent, its materials on the same voxels.
 
+    A shape that was encoded, not sampled, is decoded on the voxels of the encoded surface, as in the reference.
     memory_budget: bytes, see `SparseDecoder.forward`.  Raises ValueError where the texture has other voxels,
     or either is another checkpoint's.
     """
@@ -201,7 +197,8 @@ def decode(
         check_same_voxels(shape, texture)
     num_tokens, share = len(shape.slat.coords), 1.0 if texture is None else 0.5
     with networks.shape_decoder(num_tokens) as decoder:
-        decoded = decoder(shape.slat.to(networks.device), None, scaled(progress, 0, share), memory_budget)
+        known = _encoded_surface(shape, networks.device)
+        decoded = decoder(shape.slat.to(networks.device), known, scaled(progress, 0, share), memory_budget)
         grids = decoder.dual_grids(decoded.output, shape.resolutions)
     subdivisions = decoded.subdivisions
     # Free the raw decoder output: it is as large as the dual grids made from it.
@@ -219,23 +216,88 @@ def decode(
 
 
 @torch.no_grad()
+def decode_materials(
+    networks: Networks,
+    shape: ShapeLatent,
+    texture: TextureLatent,
+    *,
+    progress: Progress | None = None,
+    memory_budget: int | None = None,
+) -> list[VoxelField]:
+    """The materials of each object on the voxels of the surface that was encoded, without the shape's decoder.
+
+    memory_budget: bytes, see `SparseDecoder.forward`.  Raises ValueError for a shape that was sampled, and as `decode`.
+    """
+    check_space(texture, networks.config.tex_slat_normalization)
+    check_same_voxels(shape, texture)
+    if shape.surface is None:
+        raise ValueError("shape: expected one that was encoded from a mesh, got a sampled one; decode it instead")
+    known = _encoded_surface(shape, networks.device)
+    with networks.texture_decoder(len(shape.slat.coords)) as decoder:
+        colored = decoder(texture.slat.to(networks.device), known, progress, memory_budget)
+        return decoder.fields(colored.output, shape.resolutions)
+
+
+@torch.no_grad()
 def encode(networks: Networks, voxels: OVoxel) -> tuple[ShapeLatent, TextureLatent | None]:
     """Encodes one object to its shape and texture latents, [T, C] fp32: the encoders' means, which the flows learn.
 
-    The texture latent is None for an object without materials. Raises MissingFileError if pipeline.json names no
-    encoders, as in the published checkpoint.
+    The texture latent is None for an object without materials. Raises MissingFileError, before anything is computed, if
+    the checkpoint has no encoder for it; the published one has the shape's alone.
     """
+    networks.require(SHAPE_ENCODER, *([] if voxels.field is None else [TEXTURE_ENCODER]))
     resolution = voxels.dual_grid.grid.shape[0]
     voxels = to_device(voxels, networks.device)
+    features = dual_grid_features([voxels.dual_grid])
     with networks.shape_encoder() as encoder:
-        mean = encoder(dual_grid_features([voxels.dual_grid])).mean
+        mean = encoder(features).mean
     config = networks.config
-    shape = ShapeLatent(mean, (resolution,), ((),), config.shape_slat_normalization.fingerprint)
+    # Without the maps derived on the way: a decoder makes its own.
+    surface = CoordSet(features.coords.rows, features.coords.lengths)
+    shape = ShapeLatent(mean, (resolution,), ((),), config.shape_slat_normalization.fingerprint, surface)
     if voxels.field is None:
         return shape, None
     with networks.texture_encoder() as encoder:
         mean = encoder(field_features([voxels.field])).mean
     return shape, TextureLatent(mean, (resolution,), ((),), config.tex_slat_normalization.fingerprint)
+
+
+@torch.no_grad()
+def refine_shape(
+    networks: Networks,
+    condition: ImageCondition,
+    shape: ShapeLatent,
+    sampler: SamplerConfig,
+    *,
+    seed: int,
+    strength: float,
+    progress: Progress | None = None,
+) -> ShapeLatent:
+    """The shape latent again, sampled from itself with noise: SDEdit (Meng et al. 2022, arXiv 2108.01073).
+
+    strength: time from which the flow runs, 0 to 1: 0 keeps the latent, 1 samples a new one on its voxels.
+    All steps of the sampler lie between that time and 0. The latent's voxels stay; the decoder predicts the surface's.
+    Raises ValueError for another strength, and as `sample_shape`.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength: expected 0 to 1, got {strength}")
+    image_size, coords = image_size_of(shape.resolutions), shape.slat.coords
+    check_condition(condition, shape.batch_size, image_size)
+    stats = networks.config.shape_slat_normalization
+    check_space(shape, stats)
+    if strength == 0:
+        return replace(shape, surface=None)
+    with networks.shape_flow(image_size, len(coords), condition.num_tokens(image_size)) as flow:
+        check_channels(condition, flow.config)
+        known = normalize(shape.slat.to(networks.device), stats)
+        shapes = [(length, flow.config.in_channels) for length in coords.lengths]
+        noises, history = next_noise(seed, shapes, shape.noise_history)
+        noise = torch.cat(noises).to(networks.device)
+        start = known.replace(noised(known.feats, noise, strength, sampler.args.sigma_min))
+        latent = sample_sparse_latent(
+            flow, start, condition, sampler, image_size=image_size, progress=progress, start=strength
+        )
+    return ShapeLatent(denormalize(latent, stats), shape.resolutions, history, stats.fingerprint)
 
 
 def normalize(latent: SparseTensor, stats: Normalization) -> SparseTensor:
@@ -291,6 +353,17 @@ def _sample_shape_on(
         latent = sample_sparse_latent(flow, noise, condition, sampler, image_size=image_size, progress=progress)
     stats = networks.config.shape_slat_normalization
     return ShapeLatent(denormalize(latent, stats), resolutions, history, stats.fingerprint)
+
+
+def _encoded_surface(shape: ShapeLatent, device: torch.device) -> list[Subdivision] | None:
+    """The subdivisions that lead to the voxels of an encoded surface, coarse to fine; None for a sampled shape."""
+    if shape.surface is None:
+        return None
+    found, coords = [], shape.surface.to(device)
+    for _ in range(LATENT_STRIDE.bit_length() - 1):
+        found.append(coords.coarsen())
+        coords = found[-1].coarse
+    return found[::-1]
 
 
 def _surface(grid: DualGrid) -> Mesh:

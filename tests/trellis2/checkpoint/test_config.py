@@ -16,6 +16,7 @@ from comfyui_trellis2.trellis2.checkpoint.config import (
     StructureDecoderConfig,
     parse,
     parse_pipeline,
+    parse_texturing,
 )
 from comfyui_trellis2.trellis2.models import NETWORKS, build_model
 
@@ -45,7 +46,10 @@ def published():
 
 def test_the_published_pipeline_parses(published):
     parsed = parse_pipeline(published["pipeline"], "published.json")
-    assert set(parsed.models) == set(published["models"]) and len(parsed.models) == 8
+    texturing = parse_texturing(published["texturing"], "published.json")
+    assert set(parsed.models) | set(texturing.models) == set(published["models"]) and len(parsed.models) == 8
+    assert set(texturing.models) - set(parsed.models) == {"shape_slat_encoder"}
+    assert texturing.tex_slat_sampler == parsed.tex_slat_sampler
     assert parsed.models["sparse_structure_decoder"] == "microsoft/TRELLIS-image-large/ckpts/ss_dec_conv3d_16l8_fp16"
     assert parsed.default_pipeline_type == "1024_cascade"
     assert parsed.image_cond_model.args.model_name == "facebook/dinov3-vitl16-pretrain-lvd1689m"

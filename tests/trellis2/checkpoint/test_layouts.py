@@ -21,6 +21,7 @@ DINO = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 COMFY_DINO = "clip_vision/dino_v3_vit_l.safetensors"
 TIMM = "timm/vit_large_patch16_dinov3.lvd1689m"
 SHAPE_512 = "ckpts/slat_flow_img2shape_dit_1_3B_512_bf16"
+ENCODER, SHAPE_ENCODER = "shape_slat_encoder", "ckpts/shape_enc_next_dc_f16c32_fp16"
 # ComfyUI's names, written again here so that a slip in the package's own table shows.
 COMFY_FILES = {
     "diffusion_models/trellis_2_bf16.safetensors": {
@@ -123,7 +124,8 @@ def shrunk(tiny, monkeypatch) -> None:
     """The package's published table and encoder, of the tiny networks' sizes."""
     real = module._read_json
     published = real(Path(module.__file__).with_name("published.json"))
-    models = {r: real(tiny / f"{path}.json") for r, path in published["pipeline"]["args"]["models"].items()}
+    paths = published["pipeline"]["args"]["models"] | published["texturing"]["args"]["models"]
+    models = {r: real(tiny / f"{path}.json") for r, path in paths.items()}
     table = published | {"models": models}
     monkeypatch.setattr(module, "_read_json", lambda path: table if path.name == "published.json" else real(path))
     monkeypatch.setattr(module, "VIT_L16", DinoConfig.from_transformers(real(tiny / DINO / "config.json")))
@@ -151,8 +153,55 @@ def test_a_dtype_is_of_the_torso_only(tiny, role):
 
 
 def test_a_role_that_is_not_there_is_refused(tiny):
-    with pytest.raises(MissingFileError, match=r"shape_slat_encoder: .*tex_slat_decoder"):
-        opened(tiny).load_model("shape_slat_encoder")
+    with pytest.raises(MissingFileError, match=r"tex_slat_encoder: .*tex_slat_decoder"):
+        opened(tiny).load_model("tex_slat_encoder")
+
+
+def test_the_shape_encoder_is_named_in_the_texturing_file(tiny):
+    checkpoint = opened(tiny)
+    model, stored = checkpoint.load_model(ENCODER), read_tensors(tiny / f"{SHAPE_ENCODER}.safetensors")
+    assert type(model).__name__ == "ShapeEncoder"
+    assert all(torch.equal(value, stored[key]) for key, value in model.state_dict().items())
+    assert ENCODER not in checkpoint.config.models
+
+
+def test_the_texturing_file_of_a_repository_is_read_when_it_is_needed(tiny):
+    asked = []
+
+    def download(repository: str, name: str, folder: Path | None) -> Path:
+        asked.append(name)
+        return tiny / name
+
+    checkpoint = Checkpoint.open(MICROSOFT, download=download)
+    assert asked == ["pipeline.json"]
+    checkpoint.require([ENCODER])
+    assert asked[1:] == ["texturing_pipeline.json", f"{SHAPE_ENCODER}.json", f"{SHAPE_ENCODER}.safetensors"]
+
+
+@pytest.mark.parametrize("gone", ["texturing_pipeline.json", f"{SHAPE_ENCODER}.safetensors"])
+def test_without_the_shape_encoder_the_message_says_how_to_get_it(copy, gone):
+    (copy / gone).unlink()
+    with pytest.raises(MissingFileError, match=f"{ENCODER}: .*meshes as input need it.*{gone}") as caught:
+        opened(copy).require([ENCODER])
+    assert f'hf download {MICROSOFT} {gone} --local-dir "{copy}"' in str(caught.value)
+
+
+def test_a_texturing_file_of_another_latent_space_is_refused(copy):
+    path = copy / "texturing_pipeline.json"
+    content = json.loads(path.read_text())
+    content["args"]["shape_slat_normalization"]["std"][0] += 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"expected the shape_slat_normalization of pipeline\.json"):
+        opened(copy).require([ENCODER])
+    del content["args"]["models"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"texturing_pipeline.json: .*missing keys \['models'\]"):
+        opened(copy).require([ENCODER])
+
+
+def test_comfy_orgs_files_have_no_shape_encoder(comfy, shrunk):
+    with pytest.raises(MissingFileError, match=f"{ENCODER} is not part of {COMFY_ORG}: use {MICROSOFT}$"):
+        opened(comfy).require([ENCODER])
 
 
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])

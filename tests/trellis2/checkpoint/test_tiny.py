@@ -17,6 +17,7 @@ PUBLISHED = (
     "ckpts/slat_flow_imgshape2tex_dit_1_3B_512_bf16",
     "ckpts/slat_flow_imgshape2tex_dit_1_3B_1024_bf16",
     "ckpts/tex_dec_next_dc_f16c32_fp16",
+    "ckpts/shape_enc_next_dc_f16c32_fp16",
     "microsoft/TRELLIS-image-large/ckpts/ss_dec_conv3d_16l8_fp16",
 )
 ENCODER = "facebook/dinov3-vitl16-pretrain-lvd1689m"
@@ -33,7 +34,8 @@ def files(tiny) -> dict[str, bytes]:
 
 def test_it_has_the_published_files_and_no_others(files):
     expected = {f"{name}.{suffix}" for name in PUBLISHED for suffix in ("json", "safetensors")}
-    assert set(files) == expected | {"pipeline.json", f"{ENCODER}/config.json", f"{ENCODER}/model.safetensors"}
+    expected |= {"pipeline.json", "texturing_pipeline.json"}
+    assert set(files) == expected | {f"{ENCODER}/config.json", f"{ENCODER}/model.safetensors"}
 
 
 def test_it_is_small(files):
@@ -43,8 +45,10 @@ def test_it_is_small(files):
 def test_the_pipeline_is_the_published_one(files):
     published = json.loads(Path(module.__file__).with_name("published.json").read_text(encoding="utf-8"))
     assert json.loads(files["pipeline.json"]) == published["pipeline"]
-    assert set(published["pipeline"]["args"]["models"].values()) == set(PUBLISHED)
-    for role, path in published["pipeline"]["args"]["models"].items():
+    assert json.loads(files["texturing_pipeline.json"]) == published["texturing"]
+    models = published["pipeline"]["args"]["models"] | published["texturing"]["args"]["models"]
+    assert set(models.values()) == set(PUBLISHED)
+    for role, path in models.items():
         ours, theirs = json.loads(files[f"{path}.json"]), published["models"][role]
         assert ours["name"] == theirs["name"] and set(ours["args"]) == set(theirs["args"])
         kept = ("resolution", "in_channels", "out_channels", "latent_channels", "pe_mode", "dtype", "use_fp16")
