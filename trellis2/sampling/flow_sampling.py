@@ -73,7 +73,9 @@ def sample_flow(
     an object: the reference's zeros are all alike, so attending to one of them equals attending to all.
     """
     params, device = sampler.params, noise.device
-    times = tuple(start * t for t in params.times) or schedule(params.steps, params.rescale_t, start)
+    times = schedule(params.steps, params.rescale_t, start)
+    if params.times is not None:
+        times = [start * t for t in params.times]
     views = [view.replace(view.feats.to(device)) for view in condition.views(image_size)]
     _begin_stage(call, noise, views)
 
