@@ -87,7 +87,8 @@ def test_an_encoded_shape_keeps_the_voxels_that_its_decoder_follows(tmp_path):
     write_latents(tmp_path / "a.safetensors", Latents(shape=replace(whole.shape, surface=surface)))
     back = read_latents(tmp_path / "a.safetensors").shape
     assert torch.equal(back.surface.rows, surface.rows) and back.surface.lengths == surface.lengths
-    outside = replace(surface, rows=surface.rows + 5000)
+    far = torch.tensor([[5000, 0, 0]], dtype=torch.int32)
+    outside = CoordSet.from_items([far] * count)
     write_latents(tmp_path / "b.safetensors", Latents(shape=replace(whole.shape, surface=outside)))
     with pytest.raises(ValueError, match="expected 0 to"):
         read_latents(tmp_path / "b.safetensors")

@@ -43,27 +43,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_background(generate)
     generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
     generate.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
-    generate.add_argument("--views", action="store_true", help="the images are views of one object")
-    generate.add_argument(
-        "--view",
-        action="append",
-        default=[],
-        type=_view,
-        metavar="SIDE=FILE",
-        help="a view of the object: front, back, left, right (the object's own), top or bottom =FILE, or "
-        "azimuth=90,elevation=10:FILE in degrees (90 is the left side); repeat it. IMAGE, if given, is the front",
-    )
-    generate.add_argument(
-        "--view-mode",
-        choices=("average", "cycle", "blend"),
-        default="average",
-        help="how views are combined; blend: each voxel by the views that see it, which needs --view",
-    )
-    generate.add_argument(
-        "--view-temperature",
-        type=scale,
-        help="of blend: lower follows the best view more, higher nears the average (default 0.2)",
-    )
+    _add_views(generate)
     generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
     generate.add_argument("--steps", type=positive, help="steps of every sampler (default: the checkpoint's)")
     generate.add_argument(
@@ -106,7 +86,34 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="with --preset: put the pictures' own detail on the texture of the sides that they show",
     )
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
+    _add_decode(commands)
 
+
+def _add_views(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("--views", action="store_true", help="the images are views of one object")
+    generate.add_argument(
+        "--view",
+        action="append",
+        default=[],
+        type=_view,
+        metavar="SIDE=FILE",
+        help="a view of the object: front, back, left, right (the object's own), top or bottom =FILE, or "
+        "azimuth=90,elevation=10:FILE in degrees (90 is the left side); repeat it. IMAGE, if given, is the front",
+    )
+    generate.add_argument(
+        "--view-mode",
+        choices=("average", "cycle", "blend"),
+        default="average",
+        help="how views are combined; blend: each voxel by the views that see it, which needs --view",
+    )
+    generate.add_argument(
+        "--view-temperature",
+        type=scale,
+        help="of blend: lower follows the best view more, higher nears the average (default 0.2)",
+    )
+
+
+def _add_decode(commands: argparse._SubParsersAction) -> None:
     decode = commands.add_parser("decode", help="a file of saved latents to mesh files")
     decode.set_defaults(command=_decode)
     decode.add_argument("latents", type=Path, metavar="FILE", help="a .safetensors of generate or of Save Latent")
@@ -128,37 +135,38 @@ def add_background(command: argparse.ArgumentParser) -> None:
     )
 
 
-def cut_pictures(paths: Sequence[Path], background: str) -> list[Image.Image]:
-    """Reads pictures and cuts them out, as RGBA, and prints what was cut. background: of BACKGROUND_CHOICES.
+def cut_pictures(paths: Sequence[Path], background: str) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Reads pictures; returns them cut out, as RGBA, and prepared, see `prepare_image`; prints what was cut.
+    background: of BACKGROUND_CHOICES.
 
     Raises ValueError naming the first file, before any is read, that is not there; or that is no picture.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    from ..image import cut_out
+    from ..image import cut_out, prepare_image
 
     for path in paths:
         check_file(path)
-    pictures = []
+    cuts, pictures = [], []
     for path in paths:
         try:
             with Image.open(path) as image:
                 cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[background])
-                pictures.append(cut.image)
+                pictures.append(prepare_image(cut.image))
+                cuts.append(cut.image)
         except UNREADABLE as error:
             text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
             raise ValueError(f"{path}: {text}") from error
         print(f"{path}: {cut.used}")
         if cut.warning:
             print(f"{path}: not sure: {cut.warning}")
-    return pictures
+    return cuts, pictures
 
 
 def _generate(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.progress import staged
     from ..capabilities import Capabilities
     from ..checkpoint.layouts import Checkpoint
-    from ..image import prepare_image
     from ..latent_files import read_latents, write_latents
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
@@ -181,8 +189,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
-    cuts = cut_pictures(paths, arguments.background)
-    pictures = [prepare_image(cut) for cut in cuts]
+    cuts, pictures = cut_pictures(paths, arguments.background)
     residency = choose_residency(arguments.vram, arguments.device or default_device())
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
     pipeline, bars = pipeline.integrated(arguments.sampler), progress_bars()

@@ -105,7 +105,7 @@ def views(tiny, tmp_path, monkeypatch):
         seen.update(objects=objects, mode=view_mode)
         raise ValueError("stopped before sampling")
 
-    monkeypatch.setattr(Pipeline, "run", stop)
+    monkeypatch.setattr(Pipeline, "sample", stop)
     for name in ("a", "b"):
         disc("RGBA").save(tmp_path / f"{name}.png")
     monkeypatch.chdir(tmp_path)
