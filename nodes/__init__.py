@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from .asset import AssetSettings, GameReadyAsset, Unwrap
 from .bake import BakeTextures, ProjectPicture, TextureMesh, TransferTextures
-from .engine import CollisionMesh, SaveForEngine
-from .files import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
+from .files.engine import CollisionMesh, SaveForEngine
+from .files.latents import LoadLatent, SaveLatent
+from .files.meshes import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage, Views
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
-from .latents import LoadLatent, SaveLatent
 from .mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from .model import LoadModel, SamplerSettings
 from .preview import MeshInfo, RenderPreview, UVAtlas

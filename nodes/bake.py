@@ -318,7 +318,7 @@ class ProjectPicture:
             overlay(target.mesh, picture.to(target.mesh.vertices.device), fit.camera)
             for picture, fit in zip(pictures, fits, strict=True)
         ]
-        preview = host.at_rest(torch.stack(drawn)).float() / 255
+        preview = host.at_rest(torch.stack(drawn).float() / 255)
         made = textured(textured_mesh) if made is target else made
         return {"ui": {"text": lines}, "result": (host.at_rest(made), preview, "\n".join(lines))}
 

@@ -17,7 +17,7 @@ from ..trellis2.pipeline import Pipeline
 from ..trellis2.stage_pictures import picture_of
 from ..trellis2.values import ImageCondition, ShapeLatent
 from . import host
-from .files import loadable
+from .files.meshes import loadable
 from .sockets import ANY_MESH, CONDITION, MESH, O_VOXEL, PIPELINE, SHAPE, VOXELS, SamplerOverrides, expect, textured
 from .widgets import (
     FILES_GROUP,

@@ -50,7 +50,11 @@ def pipeline(described, network):
     sampler = parse(SamplerConfig, sampler | {"params": described["params"]}, "sampler")
     config = SimpleNamespace(models=names | models, tex_slat_sampler=sampler, **stats)
     checkpoint = SimpleNamespace(
-        config=config, quantization="none", load_model=lambda role, **_: models[role], require=lambda roles: None
+        config=config,
+        name="tiny",
+        quantization="none",
+        load_model=lambda role, **_: models[role],
+        require=lambda roles: None,
     )
     return Pipeline(checkpoint, KeepLoaded("cpu"))
 

@@ -250,7 +250,9 @@ def test_noise_is_one_stream(described, shared, arrays, kind):
 
 @pytest.fixture(scope="module")
 def pipeline(config, models):
-    checkpoint = SimpleNamespace(config=config, quantization="none", load_model=lambda role, **_: models[role])
+    checkpoint = SimpleNamespace(
+        config=config, name="tiny", quantization="none", load_model=lambda role, **_: models[role]
+    )
     return Pipeline(checkpoint, KeepLoaded("cpu"))
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import trimesh
 from comfyui_trellis2.nodes import host
-from comfyui_trellis2.nodes.files import LoadMesh, PreviewMesh, SaveGLB, SaveMesh
+from comfyui_trellis2.nodes.files.meshes import LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from comfyui_trellis2.nodes.host import files
 from comfyui_trellis2.nodes.voxels import LoadVoxels
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
@@ -318,7 +318,7 @@ def test_what_save_mesh_cannot_write_is_said_before_it_runs(home, monkeypatch):
         SaveMesh().save(TRIANGLE, "a", "glb", max_mib=0.0001)
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "comfyui_trellis2.nodes.files.find_spec", lambda name: None if name == "DracoPy" else found(name)
+        "comfyui_trellis2.nodes.files.meshes.find_spec", lambda name: None if name == "DracoPy" else found(name)
     )
     assert "quantized is the smallest" in SaveMesh.VALIDATE_INPUTS("glb", "draco", 0.0)
     assert SaveMesh.VALIDATE_INPUTS("stl", "draco", 0.0) is True

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfyui_trellis2.nodes import host
-from comfyui_trellis2.nodes.latents import LoadLatent, SaveLatent
+from comfyui_trellis2.nodes.files.latents import LoadLatent, SaveLatent
 from comfyui_trellis2.trellis2.checkpoint.config import SamplerParams
 from comfyui_trellis2.trellis2.sparse import SparseTensor
 from comfyui_trellis2.trellis2.values import Made, ShapeLatent, SparseStructure, TextureLatent

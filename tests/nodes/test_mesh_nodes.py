@@ -7,8 +7,8 @@ from comfyui_trellis2.nodes import host
 from comfyui_trellis2.nodes import mesh as mesh_module
 from comfyui_trellis2.nodes.asset import FROM_PRESET, GameReadyAsset, Unwrap
 from comfyui_trellis2.nodes.bake import BakeTextures, TransferTextures
-from comfyui_trellis2.nodes.engine import CollisionMesh, SaveForEngine
-from comfyui_trellis2.nodes.files import LoadMesh, SaveMesh
+from comfyui_trellis2.nodes.files.engine import CollisionMesh, SaveForEngine
+from comfyui_trellis2.nodes.files.meshes import LoadMesh, SaveMesh
 from comfyui_trellis2.nodes.mesh import CleanMesh, FillHoles, Remesh, SimplifyMesh
 from comfyui_trellis2.nodes.voxels import MeshToVoxels, VoxelsToMesh
 from comfyui_trellis2.o_voxel import asset as asset_module

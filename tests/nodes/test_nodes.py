@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host, sockets
-from comfyui_trellis2.nodes.files import SaveGLB
+from comfyui_trellis2.nodes.files.meshes import SaveGLB
 from comfyui_trellis2.nodes.image import BACKGROUND, OBJECT, ExampleImage, PrepareImage
 from comfyui_trellis2.nodes.model import LoadModel, SamplerSettings, schedule_of
 from comfyui_trellis2.nodes.stages import DecodeMesh, SampleStructure

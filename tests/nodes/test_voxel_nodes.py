@@ -4,7 +4,7 @@ import pytest
 import torch
 import trimesh
 from comfyui_trellis2.nodes import host
-from comfyui_trellis2.nodes.files import LoadMesh
+from comfyui_trellis2.nodes.files.meshes import LoadMesh
 from comfyui_trellis2.nodes.preview import RenderPreview
 from comfyui_trellis2.nodes.voxels import LoadVoxels, MeshToVoxels, SaveVoxels, VoxelsToMesh
 

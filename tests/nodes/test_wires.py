@@ -12,7 +12,7 @@ from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host, sockets
 from comfyui_trellis2.nodes import asset as asset_module
 from comfyui_trellis2.nodes.asset import FROM_PRESET, AssetSettings, GameReadyAsset, Unwrap, configured
 from comfyui_trellis2.nodes.bake import BakeTextures
-from comfyui_trellis2.nodes.files import SaveGLB, SaveMesh
+from comfyui_trellis2.nodes.files.meshes import SaveGLB, SaveMesh
 from comfyui_trellis2.nodes.interop import ToComfyMesh, ToTrimesh
 from comfyui_trellis2.nodes.mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from comfyui_trellis2.nodes.preview import RenderPreview

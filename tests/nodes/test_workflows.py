@@ -184,7 +184,7 @@ def test_any_mesh_made_light(comfy, runner, workflow, tmp_path, monkeypatch):
     ball = trimesh.creation.icosphere(3)
     ball.visual.vertex_colors = [200, 100, 50, 255]
     ball.export(tmp_path / "mesh.glb")
-    monkeypatch.setattr("comfyui_trellis2.nodes.files.EXAMPLE_MESHES", tmp_path)
+    monkeypatch.setattr("comfyui_trellis2.nodes.files.meshes.EXAMPLE_MESHES", tmp_path)
     small = {
         "n1_mesh": "mesh",
         "n2_resolution": 64,
@@ -206,7 +206,7 @@ def test_any_mesh_made_light(comfy, runner, workflow, tmp_path, monkeypatch):
 def test_a_mesh_painted_as_a_picture_says(comfy, runner, workflow, tmp_path, monkeypatch):
     box = trimesh.creation.box((2.0, 1.0, 1.0))
     box.export(tmp_path / "mesh.glb")
-    monkeypatch.setattr("comfyui_trellis2.nodes.files.EXAMPLE_MESHES", tmp_path)
+    monkeypatch.setattr("comfyui_trellis2.nodes.files.meshes.EXAMPLE_MESHES", tmp_path)
     runner.run(workflow("texture_a_mesh", n6_mesh="mesh", n7_resolution="512", n10_texture_size="512"))
     given, loaded = (load_textured_mesh(file) for file in (tmp_path / "mesh.glb", comfy / "3d" / "asset_00001_.glb"))
     corners = [mesh.mesh.vertices[mesh.mesh.faces] for mesh in (fitted(given), loaded)]

@@ -637,7 +637,7 @@ class Counted:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint, self.config, self.loaded = checkpoint, checkpoint.config, []
-        self.quantization = checkpoint.quantization
+        self.quantization, self.name = checkpoint.quantization, checkpoint.name
 
     def load_model(self, role, **options):
         self.loaded.append(role)

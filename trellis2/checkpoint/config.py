@@ -372,3 +372,13 @@ def _expect_steps(widths: tuple[int, ...], fits: Callable[[int, int], bool]) -> 
     for width, following in zip(widths, widths[1:], strict=False):
         if not fits(width, following):
             raise ConfigError(f"model_channels: {width} and {following} do not fit eight children per voxel")
+
+
+def as_in_file(config: Any) -> Any:
+    """A parsed configuration as its file has it: nested dictionaries, without the fields that are no keys of it."""
+    if isinstance(config, Mapping):
+        return {key: as_in_file(value) for key, value in config.items()}
+    if not dataclasses.is_dataclass(config):
+        return config
+    fields = [item.name for item in dataclasses.fields(config) if not item.metadata.get("runtime")]
+    return {name: as_in_file(getattr(config, name)) for name in fields}

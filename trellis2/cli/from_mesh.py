@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checks import MESH_SUFFIXES, check_device, check_file, check_output, fraction, positive, voxels_a_side
-from .generate import add_background, cut_pictures
+from .pictures import add_background, cut_pictures
 from .shared import CHECKPOINT, progress_bars, warn
 
 if TYPE_CHECKING:

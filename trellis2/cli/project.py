@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checks import MESH_SUFFIXES, check_device, check_file, check_output, positive
-from .generate import BACKGROUND_CHOICES, UNREADABLE
+from .pictures import BACKGROUND_CHOICES, UNREADABLE
 from .shared import progress_bars, warn
 
 if TYPE_CHECKING:

@@ -86,5 +86,5 @@ def test_a_scan_is_rebuilt_and_shown(checkpoint, scanned, tmp_path, capsys):
 def test_a_checkpoint_without_encoders_says_so(tiny, scanned):
     pipeline = Pipeline.load(str(tiny), KeepLoaded("cpu"))
     voxels = voxelize(fitted(load_textured_mesh(scanned)), Grid.cube(32))
-    with pytest.raises(MissingFileError, match=r"shape_slat_encoder: pipeline\.json has no such model"):
+    with pytest.raises(MissingFileError, match=r"_slat_encoder: pipeline\.json has no such model"):
         pipeline.reconstruct(voxels)

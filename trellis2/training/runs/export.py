@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint.config import Normalization, parse_pipeline
+from ...checkpoint.config import Normalization, as_in_file, parse_pipeline
 from ...checkpoint.layouts import IMAGE_ENCODER
 from ..data.latents import LatentFolder
 from ..recipe import Recipe
@@ -30,7 +30,7 @@ def pipeline_arguments(recipe: Recipe) -> dict[str, Any]:
     if recipe.base is None:
         args = json.loads(PUBLISHED.read_text(encoding="utf-8"))["pipeline"]["args"]
     else:
-        args = dataclasses.asdict(open_checkpoint(recipe.base).config)
+        args = as_in_file(open_checkpoint(recipe.base).config)
     return _merged(args, recipe.pipeline)
 
 

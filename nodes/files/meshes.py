@@ -9,19 +9,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..o_voxel.core.progress import Progress, scaled
-from ..o_voxel.files.meshes.gltf.glb import write_glb
-from ..o_voxel.files.meshes.options import SaveOptions
-from ..o_voxel.files.meshes.read import UP_OF_SUFFIX, load_textured_mesh
-from ..o_voxel.files.meshes.size_budget import SizeError
-from ..o_voxel.files.meshes.write import save_mesh
-from ..o_voxel.material import TexturedMesh
-from ..o_voxel.values import Mesh, VoxelField
-from ..o_voxel.voxels.from_mesh import fitted
-from ..o_voxel.voxels.sample import vertex_materials
-from . import host
-from .sockets import ANY_MESH, MESH, TEXTURED_MESH, VOXELS, expect, painted, surface, textured
-from .widgets import FILES_GROUP, filename_prefix
+from ...o_voxel.core.progress import Progress, scaled
+from ...o_voxel.files.meshes.gltf.glb import write_glb
+from ...o_voxel.files.meshes.options import SaveOptions
+from ...o_voxel.files.meshes.read import UP_OF_SUFFIX, load_textured_mesh
+from ...o_voxel.files.meshes.size_budget import SizeError
+from ...o_voxel.files.meshes.write import save_mesh
+from ...o_voxel.material import TexturedMesh
+from ...o_voxel.values import Mesh, VoxelField
+from ...o_voxel.voxels.from_mesh import fitted
+from ...o_voxel.voxels.sample import vertex_materials
+from .. import host
+from ..sockets import ANY_MESH, MESH, TEXTURED_MESH, VOXELS, expect, painted, surface, textured
+from ..widgets import FILES_GROUP, filename_prefix
 
 log = logging.getLogger(__name__)
 

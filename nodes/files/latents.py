@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..trellis2.latent_files import KINDS, SUFFIX, read_latents, summary, write_latents
-from ..trellis2.values import Latents, ShapeLatent, SparseStructure, TextureLatent
-from . import host
-from .files import HIDDEN, loadable
-from .sockets import SHAPE, STRUCTURE, TEXTURE, expect
-from .widgets import FILES_GROUP, filename_prefix
+from ...trellis2.latent_files import KINDS, SUFFIX, read_latents, summary, write_latents
+from ...trellis2.values import Latents, ShapeLatent, SparseStructure, TextureLatent
+from .. import host
+from ..sockets import SHAPE, STRUCTURE, TEXTURE, expect
+from ..widgets import FILES_GROUP, filename_prefix
+from .meshes import HIDDEN, loadable
 
 SUFFIXES = (SUFFIX,)
 # Folder of ComfyUI's output folder where they are saved, and listed from.

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from ..o_voxel.core.progress import scaled
-from ..o_voxel.files.meshes.engine import joined, save_for_engine
-from ..o_voxel.files.meshes.options import SaveOptions
-from ..o_voxel.lods import MOST_LEVELS, LodOptions, make_lods
-from ..o_voxel.material import TexturedMesh
-from ..o_voxel.mesh.collision import MOST_HULLS, collision_hulls
-from ..o_voxel.mesh.connectivity.components import split_parts
-from ..o_voxel.values import Mesh
-from . import host
-from .files import FILE_3D_GLB, HIDDEN, NORMAL_MAPS, PIVOT, shown
-from .sockets import ANY_MESH, MESH, surface, textured
-from .widgets import FILES_GROUP, MESH_GROUP, filename_prefix
+from ...o_voxel.core.progress import scaled
+from ...o_voxel.files.meshes.engine import joined, save_for_engine
+from ...o_voxel.files.meshes.options import SaveOptions
+from ...o_voxel.lods import MOST_LEVELS, LodOptions, make_lods
+from ...o_voxel.material import TexturedMesh
+from ...o_voxel.mesh.collision import MOST_HULLS, collision_hulls
+from ...o_voxel.mesh.connectivity.components import split_parts
+from ...o_voxel.values import Mesh
+from .. import host
+from ..sockets import ANY_MESH, MESH, surface, textured
+from ..widgets import FILES_GROUP, MESH_GROUP, filename_prefix
+from .meshes import FILE_3D_GLB, HIDDEN, NORMAL_MAPS, PIVOT, shown
 
 ONE_FILE, FILES = "one file", "a file per level"
 

@@ -1,0 +1,1 @@
+"""Nodes that load and save files: meshes, levels for engines, latents."""

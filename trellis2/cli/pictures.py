@@ -1,0 +1,56 @@
+"""Pictures of a command line: read, cut out of their background, prepared."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .checks import check_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+BACKGROUND_CHOICES = {"auto": "auto", "plain": "plain background", "rembg": "rembg", "none": "alpha or mask only"}
+# What Pillow raises for a picture that it cannot decode.
+UNREADABLE = (OSError, SyntaxError, ValueError)
+
+
+def add_background(command: argparse.ArgumentParser) -> None:
+    """Adds the option that says what is cut out of pictures, for `cut_pictures`."""
+    command.add_argument(
+        "--background",
+        choices=BACKGROUND_CHOICES,
+        default="auto",
+        help="what is cut out: alpha, else a plain background, else by rembg if installed (auto, default); a plain "
+        "background; by rembg; nothing but alpha (none)",
+    )
+
+
+def cut_pictures(paths: Sequence[Path], background: str) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Reads pictures; returns them cut out, as RGBA, and prepared, see `prepare_image`; prints what was cut.
+    background: of BACKGROUND_CHOICES.
+
+    Raises ValueError naming the first file, before any is read, that is not there; or that is no picture.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    from ..image import cut_out, prepare_image
+
+    for path in paths:
+        check_file(path)
+    cuts, pictures = [], []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[background])
+                pictures.append(prepare_image(cut.image))
+                cuts.append(cut.image)
+        except UNREADABLE as error:
+            text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise ValueError(f"{path}: {text}") from error
+        print(f"{path}: {cut.used}")
+        if cut.warning:
+            print(f"{path}: not sure: {cut.warning}")
+    return cuts, pictures
