@@ -110,7 +110,7 @@ def arguments(values, models, tmp_path, monkeypatch):
     special = {
         ("T2ShapeCascade", "resolution"): TYPE_FROM_MODEL,
         ("T2Remesh", "resolution"): 32,
-        ("T2Views", "front"): values["image"],
+        ("T2Views", "front"): values["images"],
         ("T2EncodeMesh", "resolution"): "512",
         ("T2SaveMesh", "mesh"): textured,
         ("T2LoadMesh", "file"): "mesh.glb",
