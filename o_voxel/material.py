@@ -195,6 +195,13 @@ class TexturedMesh:
         return self.mesh.faces if self.uv_faces is None else self.uv_faces
 
     @property
+    def material_rows(self) -> Tensor:
+        """The row of `materials` of each face, [F] int64."""
+        faces = self.mesh.faces
+        ids = self.material_ids
+        return torch.zeros(len(faces), dtype=torch.int64, device=faces.device) if ids is None else ids.to(torch.int64)
+
+    @property
     def uv_map(self) -> UVMap:
         """The texture coordinates, which must be there, as one chart."""
         return UVMap(self.uv, self.uv_rows, self.uv_rows.new_zeros(len(self.uv_rows)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...trellis2.latent_files import KINDS, SUFFIX, read_latents, summary, write_latents
+from ...trellis2.sampling.latent_files import KINDS, SUFFIX, read_latents, summary, write_latents
 from ...trellis2.values import Latents, ShapeLatent, SparseStructure, TextureLatent
 from .. import host
 from ..sockets import SHAPE, STRUCTURE, TEXTURE, expect

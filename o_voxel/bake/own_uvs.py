@@ -17,6 +17,7 @@ from ..core.vectors import length
 from ..material import Material, TexturedMesh, UVMap
 from ..mesh.connectivity.row_map import select_faces
 from ..mesh.connectivity.topology import area_vectors
+from ..mesh.uv.check import signed_areas
 from ..mesh.uv.unwrap import unwrap
 from ..ops.hash_grid import hash_grid
 from ..values import Mesh, VoxelField
@@ -110,7 +111,7 @@ def _baked(
     field, options, unwrapping = work
     rows = used_materials(mesh)
     areas = length(area_vectors(surface.vertices, surface.faces.long()))
-    ids = _material_ids(mesh)
+    ids = mesh.material_rows
     shares = torch.stack([areas[ids == row].sum() for row in rows])
     sides = [_side(options.resolution, float(share / shares.max().clamp_min(1e-30))) for share in shares]
     bar = scaled(report, 0, UNWRAP_SHARE)
@@ -128,11 +129,6 @@ def _baked(
     return replace(mesh, materials=tuple(materials), vertex_colors=None)
 
 
-def _material_ids(mesh: TexturedMesh) -> Tensor:
-    ids = mesh.material_ids
-    return mesh.mesh.faces.new_zeros(len(mesh.mesh.faces)) if ids is None else ids
-
-
 def _side(resolution: int, share: float) -> int:
     """Texels a side for `share` of the largest material's surface: as dense, in halves of the resolution."""
     side = resolution
@@ -147,7 +143,7 @@ def _with_uvs(
     """(mesh with UVs for all its materials, rows of those that were unwrapped). sides: by row, texels of a texture.
     unwrapping: gutter and unwrap_shared."""
     gutter, shared = unwrapping
-    ids, made = _material_ids(mesh), set(sides) if mesh.uv is None else _without_area(mesh, sides)
+    ids, made = mesh.material_rows, set(sides) if mesh.uv is None else _without_area(mesh, sides)
     if mesh.uv is not None:
         for row in set(sides) - made if shared else ():
             if _hidden(_layout(mesh, (ids == row).nonzero().squeeze(1), False)) > SHARED:
@@ -167,14 +163,14 @@ def _with_uvs(
 
 def _without_area(mesh: TexturedMesh, rows: Iterable[int]) -> set[int]:
     """Those of the materials `rows` whose faces have no area in UV space."""
-    flat, ids = _uv_areas(mesh.uv.double()[mesh.uv_rows.long()]) == 0, _material_ids(mesh)
+    flat, ids = signed_areas(mesh.uv.double()[mesh.uv_rows.long()]) == 0, mesh.material_rows
     return {row for row in rows if bool(flat[ids == row].all())}
 
 
 def _layout(mesh: TexturedMesh, rows: Tensor, made: bool) -> _Layout:
     """The faces `rows` [R] int64 of one material on the unit square."""
     corners = mesh.uv.double()[mesh.uv_rows[rows].long()]
-    area = float(_uv_areas(corners).sum())
+    area = float(signed_areas(corners).abs().sum())
     inside = bool(((corners >= -UV_SLACK) & (corners <= 1 + UV_SLACK)).all())
     if not inside:
         # A face on the border of two tiles belongs to the one that its middle is in.
@@ -197,12 +193,6 @@ def _hidden(layout: _Layout) -> float:
         for start in band_starts(MEASURE_SIDE, 1, layout.face.device)
     )
     return 1 - taken / MEASURE_SIDE**2 / max(layout.area, 1e-30)
-
-
-def _uv_areas(corners: Tensor) -> Tensor:
-    """Areas [F] of UV triangles [F, 3, 2]."""
-    (ax, ay), (bx, by) = (corners[:, 1] - corners[:, 0]).unbind(1), (corners[:, 2] - corners[:, 0]).unbind(1)
-    return (ax * by - ay * bx).abs() / 2
 
 
 def _material(

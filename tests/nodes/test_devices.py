@@ -19,8 +19,8 @@ from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh, to_device
 from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
 from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
-from comfyui_trellis2.trellis2.latent_files import write_latents
 from comfyui_trellis2.trellis2.pipeline import Asset, Pipeline
+from comfyui_trellis2.trellis2.sampling.latent_files import write_latents
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
 from comfyui_trellis2.trellis2.values import ImageCondition, Latents, ShapeLatent, SparseStructure, TextureLatent
 from PIL import Image

@@ -116,6 +116,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Pipeline, FromMesh, ImageCon
     from ..capabilities import image_size_of
     from ..checkpoint.layouts import SHAPE_ENCODER
     from ..from_mesh import FromMesh
+    from ..image import prepare_image
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
@@ -127,6 +128,6 @@ def _opened(arguments: argparse.Namespace) -> tuple[Pipeline, FromMesh, ImageCon
     pipeline.networks.require(SHAPE_ENCODER)
     resolution = arguments.resolution or pipeline.capabilities.own_resolution
     pipeline.capabilities.check_encoded(resolution)
-    _, pictures = cut_pictures([arguments.image], arguments.background)
+    pictures = cut_pictures([arguments.image], arguments.background, prepare_image)
     condition = pipeline.condition([pictures], resolution=image_size_of([resolution]))
     return pipeline, FromMesh(resolution, arguments.seed, arguments.steps), condition

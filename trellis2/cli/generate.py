@@ -126,10 +126,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.progress import staged
     from ..capabilities import Capabilities
     from ..checkpoint.layouts import Checkpoint
-    from ..latent_files import read_latents, write_latents
+    from ..image import prepare_image
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
+    from ..sampling.latent_files import read_latents, write_latents
 
     check_output(arguments.output, MESH_SUFFIXES)
     check_device(arguments.device)
@@ -148,7 +149,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
-    cuts, pictures = cut_pictures(paths, arguments.background)
+    made = cut_pictures(paths, arguments.background, lambda cut: (cut, prepare_image(cut)))
+    cuts, pictures = (list(images) for images in zip(*made, strict=True))
     residency = choose_residency(arguments.vram, arguments.device or default_device())
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
     pipeline, bars = pipeline.integrated(arguments.sampler), progress_bars()
@@ -172,10 +174,10 @@ def _decode(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.progress import staged
     from ..checkpoint.builtin import NAME
     from ..checkpoint.layouts import COMFY_ORG, MICROSOFT
-    from ..latent_files import read_latents, summary
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
+    from ..sampling.latent_files import read_latents, summary
 
     check_output(arguments.output, MESH_SUFFIXES)
     check_device(arguments.device)

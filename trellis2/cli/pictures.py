@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .checks import check_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
+T = TypeVar("T")
 BACKGROUND_CHOICES = {"auto": "auto", "plain": "plain background", "rembg": "rembg", "none": "alpha or mask only"}
 # What Pillow raises for a picture that it cannot decode.
 UNREADABLE = (OSError, SyntaxError, ValueError)
@@ -28,29 +29,29 @@ def add_background(command: argparse.ArgumentParser) -> None:
     )
 
 
-def cut_pictures(paths: Sequence[Path], background: str) -> tuple[list[Image.Image], list[Image.Image]]:
-    """Reads pictures; returns them cut out, as RGBA, and prepared, see `prepare_image`; prints what was cut.
+def cut_pictures(paths: Sequence[Path], background: str, use: Callable[[Image.Image], T]) -> list[T]:
+    """Reads pictures; returns what `use` makes of each, cut out as RGBA; prints what was cut.
     background: of BACKGROUND_CHOICES.
 
-    Raises ValueError naming the first file, before any is read, that is not there; or that is no picture.
+    Raises ValueError naming the first file, before any is read, that is not there; or that is no picture, or of which
+    `use` raises one.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    from ..image import cut_out, prepare_image
+    from ..image import cut_out
 
     for path in paths:
         check_file(path)
-    cuts, pictures = [], []
+    made = []
     for path in paths:
         try:
             with Image.open(path) as image:
                 cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[background])
-                pictures.append(prepare_image(cut.image))
-                cuts.append(cut.image)
+                made.append(use(cut.image))
         except UNREADABLE as error:
             text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
             raise ValueError(f"{path}: {text}") from error
         print(f"{path}: {cut.used}")
         if cut.warning:
             print(f"{path}: not sure: {cut.warning}")
-    return cuts, pictures
+    return made

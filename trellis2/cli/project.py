@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checks import MESH_SUFFIXES, check_device, check_file, check_output, positive
-from .pictures import BACKGROUND_CHOICES, UNREADABLE
+from .pictures import add_background, cut_pictures
 from .shared import progress_bars, warn
 
 if TYPE_CHECKING:
@@ -27,12 +27,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     project.add_argument("mesh", type=Path, metavar="MESH", help="a mesh file with texture coordinates")
     project.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="pictures of it, from any side")
     project.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".glb or .obj")
-    project.add_argument(
-        "--background",
-        choices=BACKGROUND_CHOICES,
-        default="auto",
-        help="what is cut out, as of generate (default auto)",
-    )
+    add_background(project)
     project.add_argument("--azimuth", type=float, help="of the camera, degrees from the front (default: found)")
     project.add_argument("--elevation", type=float, help="of the camera, degrees (default: found)")
     project.add_argument("--fov", type=float, help="field of view of the object's crop, degrees (default: found)")
@@ -66,14 +61,11 @@ def put_pictures(
 
 
 def _project(arguments: argparse.Namespace) -> int:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     from ...o_voxel.bake.projection import FitOptions, ProjectOptions, overlay
     from ...o_voxel.files.meshes.read import load_textured_mesh
     from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.render import save_picture
     from ...o_voxel.values import to_device
-    from ..image import cut_out
     from ..runtime.residency import default_device
 
     check_output(arguments.output, MESH_SUFFIXES)
@@ -84,14 +76,7 @@ def _project(arguments: argparse.Namespace) -> int:
     options = ProjectOptions(arguments.strength, color_match=arguments.color_match, max_texture=arguments.max_texture)
     mesh = load_textured_mesh(arguments.mesh, on_warning=warn(arguments.mesh))
     mesh = to_device(mesh, arguments.device or default_device())
-    cuts = []
-    for path in arguments.pictures:
-        try:
-            with Image.open(path) as image:
-                cuts.append(cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[arguments.background]).image)
-        except UNREADABLE as error:
-            text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise ValueError(f"{path}: {text}") from error
+    cuts = cut_pictures(arguments.pictures, arguments.background, lambda cut: cut)
     made, fits = put_pictures(mesh, cuts, fitting, options, arguments.output)
     if arguments.preview is not None:
         picture, fit = fits[0]

@@ -16,6 +16,7 @@ from ...core.progress import Progress, in_background, scaled
 from ...core.vectors import unit
 from ...material import Material, Texture, TexturedMesh, UVMap
 from ...mesh.connectivity.topology import area_vectors, check_mesh
+from ...mesh.uv.check import signed_areas
 from ...ops.nearest_texel import nearest_texel
 from ...render.camera import Camera
 from ..texels import Samples, band_samples, band_starts
@@ -144,7 +145,7 @@ class _Layer:
     seen: Seen
     oriented: bool
     options: ProjectOptions
-    reached: int = 0
+    reached: Tensor | int = 0
 
     @classmethod
     def of(cls, mesh: TexturedMesh, picture: Picture, camera: Camera, options: ProjectOptions) -> _Layer:
@@ -174,7 +175,7 @@ class _Layer:
         grid = (place.T * 2 / side - 1)[None, None]
         found = F.grid_sample(self.values[None], grid, padding_mode="border", align_corners=False)[0, :, 0]
         weight = found[3] * _smooth((facing - last) / (full - last)) * (visible & inside)
-        self.reached += int((weight > 0.5).sum())
+        self.reached = self.reached + (weight > 0.5).sum()
         return found[:3].T, weight
 
     def density(self, faces: Tensor) -> int:
@@ -187,9 +188,7 @@ def _painted(
     mesh: TexturedMesh, number: int, material: Material, layers: Sequence[_Layer], options: ProjectOptions
 ) -> Material:
     """Material `number` of `mesh` with the pictures on its base colour."""
-    ids = mesh.material_ids
-    mine = torch.ones(len(mesh.mesh.faces), dtype=torch.bool, device=mesh.mesh.faces.device)
-    mine = mine if ids is None else ids == number
+    mine = mesh.material_rows == number
     if not any(layer.density(mine) for layer in layers):
         return material
     which = mine.nonzero().flatten()
@@ -224,9 +223,7 @@ def _unit_square(mesh: TexturedMesh, which: Tensor) -> UVMap:
 
 def _resolution(uv_map: UVMap, which: Tensor, layers: Sequence[_Layer], given: int, options: ProjectOptions) -> int:
     """Texels a side for the pictures' detail: `given` doubled until a texel is about a pixel, at most `max_texture`."""
-    a, b, c = uv_map.uv.view(-1, 3, 2).double().unbind(1)
-    (ux, uy), (vx, vy) = (b - a).unbind(1), (c - a).unbind(1)
-    area, side = (ux * vy - uy * vx).abs() / 2, max(given, 1)
+    area, side = signed_areas(uv_map.uv.view(-1, 3, 2).double()).abs(), max(given, 1)
     ratio = 0.0
     for layer in layers:
         here = layer.seen.face[(layer.seen.face >= 0) & (layer.values[3] > 0)]
@@ -313,5 +310,5 @@ def _smooth(t: Tensor) -> Tensor:
 
 def _warn(layers: Sequence[_Layer], on_warning: Warn) -> None:
     for number, layer in enumerate(layers, 1):
-        if layer.reached == 0:
+        if int(layer.reached) == 0:
             on_warning(f"picture {number} reaches no texel: its camera does not see a textured surface")

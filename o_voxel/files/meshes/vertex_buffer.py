@@ -96,8 +96,7 @@ def vertex_buffer(mesh: TexturedMesh) -> VertexBuffer:
 
     Drops unused vertices. Raises ValueError for non-finite UVs or UV indices out of range.
     """
-    ids = mesh.material_ids
-    ids = torch.zeros(len(mesh.mesh.faces), dtype=torch.int64) if ids is None else ids.to(torch.int64)
+    ids = mesh.material_rows
     if mesh.uv is None:
         every = torch.ones(len(mesh.mesh.faces), dtype=torch.bool)
         single, found = select_faces(mesh.mesh, every)

@@ -13,14 +13,14 @@ import pytest
 import torch
 from comfyui_trellis2.trellis2.checkpoint.config import SamplerParams
 from comfyui_trellis2.trellis2.cli.main import main
-from comfyui_trellis2.trellis2.latent_files import read_latents, summary, write_latents
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 from comfyui_trellis2.trellis2.sampling import stages
+from comfyui_trellis2.trellis2.sampling.latent_files import read_latents, summary, write_latents
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
 from comfyui_trellis2.trellis2.values import Latents, Made, ShapeLatent, SparseStructure, TextureLatent
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LENGTHS, SIDES = (7, 63), (512, 1024)
 PARAMS = SamplerParams(
     steps=3, guidance_strength=7.5, guidance_rescale=0.5, guidance_interval=(0.6, 1.0), rescale_t=3.0,

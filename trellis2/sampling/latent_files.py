@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..o_voxel.core.atomic_io import BLOCK, FilePath, atomic_write, naming
-from ..o_voxel.core.progress import Progress, silent
-from .capabilities import LATENT_STRIDE
-from .checkpoint.config import SamplerParams
-from .sampling.checks import check_same_voxels
-from .sampling.noise import NoiseHistory
-from .sparse import CoordSet, SparseTensor
-from .values import Latent, Latents, Made, ShapeLatent, SparseStructure, TextureLatent
+from ...o_voxel.core.atomic_io import BLOCK, FilePath, atomic_write, naming
+from ...o_voxel.core.progress import Progress, silent
+from ..capabilities import LATENT_STRIDE
+from ..checkpoint.config import SamplerParams
+from ..sparse import CoordSet, SparseTensor
+from ..values import Latent, Latents, Made, ShapeLatent, SparseStructure, TextureLatent
+from .checks import check_same_voxels
+from .noise import NoiseHistory
 
 FORMAT, VERSION = "trellis2-latents", "1"
 SUFFIX = ".safetensors"
