@@ -266,3 +266,95 @@ def test_a_build_that_ends_its_process_is_refused_and_this_process_lives_on(fake
     assert foreign.why_not(*question, (*about, "another card")) == "asked again"
     foreign.forget()
     assert foreign.why_not(*question, about) == "asked again"
+
+
+# On a GPU, those that are there
+
+
+def needs(name):
+    reason = problem(name, torch.device("cuda"), torch.bfloat16)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.mark.gpu
+@each
+@pytest.mark.parametrize("width", libraries.WIDTHS)
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [((2380,), (2380,)), ((1000, 1000), (1029, 1029)), ((777, 1, 1602), (1029, 1029, 5))],
+    ids=["one", "equal", "different"],
+)
+def test_a_library_on_the_gpu_is_as_good_as_plain_torch_and_repeats(name, width, queries, keys):
+    needs(name)
+    given = [x.cuda() for x in tokens(queries, keys, width)]
+    exact = attention(*(x.float() for x in given), queries, keys, backend="reference")
+    plain, ours, again = (attention(*given, queries, keys, backend=b).float() for b in ("sdpa", name, name))
+    factor = 2 if LIBRARIES[name].exact else 40
+    assert (ours - exact).abs().max() <= factor * (plain - exact).abs().max() + 1e-6
+    assert torch.equal(ours, again)
+
+
+@pytest.mark.gpu
+@each
+@pytest.mark.parametrize(("queries", "keys"), [((1200,), (700,)), ((700, 1, 499), (300, 299, 101))], ids=str)
+def test_a_recorded_graph_of_a_library_gives_the_same_bytes(name, queries, keys):
+    """Also after other lengths came, while the recording's own stay where they are, and with other numbers put in."""
+    needs(name)
+    given = [x.cuda() for x in tokens(queries, keys, 128)]
+
+    with torch.inference_mode():
+        attention(*given, queries, keys, backend=name)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = attention(*given, queries, keys, backend=name)
+        for count in range(2, 30):
+            attention(*(x[:count] for x in given), (1, count - 1), (count - 1, 1), backend=name)
+        for x in given:
+            x.mul_(-0.5)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert torch.equal(out, attention(*given, queries, keys, backend=name))
+
+
+@pytest.mark.gpu
+@each
+def test_a_network_attends_by_a_library_launched_and_recorded(name):
+    """Two objects of different sizes, in the network's own step: eager, then recorded, then replayed."""
+    from comfyui_trellis2.trellis2.models import Backends, build_model
+    from comfyui_trellis2.trellis2.models.transformer import PreparedCondition
+    from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, SparseTensor
+
+    needs(name)
+    args = {
+        "resolution": 32, "in_channels": 8, "out_channels": 8, "model_channels": 256, "cond_channels": 64,
+        "num_blocks": 2, "num_heads": 2, "mlp_ratio": 4, "pe_mode": "rope", "share_mod": True,
+        "initialization": "scaled", "qk_rms_norm": True, "qk_rms_norm_cross": True,
+    }  # fmt: skip
+    found = {}
+    for backend in ("sdpa", name):
+        torch.cuda.empty_cache()
+        description = {"name": "SLatFlowModel", "args": args}
+        flow = build_model(description, "flow", dtype="bfloat16", backends=Backends(attention=backend), device="cuda")
+        generator = torch.Generator("cuda").manual_seed(0)
+        for parameter in flow.parameters():
+            parameter.normal_(0, 0.05, generator=generator)
+        axis = torch.arange(32, device="cuda")
+        voxels = torch.cartesian_prod(axis, axis, axis).int()
+        coords = CoordSet.from_items([voxels[:900], voxels[:333]])
+        x = torch.randn(1233, 8, device="cuda", generator=generator)
+        image = PackedSequences(torch.randn(150, 64, device="cuda", generator=generator), (100, 50))
+        with torch.inference_mode():
+            prepared = flow.prepare(image)
+
+            def forward(x, t, *image, flow=flow, coords=coords, lengths=prepared.lengths):
+                return flow(SparseTensor(x, coords), t, PreparedCondition.of(image, lengths)).feats
+
+            flow.graphs.begin(flow, x.device, launch="graph", tokens=1233, coords=coords)
+            step = flow.graphs.step("positive", forward, x, prepared.tensors())
+            t = torch.full((2,), 500.0, device="cuda")
+            found[backend] = [step(x, t) for _ in range(3)]
+    eager, recorded, replayed = found[name]
+    assert torch.equal(eager, recorded) and torch.equal(recorded, replayed)
+    size = found["sdpa"][0].norm()
+    assert (eager - found["sdpa"][0]).norm() < (0.02 if LIBRARIES[name].exact else 0.2) * size
