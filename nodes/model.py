@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..trellis2.capabilities import device_problem
+from ..trellis2.capabilities import attention_problem, device_problem
 from ..trellis2.checkpoint.config import INTEGRATORS, ConfigError, check_times
 from ..trellis2.checkpoint.layouts import Checkpoint
 from ..trellis2.models import Backends
-from ..trellis2.ops.attention import BACKENDS as ATTENTION
+from ..trellis2.ops.attention import NAMES
 from ..trellis2.ops.quantized_linear import FORMATS
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.runtime.streaming import VRAM_MODES
@@ -20,6 +20,7 @@ from .widgets import FROM_MODEL, MODEL_GROUP, STEP_CACHE, override
 
 PRECISIONS = ["auto", "bfloat16", "float16", "float32"]
 QUANTIZATIONS = ["none", *FORMATS]
+ATTENTION = ["auto", *NAMES]
 FLOAT32_DIGITS = 7
 INTEGRATOR = (
     "How a step is taken. euler: one run of the network a step, as the published model; heun: two (2 x steps - 1); "
@@ -66,18 +67,21 @@ class LoadModel:
             "results. int8: any recent card; uses Comfy-Org's int8 file (5 GB) if that model is chosen. fp8: Ada, "
             "Hopper and newer. 16-bit files are quantised on loading."
         )
-        attention = "Attention backend. auto: the fastest available; reference: slow, explicit float32."
+        attention = (
+            "Attention backend. auto: the fastest exact one that works here; sdpa, cudnn: torch's own; flash-attn-2, "
+            "-3, -4, xformers: a library that you installed, tried on this card before anything is loaded; sage: "
+            "likewise, in 8 bits, so that results differ; reference: slow, explicit float32."
+        )
         vram = (
             "Network weights kept in GPU memory. auto: by ComfyUI's memory management, streaming on cards under 6 GB; "
             "high: each network loaded whole; low: about 1 GB of the active network, the rest streamed from main "
             "memory as it computes. Same result."
         )
-        names = ["auto", *(choice.name for choice in ATTENTION)]
         return {
             "required": {
                 "model": (choices, {"tooltip": model}),
                 "precision": (PRECISIONS, {"default": "auto", "tooltip": precision, "advanced": True}),
-                "attention": (names, {"default": "auto", "tooltip": attention, "advanced": True}),
+                "attention": (ATTENTION, {"default": "auto", "tooltip": attention, "advanced": True}),
             },
             "optional": {
                 "quantization": (QUANTIZATIONS, {"default": "none", "tooltip": quantization}),
@@ -87,7 +91,11 @@ class LoadModel:
 
     @classmethod
     def VALIDATE_INPUTS(
-        cls, model: str | None = None, precision: str | None = None, quantization: str | None = None
+        cls,
+        model: str | None = None,
+        precision: str | None = None,
+        quantization: str | None = None,
+        attention: str | None = None,
     ) -> bool | str:
         """True, or why this machine cannot load the choices, told when the graph is queued. None: comes by a wire.
 
@@ -97,15 +105,24 @@ class LoadModel:
             "model": (model, host.model_choices()),
             "precision": (precision, PRECISIONS),
             "quantization": (quantization, QUANTIZATIONS),
+            "attention": (attention, ATTENTION),
         }
         for name, (value, choices) in lists.items():
             if value is not None and value not in choices:
                 return f"{name}: expected one of {choices}, got {value!r}"
-        return device_problem(host.network_device(), precision or "auto", quantization or "none") or True
+        device, precision = host.network_device(), precision or "auto"
+        return (
+            device_problem(device, precision, quantization or "none")
+            or attention_problem(device, precision, attention or "auto", launch=False)
+            or True
+        )
 
     def load(
         self, model: str, precision: str, attention: str, quantization: str = "none", vram: str = "auto"
     ) -> tuple[Pipeline]:
+        problem = attention_problem(host.network_device(), precision, attention)
+        if problem is not None:
+            raise ValueError(problem)
         source, folder = host.model_source(model)
         checkpoint = Checkpoint.open(
             source, folder, host.download, quantization=quantization, new_progress=host.progress

@@ -9,6 +9,8 @@ import torch
 
 from .checkpoint.config import DTYPES, PipelineConfig
 from .networks import SHAPE_FLOW, TEXTURE_FLOW
+from .ops.attention import problem
+from .runtime.residency import default_dtype
 
 # Latent voxels a side are 1/16 of the surface's.
 LATENT_STRIDE = 16
@@ -153,6 +155,21 @@ def device_problem(device: torch.device, dtype: str, quantization: str) -> str |
     if dtype in DTYPES and device.type not in ("cpu", "cuda") and not _multiplies(device, DTYPES[dtype]):
         return f"precision {dtype!r} does not work on {device}; choose 'float32'"
     return None
+
+
+def attention_problem(device: torch.device, dtype: str, attention: str, *, launch: bool = True) -> str | None:
+    """Returns why the flow networks cannot use an attention backend in this number format on `device`, or None.
+
+    dtype: a key of DTYPES, or "auto".  attention: a name, or "auto".  launch: False asks only what costs nothing; a
+    library's first launch on a machine takes seconds.
+    """
+    return problem(attention, device, torso_dtype(device, dtype), launch=launch)
+
+
+def torso_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
+    """Returns the number format of the flow networks' torsos on `device`; as published, bfloat16, where it is free."""
+    name = default_dtype(device) if dtype == "auto" else dtype
+    return DTYPES[name] if name else torch.bfloat16
 
 
 def _multiplies(device: torch.device, dtype: torch.dtype) -> bool:

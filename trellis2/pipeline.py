@@ -14,7 +14,7 @@ from torch import nn
 
 from ..o_voxel.core.progress import Progress, StageProgress, staged
 from ..o_voxel.values import OVoxel, VoxelField
-from .capabilities import PIPELINE_TYPES, Capabilities, PipelineType, device_problem
+from .capabilities import PIPELINE_TYPES, Capabilities, PipelineType, attention_problem, device_problem
 from .checkpoint.config import PipelineConfig, SamplerConfig
 from .checkpoint.layouts import Checkpoint
 from .image.views import ViewBlend
@@ -49,13 +49,15 @@ class Pipeline:
         dtype: str = "auto",
         backends: Backends | None = None,
     ) -> None:
-        """See `load`. Raises ValueError for a quantization or dtype that the device does not support."""
+        """See `load`. Raises ValueError for a quantization, dtype or attention that the device does not support."""
         self.checkpoint = checkpoint
         self.config: PipelineConfig = checkpoint.config
         self._watch: Watch | None = None
         self._start: Latents | None = None
         residency = residency or choose_residency(vram, default_device())
         problem = device_problem(residency.device, dtype, checkpoint.quantization)
+        if problem is None and backends is not None:
+            problem = attention_problem(residency.device, dtype, backends.attention)
         if problem is not None:
             raise ValueError(problem)
         if checkpoint.quantization != "none":

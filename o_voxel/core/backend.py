@@ -1,8 +1,8 @@
 """Backend selection: the implementation of an op is an argument, resolved here only.
 
 An op lists its backends, fastest first. A backend's probe returns None if it works for a device and dtype, else the
-reason; the probe of a kernel launches it. "auto" takes the first backend that works. A named backend that does not
-work raises instead of falling back, because another backend would silently return different numbers.
+reason; the probe of a kernel launches it. "auto" takes the first automatic backend that works. A named backend that
+does not work raises instead of falling back, because another backend would silently return different numbers.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ Probe = Callable[[torch.device, torch.dtype], str | None]
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation of an op. probe(device, dtype) returns None when it is usable, else the reason."""
+    """An implementation of an op. probe(device, dtype) returns None when it is usable, else the reason.
+
+    automatic: "auto" may take it.  when: for what "auto" takes it, "" for everything.  licence: of a library that is
+    not a part of this package; the library is never installed by it.
+    """
 
     name: str
     probe: Probe
+    automatic: bool = True
+    when: str = ""
+    licence: str = ""
 
 
 def always(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -46,7 +53,7 @@ def resolve_backend(
         raise ValueError(f"backend: expected 'auto' or one of {names}, got {requested!r}")
     reasons = {}
     for choice in choices:
-        if requested in ("auto", choice.name):
+        if requested == choice.name or (requested == "auto" and choice.automatic):
             reasons[choice.name] = choice.probe(device, dtype)
             if reasons[choice.name] is None:
                 return choice.name
@@ -54,12 +61,16 @@ def resolve_backend(
 
 
 def explain(choices: Sequence[Backend], device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, str]:
-    """Returns each backend's state: "chosen" (used by "auto"), "works", or the reason why it does not work."""
+    """Returns each backend's state: "chosen" (used by "auto", with what for), "works", "works, taken by name only", or
+    the reason why it does not work."""
     states: dict[str, str] = {}
     for choice in choices:
-        reason = choice.probe(device, dtype)
-        taken = "chosen" in states.values()
-        states[choice.name] = reason or ("works" if taken else "chosen")
+        state = choice.probe(device, dtype)
+        if state is None and not choice.automatic:
+            state = "works, taken by name only"
+        elif state is None:
+            state = "works" if "chosen" in states.values() else f"chosen {choice.when}".strip()
+        states[choice.name] = state
     return states
 
 

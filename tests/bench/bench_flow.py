@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--launch", nargs="+", default=["auto"])
     parser.add_argument("--cases", nargs="+", default=list(CASES))
     parser.add_argument("--quantization", nargs="+", default=["none", "int8", "fp8"])
+    parser.add_argument("--attention", nargs="+", default=["auto"])
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
@@ -39,14 +40,15 @@ def main() -> None:
     published = json.loads((ROOT / "trellis2" / "checkpoint" / "published.json").read_text())["models"]
     for case in options.cases:
         for quantization in options.quantization:
-            run_case(table, published, case, quantization, options)
+            for attention in options.attention:
+                run_case(table, published, case, quantization, attention, options)
     table.write()
 
 
-def run_case(table, published, case, quantization, options) -> None:
-    """One network in one number format, by every launch mode."""
+def run_case(table, published, case, quantization, attention, options) -> None:
+    """One network in one number format and with one attention, by every launch mode."""
     role, tokens, image_tokens, reference = CASES[case]
-    flow = build_model(published[role], role, backends=Backends(), device=DEVICE)
+    flow = build_model(published[role], role, backends=Backends(attention=attention), device=DEVICE)
     note = f"reference {reference}"
     if quantization != "none":
         begun = time.perf_counter()
@@ -67,7 +69,7 @@ def run_case(table, published, case, quantization, options) -> None:
             told = f"{note}, first call {first:.2f} s, peak {peak_mib(lambda: step(x, t)):.0f} MiB"
             work = floor_flops(tokens, image_tokens)
             table.add(
-                f"{case} {quantization} {launch}",
+                f"{case} {quantization} {launch}" + f" {attention}" * (attention != "auto"),
                 lambda: step(x, t),
                 flops=work,
                 repeat=10 if tokens < 16_384 else 3,

@@ -7,8 +7,8 @@ the published sampler settings: 22 + 21 + 21 + 12 forwards. Uploads of networks 
 
 A case is TYPE:VRAM:LIMIT[:VARIANT[:RUNS]]: pipeline type, vram mode, the GiB that the process may take of the card (0:
 all; a case that does not fit fails), how the flow networks run (bf16, int8, fp8; +cache: step caching; +eager: without
-recordings; +fresh: see below), and how many runs after the first. The CUDA context, about half a GiB, is outside
-torch's count.
+recordings; +fresh: see below; @NAME at the end: that attention), and how many runs after the first. The CUDA context,
+about half a GiB, is outside torch's count.
 
 The runs of a case have the same voxels, as when a picture is tried with other settings: where networks stay on the
 card, all but the first replay its recordings. +fresh is what other pictures cost, whose voxels differ: every run
@@ -75,7 +75,8 @@ class Case:
     def pipeline(self, layout):
         """The pipeline of this case, over networks of its own where they are quantised."""
         layout = layout if self.quantization == "none" else layout.copied()
-        backends = Backends(launch="eager" if "eager" in self.variant else "auto")
+        attention = self.variant.partition("@")[2] or "auto"
+        backends = Backends(attention=attention, launch="eager" if "eager" in self.variant else "auto")
         pipeline = ForcedPipeline(layout, self.quantization, vram=self.vram, backends=backends)
         if "cache" in self.variant:
             names = ("sparse_structure_sampler", "shape_slat_sampler", "tex_slat_sampler")
@@ -99,7 +100,9 @@ class RandomWeights:
     def load(self, role, dtype, backends):
         model = self.make(role, dtype)
         if "flow" in role:
-            model.backends = backends
+            for module in model.modules():
+                if hasattr(module, "backends"):
+                    module.backends = backends
         return model
 
     def copied(self):

@@ -11,6 +11,7 @@ from comfyui_trellis2.nodes.model import LoadModel
 from comfyui_trellis2.nodes.sockets import PreparedImages
 from comfyui_trellis2.nodes.stages import ImageTo3D
 from comfyui_trellis2.nodes.widgets import chosen
+from comfyui_trellis2.trellis2.ops.attention import libraries
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 from comfyui_trellis2.trellis2.sparse import SparseTensor
 from comfyui_trellis2.trellis2.stage_pictures import latent_colors, picture_of
@@ -152,6 +153,19 @@ def test_load_model_refuses_at_the_queue_what_the_machine_lacks(comfy, monkeypat
     assert "'microsoft/TRELLIS.2-4B'" in ask(model="absent")
     assert "precision: expected one of" in ask(precision="int4")
     assert "quantization: expected one of" in ask(quantization="int4")
+    assert ask(attention="sdpa") is True
+    assert ask(attention="cudnn").startswith("attention 'cudnn': runs on a GPU, not on cpu; choose 'auto'")
+    assert "attention: expected one of" in ask(attention="flash")
+
+
+def test_an_attention_library_that_does_not_work_is_refused_before_anything_is_loaded(comfy, monkeypatch):
+    monkeypatch.setattr(host.model_residency, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(host, "model_source", lambda model: pytest.fail("looked for the model"))
+    monkeypatch.setattr(libraries, "is_installed", lambda module: module != "flash_attn_interface")
+    for name, reason in (("flash-attn-3", "not installed"), ("xformers", "runs on a GPU, not on cpu")):
+        assert reason in LoadModel.VALIDATE_INPUTS(attention=name)
+        with pytest.raises(ValueError, match=f"attention '{name}': {reason}"):
+            LoadModel().load("tiny", "auto", name)
 
 
 # Pictures

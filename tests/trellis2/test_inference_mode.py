@@ -5,7 +5,7 @@ import torch
 from comfyui_trellis2.o_voxel.core.device import normal_tensors
 from comfyui_trellis2.o_voxel.mesh.remesh.contour_tables import contour_tables
 from comfyui_trellis2.trellis2.checkpoint.int8_file import hadamard_matrix
-from comfyui_trellis2.trellis2.ops.attention.sdpa import _ends
+from comfyui_trellis2.trellis2.ops.attention.sdpa import item_ends
 from comfyui_trellis2.trellis2.ops.rope import rms_norm_rope, rotary_angles
 from comfyui_trellis2.trellis2.ops.submanifold_conv.reference import _sibling_tables
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
@@ -44,7 +44,7 @@ def test_a_training_step_on_the_voxels_of_an_inference():
     ("table", "arguments"),
     [
         (contour_tables, (CPU,)),
-        (_ends, ((1, 2), CPU)),
+        (item_ends, ((1, 2), CPU)),
         (_sibling_tables, ()),
         (hadamard_matrix, (16, CPU, torch.float32)),
     ],

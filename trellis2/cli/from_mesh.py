@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .checks import MESH_SUFFIXES, check_device, check_file, check_output, fraction, positive, voxels_a_side
 from .pictures import add_background, cut_pictures
-from .shared import CHECKPOINT, progress_bars, warn
+from .shared import CHECKPOINT, add_attention, chosen_backends, progress_bars, warn
 
 if TYPE_CHECKING:
     from ..from_mesh import FromMesh
@@ -63,6 +63,7 @@ def _add_inputs(command: argparse.ArgumentParser, output: str, formats: str) -> 
     command.add_argument(
         "--vram", choices=("auto", "high", "low"), default="auto", help="see generate (default: by the card's size)"
     )
+    add_attention(command)
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
 
 
@@ -124,7 +125,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Pipeline, FromMesh, ImageCon
     check_file(arguments.mesh)
     check_device(arguments.device)
     residency = choose_residency(arguments.vram, arguments.device or default_device())
-    pipeline = Pipeline.load(arguments.model, residency)
+    pipeline = Pipeline.load(arguments.model, residency, backends=chosen_backends(arguments))
     pipeline.networks.require(SHAPE_ENCODER)
     resolution = arguments.resolution or pipeline.capabilities.own_resolution
     pipeline.capabilities.check_encoded(resolution)

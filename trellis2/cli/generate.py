@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .checks import LATENT_SUFFIXES, MESH_SUFFIXES, check_device, check_file, check_output, positive, scale
 from .meshes import add_asset_options, asset_options
 from .pictures import add_background, cut_pictures
-from .shared import CHECKPOINT, progress_bars
+from .shared import CHECKPOINT, add_attention, chosen_backends, progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         default="none",
         help="number format of the flow networks' large products: half the memory, faster, slightly different results",
     )
+    add_attention(generate)
     generate.add_argument(
         "--step-cache",
         action="store_true",
@@ -145,6 +146,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.project_picture and not arguments.preset:
         raise ValueError("--project-picture: expected --preset too, since only finished assets have textures")
     paths, view_mode = _views(arguments)
+    backends = chosen_backends(arguments)
     # Pipeline.load opens it again; here what is wrong is said before the pictures are cut.
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
     if arguments.resolution:
@@ -152,7 +154,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     made = cut_pictures(paths, arguments.background, lambda cut: (cut, prepare_image(cut)))
     cuts, pictures = (list(images) for images in zip(*made, strict=True))
     residency = choose_residency(arguments.vram, arguments.device or default_device())
-    pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
+    pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization, backends=backends)
     pipeline, bars = pipeline.integrated(arguments.sampler), progress_bars()
     latents = (pipeline if start is None else pipeline.starting_from(start)).sample(
         [pictures] if arguments.views or arguments.view else [[picture] for picture in pictures],

@@ -28,6 +28,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
     import torch
 
     from ...o_voxel.core.backend import explain
+    from ...o_voxel.core.foreign import forget
+    from ..capabilities import torso_dtype
     from ..runtime.residency import default_device, default_dtype
 
     check_device(arguments.device)
@@ -37,14 +39,20 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(f"{name:<16}{_version(name)}")
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "unknown"
     print(f"{'device':<16}{device} ({hardware}), torsos in {default_dtype(device) or 'the published formats'}")
-    for package in ("o_voxel", "trellis2"):
+    forget()
+    for package, dtype in (("o_voxel", torch.float32), ("trellis2", torso_dtype(device))):
         operations = importlib.import_module(f"....{package}.ops", __name__)
         for _, name, is_package in pkgutil.iter_modules(operations.__path__):
             if not is_package:
                 continue
             backends = importlib.import_module(f"{operations.__name__}.{name}").BACKENDS
-            states = ", ".join(f"{backend}: {state}" for backend, state in explain(backends, device).items())
-            print(f"{package}.{name:<26}{states}")
+            states = explain(backends, device, dtype)
+            own = ", ".join(f"{choice.name}: {states[choice.name]}" for choice in backends if not choice.licence)
+            print(f"{package}.{name:<26}{own}")
+            # What a user may have installed beside: a line each, with the licence that it came under.
+            for choice in backends:
+                if choice.licence:
+                    print(f"    {choice.name:<14}{states[choice.name]} [{choice.licence}]")
     return 0
 
 

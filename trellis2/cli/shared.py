@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..models import Backends
 
 # Help text of the arguments that name a checkpoint.
 CHECKPOINT = "a folder, a hub repository, or mini: the built-in one"
+# As in ops.attention, which is imported when a command runs.
+ATTENTION = ("auto", "cudnn", "sdpa", "reference", "flash-attn-4", "flash-attn-3", "flash-attn-2", "xformers", "sage")
+
+
+def add_attention(command: ArgumentParser) -> None:
+    """Adds --attention."""
+    command.add_argument(
+        "--attention",
+        choices=ATTENTION,
+        default="auto",
+        help="what computes attention: the fastest exact one that works here (default), torch's (cudnn, sdpa), or a "
+        "library that you installed; sage is 8-bit, with slightly different results; see doctor",
+    )
+
+
+def chosen_backends(arguments: Namespace) -> Backends:
+    """Returns the backends of --attention. Raises ValueError where the one named does not work on --device."""
+    import torch
+
+    from ..capabilities import attention_problem
+    from ..models import Backends
+    from ..runtime.residency import default_device
+
+    problem = attention_problem(torch.device(arguments.device or default_device()), "auto", arguments.attention)
+    if problem is not None:
+        raise ValueError(f"--{problem}")
+    return Backends(attention=arguments.attention)
 
 
 def warn(path: Path) -> Callable[[str], None]:

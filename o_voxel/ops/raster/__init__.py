@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.checks import check_tensor
+from . import library
 from .reference import interpolate, visible_faces
 
 MAX_SIDE = 1 << 15
@@ -27,7 +28,12 @@ class Raster:
     depth: Tensor
 
 
-BACKENDS = (Backend("triton", triton_probe), Backend("numba", numba_probe), Backend("reference", always))
+BACKENDS = (
+    Backend("triton", triton_probe),
+    Backend("numba", numba_probe),
+    Backend("reference", always),
+    Backend("nvdiffrast", library.probe, automatic=False, licence=library.LICENCE),
+)
 
 
 def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, backend: str = "auto") -> Raster:
@@ -36,7 +42,8 @@ def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, ba
     clip_vertices: [V, 4] float32 (x, y, z, w), OpenGL clip space: the view volume is -w <= x, y, z <= w, the image's
     right is +x and its top row +y. A 2D drawing, such as a UV layout, has w = 1 and z = 0.
     faces: [F, 3] int32 or int64.  size: (H, W) pixels, each at most 32768.  backend: "auto", "triton", "numba" or
-    "reference"; all return the same bytes. Apple's GPU has no float64: there the CPU does the work.
+    "reference", which return the same bytes, or "nvdiffrast", which differs as `library` says. Apple's GPU has no
+    float64: there the CPU does the work.
 
     A face covers the pixels whose centre is inside it; a centre on an edge belongs to the face of which it is a left or
     top edge, so faces that meet at an edge never share or miss a pixel. No backface culling. A face that crosses the
@@ -59,6 +66,8 @@ def rasterize(clip_vertices: Tensor, faces: Tensor, size: tuple[int, int], *, ba
         raster = rasterize(clip_vertices.cpu(), faces.cpu(), size, backend=backend)
         return Raster(*(part.to(clip_vertices.device) for part in (raster.face, raster.bary, raster.depth)))
     chosen = resolve_backend(backend, BACKENDS, clip_vertices.device)
+    if chosen == "nvdiffrast":
+        return Raster(*library.rasterize_nvdiffrast(clip_vertices, faces, (height, width)))
     if chosen == "numba":
         from .kernel_cpu import rasterize_cpu
 

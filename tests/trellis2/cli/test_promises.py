@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from comfyui_trellis2.o_voxel.core import foreign
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
 from comfyui_trellis2.o_voxel.files.voxels.read_write import write_voxels
@@ -16,6 +17,8 @@ from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
 from comfyui_trellis2.trellis2.cli import checks
 from comfyui_trellis2.trellis2.cli.main import main
+from comfyui_trellis2.trellis2.cli.shared import ATTENTION
+from comfyui_trellis2.trellis2.ops.attention import NAMES
 from PIL import Image
 
 TETRAHEDRON = Mesh(
@@ -85,6 +88,10 @@ WRONG = {
         "abacus: expected one that",
     ),
     "a device that is not here": (("doctor", "--device", "cuda:99"), "--device cuda:99: expected one that"),
+    "attention that does not run here": (
+        ("generate", "bad.png", "-o", "out.glb", "--model", "mini", "--device", "cpu", "--attention", "cudnn"),
+        "--attention 'cudnn': runs on a GPU, not on cpu; choose 'auto'",
+    ),
     "an unknown option": (("convert", "a.glb", "--shine"), "trellis2: "),
     "a bad picture": (("generate", "bad.png", "-o", "out.glb", "--model", "mini"), "bad.png: expected a picture"),
     "a broken picture": (("generate", "half.png", "-o", "out.glb", "--model", "mini"), "half.png: "),
@@ -115,6 +122,21 @@ def test_faults_are_one_line_and_exit_1(files, tmp_path, capsys, monkeypatch, na
     assert err.count("\n") == 1 and err.startswith("trellis2: ")
     assert re.search(message, err), err
     assert sorted(files.rglob("*")) == before
+
+
+def test_the_command_knows_every_attention_backend():
+    assert list(ATTENTION) == ["auto", *NAMES]
+
+
+def test_doctor_names_what_may_be_installed_with_its_licence(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(foreign, "answers_file", lambda: tmp_path / "libraries.json")
+    status, out, _ = run(capsys, "doctor", "--device", "cpu")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert status == 0
+    assert "trellis2.attention cudnn: runs on a GPU, not on cpu, sdpa: chosen, reference: works" in lines
+    for name, licence in (("flash-attn-4", "BSD-3-Clause"), ("sage", "Apache-2.0"), ("nvdiffrast", "NVIDIA Source")):
+        (line,) = [line for line in lines if line.startswith(f"{name} ")]
+        assert f"[{licence}" in line and ("not installed" in line or "runs on a GPU" in line)
 
 
 def test_a_disk_without_room_is_one_line(files, tmp_path, capsys, monkeypatch):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_trellis2.trellis2.ops.attention import BACKENDS, attention
+from comfyui_trellis2.trellis2.ops.attention import BACKENDS, attention, problem
+from comfyui_trellis2.trellis2.ops.attention.libraries import LIBRARIES, WIDTHS
 
 HEADS, WIDTH = 3, 20
 LENGTHS = [
@@ -144,6 +145,10 @@ def test_malformed(changed, message):
 @pytest.mark.parametrize(("keys", "width"), [(63, 128), (1, 128), (2, 16), (63, 20)])
 @pytest.mark.parametrize("backend", [choice.name for choice in BACKENDS])
 def test_every_backend_of_the_gpu_is_as_good_as_plain_torch(backend, keys, width, dtype):
+    if backend in LIBRARIES and (width not in WIDTHS or problem(backend, torch.device("cuda"), dtype)):
+        pytest.skip(f"{backend}: not for heads of {width}, or not on this machine")
+    if backend == "sage":
+        pytest.skip("it quantises")
     generator = torch.Generator().manual_seed(3)
     given = [torch.randn(2 * n, 12, width, generator=generator).to("cuda", dtype) for n in (1000, keys, keys)]
     exact = attention(*(x.double() for x in given), (1000, 1000), (keys, keys), backend="reference").float()

@@ -11,6 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ....o_voxel.core.device import cached_per_device, is_hopper, normal_tensors
 
+# Lengths of batches whose tensors are kept, 512 bytes each. A recorded graph is freed long before its lengths are.
+KEPT_LENGTHS = 4096
+
 OTHERS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
@@ -27,8 +30,8 @@ def attend_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return attend(query, key, value)
 
 
-def _unfit(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Returns why a fused 16-bit kernel cannot run; None if it may."""
+def unfit(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Returns why a fused 16-bit kernel cannot run; None if it may. Costs nothing."""
     if device.type != "cuda":
         return f"runs on a GPU, not on {device}"
     if dtype not in (torch.float16, torch.bfloat16):
@@ -38,7 +41,7 @@ def _unfit(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def packed_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     """Returns None if `attend_packed` runs, else the reason."""
-    return _unfit(device, dtype) or _launch_packed(device, dtype)
+    return unfit(device, dtype) or _launch_packed(device, dtype)
 
 
 def attend_packed(
@@ -48,16 +51,16 @@ def attend_packed(
     flash attention."""
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = [_ends(lengths, query.device) for lengths in (query_lengths, key_lengths)]
+    ends = [item_ends(lengths, query.device) for lengths in (query_lengths, key_lengths)]
     longest = (max(query_lengths), max(key_lengths))
     return varlen_attn(query.contiguous(), key.contiguous(), value.contiguous(), *ends, *longest)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=KEPT_LENGTHS)
 @normal_tensors
-def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+def item_ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     """Returns [B + 1] int32, the first token of each item, and the end. Cached: every block of a network needs the
-    same."""
+    same, and a recorded CUDA graph reads it at its address."""
     return torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)
 
 
@@ -73,7 +76,7 @@ def _launch_packed(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def cudnn_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     """Returns None if cuDNN's attention runs and is faster (Hopper or newer, 16-bit), else the reason."""
-    return _unfit(device, dtype) or _launch_cudnn(device, dtype)
+    return unfit(device, dtype) or _launch_cudnn(device, dtype)
 
 
 @cached_per_device
