@@ -9,7 +9,7 @@ from pathlib import Path
 from ...trellis2.checkpoint.builtin import built_in, find_built_in
 from ...trellis2.checkpoint.gguf.layout import COMFY_FOLDERS, SUFFIX, patterns_in
 from ...trellis2.checkpoint.hub import hub_download
-from ...trellis2.checkpoint.layouts import COMFY_ORG, MICROSOFT
+from ...trellis2.checkpoint.layouts import COMFY_ORG, FP8_PIPELINE, MICROSOFT
 from . import comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,8 @@ def model_choices() -> list[str]:
     """Returns the loader's choices: the built-in checkpoint if this copy of the pack has it, so that a first run needs
     no download; folders with a pipeline.json under models/trellis2; then downloadable checkpoints; then GGUF files."""
     base = models_folder() / FOLDER
-    found = [path.parent for depth in ("*", "*/*") for path in base.glob(f"{depth}/pipeline.json")]
+    names = [f"{depth}/{name}" for depth in ("*", "*/*") for name in ("pipeline.json", FP8_PIPELINE)]
+    found = [path.parent for name in names for path in base.glob(name)]
     local = {folder.relative_to(base).as_posix() for folder in found}
     built_in_choice = [BUILT_IN] if find_built_in() else []
     return [*built_in_choice, *sorted(local - {MICROSOFT}), MICROSOFT, COMFY_ORG, *gguf_choices()]

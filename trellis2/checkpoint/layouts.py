@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ from ..models.dino import VIT_L16, DinoConfig, DinoVisionTransformer, to_transfo
 from ..models.quantized import check_format, quantize_model
 from .builtin import NAME, built_in
 from .config import ConfigError, PipelineConfig, parse_pipeline, parse_texturing
-from .gguf.layout import FLOWS, GgufLayout, GgufSet, choose
+from .gguf.layout import GgufLayout, GgufSet, choose
 from .hub import Download, FileSource, MissingFileError, hub_download
 from .stored import check_format as check_file
 from .stored import read_json as _read_json
@@ -49,6 +49,8 @@ UNGATED_ENCODERS = (
     ("timm/vit_large_patch16_dinov3.lvd1689m", "model.safetensors"),
 )
 
+# In place of pipeline.json (facts: visualbruno/TRELLIS.2-4B-FP8, 2026-11).
+FP8_PIPELINE = "pipeline_fp8.json"
 # Folders into which some repositories sort the files of Microsoft's (facts: Aero-Ex/Trellis2-GGUF, 2026-11).
 SORTED_FOLDERS = ("", "decoders/Stage1/", "decoders/Stage2/", "encoders/")
 
@@ -184,7 +186,8 @@ class Folder:
     def __init__(self, files: FileSource) -> None:
         """Reads pipeline.json. Raises MissingFileError or ConfigError."""
         self._files = files
-        path = files.get("pipeline.json")
+        fp8 = files.find("pipeline.json") is None and files.find(FP8_PIPELINE) is not None
+        path = files.get(FP8_PIPELINE if fp8 else "pipeline.json")
         self.config = parse_pipeline(_read_json(path), str(path))
 
     def files(self, role: str) -> list[Path]:
@@ -234,16 +237,6 @@ class Folder:
         model = build_model(without_fp8(_read_json(description)), str(description), dtype=dtype, backends=backends)
         return load_weights(model, tensors, str(weights), quantization=quantization)
 
-    def describe(self, role: str) -> Any:
-        """Returns a flow's {"name", "args"}: the file that pipeline.json names, or the published ones."""
-        found = self._files.find(f"{self.config.models[role]}.json") if role in self.config.models else None
-        return _published()["models"][role] if found is None else without_fp8(_read_json(found))
-
-    def has(self, role: str) -> bool:
-        """Are the files of a role of pipeline.json in the folder?"""
-        path = self.config.models.get(role)
-        return path is not None and all(self._files.find(f"{path}.{end}") for end in ("json", "safetensors"))
-
     def _encoder_path(self) -> str:
         """Returns the shape encoder's path in texturing_pipeline.json. Raises MissingFileError; ConfigError for a file
         of another latent space than pipeline.json's."""
@@ -292,7 +285,7 @@ class SingleFiles:
     def __init__(self, files: FileSource, int8: bool = False) -> None:
         """int8: prefer the int8 file of the flow networks, and keep its weights in int8."""
         self._files, self._int8 = files, int8
-        self._published = _published()
+        self._published = _read_json(Path(__file__).with_name("published.json"))
         config = parse_pipeline(self._published["pipeline"], "published.json")
         self.config = replace(
             config, models={role: path for role, path in config.models.items() if role in COMFY_ROLES}
@@ -336,10 +329,6 @@ class SingleFiles:
         where = f"{weights} ({prefix}*)"
         return load_weights(model, tensors, where, keep_int8=self._int8, quantization=quantization)
 
-    def describe(self, role: str) -> Any:
-        """Returns a flow's published {"name", "args"}."""
-        return self._published["models"][role]
-
 
 def load_encoder(weights: Path, config: DinoConfig) -> DinoVisionTransformer:
     """Loads the image encoder, fp32 on the CPU, from a file with transformers, timm or ComfyUI keys.
@@ -372,15 +361,6 @@ def _gguf_layout(chosen: GgufSet, folder: Path | None, download: Download) -> Gg
     folder: of ComfyUI's files, which are downloaded if absent; None: `chosen.root`, without downloads.
     """
     if (chosen.root / "pipeline.json").is_file():
-        rest = Folder(FileSource.open(str(chosen.root), MICROSOFT, None, download))
-        return GgufLayout(chosen, rest, rest.describe, [role for role in FLOWS if rest.has(role)])
-    source = FileSource.open(str(chosen.root), COMFY_ORG, None, download)
-    if folder is not None:
-        source = FileSource.open(COMFY_ORG, COMFY_ORG, folder, download)
-    rest = SingleFiles(source)
-    return GgufLayout(chosen, rest, rest.describe)
-
-
-def _published() -> Any:
-    """The published configurations."""
-    return _read_json(Path(__file__).with_name("published.json"))
+        return GgufLayout(chosen, Folder(FileSource.open(str(chosen.root), MICROSOFT, None, download)))
+    source = str(chosen.root) if folder is None else COMFY_ORG
+    return GgufLayout(chosen, SingleFiles(FileSource.open(source, COMFY_ORG, folder, download)))

@@ -1,13 +1,13 @@
 """Tensors of a weight file that are not read yet, and what a safetensors file says of them before any is read.
 
 A mapped tensor of another dtype than the network's would stand in memory twice while it is converted. Here it is read
-through the file instead, one tensor at a time.
+through the file instead, a piece at a time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from .config import ConfigError
 
+# Bytes that are converted at a time; of whole numbers of any dtype.
+PIECE = 1 << 20
 # Of the format: a longer header is a damaged one.
 LONGEST_HEADER = 100_000_000
 TAKE_INSTEAD = "take the same network in bf16, in int8_convrot (Comfy-Org), or in GGUF (Q4_K_M, Q5_K_M, Q6_K or Q8_0)"
@@ -72,22 +74,39 @@ class FileTensor:
         """Returns the mapped tensor if it has the dtype; else a converted one, without touching the mapped pages."""
         if self.mapped.dtype == dtype:
             return self.mapped
-        raw = read_bytes(self.path, self.offset, self.mapped.numel() * self.mapped.itemsize)
-        return raw.view(self.mapped.dtype).view(self.shape).to(dtype)
+        length = self.mapped.numel() * self.mapped.itemsize
+        pieces = (raw.view(self.mapped.dtype) for raw in read_pieces(self.path, self.offset, length, PIECE))
+        return gather(pieces, self.shape, dtype)
 
 
-def read_bytes(path: Path, offset: int, length: int) -> Tensor:
-    """Returns bytes of a file, [length] uint8. Raises CheckpointError if it ends before."""
-    raw = torch.empty(length, dtype=torch.uint8)
-    into = memoryview(raw.numpy())
+def read_pieces(path: Path, offset: int, length: int, step: int) -> Iterator[Tensor]:
+    """Yields `length` bytes of a file, `step` at a time, [step] uint8 in one buffer that is used again.
+
+    A buffer as large as the tensor would, freed between two that stay, leave holes of its size in the heap. Raises
+    CheckpointError if the file ends before.
+    """
+    buffer = torch.empty(min(step, length), dtype=torch.uint8)
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
-        while len(into):
-            count = file.readinto(into)
-            if not count:
-                raise CheckpointError(f"{path}: it ends {len(into)} bytes too early; download it again")
-            into = into[count:]
-    return raw
+        for start in range(0, length, step):
+            piece = buffer[: min(step, length - start)]
+            into = memoryview(piece.numpy())
+            while len(into):
+                count = file.readinto(into)
+                if not count:
+                    raise CheckpointError(f"{path}: it ends before byte {offset + length}; download it again")
+                into = into[count:]
+            yield piece
+
+
+def gather(pieces: Iterable[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Returns a tensor in `dtype` whose numbers come in pieces, flat, in any dtype."""
+    out, done = torch.empty(shape, dtype=dtype), 0
+    flat = out.view(-1)
+    for piece in pieces:
+        flat[done : done + len(piece)] = piece
+        done += len(piece)
+    return out
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # Help text of the arguments that name a checkpoint.
-CHECKPOINT = "a folder, a hub repository, or mini: the built-in one"
+CHECKPOINT = "a folder, GGUF files (one, or a name with *), a hub repository, or mini: the built-in one"
 
 
 def warn(path: Path) -> Callable[[str], None]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_trellis2.trellis2.checkpoint import layouts
 from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
-from comfyui_trellis2.trellis2.checkpoint.gguf.blocks import BLOCKS, dequantize
+from comfyui_trellis2.trellis2.checkpoint.gguf import layout
+from comfyui_trellis2.trellis2.checkpoint.gguf.blocks import BLOCKS
 from comfyui_trellis2.trellis2.checkpoint.gguf.file import FORMATS, GgufFile
 from comfyui_trellis2.trellis2.checkpoint.gguf.layout import FLOWS, PARTS, STARTS
 from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
@@ -72,18 +72,19 @@ def test_blocks_are_the_packages_to_the_bit(form, count):
     package = pytest.importorskip("gguf")
     blocks = random_blocks(form, count, np.random.default_rng(count))
     wanted = package.quants.dequantize(blocks, package.GGMLQuantizationType[form]).ravel()
-    got = dequantize(torch.from_numpy(blocks).flatten(), BLOCKS[form], torch.float32)
+    got = BLOCKS[form].dequantize(torch.from_numpy(blocks).flatten())
     assert np.array_equal(got.numpy().view(np.int32), wanted.view(np.int32))
-    halved = dequantize(torch.from_numpy(blocks).flatten(), BLOCKS[form], torch.bfloat16)
-    assert torch.equal(halved.view(torch.int16), got.to(torch.bfloat16).view(torch.int16))
 
 
 @forms
-def test_pieces_join_without_a_seam(form, monkeypatch):
-    blocks = torch.from_numpy(random_blocks(form, 37, np.random.default_rng(1))).flatten()
-    whole = dequantize(blocks, BLOCKS[form], torch.float32)
-    monkeypatch.setattr("comfyui_trellis2.trellis2.checkpoint.gguf.blocks.CHUNK", 5 * BLOCKS[form].size)
-    assert torch.equal(dequantize(blocks, BLOCKS[form], torch.float32).view(torch.int32), whole.view(torch.int32))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_pieces_join_without_a_seam_and_round_once(form, dtype, monkeypatch, tmp_path):
+    blocks, size = random_blocks(form, 37, np.random.default_rng(1)), BLOCKS[form].size
+    whole = BLOCKS[form].dequantize(torch.from_numpy(blocks).flatten()).to(dtype)
+    write_gguf(tmp_path / "x.gguf", {"w": (form, (37, size), blocks)})
+    monkeypatch.setattr("comfyui_trellis2.trellis2.checkpoint.gguf.blocks.CHUNK", 5 * size)
+    got = GgufFile.open(tmp_path / "x.gguf").tensors["w"].read(dtype).flatten()
+    assert torch.equal(got.view(torch.uint8), whole.view(torch.uint8))
 
 
 def test_a_block_by_hand():
@@ -92,7 +93,7 @@ def test_a_block_by_hand():
     block[:4] = np.array([0.5, 2.0], np.float16).view(np.uint8)
     block[4], block[8] = 3, 1
     block[16:32] = np.arange(16)
-    got = dequantize(torch.from_numpy(block), BLOCKS["Q4_K"], torch.float32)
+    got = BLOCKS["Q4_K"].dequantize(torch.from_numpy(block))
     assert got[:16].tolist() == [1.5 * q - 2 for q in range(16)]
     assert got[32:].abs().max() == 0
 
@@ -101,7 +102,7 @@ def test_a_block_by_hand():
 def test_weights_come_back_within_half_a_step(form):
     weights = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
     raw = torch.frombuffer(bytearray(quantize(weights.numpy(), form)), dtype=torch.uint8)
-    got = dequantize(raw, BLOCKS[form], torch.float32).view_as(weights)
+    got = BLOCKS[form].dequantize(raw).view_as(weights)
     assert WEIGHT_ERROR[form] / 4 < relative(got, weights) < WEIGHT_ERROR[form]
 
 
@@ -136,7 +137,7 @@ def test_tensors_have_their_shapes_and_values(tmp_path):
     file = GgufFile.open(path)
     assert {name: tensor.shape for name, tensor in file.tensors.items()} == {n: s for n, (_, s, _) in tensors.items()}
     assert file.metadata == {"general.architecture": "flux", "general.alignment": 64, "share": 0.5}
-    wanted = dequantize(torch.from_numpy(tensors["a.weight"][2]).flatten(), BLOCKS["Q4_K"], torch.float16)
+    wanted = BLOCKS["Q4_K"].dequantize(torch.from_numpy(tensors["a.weight"][2]).flatten()).half()
     assert torch.equal(file.tensors["a.weight"].read(torch.float16).flatten(), wanted)
     assert file.tensors["a.bias"].read(torch.bfloat16).tolist() == [0, 1, 2]
     assert file.tensors["c"].read(torch.float32).tolist() == [[[0, 1, 2]], [[3, 4, 5]]]
@@ -185,7 +186,7 @@ def test_any_truncation_is_refused_by_name(tmp_path):
     path = tmp_path / "x.gguf"
     write_gguf(path, small(), general__architecture="flux", words=["a"])
     whole = path.read_bytes()
-    for length in [*range(320), len(whole) // 2, len(whole) - 32]:
+    for length in [*range(0, 320, 7), len(whole) // 2, len(whole) - 32]:
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError, match=r"x\.gguf: not a whole GGUF file"):
             GgufFile.open(path)
@@ -314,12 +315,9 @@ def assert_same(checkpoint: Checkpoint, folder: Path, role: str) -> None:
 @pytest.fixture
 def published(wide, monkeypatch) -> None:
     """The package's published table, of the wide networks' sizes."""
-    real = layouts._read_json
-    table = real(Path(layouts.__file__).with_name("published.json"))
-    paths = table["pipeline"]["args"]["models"]
-    models = {role: real(wide / f"{path}.json") for role, path in paths.items()}
-    changed = table | {"models": table["models"] | models}
-    monkeypatch.setattr(layouts, "_read_json", lambda path: changed if path.name == "published.json" else real(path))
+    paths = Checkpoint.open(str(wide)).config.models
+    models = {role: json.loads((wide / f"{path}.json").read_text()) for role, path in paths.items()}
+    monkeypatch.setattr(layout, "published_models", lambda: models)
 
 
 def test_a_file_of_comfyuis_folder_takes_the_rest_from_there(wide, eight, published, tmp_path):
@@ -371,12 +369,13 @@ def test_folders_that_another_pack_sorts_its_files_into(wide, eight, tmp_path):
         assert all(torch.equal(got[key], wanted[key]) for key in wanted)
 
 
-def test_several_quantisations_are_asked_for(eight, wide, tmp_path):
+def test_several_quantisations_are_asked_for(eight, wide, tmp_path, monkeypatch):
     folder = shutil.copytree(eight, tmp_path / "both")
     as_gguf(wide / f"{FLOW}.safetensors", folder / f"{FLOW}_Q4_K_M.gguf", "Q4_K")
     with pytest.raises(ConfigError, match=r"several quantisations; choose .*\*Q4_K_M\.gguf or .*\*Q8_0\.gguf"):
         Checkpoint.open(str(folder))
-    for source in (folder / f"{FLOW}_Q4_K_M.gguf", folder / "*Q4_K_M.gguf"):
+    monkeypatch.chdir(folder.parent)
+    for source in (folder / f"{FLOW}_Q4_K_M.gguf", folder / "*Q4_K_M.gguf", f"both/{FLOW}_Q4_K_M.gguf"):
         checkpoint = Checkpoint.open(str(source))
         assert checkpoint.layout.files(STRUCTURE) == [folder / f"{FLOW}_Q4_K_M.gguf"]
         assert set(FLOWS) & set(checkpoint.config.models) == {STRUCTURE}
@@ -436,9 +435,10 @@ def test_weights_are_quantised_again_as_they_are_read(wide, tmp_path, quantizati
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form, bound", [("Q8_0", 0.02), ("Q4_K", 0.2)])
-def test_a_converted_checkpoint_makes_the_object_of_its_twin(wide, tmp_path, form, bound):
-    """bound: of the latents' relative error after two steps, and of the share of other voxels."""
+@pytest.mark.parametrize("form, bound, share", [("Q8_0", 0.02, 0.06), ("Q4_K", 0.2, 0.4)])
+def test_a_converted_checkpoint_makes_the_object_of_its_twin(wide, tmp_path, form, bound, share):
+    """bound: of the latents' relative error after two steps.  share: of the surface's voxels that differ; a random
+    decoder, unlike a trained one, turns on each digit."""
     folder, made = converted(wide, tmp_path / "model", form, form), []
     picture = Image.linear_gradient("L").convert("RGB").resize((48, 48))
     for source in (wide, folder):
@@ -454,4 +454,4 @@ def test_a_converted_checkpoint_makes_the_object_of_its_twin(wide, tmp_path, for
     (ours,), (theirs,) = (pipeline.decode(latents.shape, latents.texture) for latents in (got, wanted))
     assert len(ours.mesh.faces) > 0
     voxels, others = ({tuple(row) for row in asset.field.coords.tolist()} for asset in (ours, theirs))
-    assert len(voxels ^ others) < bound * len(others), (len(voxels ^ others), len(others))
+    assert len(voxels ^ others) < share * len(others), (len(voxels ^ others), len(others))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
 from comfyui_trellis2.trellis2.checkpoint.layouts import Checkpoint
-from comfyui_trellis2.trellis2.checkpoint.stored import check_format, read_bytes, unread_name
+from comfyui_trellis2.trellis2.checkpoint.stored import check_format, read_pieces, unread_name
 from comfyui_trellis2.trellis2.checkpoint.weights import (
     CheckpointError,
     load_weights,
@@ -53,10 +53,10 @@ def test_tensors_are_mapped_where_the_dtype_is_right_and_read_where_not(tmp_path
 def test_a_file_that_was_cut_while_it_is_read_is_refused(tmp_path):
     path = tmp_path / "x.bin"
     path.write_bytes(bytes(range(100)))
-    assert read_bytes(path, 10, 3).tolist() == [10, 11, 12]
-    assert read_bytes(path, 10, 0).tolist() == []
-    with pytest.raises(CheckpointError, match="ends 5 bytes too early"):
-        read_bytes(path, 90, 15)
+    assert [piece.tolist() for piece in read_pieces(path, 10, 5, 2)] == [[10, 11], [12, 13], [14]]
+    assert list(read_pieces(path, 10, 0, 4)) == []
+    with pytest.raises(CheckpointError, match=r"x\.bin: it ends before byte 105"):
+        list(read_pieces(path, 90, 15, 8))
 
 
 def folder_with(tiny: Path, folder: Path, change, description=lambda args: args) -> Path:
@@ -180,8 +180,9 @@ spec.loader.exec_module(pack)
 import torch
 from pack.trellis2.checkpoint.weights import load_weights, read_stored
 from pathlib import Path
-torch.ones(64, 64) @ torch.ones(64, 64)
 net = torch.nn.Sequential(*[torch.nn.Linear(1024, 2048, device="meta", dtype=torch.bfloat16) for _ in range(40)])
+load_weights(net[0], read_stored(Path(path), "0."), "what a first call imports")
+net[0] = torch.nn.Linear(1024, 2048, device="meta", dtype=torch.bfloat16)
 kilobytes = lambda what: int(re.search(what + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before = kilobytes("VmRSS")
 load_weights(net, read_stored(Path(path)), path)
@@ -192,12 +193,12 @@ print(kilobytes("VmHWM") - before)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells the peak of a process so")
 def test_a_float32_file_does_not_stand_in_memory_twice(tmp_path):
-    """336 MB in float32 for 168 MB in bfloat16: the peak stays below 168 and a tensor and 30 MB."""
+    """336 MB in float32 for 168 MB in bfloat16: the peak stays below 168 and 30 MB."""
     path, layer = tmp_path / "x.safetensors", torch.zeros(2048, 1024)
     tensors = {f"{k}.weight": layer.clone() for k in range(40)} | {f"{k}.bias": torch.zeros(2048) for k in range(40)}
     save_weights(tensors, path)
     root = str(Path(__file__).parents[3])
     done = subprocess.run([sys.executable, "-c", CHILD, root, str(path)], capture_output=True, text=True, check=True)
     target = 40 * 2048 * 1025 * 2
-    assert int(done.stdout) * 1024 < target + 4 * layer.numel() + 30e6
+    assert int(done.stdout) * 1024 < target + 30e6
     assert int(done.stdout) * 1024 > target / 2

@@ -32,18 +32,14 @@ class BlockFormat:
     bytes: int
     unpack: Callable[[Tensor], Tensor]
 
+    @property
+    def piece(self) -> int:
+        """Bytes of the blocks that are dequantised at a time."""
+        return max(1, CHUNK // self.size) * self.bytes
 
-def dequantize(raw: Tensor, form: BlockFormat, dtype: torch.dtype) -> Tensor:
-    """Returns the weights, flat, in `dtype`: rounded once, from float32. raw: whole blocks, flat, uint8.
-
-    Works on raw's device, in pieces: beside the result it needs a few megabytes.
-    """
-    blocks = raw.view(-1, form.bytes)
-    out = torch.empty(len(blocks) * form.size, dtype=dtype, device=raw.device)
-    step = max(1, CHUNK // form.size)
-    for piece, into in zip(blocks.split(step), out.split(step * form.size), strict=True):
-        into.view(-1, form.size).copy_(form.unpack(piece))
-    return out
+    def dequantize(self, raw: Tensor) -> Tensor:
+        """Returns the weights of whole blocks, flat, float32. raw: flat, uint8; as many as `piece` are quickest."""
+        return self.unpack(raw.view(-1, self.bytes)).flatten()
 
 
 def _half(blocks: Tensor, start: int) -> Tensor:

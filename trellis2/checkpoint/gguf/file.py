@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..stored import CheckpointError, read_bytes
-from .blocks import BLOCKS, dequantize
+from ..stored import PIECE, CheckpointError, gather, read_pieces
+from .blocks import BLOCKS
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 # Codes of ggml's formats; those that are neither in PLAIN nor in BLOCKS are refused by name.
@@ -58,14 +58,17 @@ class GgufTensor:
     length: int
 
     def read(self, dtype: torch.dtype) -> Tensor:
-        """Returns the weights in `dtype`. Beside them it needs the memory of the tensor's bytes and a few megabytes.
+        """Returns the weights in `dtype`, rounded once, from float32. Beside them it needs a few megabytes.
 
         Raises CheckpointError for a file that has become shorter.
         """
-        raw = read_bytes(self.path, self.offset, self.length)
-        if self.form in BLOCKS:
-            return dequantize(raw, BLOCKS[self.form], dtype).view(self.shape)
-        return raw.view(PLAIN[self.form]).view(self.shape).to(dtype)
+        block = BLOCKS.get(self.form)
+        pieces = read_pieces(self.path, self.offset, self.length, PIECE if block is None else block.piece)
+        return gather(
+            (raw.view(PLAIN[self.form]) if block is None else block.dequantize(raw) for raw in pieces),
+            self.shape,
+            dtype,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Aero-Ex/Trellis2-GGUF and of ComfyUI-GGUF's converter, as their loaders read the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from torch import nn
 from ...models import Backends, build_model
 from ..config import ConfigError, PipelineConfig
 from ..hub import MissingFileError
-from ..stored import CheckpointError, read_json
+from ..stored import CheckpointError, read_json, without_fp8
 from ..weights import Quantization, load_weights
 from .file import GgufFile, GgufTensor
 
@@ -65,6 +65,8 @@ KINDS = {8: "sparse_structure_flow_model", 32: "shape_slat_flow_model_{}", 64: "
 # Follows from the configuration, and is complex, which GGUF has no type for.
 POSITIONS = "rope_phases"
 INPUT = "input_layer.weight"
+# Of flows that take projected features.
+PROJECTED = "blocks.0.cross_attn.proj_linear.weight"
 PUBLISHED = "Aero-Ex/Trellis2-GGUF"
 
 
@@ -120,7 +122,7 @@ def choose(source: str) -> GgufSet | None:
 
     Raises MissingFileError if no file matches, ConfigError for a folder with several quantisations.
     """
-    path = Path(source).expanduser()
+    path = Path(source).expanduser().absolute()
     if path.suffix.lower() == SUFFIX and not path.is_dir():
         if "*" not in path.name and not path.is_file():
             raise MissingFileError(f"{source}: expected a GGUF file, or a name with * that some have")
@@ -164,7 +166,7 @@ def _same(files: Iterable[Path], path: Path) -> list[Path]:
 
 def _top(folder: Path) -> Path:
     """The checkpoint's folder: the nearest with a pipeline.json, at most two above; else `folder`."""
-    above = (folder, *folder.absolute().parents[:2])
+    above = (folder, *folder.parents[:2])
     return next((parent for parent in above if (parent / "pipeline.json").is_file()), folder)
 
 
@@ -234,21 +236,18 @@ def _role(path: Path, tensors: Mapping[str, GgufTensor], paths: Mapping[str, str
 class GgufLayout:
     """Flows of GGUF files; the other networks of another layout."""
 
-    def __init__(
-        self,
-        chosen: GgufSet,
-        rest: CheckpointLayout,
-        describe: Callable[[str], Mapping[str, Any]],
-        kept: Iterable[str] = (),
-    ) -> None:
-        """describe: returns the {"name", "args"} of a role, where no .json lies beside its file.  kept: flows of `rest`
-        that are there, and used where no file holds them.
+    def __init__(self, chosen: GgufSet, rest: CheckpointLayout) -> None:
+        """rest: its flows that lie in the folder are used where no GGUF file holds them.
 
         Raises the errors of `read_flows`. Only headers are read.
         """
-        self._rest, self._describe, self._chosen = rest, describe, chosen
+        self._rest, self._chosen = rest, chosen
         self._flows = read_flows(chosen.files, rest.config.models)
-        models = {role: path for role, path in rest.config.models.items() if role not in FLOWS or role in kept}
+        models = {
+            role: path
+            for role, path in rest.config.models.items()
+            if role not in FLOWS or (chosen.root / f"{path}.safetensors").is_file()
+        }
         self.config: PipelineConfig = replace(
             rest.config, models=models | {role: flow.path.name for role, flow in self._flows.items()}
         )
@@ -281,8 +280,20 @@ class GgufLayout:
         return load_weights(model, flow.tensors, where, quantization=quantization)
 
     def _description(self, role: str, flow: GgufFlow) -> Mapping[str, Any]:
-        for name in (flow.path.stem, base_of(flow.path)):
-            beside = flow.path.with_name(f"{name}.json")
-            if beside.is_file():
-                return read_json(beside)
-        return self._describe(role)
+        """A flow's {"name", "args"}: of the .json beside its file, or that pipeline.json names, or as published."""
+        beside = [flow.path.with_name(f"{name}.json") for name in (flow.path.stem, base_of(flow.path))]
+        named = self._chosen.root / f"{self._rest.config.models.get(role, role)}.json"
+        found = next((path for path in (*beside, named) if path.is_file()), None)
+        if found is not None:
+            return without_fp8(read_json(found))
+        description = published_models()[role]
+        projected = flow.tensors.get(PROJECTED)
+        if projected is None:
+            return description
+        args = {"image_attn_mode": "proj", "proj_in_channels": projected.shape[1]}
+        return description | {"args": description["args"] | args}
+
+
+def published_models() -> Mapping[str, Any]:
+    """Returns the published {"name", "args"} of each role."""
+    return read_json(Path(__file__).parents[1] / "published.json")["models"]
