@@ -34,7 +34,7 @@ OLDEST_PYTHON = (3, 10)
 TORCH = "torch==2.13.0"
 TRITON_PINNED = "3.7.1"  # by TORCH's own metadata in its CUDA build; its CPU build comes without Triton
 TRITON = ("triton",) if sys.platform == "linux" else ()  # interprets kernels where there is no GPU; wheels: Linux
-TEST_REQUIREMENTS = ("pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=77", "zstandard", *TRITON)
+TEST_REQUIREMENTS = ("pytest", "pytest-xdist", "hypothesis", "ruff", "gguf", "setuptools>=77", "zstandard", *TRITON)
 # No wheel for this Python: twins of numba's kernels serve; files that need DracoPy are refused.
 OPTIONAL = {"numba": "slower without it", "dracopy": "no files compressed by Draco without it"}
 

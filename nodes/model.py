@@ -56,7 +56,8 @@ class LoadModel:
         model = (
             f"{built_in} A folder in models/trellis2, or a published checkpoint, downloaded on first use: "
             "microsoft/TRELLIS.2-4B (16 GB, into models/trellis2) or Comfy-Org/TRELLIS.2 (12 GB, the files that "
-            "ComfyUI's own nodes use)."
+            "ComfyUI's own nodes use). A name that ends with .gguf: the flow networks of one quantisation, converted "
+            "to the precision as they are read; the other networks come from the same folder, or from Comfy-Org's."
         )
         precision = (
             "Number format of the networks' large layers. auto: as published on a GPU (bfloat16 flows, float16 "
@@ -65,7 +66,7 @@ class LoadModel:
         quantization = (
             "8-bit products in the flow networks: half their memory and faster sampling, with slightly different "
             "results. int8: any recent card; uses Comfy-Org's int8 file (5 GB) if that model is chosen. fp8: Ada, "
-            "Hopper and newer. 16-bit files are quantised on loading."
+            "Hopper and newer. Other files are quantised on loading."
         )
         attention = (
             "Attention backend. auto: the fastest exact one that works here; sdpa, cudnn: torch's own; flash-attn-2, "

@@ -7,8 +7,9 @@ import uuid
 from pathlib import Path
 
 from ...trellis2.checkpoint.builtin import built_in, find_built_in
+from ...trellis2.checkpoint.gguf.layout import COMFY_FOLDERS, SUFFIX, patterns_in
 from ...trellis2.checkpoint.hub import hub_download
-from ...trellis2.checkpoint.layouts import COMFY_ORG, MICROSOFT
+from ...trellis2.checkpoint.layouts import COMFY_ORG, FP8_PIPELINE, MICROSOFT
 from . import comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +29,23 @@ def models_folder() -> Path:
 
 def model_choices() -> list[str]:
     """Returns the loader's choices: the built-in checkpoint if this copy of the pack has it, so that a first run needs
-    no download; folders with a pipeline.json under models/trellis2; then downloadable checkpoints."""
+    no download; folders with a pipeline.json under models/trellis2; then downloadable checkpoints; then GGUF files."""
     base = models_folder() / FOLDER
-    found = [path.parent for depth in ("*", "*/*") for path in base.glob(f"{depth}/pipeline.json")]
+    names = [f"{depth}/{name}" for depth in ("*", "*/*") for name in ("pipeline.json", FP8_PIPELINE)]
+    found = [path.parent for name in names for path in base.glob(name)]
     local = {folder.relative_to(base).as_posix() for folder in found}
     built_in_choice = [BUILT_IN] if find_built_in() else []
-    return [*built_in_choice, *sorted(local - {MICROSOFT}), MICROSOFT, COMFY_ORG]
+    return [*built_in_choice, *sorted(local - {MICROSOFT}), MICROSOFT, COMFY_ORG, *gguf_choices()]
+
+
+def gguf_choices() -> list[str]:
+    """Returns "folder/*Q4_K_M.gguf", below the models folder, for each quantisation of TRELLIS.2's flows there: in
+    ComfyUI's folders, in the folders of models/trellis2, and in models/Trellis2, where another pack puts them."""
+    models = models_folder()
+    named = [path for path in models.glob("*") if path.name.lower() == FOLDER and (path / "pipeline.json").is_file()]
+    folders = [*(models / name for name in COMFY_FOLDERS), *named]
+    folders += [path for path in (models / FOLDER).glob("*") if path.is_dir() and models / FOLDER not in named]
+    return [f"{path.relative_to(models).as_posix()}/{name}" for path in sorted(folders) for name in patterns_in(path)]
 
 
 def model_source(choice: str) -> tuple[str, Path]:
@@ -43,6 +55,8 @@ def model_source(choice: str) -> tuple[str, Path]:
         return str(built_in()), built_in()
     if choice == COMFY_ORG:
         return choice, models_folder()
+    if choice.endswith(SUFFIX):
+        return str(models_folder() / choice), models_folder()
     local = models_folder() / FOLDER / choice
     return (choice if choice == MICROSOFT else str(local)), local
 

@@ -212,6 +212,34 @@ def test_checkpoints_are_listed_before_downloads(comfy, monkeypatch, models):
     assert "comes without" in LoadModel.INPUT_TYPES()["required"]["model"][1]["tooltip"]
 
 
+def test_gguf_files_are_listed_by_quantisation_and_opened(comfy, monkeypatch, tmp_path, models):
+    folder = tmp_path / "models"
+    monkeypatch.setattr(host.folders, "models_folder", lambda: folder)
+    names = [
+        "diffusion_models/ss_flow_64_Q4_K_M.gguf",
+        "diffusion_models/slat_flow_img2shape_512_Q4_K_M.gguf",
+        "diffusion_models/flux1-dev-Q4_K_M.gguf",
+        "unet/trellis_2-q8_0.gguf",
+        "trellis2/mine/refiner/ss_flow_64.gguf",
+        "Trellis2/pipeline.json",
+        "Trellis2/shape/slat_flow_img2shape_512_Q6_K.gguf",
+        "elsewhere/trellis_2-Q5_K.gguf",
+    ]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    listed = [
+        "Trellis2/*Q6_K.gguf",
+        "diffusion_models/*Q4_K_M.gguf",
+        "trellis2/mine/ss_flow_64.gguf",
+        "unet/*q8_0.gguf",
+    ]
+    assert host.model_choices()[-4:] == listed
+    assert LoadModel.VALIDATE_INPUTS(model=listed[1]) is True
+    with pytest.raises(ValueError, match=r"Q4_K_M\.gguf: not a whole GGUF file"):
+        LoadModel().load(listed[1], "auto", "auto")
+
+
 def test_the_built_in_checkpoint_is_opened_where_it_is(comfy, monkeypatch, models):
     monkeypatch.setattr(host.folders, "built_in", lambda: models / "trellis2" / "tiny")
     (pipeline,) = LoadModel().load("mini (built in)", "auto", "auto")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...o_voxel.core.progress import Progress
 from .download import OfflineError, download, local_file
+from .stored import unread_files
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +112,8 @@ class FileSource:
             log.info("downloading %s from %s", name, self.repository)
             return self.download(self.repository, name, self.folder)
         raise MissingFileError(
-            f"{name} is missing from {self.folder}. It belongs to {self.official}; get it with\n"
-            f"    {download_command(self.official, name, self.folder)}"
+            f"{name} is missing from {self.folder}.{unread_files(self.folder)} It belongs to {self.official}; get it "
+            f"with\n    {download_command(self.official, name, self.folder)}"
         )
 
     def elsewhere(self, path: str) -> tuple[FileSource, str]:

@@ -72,6 +72,15 @@ class Int8FileLinear:
     hadamard_group: int
     dequantize_first: bool
 
+    @property
+    def shape(self) -> torch.Size:
+        """The weight's shape."""
+        return self.weight.values.shape
+
+    def read(self, dtype: torch.dtype) -> Tensor:
+        """Returns `dequantize` in `dtype`."""
+        return self.dequantize().to(dtype)
+
     def dequantize(self) -> Tensor:
         """Returns the weight [N, K] float32 before rotation, up to the rounding of its quantisation."""
         weight = self.weight.dequantize()

@@ -5,17 +5,18 @@ shape encoder, for meshes as input, is named in texturing_pipeline.json, which i
 Comfy-Org: files of several networks each, separated by key prefix, without configurations (facts: the key names in
 ComfyUI 0.33, checked against the published tables); the published configurations come with this package.
 
+GGUF files hold flow networks; the others come from either layout, see `gguf.layout`.
+
 A role is a key of `models` in pipeline.json, or IMAGE_ENCODER.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -23,11 +24,15 @@ from torch import nn
 from ...o_voxel.core.progress import Progress, in_background
 from ..models import Backends, build_model
 from ..models.dino import VIT_L16, DinoConfig, DinoVisionTransformer, to_transformers_keys
-from ..models.quantized import quantize_model
+from ..models.quantized import check_format, quantize_model
 from .builtin import NAME, built_in
 from .config import ConfigError, PipelineConfig, parse_pipeline, parse_texturing
+from .gguf.layout import GgufLayout, GgufSet, choose
 from .hub import Download, FileSource, MissingFileError, hub_download
-from .weights import CheckpointError, load_weights, read_tensors
+from .stored import check_format as check_file
+from .stored import read_json as _read_json
+from .stored import without_fp8
+from .weights import CheckpointError, Quantization, load_weights, read_stored, read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +48,11 @@ UNGATED_ENCODERS = (
     (COMFY_ORG, "clip_vision/dino_v3_vit_l.safetensors"),
     ("timm/vit_large_patch16_dinov3.lvd1689m", "model.safetensors"),
 )
+
+# In place of pipeline.json (facts: visualbruno/TRELLIS.2-4B-FP8, 2026-11).
+FP8_PIPELINE = "pipeline_fp8.json"
+# Folders into which some repositories sort the files of Microsoft's (facts: Aero-Ex/Trellis2-GGUF, 2026-11).
+SORTED_FOLDERS = ("", "decoders/Stage1/", "decoders/Stage2/", "encoders/")
 
 # Comfy-Org's layout: role -> (file, prefix of its keys). The texture flow at 512 is not published there.
 _BF16_FLOWS = "diffusion_models/trellis_2_bf16.safetensors"
@@ -73,8 +83,12 @@ class CheckpointLayout(Protocol):
     def missing(self) -> list[str]:
         """Returns the names of all files that are not there yet."""
 
-    def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
-        """Loads a role's network on the CPU, in eval mode. dtype: of its torso; None: as published."""
+    def load(
+        self, role: str, dtype: str | None, backends: Backends | None, quantization: Quantization | None = None
+    ) -> nn.Module:
+        """Loads a role's network on the CPU, in eval mode. dtype: of its torso; None: as published.
+
+        quantization: of weights that are converted on loading, see `load_weights`."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,8 @@ class Checkpoint:
         quantization: str = "none",
         new_progress: Callable[[], Progress] | None = None,
     ) -> Checkpoint:
-        """Opens a folder, a hub repository "owner/name", or "mini", the checkpoint bundled with the pack.
+        """Opens a folder, a hub repository "owner/name", "mini", the checkpoint bundled with the pack, or GGUF files
+        (see `gguf.layout.choose`).
 
         folder: download folder of a repository; None: the hub's cache.
         quantization: number format of the flow networks' large products, "none", "int8" or "fp8". "int8" prefers
@@ -112,12 +127,18 @@ class Checkpoint:
         """
         if source == NAME and not Path(source).is_dir():
             source = str(built_in())
+        path = Path(source).expanduser()
+        if path.is_file() and path.suffix == ".safetensors":
+            check_file(path)
+            raise MissingFileError(f"{source}: expected the folder of a checkpoint, got one of its files")
+        chosen = choose(source)
+        if chosen is not None:
+            return cls(_gguf_layout(chosen, folder, download), quantization, new_progress, chosen.label)
         single_files = source == COMFY_ORG or any(
-            (Path(source).expanduser() / name).exists() for name in (_BF16_FLOWS, _INT8_FLOWS, _SHAPE_VAE, _TEXTURE_VAE)
+            (path / name).exists() for name in (_BF16_FLOWS, _INT8_FLOWS, _SHAPE_VAE, _TEXTURE_VAE)
         )
         files = FileSource.open(source, COMFY_ORG if single_files else MICROSOFT, folder, download)
         layout = SingleFiles(files, int8=quantization == "int8") if single_files else Folder(files)
-        path = Path(source).expanduser()
         return cls(layout, quantization, new_progress, path.resolve().name if path.is_dir() else source)
 
     @property
@@ -133,10 +154,9 @@ class Checkpoint:
                 self.layout.files(role)
             except MissingFileError as error:
                 names = self.layout.missing()
-                if len(names) < 2:
-                    raise
                 listed = "".join(f"\n    {name}" for name in names)
-                raise MissingFileError(f"{error}\nThese files of the checkpoint are missing:{listed}") from error
+                also = f"\nThese files of the checkpoint are missing:{listed}" if len(names) > 1 else ""
+                raise MissingFileError(f"{error}{also}") from error
 
     def load_model(
         self,
@@ -154,9 +174,10 @@ class Checkpoint:
         a quantization that the device does not support.
         """
         self.require([role])
-        progress = None if self.new_progress is None else self.new_progress()
-        model = in_background(lambda _: self.layout.load(role, dtype, backends), progress, LOAD_SECONDS)
-        return model if self.quantization == "none" else quantize_model(model, self.quantization, torch.device(device))
+        progress, device = None if self.new_progress is None else self.new_progress(), torch.device(device)
+        chosen = None if self.quantization == "none" else Quantization(check_format(self.quantization, device), device)
+        model = in_background(lambda _: self.layout.load(role, dtype, backends, chosen), progress, LOAD_SECONDS)
+        return model if chosen is None else quantize_model(model, self.quantization, device)
 
 
 class Folder:
@@ -165,7 +186,8 @@ class Folder:
     def __init__(self, files: FileSource) -> None:
         """Reads pipeline.json. Raises MissingFileError or ConfigError."""
         self._files = files
-        path = files.get("pipeline.json")
+        fp8 = files.find("pipeline.json") is None and files.find(FP8_PIPELINE) is not None
+        path = files.get(FP8_PIPELINE if fp8 else "pipeline.json")
         self.config = parse_pipeline(_read_json(path), str(path))
 
     def files(self, role: str) -> list[Path]:
@@ -203,14 +225,17 @@ class Folder:
         source, name = self._located(path)
         return [source.get(f"{name}.json"), source.get(f"{name}.safetensors")]
 
-    def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
+    def load(
+        self, role: str, dtype: str | None, backends: Backends | None, quantization: Quantization | None = None
+    ) -> nn.Module:
         """See `CheckpointLayout.load`. Raises the errors of `Checkpoint.load_model`."""
         if role == IMAGE_ENCODER:
             config, weights = self._encoder_files()
             return load_encoder(weights, read_encoder_config(config) if config else VIT_L16)
         description, weights = self.files(role)
-        model = build_model(_read_json(description), str(description), dtype=dtype, backends=backends)
-        return load_weights(model, read_tensors(weights), str(weights))
+        tensors = read_stored(weights)
+        model = build_model(without_fp8(_read_json(description)), str(description), dtype=dtype, backends=backends)
+        return load_weights(model, tensors, str(weights), quantization=quantization)
 
     def _encoder_path(self) -> str:
         """Returns the shape encoder's path in texturing_pipeline.json. Raises MissingFileError; ConfigError for a file
@@ -227,14 +252,18 @@ class Folder:
     def _located(self, path: str) -> tuple[FileSource, str]:
         """Returns the source of a path of pipeline.json, and the path there."""
         # A path of three parts or more may name another repository; files of this checkpoint take precedence.
-        local = all(self._files.find(f"{path}.{suffix}") for suffix in ("json", "safetensors"))
-        return (self._files, path) if local or path.count("/") < 2 else self._files.elsewhere(path)
+        name = path.rpartition("/")[2]
+        for candidate in (path, *(folder + name for folder in SORTED_FOLDERS)):
+            if all(self._files.find(f"{candidate}.{suffix}") for suffix in ("json", "safetensors")):
+                return self._files, candidate
+        return (self._files, path) if path.count("/") < 2 else self._files.elsewhere(path)
 
     def _encoder_files(self) -> tuple[Path | None, Path]:
         """Returns (config.json or None, weights) of the image encoder; ungated copies come without a config."""
         name = self.config.image_cond_model.args.model_name
-        if self._files.find(name) is not None:
-            return self._files.get(f"{name}/config.json"), self._files.get(f"{name}/model.safetensors")
+        for local in (name, f"dinov3/{name}"):
+            if self._files.find(local) is not None:
+                return self._files.get(f"{local}/config.json"), self._files.get(f"{local}/model.safetensors")
         source, _ = self._files.elsewhere(f"{name}/model.safetensors")
         try:
             return source.get("config.json"), source.get("model.safetensors")
@@ -283,19 +312,22 @@ class SingleFiles:
             names.append(flows[0])
         return sorted(name for name in names if not self._files.has(name))
 
-    def load(self, role: str, dtype: str | None, backends: Backends | None) -> nn.Module:
+    def load(
+        self, role: str, dtype: str | None, backends: Backends | None, quantization: Quantization | None = None
+    ) -> nn.Module:
         """See `CheckpointLayout.load`. Raises the errors of `Checkpoint.load_model`."""
         (weights,) = self.files(role)
         if role == IMAGE_ENCODER:
             return load_encoder(weights, VIT_L16)
         prefix = COMFY_ROLES[role][1]
-        tensors = read_tensors(weights, prefix)
+        tensors = read_stored(weights, prefix)
         if not tensors:
             raise MissingFileError(
                 f"{weights}: expected the keys {prefix}* of the {role}, got none; download the file of {COMFY_ORG}"
             )
         model = build_model(self._published["models"][role], role, dtype=dtype, backends=backends)
-        return load_weights(model, tensors, f"{weights} ({prefix}*)", keep_int8=self._int8)
+        where = f"{weights} ({prefix}*)"
+        return load_weights(model, tensors, where, keep_int8=self._int8, quantization=quantization)
 
 
 def load_encoder(weights: Path, config: DinoConfig) -> DinoVisionTransformer:
@@ -323,8 +355,12 @@ def read_encoder_config(path: Path) -> DinoConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from error
+def _gguf_layout(chosen: GgufSet, folder: Path | None, download: Download) -> GgufLayout:
+    """The layout of GGUF files: beside them pipeline.json and what it names, else ComfyUI's files of the rest.
+
+    folder: of ComfyUI's files, which are downloaded if absent; None: `chosen.root`, without downloads.
+    """
+    if (chosen.root / "pipeline.json").is_file():
+        return GgufLayout(chosen, Folder(FileSource.open(str(chosen.root), MICROSOFT, None, download)))
+    source = str(chosen.root) if folder is None else COMFY_ORG
+    return GgufLayout(chosen, SingleFiles(FileSource.open(source, COMFY_ORG, folder, download)))

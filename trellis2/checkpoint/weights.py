@@ -1,21 +1,27 @@
-"""Loads safetensors into a network strictly: no key unused or missing, every shape as declared."""
+"""Loads weights into a network strictly: no key unused or missing, every shape as declared. Reads safetensors."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..models.quantized import QuantizedLinear, quantizable
-from ..ops.quantized_linear import FORMATS
-from .int8_file import SCALE, WEIGHT, split_int8_layers
+from ..ops.quantized_linear import FORMATS, Format, Quantized, quantize_rows
+from .int8_file import MARK, SCALE, WEIGHT, split_int8_layers
+from .stored import CheckpointError, FileTensor, Stored, check_format, read_header
 
 
-class CheckpointError(ValueError):
-    """A weight file is damaged, or does not fit the network."""
+@dataclass(frozen=True)
+class Quantization:
+    """How the large layers of a flow network are stored. form: the number format.  device: that quantises."""
+
+    form: Format
+    device: torch.device
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
@@ -33,12 +39,34 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); download it again") from error
 
 
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str, *, keep_int8: bool = False) -> nn.Module:
+def read_stored(path: Path, prefix: str = "") -> dict[str, FileTensor]:
+    """Returns what `read_tensors` does, as tensors that `load_weights` converts one at a time, through the file.
+
+    Raises CheckpointError, before a tensor is read, for a damaged file and for a format that is not read.
+    """
+    check_format(path)
+    tensors, (header, start) = read_tensors(path, prefix), read_header(path)
+    return {
+        key: FileTensor(tensor, path, start + header[prefix + key]["data_offsets"][0])
+        for key, tensor in tensors.items()
+    }
+
+
+def load_weights(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor | Stored],
+    where: str,
+    *,
+    keep_int8: bool = False,
+    quantization: Quantization | None = None,
+) -> nn.Module:
     """Sets the weights of `model`, built on the meta device, in the dtypes that it declares. Returns `model`.
 
     Buffers determined by the configuration (the model's `derived_buffers`) may be absent. Tensors of the right dtype
-    are not copied. Int8 layers of the file (see `split_int8_layers`) are dequantised or, with keep_int8, compute in
-    int8 where the model allows it.
+    are not copied, and others are read one at a time. Int8 layers of the file (see `split_int8_layers`) are dequantised
+    or, with keep_int8, compute in int8 where the model allows it.
+    quantization: of the weights of a flow network's large layers that have to be converted; `quantize_model` does the
+    others.
 
     Raises CheckpointError naming `where` and the first five keys that are missing, unexpected or of another shape.
     """
@@ -49,8 +77,12 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str, *,
     _refuse(where, "unexpected", [k for k in tensors if k not in expected])
     shapes = {k: (list(t.shape), list(expected[k].shape)) for k, t in tensors.items()}
     _refuse(where, "misshapen", [f"{k} {got}, expected {want}" for k, (got, want) in shapes.items() if got != want])
+    if quantization is not None:
+        tensors = _quantized(model, tensors, quantization)
+        expected = model.state_dict()
     complete = {**derived, **tensors}
-    model.load_state_dict({key: complete[key].to(expected[key].dtype) for key in expected}, strict=True, assign=True)
+    state = {key: _in_dtype(complete[key], expected[key].dtype) for key in expected}
+    model.load_state_dict(state, strict=True, assign=True)
     return model.requires_grad_(False).eval()
 
 
@@ -85,16 +117,44 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
         parameter.data = (noise * spread + float(is_gain)).to(parameter.dtype)
 
 
+def _in_dtype(tensor: Tensor | Stored, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if isinstance(tensor, Tensor) else tensor.read(dtype)
+
+
+def _quantized(
+    model: nn.Module, tensors: Mapping[str, Tensor | Stored], quantization: Quantization
+) -> dict[str, Tensor | Stored]:
+    """Returns tensors under the keys of `model`, after replacing its large layers with weights to be converted."""
+    form, device, replaced = quantization.form, quantization.device, dict(tensors)
+    for name in quantizable(model):
+        layer, stored = model.get_submodule(name), tensors[name + WEIGHT]
+        if not isinstance(layer, nn.Linear) or isinstance(stored, Tensor):
+            continue
+        mapped = stored.mapped if isinstance(stored, FileTensor) else None
+        if mapped is not None and mapped.dtype == form.dtype and not form.integer:
+            weight = Quantized(mapped, torch.ones(len(mapped)))
+        elif mapped is not None and mapped.dtype == layer.weight.dtype:
+            continue
+        else:
+            weight = quantize_rows(stored.read(torch.float32).to(device), form)
+            weight = Quantized(weight.values.cpu(), weight.scale.cpu())
+        model.set_submodule(name, QuantizedLinear(weight, layer.bias, form, backend=model.backends.linear))
+        replaced |= {name + WEIGHT: weight.values, name + SCALE: weight.scale}
+    return replaced
+
+
 def _with_int8_layers(
-    model: nn.Module, tensors: Mapping[str, Tensor], where: str, keep_int8: bool
-) -> Mapping[str, Tensor]:
+    model: nn.Module, tensors: Mapping[str, Tensor | Stored], where: str, keep_int8: bool
+) -> Mapping[str, Tensor | Stored]:
     """Returns tensors under the keys of `model`, after replacing the layers of `model` that compute in int8."""
+    if not any(key.endswith(MARK) for key in tensors):
+        return tensors
     try:
-        plain, layers = split_int8_layers(tensors)
+        mapped = {key: tensor.mapped if isinstance(tensor, FileTensor) else tensor for key, tensor in tensors.items()}
+        others, layers = split_int8_layers(mapped)
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from error
-    if not layers:
-        return tensors
+    plain: dict[str, Tensor | Stored] = {key: tensors[key] for key in others}
     eligible = set(quantizable(model)) if keep_int8 else set()
     for name, layer in layers.items():
         if name in eligible and not layer.dequantize_first:
@@ -104,7 +164,7 @@ def _with_int8_layers(
             )
             plain |= {name + WEIGHT: layer.weight.values, name + SCALE: layer.weight.scale}
         else:
-            plain[name + WEIGHT] = layer.dequantize()
+            plain[name + WEIGHT] = layer
     return plain
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..models import Backends
 
 # Help text of the arguments that name a checkpoint.
-CHECKPOINT = "a folder, a hub repository, or mini: the built-in one"
+CHECKPOINT = "a folder, GGUF files (one, or a name with *), a hub repository, or mini: the built-in one"
 # As in ops.attention, which is imported when a command runs.
 ATTENTION = ("auto", "cudnn", "sdpa", "reference", "flash-attn-4", "flash-attn-3", "flash-attn-2", "xformers", "sage")
 

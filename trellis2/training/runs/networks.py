@@ -13,7 +13,7 @@ from torch import nn
 from ...checkpoint.config import ConfigError
 from ...checkpoint.hub import FileSource
 from ...checkpoint.layouts import IMAGE_ENCODER, MICROSOFT, Folder, load_encoder, read_encoder_config
-from ...checkpoint.weights import load_weights, read_tensors, save_weights
+from ...checkpoint.weights import load_weights, read_stored, save_weights
 from ...models import Backends, build_model
 from ...models.dino import DinoConfig, DinoVisionTransformer
 from .initialize import init_identity_vae, initialize
@@ -80,7 +80,7 @@ def read_network(role: str, description: Path, weights: Path) -> nn.Module:
     if role == IMAGE_ENCODER:
         return load_encoder(weights, read_encoder_config(description))
     values = json.loads(description.read_text(encoding="utf-8"))
-    return load_weights(new_network(role, values), read_tensors(weights), str(weights))
+    return load_weights(new_network(role, values), read_stored(weights), str(weights))
 
 
 def write_network(model: nn.Module, description: Mapping[str, Any], files: tuple[Path, Path], dtype: str) -> None:

@@ -1,0 +1,1 @@
+"""GGUF: flow networks in blocks of few bits a weight."""
