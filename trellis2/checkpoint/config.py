@@ -15,10 +15,16 @@ import torch
 
 # See `integrate`.
 INTEGRATORS = ("euler", "heun", "rk4")
+# How a flow takes its image, see `FlowConfig`.
+IMAGE_ATTENTION = ("cross", "proj")
+# Names of pipeline.json; those of Pixal3D, whose flows take projected pictures.
+TRELLIS2, PIXAL3D = "Trellis2ImageTo3DPipeline", ("Pixal3DImageTo3DPipeline", "Pixal3DMVImageTo3DPipeline")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 C = TypeVar("C")
 # Marks a field that the caller sets, and no file.
 RUNTIME = {"runtime": True}
+# Marks a key that is written only where its value is not the default, as in files of before there was one.
+OPTIONAL = {"optional": True}
 
 
 class ConfigError(ValueError):
@@ -41,7 +47,11 @@ def _dtype(name: str) -> torch.dtype:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """A flow transformer: SparseStructureFlowModel, SLatFlowModel, ElasticSLatFlowModel."""
+    """A flow transformer: SparseStructureFlowModel, SLatFlowModel, ElasticSLatFlowModel.
+
+    image_attn_mode: of IMAGE_ATTENTION; "cross": each token attends to all image tokens; "proj" (Pixal3D): to a few of
+    the whole image, and adds a linear layer of the proj_in_channels features of the pixels that it projects to.
+    """
 
     resolution: int
     in_channels: int
@@ -60,13 +70,36 @@ class FlowConfig:
     qk_rms_norm_cross: bool = False
     initialization: str = "vanilla"  # training only
     use_checkpoint: bool = False  # training only: gradient checkpointing of the blocks
+    image_attn_mode: str = dataclasses.field(default="cross", metadata=OPTIONAL)
+    # None: cond_channels.
+    proj_in_channels: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
+        if self.image_attn_mode not in IMAGE_ATTENTION:
+            raise ConfigError(
+                f"image_attn_mode: expected one of {list(IMAGE_ATTENTION)}, got {self.image_attn_mode!r}, for which no "
+                "weights are published"
+            )
+        if self.proj_in_channels is not None and not self.projects:
+            raise ConfigError(
+                f"proj_in_channels: expected none with image_attn_mode {self.image_attn_mode!r}, "
+                f"got {self.proj_in_channels}"
+            )
         if self.pe_mode not in ("ape", "rope"):
             raise ConfigError(f"pe_mode: expected 'ape' or 'rope', got {self.pe_mode!r}")
         if self.heads < 1 or self.model_channels % self.heads:
             raise ConfigError(f"model_channels: expected a multiple of {self.heads} heads, got {self.model_channels}")
         _dtype(self.dtype)
+
+    @property
+    def projects(self) -> bool:
+        """Whether it takes projected features, see `image_attn_mode`."""
+        return self.image_attn_mode == "proj"
+
+    @property
+    def projected_channels(self) -> int:
+        """The projected features of a token; 0 where it takes none."""
+        return (self.proj_in_channels or self.cond_channels) if self.projects else 0
 
     @property
     def heads(self) -> int:
@@ -280,7 +313,10 @@ class ExternalModel:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """The contents of pipeline.json. models: role to path, in the checkpoint's folder or `owner/repository/path`."""
+    """The contents of pipeline.json. models: role to path, in the checkpoint's folder or `owner/repository/path`.
+
+    projects: a Pixal3D pipeline, by the file's name: pictures are projected onto voxels from known cameras.
+    """
 
     models: Mapping[str, str]
     sparse_structure_sampler: SamplerConfig
@@ -292,6 +328,7 @@ class PipelineConfig:
     rembg_model: ExternalModel | None = None
     low_vram: bool = True
     default_pipeline_type: str = "1024_cascade"
+    projects: bool = dataclasses.field(default=False, metadata=RUNTIME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,19 +384,20 @@ def _value(declared: str, value: object, where: str) -> object:
 
 def parse_pipeline(data: object, where: str) -> PipelineConfig:
     """Parses the contents of pipeline.json. Raises ConfigError naming `where`."""
-    return parse(PipelineConfig, _args(data, "Trellis2ImageTo3DPipeline", where), where)
+    config = parse(PipelineConfig, _args(data, (TRELLIS2, *PIXAL3D), where), where)
+    return dataclasses.replace(config, projects=data["name"] in PIXAL3D)
 
 
 def parse_texturing(data: object, where: str) -> TexturingConfig:
     """Parses the contents of texturing_pipeline.json. Raises ConfigError naming `where`."""
-    return parse(TexturingConfig, _args(data, "Trellis2TexturingPipeline", where), where)
+    return parse(TexturingConfig, _args(data, ("Trellis2TexturingPipeline",), where), where)
 
 
-def _args(data: object, name: str, where: str) -> object:
+def _args(data: object, names: tuple[str, ...], where: str) -> object:
     if not isinstance(data, Mapping) or set(data) != {"name", "args"}:
         raise ConfigError(f"{where}: expected the keys 'name' and 'args'")
-    if data["name"] != name:
-        raise ConfigError(f"{where}: expected a {name}, got {data['name']!r}")
+    if data["name"] not in names:
+        raise ConfigError(f"{where}: expected a {' or '.join(names)}, got {data['name']!r}")
     return data["args"]
 
 
@@ -380,5 +418,10 @@ def as_in_file(config: Any) -> Any:
         return {key: as_in_file(value) for key, value in config.items()}
     if not dataclasses.is_dataclass(config):
         return config
-    fields = [item.name for item in dataclasses.fields(config) if not item.metadata.get("runtime")]
-    return {name: as_in_file(getattr(config, name)) for name in fields}
+    kept = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        default = item.metadata.get("optional") and value == item.default
+        if not (item.metadata.get("runtime") or default):
+            kept[item.name] = as_in_file(value)
+    return kept

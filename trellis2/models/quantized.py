@@ -18,6 +18,10 @@ LAYERS = (
     "cross_attn.to_q",
     "cross_attn.to_kv",
     "cross_attn.to_out",
+    "cross_attn_block.to_q",
+    "cross_attn_block.to_kv",
+    "cross_attn_block.to_out",
+    "cross_attn.proj_linear",
     "mlp.mlp.0",
     "mlp.mlp.2",
 )

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ...models.sparse_vae import ConvNeXtBlock, DownBlock, SparseDecoder, SparseEncoder, UpBlock
 from ...models.structure_vae import ResBlock3d, StructureDecoder, StructureEncoder
-from ...models.transformer import Block, FlowTransformer
+from ...models.transformer import Block, FlowTransformer, ProjectedCrossAttention
 from ...sparse import SubmanifoldConv3d
 
 LOGVAR_START = -6.0  # of a new encoder: a standard deviation of 0.05
@@ -65,7 +65,9 @@ def _closing_layers(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, ConvNeXtBlock):
         return [module.mlp[-1]]
     if isinstance(module, Block):
-        return [module.cross_attn.to_out, *([] if module.share_mod else [module.adaLN_modulation[-1]])]
+        projecting = [module.cross_attn.proj_linear] if isinstance(module.cross_attn, ProjectedCrossAttention) else []
+        modulating = [] if module.share_mod else [module.adaLN_modulation[-1]]
+        return [module.image_attention.to_out, *projecting, *modulating]
     if isinstance(module, FlowTransformer):
         return [module.out_layer, *([module.adaLN_modulation[-1]] if module.config.share_mod else [])]
     return []
