@@ -1,7 +1,7 @@
 """Pixal3D's flows, of the structure and of latents: image tokens for the whole object, features for every token.
 
-The files beside this test hold one flow of the pipeline alone, which `test_c9_pixal3d_pipeline` runs: these networks come
-with the whole set (`--goldens`).
+The files beside this test hold one flow of the pipeline alone, which `test_c9_pixal3d_pipeline` runs: these networks
+come with the whole set (`--goldens`).
 """
 
 import pytest

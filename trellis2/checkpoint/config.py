@@ -15,15 +15,12 @@ import torch
 
 # See `integrate`.
 INTEGRATORS = ("euler", "heun", "rk4")
-# How a flow takes its image, see `FlowConfig`.
-IMAGE_ATTENTION = ("cross", "proj")
-# Names of pipeline.json; those of Pixal3D, whose flows take projected pictures.
 TRELLIS2, PIXAL3D = "Trellis2ImageTo3DPipeline", ("Pixal3DImageTo3DPipeline", "Pixal3DMVImageTo3DPipeline")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 C = TypeVar("C")
 # Marks a field that the caller sets, and no file.
 RUNTIME = {"runtime": True}
-# Marks a key that is written only where its value is not the default, as in files of before there was one.
+# Marks a key that is left out of files where it has its default.
 OPTIONAL = {"optional": True}
 
 
@@ -49,8 +46,8 @@ def _dtype(name: str) -> torch.dtype:
 class FlowConfig:
     """A flow transformer: SparseStructureFlowModel, SLatFlowModel, ElasticSLatFlowModel.
 
-    image_attn_mode: of IMAGE_ATTENTION; "cross": each token attends to all image tokens; "proj" (Pixal3D): to a few of
-    the whole image, and adds a linear layer of the proj_in_channels features of the pixels that it projects to.
+    image_attn_mode: "cross": each token attends to all image tokens; "proj" (Pixal3D): to a few of the whole image, and
+    adds a linear layer of the proj_in_channels (None: cond_channels) features of the pixels that it projects to.
     """
 
     resolution: int
@@ -71,20 +68,13 @@ class FlowConfig:
     initialization: str = "vanilla"  # training only
     use_checkpoint: bool = False  # training only: gradient checkpointing of the blocks
     image_attn_mode: str = dataclasses.field(default="cross", metadata=OPTIONAL)
-    # None: cond_channels.
     proj_in_channels: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
-        if self.image_attn_mode not in IMAGE_ATTENTION:
-            raise ConfigError(
-                f"image_attn_mode: expected one of {list(IMAGE_ATTENTION)}, got {self.image_attn_mode!r}, for which no "
-                "weights are published"
-            )
-        if self.proj_in_channels is not None and not self.projects:
-            raise ConfigError(
-                f"proj_in_channels: expected none with image_attn_mode {self.image_attn_mode!r}, "
-                f"got {self.proj_in_channels}"
-            )
+        mode = self.image_attn_mode
+        if mode not in ("cross", "proj") or (mode == "cross" and self.proj_in_channels is not None):
+            got = f"got {mode!r} and {self.proj_in_channels}"
+            raise ConfigError(f"image_attn_mode: expected 'cross', or 'proj' with proj_in_channels or without, {got}")
         if self.pe_mode not in ("ape", "rope"):
             raise ConfigError(f"pe_mode: expected 'ape' or 'rope', got {self.pe_mode!r}")
         if self.heads < 1 or self.model_channels % self.heads:
@@ -92,14 +82,9 @@ class FlowConfig:
         _dtype(self.dtype)
 
     @property
-    def projects(self) -> bool:
-        """Whether it takes projected features, see `image_attn_mode`."""
-        return self.image_attn_mode == "proj"
-
-    @property
     def projected_channels(self) -> int:
         """The projected features of a token; 0 where it takes none."""
-        return (self.proj_in_channels or self.cond_channels) if self.projects else 0
+        return (self.proj_in_channels or self.cond_channels) if self.image_attn_mode == "proj" else 0
 
     @property
     def heads(self) -> int:
@@ -314,9 +299,7 @@ class ExternalModel:
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
     """The contents of pipeline.json. models: role to path, in the checkpoint's folder or `owner/repository/path`.
-
-    projects: a Pixal3D pipeline, by the file's name: pictures are projected onto voxels from known cameras.
-    """
+    projects: Pixal3D's, by the file's name: pictures are projected onto the voxels from known cameras."""
 
     models: Mapping[str, str]
     sparse_structure_sampler: SamplerConfig
@@ -348,14 +331,8 @@ class TexturingConfig:
     default_pipeline_type: str = "1024"
 
 
-NESTED = {
-    "SamplerArgs": SamplerArgs,
-    "SamplerParams": SamplerParams,
-    "SamplerConfig": SamplerConfig,
-    "Normalization": Normalization,
-    "ExternalModel": ExternalModel,
-    "ExternalModelArgs": ExternalModelArgs,
-}
+_PARTS = (SamplerArgs, SamplerParams, SamplerConfig, Normalization, ExternalModel, ExternalModelArgs)
+NESTED = {kind.__name__: kind for kind in _PARTS}
 
 
 def parse(kind: type[C], data: object, where: str) -> C:
@@ -418,10 +395,6 @@ def as_in_file(config: Any) -> Any:
         return {key: as_in_file(value) for key, value in config.items()}
     if not dataclasses.is_dataclass(config):
         return config
-    kept = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        default = item.metadata.get("optional") and value == item.default
-        if not (item.metadata.get("runtime") or default):
-            kept[item.name] = as_in_file(value)
-    return kept
+    values = [(item, getattr(config, item.name)) for item in dataclasses.fields(config)]
+    left_out = {f.name for f, v in values if f.metadata == RUNTIME or (f.metadata == OPTIONAL and v == f.default)}
+    return {item.name: as_in_file(value) for item, value in values if item.name not in left_out}

@@ -152,7 +152,7 @@ class Block(nn.Module):
         channels, self.backends = config.model_channels, backends
         self.norm2 = LayerNorm32(channels, eps=1e-6)
         self.self_attn = SelfAttention(config, backends)
-        self.cross_attn = (ProjectedCrossAttention if config.projects else CrossAttention)(config, backends)
+        self.cross_attn = (ProjectedCrossAttention if config.projected_channels else CrossAttention)(config, backends)
         self.mlp = FeedForward(channels, int(channels * config.mlp_ratio))
         if config.share_mod:
             self.modulation = nn.Parameter(torch.randn(6 * channels) / channels**0.5)
