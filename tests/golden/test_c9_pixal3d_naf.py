@@ -57,7 +57,7 @@ def test_every_pixel(described, data, upsampler, close, monkeypatch, case, small
 
 @cases
 def test_queries_and_keys(described, data, upsampler, close, case):
-    about, [(image, features), *_] = inputs(described, data, case)
+    about, [(image, _), *_] = inputs(described, data, case)
     target, side = about["T"], about["h"]
     if about["resized_to_4T"]:
         image = F.interpolate(image[None], size=(4 * target,) * 2, mode="bilinear", align_corners=False)[0]

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 MICROSOFT = "microsoft/TRELLIS.2-4B"
 COMFY_ORG = "Comfy-Org/TRELLIS.2"
-IMAGE_ENCODER = "image_encoder"
+IMAGE_ENCODER, IMAGE_UPSAMPLER = "image_encoder", "image_upsampler"
 SHAPE_ENCODER, TEXTURING = "shape_slat_encoder", "texturing_pipeline.json"
 # About what it takes to read a network.
 LOAD_SECONDS = 5

@@ -96,8 +96,8 @@ def check_fov(degrees: float) -> None:
     """Raises ValueError for a field of view outside of LEAST_FOV to MOST_FOV degrees."""
     if not LEAST_FOV <= degrees <= MOST_FOV:
         raise ValueError(
-            f"fov: expected {LEAST_FOV:g} to {MOST_FOV:g} degrees, got {degrees:g}; degrees, not radians, or leave it out "
-            "(in ComfyUI: 0) for the usual one"
+            f"fov: expected {LEAST_FOV:g} to {MOST_FOV:g} degrees, got {degrees:g}; degrees, not radians, or leave it "
+            "out (in ComfyUI: 0) for the usual one"
         )
 
 
@@ -122,7 +122,7 @@ def canonical(distance: float) -> Tensor:
 
 def orbit(direction: ViewDirection, distance: float) -> Tensor:
     """Returns the matrix [4, 4] fp32 of a camera at `distance` that looks at the centre, upright."""
-    azimuth, elevation = math.radians(direction.azimuth_deg), math.radians(direction.elevation_deg)
+    azimuth = math.radians(direction.azimuth_deg)
     right = torch.tensor([math.cos(azimuth), math.sin(azimuth), 0.0], dtype=torch.float64)
     back = torch.tensor(direction.vector, dtype=torch.float64)
     up = torch.linalg.cross(back, right)
