@@ -54,21 +54,27 @@ def config(described):
     )
 
 
+class Stored(dict):
+    """Arrays by name; a test that asks for one that this set lacks is skipped."""
+
+    def __missing__(self, name):
+        pytest.skip(f"no {name} in this set")
+
+
 @pytest.fixture(scope="module")
 def data(arrays):
     """data(kind) is a run's arrays; those of the cascade at 1536 begin with those of 1024."""
 
     def of(kind):
         first = arrays("c9_pixal3d_pipeline_1024_cascade.npz")
-        shared = {} if kind.startswith("mv") else first
-        return {"noise_ss": first["noise_ss"], **shared, **arrays(f"c9_pixal3d_pipeline_{kind}.npz")}
+        shared = {key: first[key] for key in first if key == "noise_ss" or not kind.startswith("mv")}
+        return Stored(shared | arrays(f"c9_pixal3d_pipeline_{kind}.npz"))
 
     return of
 
 
 def need(found, *names):
-    missing = [name for name in names if name not in found]
-    return pytest.skip(f"no {missing} in this set") if missing else [found[name] for name in names]
+    return [found[name] for name in names]
 
 
 @pytest.fixture(scope="module")

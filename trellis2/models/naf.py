@@ -27,6 +27,7 @@ GROUPS, EPS = 8, 1e-5  # of the group norms
 MOST_REDUCED = 4
 # Rows of an image that a convolution takes at a time, and bytes of the scores of one chunk of pixels.
 BAND_ROWS, CHUNK_BYTES = 128, 2**27
+LARGEST_SIDE = 1024  # pixels of the pictures that it is made for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,12 @@ class NafUpsampler(nn.Module):
         super().__init__()
         self.config = config
         self.image_encoder = _ImageEncoder(config)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of a forward at LARGEST_SIDE besides the weights: an encoder's map before and after a layer, and
+        parts."""
+        return 4 * (self.config.dim // 2) * LARGEST_SIDE**2 * 2 + 4 * CHUNK_BYTES
 
     def forward(
         self,

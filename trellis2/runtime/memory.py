@@ -57,10 +57,12 @@ def host_memory() -> DeviceMemory | None:
 def workspace(model: nn.Module, tokens: int, image_tokens: int = 0) -> int:
     """Estimates the bytes that a network's forward needs besides its weights.
 
-    tokens: of a flow transformer or latent voxels of a sparse decoder, image_tokens: of its condition, both summed over
-    batch items (and views).
+    A network that takes pictures alone may say it itself, as `workspace_bytes`. tokens: of a flow transformer or latent
+    voxels of a sparse decoder, image_tokens: of its condition, both summed over batch items (and views).
     """
-    config = getattr(model, "config", None)
+    own, config = getattr(model, "workspace_bytes", None), getattr(model, "config", None)
+    if own is not None:
+        return own
     if isinstance(config, FlowConfig):
         return flow_workspace(config, tokens, image_tokens)
     return decoder_workspace(tokens) if isinstance(config, SparseDecoderConfig) else GIB
