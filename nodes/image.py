@@ -15,6 +15,7 @@ from ..trellis2.image import ALPHA, AUTO, BACKGROUNDS, BackgroundError, cut_out,
 from ..trellis2.image.comfy import PLACEHOLDER_SIDE
 from ..trellis2.image.views import NAMED_VIEWS, VIEW_TEMPERATURE, ViewBlend, parse_direction
 from ..trellis2.pipeline import Pipeline
+from ..trellis2.projection.camera import FOV_DEG, MOST_FOV, VIEWS_FOV_DEG, ViewRig
 from ..trellis2.values import VIEW_MODES, ImageCondition
 from . import host
 from .sockets import ANY_IMAGES, CONDITION, IMAGES, PIPELINE, PreparedImages, expect
@@ -35,6 +36,18 @@ VIEW_SHARPNESS = (
         "step": 0.05,
         "advanced": True,
         "tooltip": "Of view_mode blend, no unit. Low: a voxel follows the view that sees it best. High: as average.",
+    },
+)
+FIELD_OF_VIEW = (
+    "FLOAT",
+    {
+        "default": 0.0,
+        "min": 0.0,
+        "max": MOST_FOV,
+        "step": 0.01,
+        "tooltip": "For Pixal3D models only, ignored by others: horizontal field of view of the camera, in degrees, or "
+        f"a wire from MoGe Geometry to FOV (horizontal, degrees). 0: {FOV_DEG:g} for one picture, {VIEWS_FOV_DEG:g} "
+        "for views. Generated and product pictures often have 12 to 20; a wrong one stretches the depth.",
     },
 )
 HINT = (
@@ -137,7 +150,8 @@ class PrepareImage:
         cuts, lines = cut_pictures(image, mask_marks, mask, background)
         images = [prepare_image(cut) for cut in cuts]
         host.show_text(lines)
-        return {"ui": {"text": lines}, "result": (PreparedImages(tuple(images)), to_comfy(images, PREVIEW_SIZE))}
+        prepared = PreparedImages(tuple(images), cuts=tuple(cuts))
+        return {"ui": {"text": lines}, "result": (prepared, to_comfy(images, PREVIEW_SIZE))}
 
 
 def cut_pictures(
@@ -237,33 +251,36 @@ class Views:
         }
 
     def collect(self, more: Any = None, more_angles: str = "", elevation: float = 0.0, **sides: Any) -> dict[str, Any]:
-        images, directions, lines = [], [], []
+        images, cuts, directions, lines = [], [], [], []
         for side, named in NAMED_VIEWS.items():
             if sides.get(side) is None:
                 continue
             found, texts = _any_prepared(sides[side], side)
-            if len(found) != 1:
-                raise ValueError(f"{side}: expected one picture, got {len(found)}; connect a batch to more")
+            if len(found.images) != 1:
+                raise ValueError(f"{side}: expected one picture, got {len(found.images)}; connect a batch to more")
             level = named if named.elevation_deg else replace(named, elevation_deg=elevation)
-            images, directions, lines = [*images, *found], [*directions, level], [*lines, *texts]
+            images, directions, lines = [*images, *found.images], [*directions, level], [*lines, *texts]
+            cuts += found.cuts or [None]
         angles = [parse_direction(part) for part in more_angles.replace("\n", ";").split(";") if part.strip()]
-        found, texts = ([], []) if more is None else _any_prepared(more, "more")
-        if len(found) != len(angles):
-            raise ValueError(f"more_angles: expected {len(found)} directions, one a picture of more, got {len(angles)}")
-        images, directions, lines = [*images, *found], [*directions, *angles], [*lines, *texts]
+        found, texts = (PreparedImages(()), []) if more is None else _any_prepared(more, "more")
+        count = len(found.images)
+        if count != len(angles):
+            raise ValueError(f"more_angles: expected {count} directions, one a picture of more, got {len(angles)}")
+        images, directions, lines = [*images, *found.images], [*directions, *angles], [*lines, *texts]
+        cuts += found.cuts or [None] * count
         if not images:
             raise ValueError("Views: expected at least one picture, got none; connect front or more")
         host.show_text(lines)
-        views = PreparedImages(tuple(images), tuple(directions))
+        views = PreparedImages(tuple(images), tuple(directions), None if None in cuts else tuple(cuts))
         return {"ui": {"text": lines}, "result": (views, to_comfy(images, PREVIEW_SIZE))}
 
 
-def _any_prepared(value: Any, name: str) -> tuple[list[Image.Image], list[str]]:
+def _any_prepared(value: Any, name: str) -> tuple[PreparedImages, list[str]]:
     """The pictures of an ANY_IMAGES socket, prepared if they are not yet, and what was cut."""
     if isinstance(value, Tensor):
         cuts, lines = _cut(from_comfy(value), AUTO, name)
-        return [prepare_image(cut) for cut in cuts], lines
-    return list(expect(value, IMAGES).images), []
+        return PreparedImages(tuple(map(prepare_image, cuts)), cuts=tuple(cuts)), lines
+    return expect(value, IMAGES), []
 
 
 def view_settings(images: PreparedImages, batch_is: str, mode: str, temperature: float) -> tuple[Any, str | ViewBlend]:
@@ -282,6 +299,20 @@ def view_settings(images: PreparedImages, batch_is: str, mode: str, temperature:
             "(TRELLIS.2) to images, or choose average"
         )
     return objects, ViewBlend(directions, temperature)
+
+
+def guiding_pictures(
+    pipeline: Pipeline, images: PreparedImages, batch_is: str, mode: str, temperature: float, fov: float
+) -> tuple[Any, str | ViewBlend | ViewRig]:
+    """Returns (objects, view mode) as `view_settings`; for a checkpoint that projects, the pictures before their crop,
+    and the cameras as the mode. fov: degrees, 0 for the usual one. Raises ValueError for a mode that it does not have.
+    """
+    if not pipeline.config.projects:
+        return view_settings(images, batch_is, mode, temperature)
+    pictures, several = images.cuts or images.images, batch_is == VIEWS or images.directions is not None
+    objects = [pictures] if several else [(picture,) for picture in pictures]
+    # The pipeline says why it cannot blend.
+    return objects, ViewRig(fov or None, images.directions) if mode == "average" else mode
 
 
 class ConditionOnImage:
@@ -310,7 +341,7 @@ class ConditionOnImage:
                 "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
                 "tokens": (TOKENS, {"default": "1024", "tooltip": tokens, "advanced": True}),
             },
-            "optional": {**dict([number_override("tokens")]), "view_temperature": VIEW_SHARPNESS},
+            "optional": {**dict([number_override("tokens")]), "view_temperature": VIEW_SHARPNESS, "fov": FIELD_OF_VIEW},
         }
 
     def condition(
@@ -322,9 +353,10 @@ class ConditionOnImage:
         tokens: str,
         tokens_override: int | None = None,
         view_temperature: float = VIEW_TEMPERATURE,
+        fov: float = 0.0,
     ) -> tuple[ImageCondition]:
-        objects, mode = view_settings(expect(images, IMAGES), batch_is, view_mode, view_temperature)
+        run, images = expect(pipeline, PIPELINE).condition, expect(images, IMAGES)
+        objects, mode = guiding_pictures(pipeline, images, batch_is, view_mode, view_temperature, fov)
         size = int(chosen("tokens", TOKENS, tokens, tokens_override))
-        run = expect(pipeline, PIPELINE).condition
         encoded = run(objects, resolution=size, view_mode=mode, progress=host.progress())
         return (host.at_rest(encoded),)

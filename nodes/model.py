@@ -55,7 +55,8 @@ class LoadModel:
         model = (
             f"{built_in} A folder in models/trellis2, or a published checkpoint, downloaded on first use: "
             "microsoft/TRELLIS.2-4B (16 GB, into models/trellis2) or Comfy-Org/TRELLIS.2 (12 GB, the files that "
-            "ComfyUI's own nodes use)."
+            "ComfyUI's own nodes use). Pixal3D follows the picture closer, from its camera: Comfy-Org's (13 GB; 8 GB "
+            "with int8) or TencentARC's (24 GB); multiview for pictures of several sides."
         )
         precision = (
             "Number format of the networks' large layers. auto: as published on a GPU (bfloat16 flows, float16 "

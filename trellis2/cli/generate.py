@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..image.views import ViewBlend, ViewDirection
+    from ..projection.camera import ViewRig
     from ..values import Asset
 
 RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
@@ -109,6 +110,28 @@ def _add_views(generate: argparse.ArgumentParser) -> None:
         type=scale,
         help="of blend: lower follows the best view more, higher nears the average (default 0.2)",
     )
+    generate.add_argument(
+        "--fov",
+        type=scale,
+        metavar="DEGREES",
+        help="of Pixal3D models: the camera's horizontal field of view (default 49.13, with --view 20)",
+    )
+
+
+def _rig(arguments: argparse.Namespace) -> ViewRig:
+    """The cameras of a checkpoint that projects the pictures: the sides of --view, and --fov."""
+    from ..image.views import NAMED_VIEWS
+    from ..projection.camera import ViewRig
+
+    if arguments.view_mode != "average":
+        raise ValueError(
+            f"--view-mode: expected average, as {arguments.model} projects every view at every step, got "
+            f"{arguments.view_mode}"
+        )
+    if not arguments.view:
+        return ViewRig(arguments.fov)
+    front = [NAMED_VIEWS["front"]] * len(arguments.images)
+    return ViewRig(arguments.fov, (*front, *(direction for direction, _ in arguments.view)))
 
 
 def _add_decode(commands: argparse._SubParsersAction) -> None:
@@ -147,9 +170,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     paths, view_mode = _views(arguments)
     # Pipeline.load opens it again; here what is wrong is said before the pictures are cut.
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
+    projects = checkpoint.config.projects
+    if projects:
+        view_mode = _rig(arguments)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
-    made = cut_pictures(paths, arguments.background, lambda cut: (cut, prepare_image(cut)))
+    # A checkpoint that projects crops the pictures itself, about what its cameras look at.
+    crop = (lambda cut: cut) if projects else prepare_image
+    made = cut_pictures(paths, arguments.background, lambda cut: (cut, crop(cut)))
     cuts, pictures = (list(images) for images in zip(*made, strict=True))
     residency = choose_residency(arguments.vram, arguments.device or default_device())
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization)
@@ -174,6 +202,7 @@ def _decode(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.progress import staged
     from ..checkpoint.builtin import NAME
     from ..checkpoint.layouts import COMFY_ORG, MICROSOFT
+    from ..checkpoint.pixal3d import PUBLISHED
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
@@ -189,7 +218,7 @@ def _decode(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.latents}: expected a shape to decode, got {', '.join(latents.kinds)} alone")
     named = latents.shape.made[-1].model if latents.shape.made else ""
     # A file does not choose what is downloaded.
-    model = arguments.model or (named if named in (NAME, MICROSOFT, COMFY_ORG) else None)
+    model = arguments.model or (named if named in (NAME, MICROSOFT, COMFY_ORG, *PUBLISHED) else None)
     if model is None:
         raise ValueError(f"--model: expected the checkpoint of {arguments.latents}, which names {named or 'none'!r}")
     residency = choose_residency(arguments.vram, arguments.device or default_device())
