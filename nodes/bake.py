@@ -15,6 +15,7 @@ from ..o_voxel.bake.own_uvs import bake_own_uvs
 from ..o_voxel.bake.projection import FitOptions, Picture, ProjectOptions, overlay, project_found
 from ..o_voxel.bake.projection.light import ColorMatch
 from ..o_voxel.bake.transfer import transfer_colors, transfer_textures, with_maps
+from ..o_voxel.core.progress import scaled
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, VoxelField
 from ..o_voxel.voxels.from_mesh import fitted
@@ -298,7 +299,8 @@ class ProjectPicture:
             raise ValueError("textured_mesh: expected texture coordinates, got none; put Unwrap before this node")
         if camera == GIVEN and len(image) > 1:
             raise ValueError(f"image: expected one picture for a given camera, got {len(image)}; chain this node")
-        cuts, lines = cut_pictures(image, mask_marks, mask, AUTO)
+        report = host.progress()
+        cuts, lines = cut_pictures(image, mask_marks, mask, AUTO, scaled(report, 0.0, 0.1))
         pictures = [Picture.cropped(torch.from_numpy(np.array(cut))) for cut in cuts]
         given = (azimuth_deg, elevation_deg) if camera == GIVEN else (None, None)
         options = ProjectOptions(
@@ -310,7 +312,7 @@ class ProjectPicture:
         fitting = FitOptions(*given, fov_deg or None, min_overlap)
         target = host.at_work(target)
         made, fits = project_found(
-            target, pictures, fitting, options, on_warning=lines.append, progress=host.progress()
+            target, pictures, fitting, options, on_warning=lines.append, progress=scaled(report, 0.1, 0.9)
         )
         lines = [fit.line() for fit in fits] + lines
         host.show_text(lines)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..o_voxel.core.progress import Progress, in_background, scaled
 from ..trellis2.image import ALPHA, AUTO, BACKGROUNDS, BackgroundError, cut_out, from_comfy, prepare_image, to_comfy
 from ..trellis2.image.comfy import PLACEHOLDER_SIDE
 from ..trellis2.image.views import NAMED_VIEWS, VIEW_TEMPERATURE, ViewBlend, parse_direction
@@ -25,6 +26,7 @@ BACKGROUND, OBJECT = "background (Load Image)", "object (Remove Background)"
 TOKENS = ["1024", "512"]
 OBJECTS, VIEWS = "separate objects", "views of one object"
 PREVIEW_SIZE = 512
+CUT_SECONDS = 2.0  # to cut out a picture of 1024 pixels a side on two cores; rembg takes longer
 VIEWS_SUFFIX = " views"
 VIEW_SHARPNESS = (
     "FLOAT",
@@ -134,30 +136,33 @@ class PrepareImage:
     def prepare(
         self, image: Tensor, mask_marks: str, mask: Tensor | None = None, background: str = AUTO
     ) -> dict[str, Any]:
-        cuts, lines = cut_pictures(image, mask_marks, mask, background)
+        cuts, lines = cut_pictures(image, mask_marks, mask, background, host.progress())
         images = [prepare_image(cut) for cut in cuts]
         host.show_text(lines)
         return {"ui": {"text": lines}, "result": (PreparedImages(tuple(images)), to_comfy(images, PREVIEW_SIZE))}
 
 
 def cut_pictures(
-    image: Tensor, mask_marks: str, mask: Tensor | None, background: str
+    image: Tensor, mask_marks: str, mask: Tensor | None, background: str, progress: Progress
 ) -> tuple[list[Image.Image], list[str]]:
     """The pictures of an IMAGE batch as RGBA, cut out as *Prepare Image* does, with its lines on each of them."""
     mask = _matching(mask, image, background)
     alpha = 1 - mask if mask is not None and mask_marks == BACKGROUND else mask
     if background == AUTO and alpha is not None and bool((alpha >= 1).all()):
         alpha = None  # of a file whose alpha channel is opaque: no matte
-    return _cut(from_comfy(image, alpha), background, "image")
+    return _cut(from_comfy(image, alpha), background, "image", progress)
 
 
-def _cut(pictures: list[Image.Image], background: str, name: str) -> tuple[list[Image.Image], list[str]]:
+def _cut(
+    pictures: list[Image.Image], background: str, name: str, progress: Progress
+) -> tuple[list[Image.Image], list[str]]:
     """The RGBA pictures cut out, and what was cut. name: of the input, before the number of a picture."""
-    images, lines = [], []
+    images, lines, share = [], [], 1 / max(len(pictures), 1)
     for index, picture in enumerate(pictures):
         place = f"{name} {index + 1}: " if len(pictures) > 1 else "" if name == "image" else f"{name}: "
         try:
-            cut = cut_out(picture, background)
+            report = scaled(progress, index * share, share)
+            cut = in_background(lambda _, picture=picture: cut_out(picture, background), report, CUT_SECONDS)
         except BackgroundError as error:
             raise BackgroundError(f"{place}{error}. {HINT}") from error
         images.append(cut.image)
@@ -238,16 +243,19 @@ class Views:
 
     def collect(self, more: Any = None, more_angles: str = "", elevation: float = 0.0, **sides: Any) -> dict[str, Any]:
         images, directions, lines = [], [], []
+        given = {name: value for name, value in {**sides, "more": more}.items() if value is not None}
+        report, share = host.progress(), 1 / max(len(given), 1)
+        reports = {name: scaled(report, index * share, share) for index, name in enumerate(given)}
         for side, named in NAMED_VIEWS.items():
-            if sides.get(side) is None:
+            if side not in given:
                 continue
-            found, texts = _any_prepared(sides[side], side)
+            found, texts = _any_prepared(given[side], side, reports[side])
             if len(found) != 1:
                 raise ValueError(f"{side}: expected one picture, got {len(found)}; connect a batch to more")
             level = named if named.elevation_deg else replace(named, elevation_deg=elevation)
             images, directions, lines = [*images, *found], [*directions, level], [*lines, *texts]
         angles = [parse_direction(part) for part in more_angles.replace("\n", ";").split(";") if part.strip()]
-        found, texts = ([], []) if more is None else _any_prepared(more, "more")
+        found, texts = ([], []) if more is None else _any_prepared(more, "more", reports["more"])
         if len(found) != len(angles):
             raise ValueError(f"more_angles: expected {len(found)} directions, one a picture of more, got {len(angles)}")
         images, directions, lines = [*images, *found], [*directions, *angles], [*lines, *texts]
@@ -258,10 +266,10 @@ class Views:
         return {"ui": {"text": lines}, "result": (views, to_comfy(images, PREVIEW_SIZE))}
 
 
-def _any_prepared(value: Any, name: str) -> tuple[list[Image.Image], list[str]]:
+def _any_prepared(value: Any, name: str, progress: Progress) -> tuple[list[Image.Image], list[str]]:
     """The pictures of an ANY_IMAGES socket, prepared if they are not yet, and what was cut."""
     if isinstance(value, Tensor):
-        cuts, lines = _cut(from_comfy(value), AUTO, name)
+        cuts, lines = _cut(from_comfy(value), AUTO, name, progress)
         return [prepare_image(cut) for cut in cuts], lines
     return list(expect(value, IMAGES).images), []
 

@@ -68,7 +68,7 @@ def encode_mesh(
     grid = mesh_to_dual_grid(surface, Grid.cube(resolution), progress=scaled(progress, 0, VOXELS_SHARE))
     if len(grid.coords) == 0:
         raise ValueError("mesh: expected a surface inside the unit cube, got no voxel; is it to be fitted?")
-    shape, _ = pipeline.encode(OVoxel(grid))
+    shape, _ = pipeline.encode(OVoxel(grid), progress=scaled(progress, VOXELS_SHARE, 1 - VOXELS_SHARE))
     if progress is not None:
         progress(1.0)
     return shape

@@ -246,9 +246,9 @@ class Pipeline:
         """
         return stages.decode(self.networks, shape, texture, progress=progress, memory_budget=memory_budget)
 
-    def encode(self, voxels: OVoxel) -> tuple[ShapeLatent, TextureLatent | None]:
+    def encode(self, voxels: OVoxel, *, progress: Progress | None = None) -> tuple[ShapeLatent, TextureLatent | None]:
         """Encodes one object to its latents, without an image; see `stages.encode`."""
-        return stages.encode(self.networks, voxels)
+        return stages.encode(self.networks, voxels, progress=progress)
 
     def decode_materials(
         self, shape: ShapeLatent, texture: TextureLatent, *, progress: Progress | None = None

@@ -21,6 +21,10 @@ import torch
 from bench import load_pack  # noqa: F401 importing it loads the pack
 from comfyui_trellis2 import nodes
 from comfyui_trellis2.nodes import host
+from comfyui_trellis2.nodes.bake import SHARE_UV
+from comfyui_trellis2.nodes.host.folders import BUILT_IN
+from comfyui_trellis2.nodes.image import OBJECT
+from comfyui_trellis2.nodes.widgets import TYPE_FROM_MODEL
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes.trimesh import to_trimesh
 from comfyui_trellis2.o_voxel.material import TexturedMesh
@@ -46,6 +50,8 @@ class Comfy:
         comfy = self
 
         class ProgressBar:
+            hook = None  # no browser to show pictures in
+
             def __init__(self, total: int) -> None:
                 self.total = total
 
@@ -131,6 +137,19 @@ class Inputs:
     def baked(self) -> TexturedMesh:
         call = nodes.NODE_CLASS_MAPPINGS["T2BakeTextures"]().bake
         return call(self.unwrapped, self.dense, self.field, TEXTURE, "1", True, True, "auto")[0]
+
+    @cached_property
+    def picture(self) -> torch.Tensor:
+        """[1, 1024, 1024, 3] of the baked mesh."""
+        return nodes.NODE_CLASS_MAPPINGS["T2RenderPreview"]().render(self.baked, 1, 1024, 30.0, 20.0)[0]
+
+    @cached_property
+    def mini(self) -> object:
+        return nodes.NODE_CLASS_MAPPINGS["T2LoadModel"]().load(BUILT_IN, "auto", "auto")[0]
+
+    @cached_property
+    def latent(self) -> object:
+        return nodes.NODE_CLASS_MAPPINGS["T2EncodeMesh"]().encode(self.mini, self.baked, TYPE_FROM_MODEL, False)[0]
 
     def file(self, name: str, save: Callable[[], dict]) -> str:
         """The absolute path of a file that a node saved."""
@@ -235,11 +254,36 @@ def cases(inputs: Inputs) -> dict[str, Callable[[], Callable[[], object]]]:
             for kind in ("vxz", "npz", "ply")
         },
         **{f"Load O-Voxel, {kind}": lambda kind=kind: load_voxels(kind) for kind in ("vxz", "npz", "ply")},
+        "Prepare Image": lambda: with_inputs(lambda: made["T2PrepareImage"].prepare(inputs.picture, OBJECT), "picture"),
+        "Project Picture": lambda: with_inputs(
+            lambda: made["T2ProjectPicture"].project(
+                inputs.baked, inputs.picture, OBJECT, 1.0, "light", "4096", "find", 0.0, 20.0, 0.0, 1.2, 0.8
+            ),
+            "baked",
+            "picture",
+        ),
+        "Texture Mesh": lambda: with_inputs(
+            lambda: made["T2TextureMesh"].texture(inputs.baked, inputs.field, TEXTURE, SHARE_UV, "1", "auto", 2, False),
+            "baked",
+            "field",
+        ),
+        "Encode Mesh, mini": lambda: with_inputs(
+            lambda: made["T2EncodeMesh"].encode(inputs.mini, inputs.baked, TYPE_FROM_MODEL, False), "baked", "mini"
+        ),
+        "Save Latent": lambda: with_inputs(
+            lambda: made["T2SaveLatent"].save("latents/bench", shape=inputs.latent), "latent"
+        ),
+        "Load Latent": lambda: load_latent_case(inputs, made),
         "to ComfyUI Mesh": lambda: with_inputs(lambda: made["T2ToComfyMesh"].convert(inputs.baked), "baked"),
         "to Trimesh": lambda: with_inputs(lambda: made["T2ToTrimesh"].convert(inputs.baked), "baked"),
         "from Trimesh": lambda: from_trimesh_case(inputs, made),
     }
     return table
+
+
+def load_latent_case(inputs: Inputs, made: dict[str, object]) -> Callable[[], object]:
+    path = inputs.file("latent", lambda: made["T2SaveLatent"].save("latents/bench", shape=inputs.latent))
+    return lambda: made["T2LoadLatent"].load(path)
 
 
 def from_trimesh_case(inputs: Inputs, made: dict[str, object]) -> Callable[[], object]:

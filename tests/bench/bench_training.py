@@ -37,7 +37,8 @@ def task_of(recipe, stage):
     kind = TASKS[stage.task]
     trained = {role: make_trainable(network(recipe, role)) for role in kind.trained(stage)}
     if kind.inputs == "voxels":
-        return kind(trained).to(DEVICE)
+        others = [role for role in kind.roles(stage) if role not in trained]
+        return kind(trained, {role: network(recipe, role).to(DEVICE) for role in others}, stage).to(DEVICE)
     frozen = {} if stage.train_image_encoder else {IMAGE_ENCODER: network(recipe, IMAGE_ENCODER).to(DEVICE)}
     channels = recipe.networks["shape_slat_decoder"]["args"]["latent_channels"]
     plain = Normalization(mean=(0.0,) * channels, std=(1.0,) * channels)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...o_voxel.core.progress import Progress
+from ...o_voxel.core.progress import Progress, silent
 from ..checkpoint.config import SparseDecoderConfig, SparseEncoderConfig
 from ..ops.submanifold_conv import child_conv, submanifold_conv, tile_neighbors
 from ..runtime.memory import device_memory
@@ -191,11 +191,12 @@ class SparseEncoder(nn.Module):
         self.torso_dtype = config.torso_dtype
         cast_layers(self.blocks, (nn.Linear, SubmanifoldConv3d), self.torso_dtype)
 
-    def forward(self, x: SparseTensor) -> Encoded:
-        """Encodes x [N, in] fp32."""
+    def forward(self, x: SparseTensor, progress: Progress | None = None) -> Encoded:
+        """Encodes x [N, in] fp32. progress(fraction) may raise to cancel."""
         h = x.replace(self.input_layer(x.feats).to(self.torso_dtype))
-        subdivisions = []
-        for block in (block for level in self.blocks for block in level):
+        subdivisions, blocks, report = [], [block for level in self.blocks for block in level], progress or silent
+        for done, block in enumerate(blocks):
+            report(done / len(blocks))
             if isinstance(block, DownBlock):
                 h, subdivision = block(h)
                 subdivisions.append(subdivision)

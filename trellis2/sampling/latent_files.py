@@ -227,7 +227,8 @@ def _items(voxels: Tensor, lengths: Sequence[int], sides: Sequence[int]) -> tupl
     for item, side in zip(items, sides, strict=True):
         if item.min() < 0 or item.max() >= side:
             raise ValueError(f"voxels: expected 0 to {side - 1}, got {item.min()} to {item.max()}")
-        if len(torch.unique(item, dim=0)) != len(item):
+        x, y, z = item.long().unbind(1)
+        if len(torch.unique((x * side + y) * side + z)) != len(item):  # far faster than by rows
             raise ValueError("voxels: expected each once, got one twice")
     return items
 

@@ -255,7 +255,9 @@ def decode_materials(
 
 
 @torch.no_grad()
-def encode(networks: Networks, voxels: OVoxel) -> tuple[ShapeLatent, TextureLatent | None]:
+def encode(
+    networks: Networks, voxels: OVoxel, *, progress: Progress | None = None
+) -> tuple[ShapeLatent, TextureLatent | None]:
     """Encodes one object to its shape and texture latents, [T, C] fp32: the encoders' means, which the flows learn.
 
     The texture latent is None for an object without materials. Raises MissingFileError, before anything is computed, if
@@ -265,8 +267,9 @@ def encode(networks: Networks, voxels: OVoxel) -> tuple[ShapeLatent, TextureLate
     resolution = voxels.dual_grid.grid.shape[0]
     voxels = to_device(voxels, networks.device)
     features = dual_grid_features([voxels.dual_grid])
+    share = 1.0 if voxels.field is None else 0.5
     with networks.shape_encoder() as encoder:
-        mean = encoder(features).mean
+        mean = encoder(features, scaled(progress, 0, share)).mean
     config = networks.config
     # Without the maps derived on the way: a decoder makes its own.
     surface = CoordSet(features.coords.rows, features.coords.lengths)
@@ -274,7 +277,7 @@ def encode(networks: Networks, voxels: OVoxel) -> tuple[ShapeLatent, TextureLate
     if voxels.field is None:
         return shape, None
     with networks.texture_encoder() as encoder:
-        mean = encoder(field_features([voxels.field])).mean
+        mean = encoder(field_features([voxels.field]), scaled(progress, share, 1 - share)).mean
     return shape, TextureLatent(mean, (resolution,), ((),), config.tex_slat_normalization.fingerprint)
 
 

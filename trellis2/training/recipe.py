@@ -54,6 +54,9 @@ class StageConfig:
     clip: float = 1.0  # maximum gradient norm
     ema: float = 0.999  # decay of the exponential moving average of the weights
     weights: Mapping[str, float] = field(default_factory=dict)  # of the loss's terms; absent: the task's own
+    latent_noise: float = 0.0  # VAEs: most noise on a latent, in standard deviations; then the decoder alone is trained
+    crop: int | None = None  # sparse VAEs: voxels a side of a random block of each object; None: whole objects
+    missing: float = 1.0  # shape_vae: weight of a child voxel or crossed edge that is missed, beside one too many
     drop_condition: float = 0.1  # flows: probability of a zero condition, for classifier-free guidance
     time_mean: float = 1.0  # flows: of the logit-normal time distribution
     time_std: float = 1.0
@@ -66,6 +69,10 @@ class StageConfig:
             raise ConfigError("steps, batch, micro_batch, log_every and save_every: expected at least 1")
         if self.resolution < 16 or self.resolution % 16:
             raise ConfigError(f"resolution: expected a positive multiple of 16, got {self.resolution}")
+        if self.crop is not None and (self.crop < 16 or self.crop % 16):
+            raise ConfigError(f"crop: expected a positive multiple of 16, got {self.crop}")
+        if self.latent_noise < 0 or self.missing <= 0:
+            raise ConfigError(f"latent_noise, missing: expected >= 0 and > 0, got {self.latent_noise}, {self.missing}")
         if not 0 <= self.drop_condition <= 1 or not 0 <= self.ema < 1:
             raise ConfigError(f"drop_condition, ema: expected [0, 1] and [0, 1), got {self.drop_condition}, {self.ema}")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ....o_voxel.core.grid import Grid
 from ....o_voxel.values import DualGrid, OVoxel, VoxelField
+from ...capabilities import LATENT_STRIDE
 
 # One sample (a Sample or a LatentSample) and the seed of its augmentation: view, noise and time.
 Item = tuple[Any, int]
@@ -24,6 +25,21 @@ def occupancy(grids: Sequence[DualGrid], side: int) -> Tensor:
         x, y, z = (grid.coords.long() * side // grid.grid.shape[0]).unbind(1)
         volume[0, x, y, z] = 1
     return out
+
+
+def block_of(voxels: OVoxel, side: int, generator: torch.Generator) -> OVoxel:
+    """The voxels of a random cube of `side` voxels a side, around one of them and on borders of 16 voxels, the stride
+    of a latent."""
+    grid, field = voxels.dual_grid, voxels.field
+    middle = grid.coords[int(torch.randint(len(grid.coords), (1,), generator=generator))]
+    first = ((middle - side // 2).clamp(0, max(0, grid.grid.shape[0] - side)) + LATENT_STRIDE // 2) // LATENT_STRIDE
+    first = first * LATENT_STRIDE
+    inside = ((grid.coords >= first) & (grid.coords < first + side)).all(1)
+    coords = grid.coords[inside]
+    return OVoxel(
+        DualGrid(coords, grid.dual[inside], grid.intersected[inside], grid.grid),
+        VoxelField(coords, field.attrs[inside], field.grid),
+    )
 
 
 def pack_voxels(objects: Sequence[OVoxel]) -> Batch:

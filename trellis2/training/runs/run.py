@@ -160,20 +160,23 @@ class Run:
             make = self._latents(stage, on_progress)
             task = self._flow_task(stage)
         else:
-            trained = {role: make_trainable(self.network(role)) for role in kind.roles(stage)}
-            task, make = kind(trained), self._maker(stage)
+            task, make = kind(*self._networks(stage), stage), self._maker(stage)
         stream = Stream(make, self.recipe.objects(stage), self.recipe.seed, name)
         train_stage(StageSetup(task, stage, self.recipe.data, stream, self.folder / name), self.context, on_step)
         if self.context.is_main:
             self._finish(name, task, time.perf_counter() - started)
         self.context.barrier()
 
-    def _flow_task(self, stage: StageConfig) -> Task:
-        """The task of a flow, with its frozen networks on this process's device."""
-        kind, pipeline = TASKS[stage.task], pipeline_arguments(self.recipe)
+    def _networks(self, stage: StageConfig) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+        """The networks that a stage trains, and the frozen ones that it needs, on this process's device."""
+        kind = TASKS[stage.task]
         trained = {role: make_trainable(self.network(role)) for role in kind.trained(stage)}
         others = [role for role in kind.roles(stage) if role not in trained]
-        frozen = {role: self.network(role).to(self.context.device) for role in others}
+        return trained, {role: self.network(role).to(self.context.device) for role in others}
+
+    def _flow_task(self, stage: StageConfig) -> Task:
+        kind, pipeline = TASKS[stage.task], pipeline_arguments(self.recipe)
+        trained, frozen = self._networks(stage)
         sigma_min = pipeline["sparse_structure_sampler"]["args"]["sigma_min"]
         statistics, repeat = normalizations(self.recipe, self.folder), stage.image_size // self.recipe.picture(stage)
         return kind(trained, frozen, FlowSettings(stage, statistics, sigma_min, repeat))

@@ -44,14 +44,18 @@ def dice_loss(logits: Tensor, occupied: Tensor) -> Tensor:
     return 1 - (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)
 
 
-def subdivision_loss(logits: Sequence[Tensor], subdivisions: Sequence[Subdivision]) -> Tensor:
+def binary_loss(logits: Tensor, wanted: Tensor, missing: float = 1.0) -> Tensor:
+    """Elementwise binary cross-entropy, fp32, of logits and wanted (bool) of one shape. missing: weight of those that
+    are wanted."""
+    weight = None if missing == 1 else logits.new_tensor(missing, dtype=torch.float32)
+    return F.binary_cross_entropy_with_logits(logits.float(), wanted.float(), reduction="none", pos_weight=weight)
+
+
+def subdivision_loss(logits: Sequence[Tensor], subdivisions: Sequence[Subdivision], missing: float = 1.0) -> Tensor:
     """Binary cross-entropy of child occupancy, a scalar mean over the levels, teacher-forced: each level decodes
-    true voxels. logits: [N_l, 8] of each level; subdivisions: the true ones."""
+    true voxels. logits: [N_l, 8] of each level; subdivisions: the true ones.  missing: see `binary_loss`."""
     levels = [
-        item_mean(
-            F.binary_cross_entropy_with_logits(predicted.float(), level.mask().float(), reduction="none"),
-            level.coarse.lengths,
-        )
+        item_mean(binary_loss(predicted, level.mask(), missing), level.coarse.lengths)
         for predicted, level in zip(logits, subdivisions, strict=True)
     ]
     return torch.stack(levels).mean()

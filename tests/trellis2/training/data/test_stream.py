@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from comfyui_trellis2.trellis2.training.data.batches import block_of
 from comfyui_trellis2.trellis2.training.data.dataset import Source, cached, mesh_sample, open_cache, open_source
 from comfyui_trellis2.trellis2.training.data.stream import (
     Positions,
@@ -137,3 +138,17 @@ def test_an_object_outside_the_grid(source):
     )
     with pytest.raises(ValueError, match="expected voxels with materials, got none"):
         type(example)(type(example.voxels)(none), example.images)
+
+
+def test_a_block_is_a_cube_on_the_borders_of_latents(source):
+    voxels = source(0, resolution=64, image_size=16, views=0).voxels
+    rows = {tuple(row) for row in voxels.dual_grid.coords.tolist()}
+    for seed in range(8):
+        block = block_of(voxels, 32, torch.Generator().manual_seed(seed))
+        coords = block.dual_grid.coords
+        assert {tuple(row) for row in coords.tolist()} <= rows and len(coords)
+        first = coords.amin(0) // 16 * 16
+        assert int((coords - first).max()) < 32
+        inside = [row for row in rows if all(f <= c < f + 32 for c, f in zip(row, first.tolist(), strict=True))]
+        assert len(inside) >= len(coords)
+        assert torch.equal(block.field.coords, coords) and len(block.field.attrs) == len(coords)

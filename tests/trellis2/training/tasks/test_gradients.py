@@ -33,7 +33,8 @@ def build(name: str, recipe) -> Task:
         networks[role] = make_trainable(new_network(role, recipe.networks[role], "cpu"))
         randomize(networks[role], torch.Generator().manual_seed(seed))
     if kind.inputs == "voxels":
-        return kind(networks)
+        trained = {role: networks.pop(role) for role in kind.trained(stage)}
+        return kind(trained, networks, stage)
     if IMAGE_ENCODER in kind.trained(stage):
         task = kind(networks, {}, FlowSettings(stage, STATISTICS, 1e-5))
         randomize(task.patch_head, torch.Generator().manual_seed(99))
@@ -89,6 +90,22 @@ def test_half_precision_changes_little(toy, source, name):
     sum(half.values()).backward()
     trained = [p for p in task.parameters() if p.requires_grad]
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in trained)
+
+
+@pytest.mark.parametrize("name", ["structure_vae", "shape_vae", "texture_vae"])
+def test_a_forgiving_decoder_learns_alone(toy, source, name):
+    recipe = toy(1, [name], data={"structure": 16}, latent_noise=0.5, crop=16)
+    task, batch = build(name, recipe), batch_of(name, recipe, source)
+    terms = task(batch)
+    assert list(task.networks) == [task.decoder_role] and "kl" not in terms
+    sum(terms.values()).backward()
+    assert all(p.grad is not None for p in task.decoder.parameters())
+    assert all(p.grad is None for p in task._frozen[task.encoder_role].parameters())
+    again, other = task(batch), task({**batch, "seeds": (1, 2)})
+    first = next(iter(terms))
+    assert torch.equal(terms[first], again[first]) and not torch.equal(terms[first], other[first])
+    quiet = build(name, toy(1, [name], data={"structure": 16}, latent_noise=1e-6, crop=16))
+    torch.testing.assert_close(quiet(batch)[first], quiet({**batch, "seeds": (1, 2)})[first])
 
 
 def test_a_dropped_image_leaves_no_trace(toy, source):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from comfyui_trellis2.trellis2.sampling.flow_matching import to_sample
 from comfyui_trellis2.trellis2.training.tasks.losses import (
+    binary_loss,
     dice_loss,
     item_mean,
     kl_divergence,
@@ -89,3 +90,9 @@ def test_split_weights_learn_the_diagonal_that_folds_less():
 def test_a_flat_quad_asks_for_no_diagonal():
     flat = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
     assert split_loss(torch.tensor([[0, 1, 2, 3]]), flat, torch.zeros(4)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_missing_weighs_more():
+    logits, wanted = numbers(40).float(), numbers(40, seed=1) > 0
+    plain, weighted = binary_loss(logits, wanted), binary_loss(logits, wanted, 3.0)
+    torch.testing.assert_close(weighted, torch.where(wanted, 3 * plain, plain))
