@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...checkpoint.config import ConfigError
 from ...models.sparse_vae import ConvNeXtBlock, DownBlock, SparseDecoder, SparseEncoder, UpBlock
 from ...models.structure_vae import ResBlock3d, StructureDecoder, StructureEncoder
 from ...models.transformer import Block, FlowTransformer, ProjectedCrossAttention
@@ -140,3 +143,20 @@ def _carry(layer: SubmanifoldConv3d | nn.Linear, values: Tensor, generator: torc
     weight[rows] = 0
     layer.bias[rows] = 0
     (weight if isinstance(layer, nn.Linear) else weight[:, 1, 1, 1])[rows] = values[rows]
+
+
+@torch.no_grad()
+def start_from(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Take a flow's weights from one that does not project, so that it computes the same: what projects is new, and
+    adds nothing at first. Raises ConfigError if other weights are missing, of another shape, or left over."""
+    wanted = model.state_dict()
+    derived = getattr(model, "derived_buffers", dict)()
+    known = {key: key.replace(".cross_attn_block.", ".") for key in wanted if ".proj_linear." not in key}
+    known = {key: source for key, source in known.items() if key not in derived}
+    odd = sorted(set(known.values()) ^ set(tensors)) or sorted(
+        key for key, source in known.items() if wanted[key].shape != tensors[source].shape
+    )
+    if odd:
+        raise ConfigError(f"start: expected the weights of the same network without projection, got other {odd[:5]}")
+    for key, source in known.items():
+        wanted[key].copy_(tensors[source])
