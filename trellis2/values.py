@@ -15,6 +15,7 @@ from ..o_voxel.core.checks import check_tensor
 from ..o_voxel.values import Mesh, VoxelField
 from .checkpoint.config import SamplerParams
 from .image.views import VIEW_TEMPERATURE
+from .projection.framing import CropViews
 from .projection.pictures import ViewProjection
 from .sampling.noise import NoiseHistory
 from .sparse import CoordSet, PackedSequences, SparseTensor
@@ -35,6 +36,7 @@ class ImageCondition:
     directions: [V, 3] fp32 unit vectors in model space from the object to each view's camera, which "blend" needs, see
     `image.views`.  temperature: of "blend"; lower gives every voxel to the view that sees it best.
     projection: pictures and cameras, of a checkpoint that projects them (Pixal3D); all views then guide every step.
+    crop: what flows read where their tokens are in the picture, of a checkpoint with `PipelineConfig.crop`.
 
     Raises ValueError for other shapes, no image, an unknown view_mode, "blend" without directions, or a temperature
     that is not positive.
@@ -46,6 +48,7 @@ class ImageCondition:
     directions: Tensor | None = None
     temperature: float = VIEW_TEMPERATURE
     projection: ViewProjection | None = None
+    crop: CropViews | None = None
 
     def __post_init__(self) -> None:
         items, views, _, channels = check_tensor(self.tokens_512, "tokens_512", (None,) * 4).shape

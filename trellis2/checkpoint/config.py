@@ -297,8 +297,20 @@ class ExternalModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """How flows read a picture where their tokens are in it, see `projection.framing`: mean colours of side^2 parts of
+    cells^2 cells, beside the patch's token. pitch_deg, fov_deg: the camera of a picture of which nothing is said."""
+
+    cells: int
+    side: int
+    pitch_deg: float
+    fov_deg: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
     """The contents of pipeline.json. models: role to path, in the checkpoint's folder or `owner/repository/path`.
+    crop: of flows that read one picture where their tokens are in it (the built-in model); None: tokens alone.
     projects: Pixal3D's, by the file's name: pictures are projected onto the voxels from known cameras."""
 
     models: Mapping[str, str]
@@ -311,6 +323,7 @@ class PipelineConfig:
     rembg_model: ExternalModel | None = None
     low_vram: bool = True
     default_pipeline_type: str = "1024_cascade"
+    crop: CropConfig | None = dataclasses.field(default=None, metadata=OPTIONAL)
     projects: bool = dataclasses.field(default=False, metadata=RUNTIME)
 
 
@@ -331,7 +344,7 @@ class TexturingConfig:
     default_pipeline_type: str = "1024"
 
 
-_PARTS = (SamplerArgs, SamplerParams, SamplerConfig, Normalization, ExternalModel, ExternalModelArgs)
+_PARTS = (SamplerArgs, SamplerParams, SamplerConfig, Normalization, ExternalModel, ExternalModelArgs, CropConfig)
 NESTED = {kind.__name__: kind for kind in _PARTS}
 
 

@@ -7,12 +7,14 @@ object say where all others are in the picture. Letters: N and M points.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...o_voxel.core.checks import check_tensor
 from .project import Corners, corners, sampled
 
 CLEARANCE = 0.05  # least distance of the camera to the object, in sides of the unit cube
@@ -27,6 +29,20 @@ class OrbitView:
     yaw_deg: float
     pitch_deg: float
     fov_deg: float
+
+
+@dataclass(frozen=True, eq=False)
+class CropViews:
+    """The crops of B objects with V views each. colors: [B, V, cells^2, 3 side^2] fp32, see `colors`.  views: how each
+    one was taken, by object and view."""
+
+    colors: Tensor
+    views: tuple[tuple[OrbitView, ...], ...]
+
+    def __post_init__(self) -> None:
+        items, views, _, _ = check_tensor(self.colors, "colors", (None,) * 4, torch.float32).shape
+        if len(self.views) != items or any(len(own) != views for own in self.views):
+            raise ValueError(f"views: expected {views} of each of {items} objects, got {[len(v) for v in self.views]}")
 
 
 def cropped(points: Tensor, around: Tensor, view: OrbitView) -> Tensor:
@@ -65,6 +81,11 @@ def cropped(points: Tensor, around: Tensor, view: OrbitView) -> Tensor:
     return torch.stack([0.5 + place[:, 0], 0.5 - place[:, 1]], dim=1)
 
 
+def cell_centers(cells: Tensor, side: int) -> Tensor:
+    """Returns the centres [N, 3] fp32, in the unit cube about the origin, of cells [N, 3] int of `side` a side."""
+    return (cells.float() + 0.5) / side - 0.5
+
+
 def ball() -> Tensor:
     """Points [M, 3] fp32 of the sphere that touches the cube's sides: stands for an object that is not known yet.
 
@@ -82,7 +103,7 @@ def colors(pixels: Tensor, cells: int, side: int) -> Tensor:
     return F.pixel_unshuffle(means, side).flatten(2).transpose(1, 2)
 
 
-def features(places: Tensor, item: Tensor, maps: list[Tensor]) -> Tensor:
+def features(places: Tensor, item: Tensor, maps: Sequence[Tensor]) -> Tensor:
     """Returns the features [N, C] at places [N, 2] in the pictures item [N] int64, side by side of all maps.
 
     maps: [B, side^2, C_i] each. Between a map's cells they are interpolated, beyond its edges those at the edge.

@@ -15,6 +15,7 @@ from ..models.structure_flow import StructureFlow
 from ..models.transformer import FlowTransformer, PreparedCondition
 from ..sparse import CoordSet, PackedSequences, SparseTensor
 from ..values import ImageCondition
+from .cropped import CropGuide
 from .flow_matching import (
     Deviation,
     Guidance,
@@ -35,6 +36,7 @@ from .projected import StageGuide
 from .step_cache import with_step_cache
 from .view_weights import grid_weights, voxel_weights
 
+Guide = ImageCondition | StageGuide | CropGuide
 # forward(x, time [B], condition, *extra_inputs) is a velocity of x's shape.
 Forward = Callable[..., Tensor]
 
@@ -58,7 +60,7 @@ class FlowCall:
 def sample_flow(
     call: FlowCall,
     noise: Tensor,
-    condition: ImageCondition | StageGuide,
+    condition: Guide,
     image_size: int,
     sampler: SamplerConfig,
     progress: Progress | None,
@@ -102,7 +104,7 @@ def sample_flow(
 def sample_structure_latent(
     flow: StructureFlow,
     noise: Tensor,
-    condition: ImageCondition | StageGuide,
+    condition: Guide,
     sampler: SamplerConfig,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -113,7 +115,7 @@ def sample_structure_latent(
 def sample_sparse_latent(
     flow: LatentFlow,
     noise: SparseTensor,
-    condition: ImageCondition | StageGuide,
+    condition: Guide,
     sampler: SamplerConfig,
     *,
     image_size: int,
@@ -136,7 +138,7 @@ def sample_sparse_latent(
     return noise.replace(sample_flow(call, noise.feats, condition, image_size, sampler, progress, start))
 
 
-def _view_weights(call: FlowCall, noise: Tensor, condition: ImageCondition | StageGuide) -> Tensor | None:
+def _view_weights(call: FlowCall, noise: Tensor, condition: Guide) -> Tensor | None:
     """The views' weights for each token of `noise`, None unless they are blended."""
     if condition.view_mode != "blend" or condition.directions is None:
         return None
@@ -146,9 +148,7 @@ def _view_weights(call: FlowCall, noise: Tensor, condition: ImageCondition | Sta
     return voxel_weights(directions, call.coords, condition.temperature)
 
 
-def _of_views(
-    condition: ImageCondition | StageGuide, velocities: Sequence[Velocity], weights: Tensor | None
-) -> StepVelocity:
+def _of_views(condition: Guide, velocities: Sequence[Velocity], weights: Tensor | None) -> StepVelocity:
     """The velocity of all views together at each step, in the condition's mode."""
     if condition.view_mode == "cycle":
         return cycle_views(velocities)

@@ -26,6 +26,7 @@ from ..projection.pictures import ViewProjection, view_pictures
 from ..projection.project import corners, project, sampled
 from ..sparse import CoordSet, ProjectedSequences
 from ..values import ImageCondition, whole_picture
+from .cropped import CropGuide, crop_guide
 
 # Share of a stage's progress before it samples.
 GUIDE_SHARE = 0.05
@@ -88,15 +89,19 @@ def encode_projected(
     return ImageCondition(stacked[512], stacked.get(1024), projection=projection)
 
 
-def structure_guide(networks: Networks, condition: ImageCondition, resolution: int) -> ImageCondition | StageGuide:
+def structure_guide(
+    networks: Networks, condition: ImageCondition, resolution: int
+) -> ImageCondition | StageGuide | CropGuide:
     """The condition of the sparse structure, whose tokens are all voxels of a grid of `resolution` a side. A condition
     without projection stays as it is; raises ValueError where the checkpoint does not take its kind."""
     check_projection(networks, condition)
-    if condition.projection is None:
+    if condition.projection is None and condition.crop is None:
         return condition
     axis = torch.arange(resolution, dtype=torch.int32)
     cells = torch.cartesian_prod(axis, axis, axis)
     coords = CoordSet.from_items([cells.to(networks.device)] * condition.batch_size)
+    if condition.crop is not None:
+        return crop_guide(condition, 512, coords, (resolution,) * condition.batch_size, known=False)
     return _guide(condition, 512, coords, (resolution,) * condition.batch_size, None, None, None)
 
 
@@ -107,15 +112,17 @@ def latent_guide(
     coords: CoordSet,
     resolutions: Sequence[int],
     progress: Progress | None = None,
-) -> tuple[ImageCondition | StageGuide, Progress | None]:
+) -> tuple[ImageCondition | StageGuide | CropGuide, Progress | None]:
     """Returns the condition of a structured latent on its voxels, and the progress that is left to sample it.
 
     kind: "shape" or "texture".  resolutions: of each object's surface, voxels a side.  As `structure_guide` otherwise.
     """
     check_projection(networks, condition)
+    image_size, grids = image_size_of(resolutions), [resolution // LATENT_STRIDE for resolution in resolutions]
+    if condition.crop is not None:
+        return crop_guide(condition, image_size, coords.to(networks.device), grids, known=True), progress
     if condition.projection is None:
         return condition, progress
-    image_size, grids = image_size_of(resolutions), [resolution // LATENT_STRIDE for resolution in resolutions]
     target = getattr(condition.projection.upsampling, f"{kind}_{image_size}")
     with networks.image_upsampler() as upsampler:
         report = scaled(progress, 0, GUIDE_SHARE)
@@ -125,7 +132,14 @@ def latent_guide(
 
 def check_projection(networks: Networks, condition: ImageCondition) -> None:
     """Raises ValueError unless the condition has pictures and cameras just where the checkpoint projects them."""
-    projects = Capabilities.of(networks.config).projects
+    config = networks.config
+    projects = Capabilities.of(config).projects
+    if (config.crop is None) != (condition.crop is None):
+        wanted, got = ("pictures read where voxels are in them", "image tokens alone")[:: 1 if config.crop else -1]
+        raise ValueError(
+            f"condition: expected {wanted}, got {got}, of another checkpoint; connect Image Condition and this stage "
+            "to the same Load Model"
+        )
     if projects != (condition.projection is not None):
         kinds = "image tokens alone", "pictures with cameras, as Pixal3D projects them"
         wanted, got = kinds[::-1] if projects else kinds

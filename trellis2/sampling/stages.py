@@ -31,6 +31,7 @@ from ..runtime.memory import device_memory
 from ..sparse import CoordSet, SparseTensor, Subdivision
 from ..values import Asset, EmptyOutputError, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
 from .checks import check_channels, check_condition, check_frame, check_same_voxels, check_space
+from .cropped import crop_views
 from .flow_matching import noised
 from .flow_sampling import sample_sparse_latent, sample_structure_latent
 from .noise import NoiseHistory, next_noise
@@ -75,10 +76,14 @@ def encode_images(
                 progress((i + 1) / len(images))
     by_view = (len(objects), -1)
     stacked = {size: torch.stack(rows).unflatten(0, by_view) for size, rows in tokens.items()}
-    condition = partial(ImageCondition, stacked[512], stacked.get(1024))
+    crop = None
+    if networks.config.crop is not None:
+        pixels = [[to_pixels(image, 512) for image in views] for views in objects]
+        crop = crop_views(networks.config.crop, pixels, view_mode)
+    condition = partial(ImageCondition, stacked[512], stacked.get(1024), crop=crop)
     if isinstance(view_mode, ViewBlend):
-        return condition("blend", view_mode.vectors(), view_mode.temperature)
-    return condition("average" if isinstance(view_mode, ViewRig) else view_mode)
+        return condition(view_mode="blend", directions=view_mode.vectors(), temperature=view_mode.temperature)
+    return condition(view_mode="average" if isinstance(view_mode, ViewRig) else view_mode)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from ...checkpoint.config import Normalization
 from ...checkpoint.layouts import IMAGE_ENCODER
 from ...image import normalize_pixels
 from ...models.dino import DinoVisionTransformer
-from ...projection.framing import OrbitView, ball, colors, cropped, features
+from ...projection.framing import OrbitView, ball, cell_centers, colors, cropped, features
 from ...sampling.stages import normalize
 from ...sparse import CoordSet, PackedSequences, ProjectedSequences, SparseTensor
 from ...values import whole_picture
@@ -191,11 +191,6 @@ def camera_of(known: Tensor, guessed: float, draw: torch.Generator) -> OrbitView
     yaw, pitch, fov = known.tolist()
     fov = min(90.0, fov * math.exp(FOV_SPREAD * wide))
     return OrbitView(yaw + ANGLE_SPREAD_DEG * turn, min(89.0, max(-89.0, pitch + ANGLE_SPREAD_DEG * tilt)), fov)
-
-
-def cell_centers(cells: Tensor, side: int) -> Tensor:
-    """The centres [T, 3] fp32 of cells [T, 3] int32 of the unit cube's grid of `side` a side."""
-    return (cells.float() + 0.5) / side - 0.5
 
 
 def repeated(pixels: Tensor, times: int) -> Tensor:
