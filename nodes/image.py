@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..trellis2.image import ALPHA, AUTO, BACKGROUNDS, BackgroundError, cut_out, from_comfy, prepare_image, to_comfy
+from ..trellis2.image.check_views import DEFAULT_FOV, check_views, matte_of
 from ..trellis2.image.comfy import PLACEHOLDER_SIDE
 from ..trellis2.image.views import NAMED_VIEWS, VIEW_TEMPERATURE, ViewBlend, parse_direction
 from ..trellis2.pipeline import Pipeline
@@ -264,6 +265,53 @@ def _any_prepared(value: Any, name: str) -> tuple[list[Image.Image], list[str]]:
         cuts, lines = _cut(from_comfy(value), AUTO, name)
         return [prepare_image(cut) for cut in cuts], lines
     return list(expect(value, IMAGES).images), []
+
+
+class CheckViews:
+    CATEGORY = IMAGE_GROUP
+    DESCRIPTION = (
+        "Checks that the outlines of named views fit one object: says how much of each the others explain, which views "
+        "are swapped, and which is mirrored or from another side."
+    )
+    FUNCTION = "check"
+    RETURN_TYPES = (IMAGES, "STRING", "IMAGE")
+    RETURN_NAMES = ("images", "report", "picture")
+    OUTPUT_TOOLTIPS = (
+        "The views as they came in; nothing is corrected.",
+        "The share of each outline that the other views explain, what is wrong, and what outlines cannot tell.",
+        "The outlines in the order of the views: light what the other views explain, orange what they do not.",
+    )
+    SEARCH_ALIASES = (
+        "swapped views",
+        "multi view check",
+        "visual hull",
+        "rig check",
+        "silhouette",
+        "left right swapped",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        fov = (
+            "Field of view of the pictures before they were cropped, in degrees, roughly. Drawn turnarounds: 5. It is "
+            "by perspective that front and back differ."
+        )
+        return {
+            "required": {
+                "images": (IMAGES, {"tooltip": "Two views or more, from Views. About 3 seconds for four."}),
+                "fov": ("FLOAT", {"default": DEFAULT_FOV, "min": 1.0, "max": 90.0, "step": 1.0, "tooltip": fov}),
+            }
+        }
+
+    def check(self, images: PreparedImages, fov: float) -> dict[str, Any]:
+        views = expect(images, IMAGES)
+        if views.directions is None:
+            raise ValueError("images: expected views with their sides, got pictures without; connect Views (TRELLIS.2)")
+        mattes = [matte_of(image) for image in views.images]
+        found = check_views(mattes, views.directions, fov, progress=host.progress())
+        lines = found.lines()
+        host.show_text(lines)
+        return {"ui": {"text": lines}, "result": (views, "\n".join(lines), found.pictures.float() / 255)}
 
 
 def view_settings(images: PreparedImages, batch_is: str, mode: str, temperature: float) -> tuple[Any, str | ViewBlend]:

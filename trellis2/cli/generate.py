@@ -11,13 +11,14 @@ from .checks import LATENT_SUFFIXES, MESH_SUFFIXES, check_device, check_file, ch
 from .meshes import add_asset_options, asset_options
 from .pictures import add_background, cut_pictures
 from .shared import CHECKPOINT, progress_bars
+from .views import VIEW, view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from PIL import Image
 
-    from ..image.views import ViewBlend, ViewDirection
+    from ..image.views import ViewBlend
     from ..values import Asset
 
 RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
@@ -93,10 +94,9 @@ def _add_views(generate: argparse.ArgumentParser) -> None:
         "--view",
         action="append",
         default=[],
-        type=_view,
+        type=view,
         metavar="SIDE=FILE",
-        help="a view of the object: front, back, left, right (the object's own), top or bottom =FILE, or "
-        "azimuth=90,elevation=10:FILE in degrees (90 is the left side); repeat it. IMAGE, if given, is the front",
+        help=f"{VIEW}. IMAGE, if given, is the front",
     )
     generate.add_argument(
         "--view-mode",
@@ -228,19 +228,6 @@ def _save(arguments: argparse.Namespace, assets: list[Asset], cuts: Sequence[Ima
         print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
         for line in warnings:
             print(f"{path}: {line}")
-
-
-def _view(text: str) -> tuple[ViewDirection, Path]:
-    """Converts --view's text: SIDE=FILE or azimuth=A,elevation=E:FILE."""
-    from ..image.views import parse_direction
-
-    side, separator, file = text.partition(":" if text.startswith(("azimuth=", "elevation=")) else "=")
-    try:
-        if not separator or not file:
-            raise ValueError(f"view: expected SIDE=FILE or azimuth=90,elevation=10:FILE, got {text!r}")
-        return parse_direction(side), Path(file)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _views(arguments: argparse.Namespace) -> tuple[list[Path], str | ViewBlend]:
