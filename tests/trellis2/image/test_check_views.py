@@ -67,7 +67,7 @@ def test_views_that_fit_are_called_good_in_inference_mode_too():
     ("mattes", "words"),
     [
         ([LEFT, FRONT, BACK], "front and left are swapped"),
-        ([FRONT.flip(1), LEFT, BACK], "front is mirrored"),
+        pytest.param([FRONT.flip(1), LEFT, BACK], "front is mirrored", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_wrong_is_named(mattes, words):
