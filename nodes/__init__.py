@@ -7,7 +7,7 @@ from .bake import BakeTextures, ProjectPicture, TextureMesh, TransferTextures
 from .files.engine import CollisionMesh, SaveForEngine
 from .files.latents import LoadLatent, SaveLatent
 from .files.meshes import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
-from .image import ConditionOnImage, ExampleImage, PrepareImage, Views
+from .image import CheckViews, ConditionOnImage, ExampleImage, PrepareImage, Views
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from .model import LoadModel, SamplerSettings
@@ -23,6 +23,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2LoadModel": (LoadModel, "TRELLIS.2 Load Model"),
     "T2PrepareImage": (PrepareImage, "Prepare Image (TRELLIS.2)"),
     "T2Views": (Views, "Views (TRELLIS.2)"),
+    "T2CheckViews": (CheckViews, "Check Views (TRELLIS.2)"),
     "T2ImageCondition": (ConditionOnImage, "TRELLIS.2 Image Condition"),
     "T2Sampler": (SamplerSettings, "TRELLIS.2 Sampler Settings"),
     "T2SampleStructure": (SampleStructure, "TRELLIS.2 Sample Structure"),

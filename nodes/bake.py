@@ -12,7 +12,7 @@ from torch import Tensor
 from ..o_voxel.bake.bake import bake
 from ..o_voxel.bake.options import BakeOptions
 from ..o_voxel.bake.own_uvs import bake_own_uvs
-from ..o_voxel.bake.projection import FitOptions, Picture, ProjectOptions, overlay, project_found
+from ..o_voxel.bake.projection import MOST_APART, FitOptions, Picture, ProjectOptions, overlay, project_found
 from ..o_voxel.bake.projection.light import ColorMatch
 from ..o_voxel.bake.transfer import transfer_colors, transfer_textures, with_maps
 from ..o_voxel.core.progress import scaled
@@ -256,6 +256,10 @@ class ProjectPicture:
         )
         marks = "Meaning of white in the mask: the background (Load Image) or the object (most removers)."
         largest = "Texels a side up to which the texture is enlarged where the picture is finer. Costs memory and file."
+        apart = (
+            "Greatest mean distance between the outlines of mesh and mask, % of the picture's side; beyond it nothing "
+            "is put. Raise it for a rough mesh of the right object."
+        )
         return {
             "required": {
                 "textured_mesh": (ANY_MESH, {"tooltip": mesh}),
@@ -275,7 +279,10 @@ class ProjectPicture:
                     0.8, 0.0, 1.0, "Least overlap (IoU) of mesh and mask; below, nothing is put.", 0.01
                 ),
             },
-            "optional": {"mask": ("MASK", {"tooltip": "The matte, one for each image. None: alpha, else cut out."})},
+            "optional": {
+                "mask": ("MASK", {"tooltip": "The matte, one for each image. None: alpha, else cut out."}),
+                "max_apart": number(100 * MOST_APART, 0.0, 100.0, apart, 0.1),
+            },
         }
 
     def project(
@@ -293,6 +300,7 @@ class ProjectPicture:
         feather: float,
         min_overlap: float,
         mask: Tensor | None = None,
+        max_apart: float = 100 * MOST_APART,
     ) -> dict[str, Any]:
         target = textured(textured_mesh)
         if target.uv is None:
@@ -309,7 +317,7 @@ class ProjectPicture:
             feather=feather / 100,
             max_texture=0 if max_texture == LARGEST[0] else int(max_texture),
         )
-        fitting = FitOptions(*given, fov_deg or None, min_overlap)
+        fitting = FitOptions(*given, fov_deg or None, min_overlap, max_apart / 100)
         target = host.at_work(target)
         made, fits = project_found(
             target, pictures, fitting, options, on_warning=lines.append, progress=scaled(report, 0.1, 0.9)

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ..o_voxel.core.progress import Progress, in_background, scaled
 from ..trellis2.image import ALPHA, AUTO, BACKGROUNDS, BackgroundError, cut_out, from_comfy, prepare_image, to_comfy
+from ..trellis2.image.check_views import DEFAULT_FOV, check_views, matte_of
 from ..trellis2.image.comfy import PLACEHOLDER_SIDE
 from ..trellis2.image.views import NAMED_VIEWS, VIEW_TEMPERATURE, ViewBlend, parse_direction
 from ..trellis2.pipeline import Pipeline
+from ..trellis2.projection.camera import FOV_DEG, MOST_FOV, VIEWS_FOV_DEG, ViewRig
 from ..trellis2.values import VIEW_MODES, ImageCondition
 from . import host
 from .sockets import ANY_IMAGES, CONDITION, IMAGES, PIPELINE, PreparedImages, expect
@@ -37,6 +39,18 @@ VIEW_SHARPNESS = (
         "step": 0.05,
         "advanced": True,
         "tooltip": "Of view_mode blend, no unit. Low: a voxel follows the view that sees it best. High: as average.",
+    },
+)
+FIELD_OF_VIEW = (
+    "FLOAT",
+    {
+        "default": 0.0,
+        "min": 0.0,
+        "max": MOST_FOV,
+        "step": 0.01,
+        "tooltip": "For Pixal3D models only, ignored by others: horizontal field of view of the camera, in degrees, or "
+        f"a wire from MoGe Geometry to FOV (horizontal, degrees). 0: {FOV_DEG:g} for one picture, {VIEWS_FOV_DEG:g} "
+        "for views. Generated and product pictures often have 12 to 20; a wrong one stretches the depth.",
     },
 )
 HINT = (
@@ -139,7 +153,8 @@ class PrepareImage:
         cuts, lines = cut_pictures(image, mask_marks, mask, background, host.progress())
         images = [prepare_image(cut) for cut in cuts]
         host.show_text(lines)
-        return {"ui": {"text": lines}, "result": (PreparedImages(tuple(images)), to_comfy(images, PREVIEW_SIZE))}
+        prepared = PreparedImages(tuple(images), cuts=tuple(cuts))
+        return {"ui": {"text": lines}, "result": (prepared, to_comfy(images, PREVIEW_SIZE))}
 
 
 def cut_pictures(
@@ -242,7 +257,7 @@ class Views:
         }
 
     def collect(self, more: Any = None, more_angles: str = "", elevation: float = 0.0, **sides: Any) -> dict[str, Any]:
-        images, directions, lines = [], [], []
+        images, cuts, directions, lines = [], [], [], []
         given = {name: value for name, value in {**sides, "more": more}.items() if value is not None}
         report, share = host.progress(), 1 / max(len(given), 1)
         reports = {name: scaled(report, index * share, share) for index, name in enumerate(given)}
@@ -250,28 +265,78 @@ class Views:
             if side not in given:
                 continue
             found, texts = _any_prepared(given[side], side, reports[side])
-            if len(found) != 1:
-                raise ValueError(f"{side}: expected one picture, got {len(found)}; connect a batch to more")
+            if len(found.images) != 1:
+                raise ValueError(f"{side}: expected one picture, got {len(found.images)}; connect a batch to more")
             level = named if named.elevation_deg else replace(named, elevation_deg=elevation)
-            images, directions, lines = [*images, *found], [*directions, level], [*lines, *texts]
+            images, directions, lines = [*images, *found.images], [*directions, level], [*lines, *texts]
+            cuts += found.cuts or [None]
         angles = [parse_direction(part) for part in more_angles.replace("\n", ";").split(";") if part.strip()]
-        found, texts = ([], []) if more is None else _any_prepared(more, "more", reports["more"])
-        if len(found) != len(angles):
-            raise ValueError(f"more_angles: expected {len(found)} directions, one a picture of more, got {len(angles)}")
-        images, directions, lines = [*images, *found], [*directions, *angles], [*lines, *texts]
+        found, texts = (PreparedImages(()), []) if more is None else _any_prepared(more, "more", reports["more"])
+        count = len(found.images)
+        if count != len(angles):
+            raise ValueError(f"more_angles: expected {count} directions, one a picture of more, got {len(angles)}")
+        images, directions, lines = [*images, *found.images], [*directions, *angles], [*lines, *texts]
+        cuts += found.cuts or [None] * count
         if not images:
             raise ValueError("Views: expected at least one picture, got none; connect front or more")
         host.show_text(lines)
-        views = PreparedImages(tuple(images), tuple(directions))
+        views = PreparedImages(tuple(images), tuple(directions), None if None in cuts else tuple(cuts))
         return {"ui": {"text": lines}, "result": (views, to_comfy(images, PREVIEW_SIZE))}
 
 
-def _any_prepared(value: Any, name: str, progress: Progress) -> tuple[list[Image.Image], list[str]]:
+def _any_prepared(value: Any, name: str, progress: Progress) -> tuple[PreparedImages, list[str]]:
     """The pictures of an ANY_IMAGES socket, prepared if they are not yet, and what was cut."""
     if isinstance(value, Tensor):
         cuts, lines = _cut(from_comfy(value), AUTO, name, progress)
-        return [prepare_image(cut) for cut in cuts], lines
-    return list(expect(value, IMAGES).images), []
+        return PreparedImages(tuple(map(prepare_image, cuts)), cuts=tuple(cuts)), lines
+    return expect(value, IMAGES), []
+
+
+class CheckViews:
+    CATEGORY = IMAGE_GROUP
+    DESCRIPTION = (
+        "Checks that the outlines of named views fit one object: says how much of each the others explain, which views "
+        "are swapped, and which is mirrored or from another side."
+    )
+    FUNCTION = "check"
+    RETURN_TYPES = (IMAGES, "STRING", "IMAGE")
+    RETURN_NAMES = ("images", "report", "picture")
+    OUTPUT_TOOLTIPS = (
+        "The views as they came in; nothing is corrected.",
+        "The share of each outline that the other views explain, what is wrong, and what outlines cannot tell.",
+        "The outlines in the order of the views: light what the other views explain, orange what they do not.",
+    )
+    SEARCH_ALIASES = (
+        "swapped views",
+        "multi view check",
+        "visual hull",
+        "rig check",
+        "silhouette",
+        "left right swapped",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        fov = (
+            "Field of view of the pictures before they were cropped, in degrees, roughly. Drawn turnarounds: 5. It is "
+            "by perspective that front and back differ."
+        )
+        return {
+            "required": {
+                "images": (IMAGES, {"tooltip": "Two views or more, from Views. About 3 seconds for four."}),
+                "fov": ("FLOAT", {"default": DEFAULT_FOV, "min": 1.0, "max": 90.0, "step": 1.0, "tooltip": fov}),
+            }
+        }
+
+    def check(self, images: PreparedImages, fov: float) -> dict[str, Any]:
+        views = expect(images, IMAGES)
+        if views.directions is None:
+            raise ValueError("images: expected views with their sides, got pictures without; connect Views (TRELLIS.2)")
+        mattes = [matte_of(image) for image in views.images]
+        found = check_views(mattes, views.directions, fov, progress=host.progress())
+        lines = found.lines()
+        host.show_text(lines)
+        return {"ui": {"text": lines}, "result": (views, "\n".join(lines), found.pictures.float() / 255)}
 
 
 def view_settings(images: PreparedImages, batch_is: str, mode: str, temperature: float) -> tuple[Any, str | ViewBlend]:
@@ -290,6 +355,22 @@ def view_settings(images: PreparedImages, batch_is: str, mode: str, temperature:
             "(TRELLIS.2) to images, or choose average"
         )
     return objects, ViewBlend(directions, temperature)
+
+
+def guiding_pictures(
+    pipeline: Pipeline, images: PreparedImages, batch_is: str, mode: str, temperature: float, fov: float
+) -> tuple[Any, str | ViewBlend | ViewRig]:
+    """Returns (objects, view mode) as `view_settings`; for a checkpoint that projects, the pictures before their crop,
+    and the cameras as the mode. fov: degrees, 0 for the usual one. Raises ValueError for a mode that it does not have.
+    """
+    if not pipeline.config.projects:
+        objects, mode = view_settings(images, batch_is, mode, temperature)
+        reads = pipeline.config.crop is not None and mode == "average"
+        return objects, ViewRig(fov or None, images.directions) if reads else mode
+    pictures, several = images.cuts or images.images, batch_is == VIEWS or images.directions is not None
+    objects = [pictures] if several else [(picture,) for picture in pictures]
+    # The pipeline says why it cannot blend.
+    return objects, ViewRig(fov or None, images.directions) if mode == "average" else mode
 
 
 class ConditionOnImage:
@@ -318,7 +399,7 @@ class ConditionOnImage:
                 "view_mode": (list(VIEW_MODES), {"default": "average", "tooltip": mode}),
                 "tokens": (TOKENS, {"default": "1024", "tooltip": tokens, "advanced": True}),
             },
-            "optional": {**dict([number_override("tokens")]), "view_temperature": VIEW_SHARPNESS},
+            "optional": {**dict([number_override("tokens")]), "view_temperature": VIEW_SHARPNESS, "fov": FIELD_OF_VIEW},
         }
 
     def condition(
@@ -330,9 +411,10 @@ class ConditionOnImage:
         tokens: str,
         tokens_override: int | None = None,
         view_temperature: float = VIEW_TEMPERATURE,
+        fov: float = 0.0,
     ) -> tuple[ImageCondition]:
-        objects, mode = view_settings(expect(images, IMAGES), batch_is, view_mode, view_temperature)
+        run, images = expect(pipeline, PIPELINE).condition, expect(images, IMAGES)
+        objects, mode = guiding_pictures(pipeline, images, batch_is, view_mode, view_temperature, fov)
         size = int(chosen("tokens", TOKENS, tokens, tokens_override))
-        run = expect(pipeline, PIPELINE).condition
         encoded = run(objects, resolution=size, view_mode=mode, progress=host.progress())
         return (host.at_rest(encoded),)

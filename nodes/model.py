@@ -56,7 +56,9 @@ class LoadModel:
         model = (
             f"{built_in} A folder in models/trellis2, or a published checkpoint, downloaded on first use: "
             "microsoft/TRELLIS.2-4B (16 GB, into models/trellis2) or Comfy-Org/TRELLIS.2 (12 GB, the files that "
-            "ComfyUI's own nodes use). A name that ends with .gguf: the flow networks of one quantisation, converted "
+            "ComfyUI's own nodes use). Pixal3D follows the picture closer, from its camera: Comfy-Org's (13 GB; 8 GB "
+            "with int8) or TencentARC's (24 GB); multiview for pictures of several sides. "
+            "A name that ends with .gguf: the flow networks of one quantisation, converted "
             "to the precision as they are read; the other networks come from the same folder, or from Comfy-Org's."
         )
         precision = (

@@ -20,10 +20,12 @@ T = TypeVar("T")
 @dataclass(frozen=True, eq=False)
 class PreparedImages:
     """Cropped, matted RGB images for the image encoder; sizes may differ. directions: of each, where they are views of
-    one object taken from known sides; None: unknown."""
+    one object taken from known sides; None: unknown.  cuts: the RGBA pictures before the crop, which checkpoints that
+    project them frame in their own way; None: not kept."""
 
     images: tuple[Image.Image, ...]
     directions: tuple[ViewDirection, ...] | None = None
+    cuts: tuple[Image.Image, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ..trellis2.pipeline import PIPELINE_TYPES, Pipeline
 from ..trellis2.stage_pictures import picture_of
 from ..trellis2.values import VIEW_MODES, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
 from . import host
-from .image import OBJECTS, VIEW_SHARPNESS, VIEWS, view_settings
+from .image import FIELD_OF_VIEW, OBJECTS, VIEW_SHARPNESS, VIEWS, guiding_pictures
 from .sockets import (
     CONDITION,
     IMAGES,
@@ -288,6 +288,7 @@ class ImageTo3D:
                 "guidance_shape": guidance(7.5),
                 "guidance_texture": guidance(1.0),
                 "view_temperature": VIEW_SHARPNESS,
+                "fov": FIELD_OF_VIEW,
             },
         }
 
@@ -306,15 +307,17 @@ class ImageTo3D:
         guidance_shape: float = FROM_MODEL,
         guidance_texture: float = FROM_MODEL,
         view_temperature: float = VIEW_TEMPERATURE,
+        fov: float = 0.0,
     ) -> tuple[list[Mesh], list[VoxelField | None]]:
         def show(stage: str, result: SparseStructure | ShapeLatent) -> None:
             host.show(lambda: picture_of(result), (STAGES.index(stage) + 1) / len(STAGES))
 
-        objects, mode = view_settings(expect(images, IMAGES), batch_is, view_mode, view_temperature)
+        images = expect(images, IMAGES)
+        expect(pipeline, PIPELINE)
+        objects, mode = guiding_pictures(pipeline, images, batch_is, view_mode, view_temperature, fov)
         strengths = map(override, (guidance_structure, guidance_shape, guidance_texture))
         assets = (
-            expect(pipeline, PIPELINE)
-            .guided(*strengths)
+            pipeline.guided(*strengths)
             .watched(show)
             .run(
                 objects,

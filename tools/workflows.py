@@ -18,11 +18,14 @@ NOTES = ROOT / "tools" / "notes"
 PAGE = ROOT / "docs" / "workflows.md"
 CANVASES = ROOT / "assets" / "docs"
 PREFACE = """\
-All of them run on a fresh install, with the pack's own pictures, mesh and model: open *Templates* in ComfyUI, or drag a
-file of `workflows/` onto the canvas. Each has this note on its canvas. What is shown is what the built-in model makes.
+All but Pixal3D's run on a fresh install, with the pack's own pictures, mesh and model: open *Templates* in ComfyUI, or
+drag a file of `workflows/` onto the canvas. Each has this note on its canvas. What is shown is what the built-in model
+makes, and for Pixal3D, which downloads its weights, what goes in.
 
 {large}"""
 MINI = "mini (built in)"
+PIXAL3D, PIXAL3D_VIEWS = "Comfy-Org/Pixal3D", "Comfy-Org/Pixal3D:multiview"
+TRUCK_FOV = 30.0  # degrees, of the example's views
 Types = Mapping[str, type]
 
 
@@ -62,16 +65,7 @@ def image_to_3d(types: Types) -> Canvas:
         model = canvas.add("T2LoadModel", model=MINI)
         images = _picture(canvas)
         condition = canvas.add("T2ImageCondition", pipeline=model["pipeline"], images=images["images"])
-    wires = {"pipeline": model["pipeline"], "condition": condition["condition"]}
-    with canvas.group("2. Shape", GREEN):
-        structure = canvas.add("T2SampleStructure", **wires)
-        coarse = canvas.add("T2SampleShape", **wires, structure=structure["structure"])
-        shape = canvas.add("T2ShapeCascade", **wires, shape=coarse["shape"])
-    with canvas.group("3. Materials", PURPLE):
-        texture = canvas.add("T2SampleTexture", **wires, shape=shape["shape"])
-        decoded = canvas.add(
-            "T2DecodeMesh", pipeline=model["pipeline"], shape=shape["shape"], texture=texture["texture"]
-        )
+    decoded = _stages(canvas, model, condition)
     with canvas.group("4. File", ORANGE):
         _save_raw(canvas, decoded)
     return canvas
@@ -97,18 +91,7 @@ def several_views(types: Types) -> Canvas:
 def named_views(types: Types) -> Canvas:
     """Pictures from named sides, each voxel guided by those that see it."""
     canvas = _canvas("named_views", types)
-    with canvas.group("1. Model and pictures", BLUE):
-        model = canvas.add("T2LoadModel", model=MINI)
-        strip = canvas.add("T2ExampleImage", picture="truck views")
-        cut = canvas.add("JoinImageWithAlpha", image=strip["image"], alpha=strip["mask"])
-        order = ("front", "left", "back", "right")
-        sides = {
-            side: canvas.add("ImageFromBatch", image=cut["IMAGE"], batch_index=place)["IMAGE"]
-            for place, side in enumerate(order)
-        }
-    with canvas.group("2. Sides", PURPLE):
-        views = canvas.add("T2Views", **sides, elevation=15.0)
-        canvas.add("PreviewImage", images=views["preview"])
+    model, views = _truck(canvas, model=MINI)
     with canvas.group("3. Object", GREEN):
         surface = canvas.add(
             "T2ImageTo3D",
@@ -273,6 +256,34 @@ def picture_detail(types: Types) -> Canvas:
     return canvas
 
 
+def pixal3d(types: Types) -> Canvas:
+    """A picture to an asset that follows it closely, with a node for every stage."""
+    canvas = _canvas("pixal3d", types)
+    with canvas.group("1. Model and picture", BLUE):
+        model = canvas.add("T2LoadModel", model=PIXAL3D, quantization="int8")
+        images = _picture(canvas)
+        condition = canvas.add("T2ImageCondition", pipeline=model["pipeline"], images=images["images"])
+    decoded = _stages(canvas, model, condition)
+    _finish(canvas, decoded, "preview", "4. Asset")
+    return canvas
+
+
+def pixal3d_views(types: Types) -> Canvas:
+    """Four sides of an object to an asset, every voxel with what each of the pictures shows where it is."""
+    canvas = _canvas("pixal3d_views", types)
+    model, views = _truck(canvas, model=PIXAL3D_VIEWS, quantization="int8")
+    with canvas.group("3. Object", GREEN):
+        surface = canvas.add(
+            "T2ImageTo3D",
+            pipeline=model["pipeline"],
+            images=views["images"],
+            batch_is="views of one object",
+            fov=TRUCK_FOV,
+        )
+    _finish(canvas, surface, "preview", "4. Asset")
+    return canvas
+
+
 WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
     own_photo_to_asset,
     image_to_3d_one_node,
@@ -286,6 +297,8 @@ WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
     low_vram,
     latents,
     picture_detail,
+    pixal3d,
+    pixal3d_views,
 )
 
 
@@ -303,6 +316,37 @@ def _picture(canvas: Canvas) -> Node:
     images = canvas.add("T2PrepareImage", image=example["image"], mask=example["mask"])
     canvas.add("PreviewImage", images=images["preview"])
     return images
+
+
+def _truck(canvas: Canvas, **settings: object) -> tuple[Node, Node]:
+    """(model, Views of the example's four sides), in groups 1 and 2. settings: of Load Model."""
+    with canvas.group("1. Model and pictures", BLUE):
+        model = canvas.add("T2LoadModel", **settings)
+        strip = canvas.add("T2ExampleImage", picture="truck views")
+        cut = canvas.add("JoinImageWithAlpha", image=strip["image"], alpha=strip["mask"])
+        sides = {
+            side: canvas.add("ImageFromBatch", image=cut["IMAGE"], batch_index=place)["IMAGE"]
+            for place, side in enumerate(("front", "left", "back", "right"))
+        }
+    with canvas.group("2. Sides", PURPLE):
+        views = canvas.add("T2Views", **sides, elevation=15.0)
+        canvas.add("PreviewImage", images=views["preview"])
+    return model, views
+
+
+def _stages(canvas: Canvas, model: Node, condition: Node) -> Node:
+    """The stages to a decoded surface, in groups 2 and 3."""
+    wires = {"pipeline": model["pipeline"], "condition": condition["condition"]}
+    with canvas.group("2. Shape", GREEN):
+        structure = canvas.add("T2SampleStructure", **wires)
+        coarse = canvas.add("T2SampleShape", **wires, structure=structure["structure"])
+        shape = canvas.add("T2ShapeCascade", **wires, shape=coarse["shape"])
+    with canvas.group("3. Materials", PURPLE):
+        texture = canvas.add("T2SampleTexture", **wires, shape=shape["shape"])
+        decoded = canvas.add(
+            "T2DecodeMesh", pipeline=model["pipeline"], shape=shape["shape"], texture=texture["texture"]
+        )
+    return decoded
 
 
 def _one_node(canvas: Canvas, images: Node, vram: str = "auto", **settings: object) -> Node:
@@ -349,5 +393,6 @@ def page() -> str:
         lines += ["", f"#{text}", ""]
         if (CANVASES / f"{name}.webp").is_file():
             lines += [f"![The canvas of {name}](../assets/docs/{name}.webp)", ""]
-        lines += [f"![What it makes](../workflows/{name}.jpg) [{name}.json](../workflows/{name}.json)"]
+        shown = "What goes in" if name.startswith("pixal3d") else "What it makes"
+        lines += [f"![{shown}](../workflows/{name}.jpg) [{name}.json](../workflows/{name}.json)"]
     return "\n".join(lines) + "\n"

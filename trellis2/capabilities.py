@@ -49,12 +49,18 @@ def image_size_of(resolutions: Sequence[int]) -> int:
     return 512 if max(resolutions) == 512 else 1024
 
 
+# What Pixal3D was made for: no grid of 64 for the structure, and no more than 1536 voxels a side.
+PROJECTED_TYPES, PROJECTED_FINEST = ("512", "1024_cascade", "1536_cascade"), 1536
+
+
 @dataclass(frozen=True)
 class Capabilities:
-    """What a checkpoint can make. shapes, textures: image sizes that it has a flow network for, of IMAGE_SIZES."""
+    """What a checkpoint can make. shapes, textures: image sizes that it has a flow network for, of IMAGE_SIZES.
+    projects: it takes pictures with cameras, as Pixal3D."""
 
     shapes: tuple[int, ...]
     textures: tuple[int, ...]
+    projects: bool = False
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Capabilities:
@@ -63,12 +69,12 @@ class Capabilities:
             tuple(size for size in IMAGE_SIZES if role.format(size) in config.models)
             for role in (SHAPE_FLOW, TEXTURE_FLOW)
         )
-        return cls(shapes, textures)
+        return cls(shapes, textures, getattr(config, "projects", False))
 
     @property
     def pipeline_types(self) -> list[str]:
         """Names of the pipeline types that it has all networks for."""
-        return [name for name, kind in PIPELINE_TYPES.items() if self._makes(kind)]
+        return [name for name in PIPELINE_TYPES if self._makes(name)]
 
     @property
     def own_resolution(self) -> int:
@@ -83,7 +89,7 @@ class Capabilities:
 
     def check_type(self, name: str) -> None:
         """Raises ValueError, naming the types that work, if it lacks a network of a pipeline type."""
-        if not self._makes(PIPELINE_TYPES[name]):
+        if not self._makes(name):
             raise ValueError(
                 f"pipeline_type {name!r}: this checkpoint has no networks for it, only for {self.pipeline_types}; "
                 "choose one of these, or another model"
@@ -91,7 +97,7 @@ class Capabilities:
 
     def check_structure(self, grid: int) -> None:
         """Raises ValueError unless a shape can be sampled on a structure of `grid` voxels a side, or none at all."""
-        sizes = tuple(size // LATENT_STRIDE for size in self.shapes)
+        sizes = tuple(size // LATENT_STRIDE for size in self.shapes if size == 512 or not self.projects)
         if grid not in (32, 64):
             raise ValueError(f"resolution: expected a grid of 32 or 64 voxels a side, got {grid}")
         if sizes and grid not in sizes:
@@ -111,13 +117,21 @@ class Capabilities:
                 f"resolution {resolution}: this checkpoint has no shape network above 512, so no cascade; leave the "
                 'resolution of Shape Cascade at "the model\'s own", which keeps the shape, or choose another model'
             )
+        if self.projects and resolution > PROJECTED_FINEST:
+            raise ValueError(
+                f"resolution {resolution}: Pixal3D checkpoints sample up to {PROJECTED_FINEST} voxels a side; choose "
+                f"{PROJECTED_FINEST} or 1024"
+            )
         self.check_shape(resolution)
 
     def check_texture(self, resolution: int) -> None:
         """Raises ValueError unless it has the texture flow of a surface of `resolution` voxels a side."""
         self._check(resolution, "texture", self.textures)
 
-    def _makes(self, kind: PipelineType) -> bool:
+    def _makes(self, name: str) -> bool:
+        if self.projects and name not in PROJECTED_TYPES:
+            return False
+        kind = PIPELINE_TYPES[name]
         shapes = {image_size_of([resolution]) for resolution in (kind.shape, kind.cascade) if resolution}
         return shapes <= set(self.shapes) and image_size_of([kind.resolution]) in self.textures
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from .checkpoint.config import ConfigError, PipelineConfig
-from .checkpoint.layouts import IMAGE_ENCODER, SHAPE_ENCODER, Checkpoint
+from .checkpoint.layouts import IMAGE_ENCODER, IMAGE_UPSAMPLER, SHAPE_ENCODER, Checkpoint
 from .models import Backends
 from .models.dino import DinoVisionTransformer
 from .models.latent_flow import LatentFlow
+from .models.naf import NafUpsampler
 from .models.shape_vae import ShapeDecoder, ShapeEncoder
 from .models.structure_flow import StructureFlow
 from .models.structure_vae import StructureDecoder
@@ -56,6 +57,10 @@ class Networks:
     def image_encoder(self) -> AbstractContextManager[DinoVisionTransformer]:
         """Vision transformer from images [B, 3, S, S] to tokens [B, T, C]."""
         return self._lend(IMAGE_ENCODER, DinoVisionTransformer)
+
+    def image_upsampler(self) -> AbstractContextManager[NafUpsampler]:
+        """Upsampler of the encoder's patches, of a checkpoint that projects pictures."""
+        return self._lend(IMAGE_UPSAMPLER, NafUpsampler)
 
     def structure_flow(self, num_tokens: int, num_image_tokens: int) -> AbstractContextManager[StructureFlow]:
         """Flow model of the sparse structure."""

@@ -21,6 +21,7 @@ from .image.views import ViewBlend
 from .models import Backends
 from .models.quantized import check_format
 from .networks import Networks
+from .projection.camera import ViewRig
 from .runtime.residency import Residency, default_device, default_dtype
 from .runtime.streaming import choose_residency
 from .sampling import stages
@@ -138,13 +139,15 @@ class Pipeline:
         objects: Sequence[Sequence[Image.Image]],
         *,
         resolution: int = 1024,
-        view_mode: str | ViewBlend = "average",
+        view_mode: str | ViewBlend | ViewRig = "average",
         progress: Progress | None = None,
     ) -> ImageCondition:
         """Encodes prepared images (see `prepare_image`) to tokens [B, V, L, C] fp32. objects: B sequences of V views.
 
         resolution: of the final surface. 512 skips the tokens of 1024-pixel images, which every pipeline type but "512"
         needs.  view_mode: how several views guide the sampling: "average", "cycle", or a blend by their directions.
+        A checkpoint that projects (`Capabilities.projects`) takes RGBA cut-outs instead, which it crops, and a
+        `ViewRig`, the cameras, as the mode.
         """
         return stages.encode_images(
             self.networks,
@@ -298,7 +301,7 @@ class Pipeline:
         seed: int = 42,
         steps: int | None = None,
         max_tokens: int = MAX_TOKENS,
-        view_mode: str | ViewBlend = "average",
+        view_mode: str | ViewBlend | ViewRig = "average",
         step_cache: bool = False,
         progress: StageProgress | None = None,
     ) -> Latents:

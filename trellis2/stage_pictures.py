@@ -7,6 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..o_voxel.render.voxel_picture import voxel_picture
+from .capabilities import LATENT_STRIDE
+from .projection.frame import voxels_to_z_up
 from .values import ShapeLatent, SparseStructure
 
 # Pixels a side of one object's picture, and the number of objects of a batch that are drawn, side by side.
@@ -19,13 +21,19 @@ MEAN, SPREAD = 0.6, 0.16
 def picture_of(value: SparseStructure | ShapeLatent) -> Image.Image:
     """Draws voxels of a structure, or of a shape coloured by `latent_colors`; of a batch, the first MOST objects."""
     if isinstance(value, SparseStructure):
-        drawn = [voxel_picture(voxels, SIZE) for voxels in value.items[:MOST]]
+        drawn = [voxel_picture(_upright(v, value, value.resolution), SIZE) for v in value.items[:MOST]]
     else:
         coords, feats = value.slat.coords, value.slat.feats
         lengths = list(coords.lengths)
-        items = zip(coords.voxels.split(lengths), feats.split(lengths), strict=True)
-        drawn = [voxel_picture(v, SIZE, latent_colors(f)) for v, f in list(items)[:MOST]]
+        grids = [resolution // LATENT_STRIDE for resolution in value.resolutions]
+        items = zip(coords.voxels.split(lengths), feats.split(lengths), grids, strict=True)
+        drawn = [voxel_picture(_upright(v, value, g), SIZE, latent_colors(f)) for v, f, g in list(items)[:MOST]]
     return Image.fromarray(torch.cat(drawn, dim=1).cpu().numpy())
+
+
+def _upright(voxels: Tensor, value: SparseStructure | ShapeLatent, grid: int) -> Tensor:
+    """The voxels [N, 3] z up, of a grid of so many a side."""
+    return voxels_to_z_up(voxels, grid) if value.y_up else voxels
 
 
 def latent_colors(feats: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Letters: B objects, V views of each, L image tokens of a view, N voxels, T laten
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isqrt
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from ..o_voxel.core.checks import check_tensor
 from ..o_voxel.values import Mesh, VoxelField
 from .checkpoint.config import SamplerParams
 from .image.views import VIEW_TEMPERATURE
+from .projection.framing import CropViews
+from .projection.pictures import ViewProjection
 from .sampling.noise import NoiseHistory
 from .sparse import CoordSet, PackedSequences, SparseTensor
 
@@ -32,6 +35,8 @@ class ImageCondition:
     None if only the 512 models run.  view_mode: how several views guide the sampling, one of VIEW_MODES.
     directions: [V, 3] fp32 unit vectors in model space from the object to each view's camera, which "blend" needs, see
     `image.views`.  temperature: of "blend"; lower gives every voxel to the view that sees it best.
+    projection: pictures and cameras, of a checkpoint that projects them (Pixal3D); all views then guide every step.
+    crop: what flows read where their tokens are in the picture, of a checkpoint with `PipelineConfig.crop`.
 
     Raises ValueError for other shapes, no image, an unknown view_mode, "blend" without directions, or a temperature
     that is not positive.
@@ -42,6 +47,8 @@ class ImageCondition:
     view_mode: str = "average"
     directions: Tensor | None = None
     temperature: float = VIEW_TEMPERATURE
+    projection: ViewProjection | None = None
+    crop: CropViews | None = None
 
     def __post_init__(self) -> None:
         items, views, _, channels = check_tensor(self.tokens_512, "tokens_512", (None,) * 4).shape
@@ -51,6 +58,9 @@ class ImageCondition:
             raise ValueError(f"view_mode: expected one of {VIEW_MODES}, got {self.view_mode!r}")
         if items == 0 or views == 0:
             raise ValueError(f"condition: expected at least one image, got {items} objects of {views} views")
+        if self.projection is not None and tuple(self.projection.fov.shape) != (items, views):
+            got = list(self.projection.fov.shape)
+            raise ValueError(f"projection: expected {items} objects of {views} views, got {got}")
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
         if self.directions is not None:
@@ -73,14 +83,16 @@ class ImageCondition:
 
         image_size: 512; any other value means 1024. Raises ValueError for 1024 if `tokens_1024` is None.
         """
-        return [PackedSequences.from_items(view) for view in self._tokens(image_size).unbind(1)]
+        return [PackedSequences.from_items(view) for view in self.tokens(image_size).unbind(1)]
 
     def num_tokens(self, image_size: int) -> int:
-        """Returns B V L, the number of image tokens at image_size pixels a side. Raises the errors of `views`."""
-        return self._tokens(image_size).shape[:3].numel()
+        """Returns B V L, the number of image tokens at image_size pixels a side that a flow attends to; with a
+        projection those of the whole pictures, averaged over the views. Raises the errors of `views`."""
+        tokens = self.tokens(image_size)
+        return tokens.shape[:3].numel() if self.projection is None else len(tokens) * whole_picture(tokens)
 
-    def _tokens(self, image_size: int) -> Tensor:
-        """Returns [B, V, L, C] fp32."""
+    def tokens(self, image_size: int) -> Tensor:
+        """Returns [B, V, L, C] fp32, see `views`."""
         tokens = self.tokens_512 if image_size == 512 else self.tokens_1024
         if tokens is None:
             raise ValueError(
@@ -88,6 +100,12 @@ class ImageCondition:
                 "set tokens to 1024 in Image Condition"
             )
         return tokens
+
+
+def whole_picture(tokens: Tensor) -> int:
+    """Returns how many of the tokens [..., L, C] stand before the patches, for the whole picture: class and registers,
+    fewer than twice the patches a side."""
+    return tokens.shape[-2] - isqrt(tokens.shape[-2]) ** 2
 
 
 @dataclass(frozen=True)
@@ -104,13 +122,14 @@ class Made:
 class SparseStructure:
     """Occupied voxels of each object, on a grid of `resolution` voxels a side (32 or 64).
 
-    items: B tensors [N_i, 3] int32 (x, y, z).  noise_history: of each object, see `noise`.  made: see `Latent`.
+    items: B tensors [N_i, 3] int32 (x, y, z).  noise_history: of each object, see `noise`.  made, y_up: see `Latent`.
     """
 
     items: tuple[Tensor, ...]
     resolution: int
     noise_history: tuple[NoiseHistory, ...]
     made: tuple[Made, ...] = field(default=(), kw_only=True)
+    y_up: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +140,7 @@ class Latent:
     side, 16 times its latent grid; they may differ after a cascade.  noise_history: of each object.  space: the
     `Normalization.fingerprint` of the checkpoint that it belongs to; empty: unknown.
     made: by which stages, first to last, as far as it is known.
+    y_up: its voxels are in Pixal3D's frame, see `projection.frame`; what is decoded is turned to z up.
     """
 
     slat: SparseTensor
@@ -128,6 +148,7 @@ class Latent:
     noise_history: tuple[NoiseHistory, ...]
     space: str = ""
     made: tuple[Made, ...] = field(default=(), kw_only=True)
+    y_up: bool = field(default=False, kw_only=True)
 
     @property
     def batch_size(self) -> int:

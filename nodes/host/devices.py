@@ -28,6 +28,7 @@ POLICY = {
     "T2LoadModel": HOST,  # networks are read when a stage needs them, and moved by `residency`
     "T2PrepareImage": HOST,
     "T2Views": HOST,
+    "T2CheckViews": HOST,
     "T2ImageCondition": NETWORKS,
     "T2Sampler": HOST,
     "T2SampleStructure": NETWORKS,

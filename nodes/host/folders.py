@@ -10,6 +10,7 @@ from ...trellis2.checkpoint.builtin import built_in, find_built_in
 from ...trellis2.checkpoint.gguf.layout import COMFY_FOLDERS, SUFFIX, patterns_in
 from ...trellis2.checkpoint.hub import hub_download
 from ...trellis2.checkpoint.layouts import COMFY_ORG, FP8_PIPELINE, MICROSOFT
+from ...trellis2.checkpoint.pixal3d import COMFY_PIXAL3D, PUBLISHED, TENCENT, split_source
 from . import comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ def model_choices() -> list[str]:
     found = [path.parent for name in names for path in base.glob(name)]
     local = {folder.relative_to(base).as_posix() for folder in found}
     built_in_choice = [BUILT_IN] if find_built_in() else []
-    return [*built_in_choice, *sorted(local - {MICROSOFT}), MICROSOFT, COMFY_ORG, *gguf_choices()]
+    return [*built_in_choice, *sorted(local - {MICROSOFT, TENCENT}), MICROSOFT, COMFY_ORG, *PUBLISHED, *gguf_choices()]
 
 
 def gguf_choices() -> list[str]:
@@ -53,12 +54,13 @@ def model_source(choice: str) -> tuple[str, Path]:
     Raises FileNotFoundError for the built-in checkpoint if absent."""
     if choice == BUILT_IN:
         return str(built_in()), built_in()
-    if choice == COMFY_ORG:
+    name, _ = split_source(choice)
+    if name in (COMFY_ORG, COMFY_PIXAL3D):
         return choice, models_folder()
     if choice.endswith(SUFFIX):
         return str(models_folder() / choice), models_folder()
-    local = models_folder() / FOLDER / choice
-    return (choice if choice == MICROSOFT else str(local)), local
+    local = models_folder() / FOLDER / name
+    return (choice if name in (MICROSOFT, TENCENT) else str(local)), local
 
 
 def download(repository: str, name: str, folder: Path | None) -> Path:

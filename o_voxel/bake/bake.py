@@ -18,10 +18,8 @@ from .atlas import Atlas
 from .mesh_materials import MeshMaterials, check_textured, used_materials
 from .options import BakeOptions
 from .sources import BakeSources
-from .texels import band_samples, band_starts, lone_samples
+from .texels import UV_SLACK, band_samples, band_starts, lone_samples
 
-# Tolerance of UVs outside [0, 1], for rounding.
-UV_SLACK = 1e-5
 # Shares of the run time, for progress: preparation, and filling at the end.
 PREPARE_SHARE, FILL_SHARE = 0.4, 0.05
 # For the estimate of the time, on two CPU cores.

@@ -22,14 +22,12 @@ from ..mesh.uv.unwrap import unwrap
 from ..ops.hash_grid import hash_grid
 from ..values import Mesh, VoxelField
 from .atlas import Atlas
-from .bake import SAMPLES_A_SECOND, UV_SLACK
+from .bake import SAMPLES_A_SECOND
 from .mesh_materials import as_factors, check_textured, used_materials
 from .options import BakeOptions
 from .sources import Channels, FieldMaterials
-from .texels import Samples, band_samples, band_starts, lone_samples
+from .texels import UV_SLACK, Samples, band_samples, band_starts, lone_samples, unit_square
 
-# A face that spans more tiles than this along u or v is baked on the first ones: a whole tile is among them.
-MOST_TILES = 4
 # Least side of a texture in texels, for materials with a small share of the surface.
 LEAST_SIDE = 256
 # Share of the UV area that may be hidden behind other faces before it is worth a word.
@@ -45,7 +43,8 @@ Warn = Callable[[str], None]
 class _Layout:
     """The faces of one material on the unit square. uv_map: a face for each tile that a face touches, moved to the unit
     square.  face: [T] int64, its face in the mesh.  area: share of the unit square of all faces, overlaps counted.
-    wraps: texture coordinates leave the unit square.  made: they come from an unwrap.
+    wraps: texture coordinates leave the unit square.  made: they come from an unwrap.  hidden: see `_hidden`; None: not
+    measured yet.
     """
 
     uv_map: UVMap
@@ -53,6 +52,7 @@ class _Layout:
     area: float
     wraps: bool
     made: bool
+    hidden: float | None = None
 
 
 @torch.no_grad()
@@ -117,10 +117,10 @@ def _baked(
     bar = scaled(report, 0, UNWRAP_SHARE)
     for row in _without_area(mesh, rows) if mesh.uv is not None else ():
         warn(f"material {row}: its texture coordinates have no area, as those of a palette of colours: it is unwrapped")
-    mesh, made = _with_uvs(mesh, surface, dict(zip(rows, sides, strict=True)), unwrapping, bar)
+    mesh, made, hidden = _with_uvs(mesh, surface, dict(zip(rows, sides, strict=True)), unwrapping, bar)
     source, materials = FieldMaterials(field, hash_grid(field.coords)), list(mesh.materials)
     for number, (row, side) in enumerate(zip(rows, sides, strict=True)):
-        layout = _layout(mesh, (ids == row).nonzero().squeeze(1), row in made)
+        layout = replace(_layout(mesh, (ids == row).nonzero().squeeze(1), row in made), hidden=hidden.get(row))
         done = UNWRAP_SHARE + (1 - UNWRAP_SHARE) * number / len(rows)
         bar = scaled(report, done, (1 - UNWRAP_SHARE) / len(rows))
         chosen = replace(options, resolution=side)
@@ -139,15 +139,18 @@ def _side(resolution: int, share: float) -> int:
 
 def _with_uvs(
     mesh: TexturedMesh, surface: Mesh, sides: dict[int, int], unwrapping: tuple[int, bool], report: Progress
-) -> tuple[TexturedMesh, set[int]]:
-    """(mesh with UVs for all its materials, rows of those that were unwrapped). sides: by row, texels of a texture.
-    unwrapping: gutter and unwrap_shared."""
+) -> tuple[TexturedMesh, set[int], dict[int, float]]:
+    """(mesh with UVs for all its materials, rows of those that were unwrapped, hidden shares that were measured).
+
+    sides: by row, texels of a texture.  unwrapping: gutter and unwrap_shared.
+    """
     gutter, shared = unwrapping
     ids, made = mesh.material_rows, set(sides) if mesh.uv is None else _without_area(mesh, sides)
-    if mesh.uv is not None:
-        for row in set(sides) - made if shared else ():
-            if _hidden(_layout(mesh, (ids == row).nonzero().squeeze(1), False)) > SHARED:
-                made.add(row)
+    hidden: dict[int, float] = {}
+    if mesh.uv is not None and shared:
+        for row in set(sides) - made:
+            hidden[row] = _hidden(_layout(mesh, (ids == row).nonzero().squeeze(1), False))
+        made |= {row for row, share in hidden.items() if share > SHARED}
     uv = surface.vertices.new_zeros(0, 2) if mesh.uv is None else mesh.uv
     faces = mesh.uv_rows.clone() if made else mesh.uv_faces
     for number, row in enumerate(sorted(made)):
@@ -158,7 +161,7 @@ def _with_uvs(
         u, v = charts.uv.unbind(1)
         # Files turn v by 1 - v: rounded like this, it comes back to the bit.
         uv = torch.cat([uv, torch.stack([u, 1 - (1 - v)], 1)])
-    return (replace(mesh, uv=uv, uv_faces=faces), made) if made else (mesh, made)
+    return (replace(mesh, uv=uv, uv_faces=faces) if made else mesh), made, hidden
 
 
 def _without_area(mesh: TexturedMesh, rows: Iterable[int]) -> set[int]:
@@ -170,20 +173,9 @@ def _without_area(mesh: TexturedMesh, rows: Iterable[int]) -> set[int]:
 def _layout(mesh: TexturedMesh, rows: Tensor, made: bool) -> _Layout:
     """The faces `rows` [R] int64 of one material on the unit square."""
     corners = mesh.uv.double()[mesh.uv_rows[rows].long()]
-    area = float(signed_areas(corners).abs().sum())
     inside = bool(((corners >= -UV_SLACK) & (corners <= 1 + UV_SLACK)).all())
-    if not inside:
-        # A face on the border of two tiles belongs to the one that its middle is in.
-        low = (corners.amin(1) + UV_SLACK).floor()
-        count = ((corners.amax(1) - UV_SLACK).ceil() - low).clamp(1, MOST_TILES).long()
-        tiles = count[:, 0] * count[:, 1]
-        of = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), tiles)
-        number = torch.arange(len(of), device=of.device) - (tiles.cumsum(0) - tiles)[of]
-        shift = torch.stack([number % count[of, 0], number // count[of, 0]], 1) + low[of]
-        corners, rows = corners[of] - shift[:, None], rows[of]
-    faces = torch.arange(3 * len(rows), device=rows.device).view(-1, 3)
-    flat = corners.reshape(-1, 2).float()
-    return _Layout(UVMap(flat, faces, faces.new_zeros(len(faces))), rows, area, not inside, made)
+    uv_map, face = unit_square(mesh, rows)
+    return _Layout(uv_map, face, float(signed_areas(corners).abs().sum()), not inside, made)
 
 
 def _hidden(layout: _Layout) -> float:
@@ -224,7 +216,7 @@ def _material(
     if not bool(atlas.field.valid.any()):
         warn(f"{name}: it is left as it is: its faces have no area, or no voxel is near")
         return old
-    hidden = 0.0 if layout.made else _hidden(layout)
+    hidden = 0.0 if layout.made else _hidden(layout) if layout.hidden is None else layout.hidden
     if hidden > SHARED:
         warn(
             f"{name}: {hidden:.0%} of its texture coordinates lie on others, as mirrored or repeated parts do; these "

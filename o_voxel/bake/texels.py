@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from ..core.exact_sums import precise
-from ..material import UVMap
+from ..material import TexturedMesh, UVMap
 from ..ops.raster import rasterize
 
+# Tolerance of UVs outside [0, 1], for rounding.
+UV_SLACK = 1e-5
+# A face that spans more tiles than this along u or v is taken on the first ones: a whole tile is among them.
+MOST_TILES = 4
 # Samples per band of rows: about 1 GiB of buffers on a GPU; fewer fit a CPU's caches better.
 SAMPLES_A_BAND = {"cuda": 1 << 22}
 SAMPLES_A_BAND_ELSEWHERE = 1 << 19
@@ -104,3 +108,23 @@ def lone_samples(uv_map: UVMap, resolution: int, seen: Tensor, covered: Tensor) 
     first = torch.full_like(texel, len(seen)).scatter_reduce_(0, number, face, "amin")
     weights = torch.full((len(texel), 3), 1 / 3, device=seen.device)
     return Samples(texel, len(texel), resolution, 1, torch.arange(len(texel), device=seen.device), first, weights)
+
+
+def unit_square(mesh: TexturedMesh, rows: Tensor) -> tuple[UVMap, Tensor]:
+    """The faces `rows` [R] int64 on the unit square, where coordinates outside it repeat: (uv map, face [T] int64).
+
+    A face for each tile that a face of the mesh touches, MOST_TILES along each side at most, moved by whole numbers.
+    face: its face in the mesh. If all lie in the unit square, T = R and nothing moves.
+    """
+    corners = mesh.uv.double()[mesh.uv_rows.long()[rows]]
+    if not bool(((corners >= -UV_SLACK) & (corners <= 1 + UV_SLACK)).all()):
+        # A face on the border of two tiles belongs to the one that its middle is in.
+        low = (corners.amin(1) + UV_SLACK).floor()
+        count = ((corners.amax(1) - UV_SLACK).ceil() - low).clamp(1, MOST_TILES).long()
+        tiles = count[:, 0] * count[:, 1]
+        of = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), tiles)
+        number = torch.arange(len(of), device=of.device) - (tiles.cumsum(0) - tiles)[of]
+        shift = torch.stack([number % count[of, 0], number // count[of, 0]], 1) + low[of]
+        corners, rows = corners[of] - shift[:, None], rows[of]
+    faces = torch.arange(3 * len(rows), device=rows.device).view(-1, 3)
+    return UVMap(corners.reshape(-1, 2).float(), faces, faces.new_zeros(len(faces))), rows

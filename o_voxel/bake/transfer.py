@@ -16,10 +16,11 @@ from ..mesh.uv.unwrap import unwrap
 from ..render.surface_materials import SurfaceMaterials
 from ..values import Mesh
 from ..voxels.sample import colored
-from .bake import UV_SLACK, bake
+from .bake import bake
 from .mesh_materials import MeshMaterials, alpha_mode_of, check_textured, source_units
 from .options import BakeOptions
 from .sources import reach_of
+from .texels import UV_SLACK
 
 # Shares of the run time for progress: unwrapping and shading before the bake.
 UNWRAP_SHARE, SHADE_SHARE = 0.4, 0.05

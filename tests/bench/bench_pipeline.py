@@ -97,7 +97,7 @@ class RandomWeights:
     def files(self, role):
         return []
 
-    def load(self, role, dtype, backends):
+    def load(self, role, dtype, backends, quantization=None):
         model = self.make(role, dtype)
         if "flow" in role:
             for module in model.modules():
@@ -137,16 +137,17 @@ class RandomWeights:
 
 
 class ForcedShape:
-    """Which children exist at every level of the standard shape, in the order of a decode, for some resolutions."""
+    """Which children exist at every level of the standard shape, in the order of a decode, for some resolutions.
+    on_faces: see `cascade_voxels`."""
 
-    def __init__(self, resolutions) -> None:
+    def __init__(self, resolutions, on_faces=False) -> None:
         self.resolution, self.masks = 512, {}
         coarse = self._coarsened(surface_voxels(512), 4)[-1]
         self.structure = coarse.voxels.clone()
         fine = self._masks(512, self.structure)
         self.counts = {512: len(fine)}
         for resolution in resolutions:
-            latent, reached = cascade_voxels(fine.voxels, 512, resolution, MAX_TOKENS)
+            latent, reached = cascade_voxels(fine.voxels, 512, resolution, MAX_TOKENS, on_faces=on_faces)
             self.counts[reached] = len(self._masks(reached, latent))
             self.counts[reached // 16] = len(latent)
 

@@ -4,57 +4,50 @@ Every object is drawn from its front, left, back and right, with the pitch, fiel
 picture, and made with the same noise in every mode. The colour error is the mean Delta E 76 over the surface that one
 of the four cameras sees; that of what the front sees stands beside it.
 
-A mode is one, average, cycle, or blend:TEMPERATURE. `--device cuda --objects 50` is the whole measurement.
+A mode is one, average, cycle, or blend:TEMPERATURE. `--device cuda --objects 50 --modes one average cycle blend:0.2` is
+the whole measurement. Rows are added to --csv as they are done, and those in it are not made again. Objects are made by
+other processes meanwhile; voxels, pictures and figures are made on the device. The column seconds is of sampling and
+decoding alone, total of the row with its share of pictures and figures. The built-in model was trained with cameras at
+jittered fronts: views from 90 degrees are strange to it, which these figures show.
 """
 
 import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from bench import DEVICE
-from comfyui_trellis2.o_voxel.values import to_device
-from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
-from comfyui_trellis2.trellis2.image import prepare_image
 from comfyui_trellis2.trellis2.image.views import ViewBlend, ViewDirection
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 from comfyui_trellis2.trellis2.runtime.streaming import choose_residency
 from comfyui_trellis2.trellis2.training.evaluation.evaluate import (
     RESOLUTION,
     STRUCTURE,
+    SURFACE_DISTANCE,
     Generated,
-    WorldCase,
     base_color,
     held_out,
-    measure,
 )
-from comfyui_trellis2.trellis2.training.evaluation.metrics import delta_e, visible_points
-from comfyui_trellis2.trellis2.training.world import RenderedObject, draw_views, make_rendered_object
-from comfyui_trellis2.trellis2.training.world.views import to_image
+from comfyui_trellis2.trellis2.training.evaluation.metrics import delta_e, f_score, structure_iou, visible_points
 from comfyui_trellis2.trellis2.values import EmptyOutputError
 from PIL import Image
+from world_objects import Rows, WorldSample, world_samples
 
 AZIMUTHS = (0.0, 90.0, 180.0, 270.0)
 MODES = ("one", "average", "cycle", "blend:0.05", "blend:0.2", "blend:1")
-COLUMNS = ("structure_iou", "f_score", "delta_e", "delta_e_front", "seconds")
+COLUMNS = ("structure_iou", "f_score", "delta_e", "delta_e_front", "seconds", "total")
 SEED = 0
 
 
-def pictures_of(sample: RenderedObject, size: int = 512) -> list[Image.Image]:
-    """The object's prepared pictures from AZIMUTHS."""
-    first = sample.views[0]
-    views = [replace(first, camera=replace(first.camera, yaw_deg=azimuth)) for azimuth in AZIMUTHS]
-    return [prepare_image(to_image(picture)) for picture in draw_views(sample.mesh, views, size)]
-
-
-def generate(pipeline: Pipeline, pictures: list[Image.Image], sample: RenderedObject, mode: str) -> Generated:
+def generate(pipeline: Pipeline, pictures: list[Image.Image], sample: WorldSample, mode: str) -> Generated:
     """The object in a mode, at 512."""
     view_mode, config = mode, pipeline.config
     if mode.startswith("blend"):
-        pitch = sample.views[0].camera.pitch_deg
+        pitch = sample.view.camera.pitch_deg
         view_mode = ViewBlend(tuple(ViewDirection(a, pitch) for a in AZIMUTHS), float(mode.partition(":")[2]))
     views, view_mode = (pictures[:1], "average") if mode == "one" else (pictures, view_mode)
     condition = pipeline.condition([views], resolution=RESOLUTION, view_mode=view_mode)
@@ -66,28 +59,42 @@ def generate(pipeline: Pipeline, pictures: list[Image.Image], sample: RenderedOb
     return Generated(structure.items[0], pipeline.decode(shape, texture)[0])
 
 
-def scores(generated: Generated, sample: RenderedObject) -> dict[str, float]:
-    """The figures of `measure` for the front's camera, and the colour error of what all four cameras see."""
-    camera = sample.views[0].camera
-    found = measure(generated, sample.voxels, camera)
-    true = to_device(sample.voxels, generated.asset.mesh.vertices.device)
-    surface = dual_grid_to_mesh(true.dual_grid)
-    seen = torch.cat([visible_points(surface, replace(camera, yaw_deg=azimuth)) for azimuth in AZIMUTHS])
-    colors = [base_color(field, seen) for field in (generated.asset.field, true.field)]
-    return {**found, "delta_e_front": found["delta_e"], "delta_e": float(delta_e(*colors).mean())}
+def scores(generated: Generated, sample: WorldSample, seen: torch.Tensor, front: int) -> dict[str, float]:
+    """The figures of `measure`; the colour error of all points `seen` [P, 3], and of the first `front` of them."""
+    coarse = torch.unique(sample.voxels.dual_grid.coords * STRUCTURE // RESOLUTION, dim=0)
+    colors = [base_color(field, seen) for field in (generated.asset.field, sample.voxels.field)]
+    error = delta_e(*colors)
+    return {
+        "structure_iou": structure_iou(generated.structure.to(coarse.device), coarse),
+        "f_score": f_score(generated.asset.mesh, sample.surface, SURFACE_DISTANCE),
+        "delta_e": float(error.mean()),
+        "delta_e_front": float(error[:front].mean()),
+    }
 
 
-def rows(pipeline: Pipeline, case: WorldCase, modes: list[str]) -> Iterator[dict[str, float | str]]:
-    """The figures of an object in every mode."""
-    sample = make_rendered_object(case.family, case.seed, resolution=RESOLUTION, image_size=512)
-    pictures = pictures_of(sample)
+def add_rows(pipeline: Pipeline, sample: WorldSample, modes: list[str], rows: Rows) -> None:
+    """Makes the object in every mode that is not there yet, and adds the figures."""
+    started = time.perf_counter()
+    views = [replace(sample.view, camera=replace(sample.view.camera, yaw_deg=azimuth)) for azimuth in AZIMUTHS]
+    pictures = sample.pictures(views)
+    points = [visible_points(sample.surface, view.camera) for view in views]
+    ready = (time.perf_counter() - started) / len(modes)
     for mode in modes:
+        if rows.has(name=sample.case.name, mode=mode):
+            continue
         started = time.perf_counter()
         try:
-            found = scores(generate(pipeline, pictures, sample, mode), sample)
+            made = generate(pipeline, pictures, sample, mode)
+            if made.structure.is_cuda:
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - started
+            found = scores(made, sample, torch.cat(points), len(points[0]))
         except EmptyOutputError:
+            seconds = time.perf_counter() - started
             found = {"structure_iou": 0.0, "f_score": 0.0, "delta_e": math.nan, "delta_e_front": math.nan}
-        yield {"name": case.name, "mode": mode, **found, "seconds": time.perf_counter() - started}
+        total = time.perf_counter() - started + ready
+        rows.add({"name": sample.case.name, "mode": mode, **found, "seconds": seconds, "total": total})
+        _line(sample.case.name, rows.rows[-1])
 
 
 def main() -> None:
@@ -98,24 +105,26 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=4)
     parser.add_argument("--split", default="instances", help="instances, or families that were never trained on")
     parser.add_argument("--modes", nargs="+", default=list(MODES))
+    parser.add_argument("--csv", type=Path, default=Path("views.csv"))
     arguments = parser.parse_args()
     pipeline = Pipeline.load(arguments.model, choose_residency("auto", arguments.device))
-    found, head = [], f"{'':<24}{'mode':<12}" + "".join(f"{column:>15}" for column in COLUMNS)
-    sys.stdout.write(head + "\n")
-    for case in held_out(arguments.split, arguments.objects):
-        for row in rows(pipeline, case, arguments.modes):
-            found.append(row)
-            _line(str(row["name"]), row)
-    sys.stdout.write("\n" + head + "\n")
+    rows, head = Rows(arguments.csv, ("name", "mode", *COLUMNS)), "".join(f"{column:>15}" for column in COLUMNS)
+    sys.stdout.write(f"{'':<24}{'mode':<12}{head}\n")
+    cases = held_out(arguments.split, arguments.objects)
+    left = [case for case in cases if not all(rows.has(name=case.name, mode=mode) for mode in arguments.modes)]
+    for sample in world_samples(left, torch.device(arguments.device)):
+        add_rows(pipeline, sample, arguments.modes, rows)
+    names = {case.name for case in cases}
+    sys.stdout.write(f"\n{'':<24}{'mode':<12}{head}\n")
     for mode in arguments.modes:
-        own = [row for row in found if row["mode"] == mode]
-        finite = {column: [row[column] for row in own if not math.isnan(row[column])] for column in COLUMNS}
-        means = {column: sum(values) / len(values) if values else math.nan for column, values in finite.items()}
+        own = [row for row in rows.rows if row["mode"] == mode and row["name"] in names]
+        finite = {key: [float(row[key]) for row in own if not math.isnan(float(row[key]))] for key in COLUMNS}
+        means = {key: sum(values) / len(values) if values else math.nan for key, values in finite.items()}
         _line(f"mean of {len(own)}", {"mode": mode, **means})
 
 
-def _line(name: str, row: dict[str, float | str]) -> None:
-    sys.stdout.write(f"{name:<24}{row['mode']:<12}" + "".join(f"{row[c]:>15.3f}" for c in COLUMNS) + "\n")
+def _line(name: str, row: Mapping[str, float | str]) -> None:
+    sys.stdout.write(f"{name:<24}{row['mode']:<12}" + "".join(f"{float(row[c]):>15.3f}" for c in COLUMNS) + "\n")
     sys.stdout.flush()
 
 

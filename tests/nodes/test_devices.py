@@ -19,6 +19,7 @@ from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh, to_device
 from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
 from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
+from comfyui_trellis2.trellis2.image.views import ViewDirection
 from comfyui_trellis2.trellis2.pipeline import Asset, Pipeline
 from comfyui_trellis2.trellis2.sampling.latent_files import write_latents
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
@@ -111,6 +112,9 @@ def arguments(values, models, tmp_path, monkeypatch):
         ("T2ShapeCascade", "resolution"): TYPE_FROM_MODEL,
         ("T2Remesh", "resolution"): 32,
         ("T2Views", "front"): values["images"],
+        ("T2CheckViews", "images"): PreparedImages(
+            (Image.new("RGB", (8, 8), "white"),) * 2, (ViewDirection(0), ViewDirection(90))
+        ),
         ("T2EncodeMesh", "resolution"): "512",
         ("T2SaveMesh", "mesh"): textured,
         ("T2LoadMesh", "file"): "mesh.glb",

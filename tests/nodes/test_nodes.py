@@ -202,7 +202,8 @@ def test_saving_stays_inside_the_output_folder(comfy):
 
 
 def test_checkpoints_are_listed_before_downloads(comfy, monkeypatch, models):
-    published = ["tiny", "microsoft/TRELLIS.2-4B", "Comfy-Org/TRELLIS.2"]
+    pixal3d = [f"{owner}/Pixal3D{end}" for owner in ("Comfy-Org", "TencentARC") for end in ("", ":multiview")]
+    published = ["tiny", "microsoft/TRELLIS.2-4B", "Comfy-Org/TRELLIS.2", *pixal3d]
     monkeypatch.setattr(host.folders, "find_built_in", lambda: models)
     assert host.model_choices() == ["mini (built in)", *published]
     choices, options = LoadModel.INPUT_TYPES()["required"]["model"]

@@ -52,7 +52,7 @@ SIZES = {
 }
 
 
-AFTERWARDS = ("view_temperature",)  # widgets that came later
+AFTERWARDS = ("view_temperature", "fov")  # widgets that came later
 
 
 @pytest.mark.parametrize(("node", "widget"), list(SIZES))

@@ -1,10 +1,21 @@
 """The Views node: pictures from named sides, prepared or not, to Image Condition; what it refuses."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from comfyui_trellis2.nodes.image import OBJECTS, VIEWS, ConditionOnImage, PrepareImage, Views, view_settings
+from comfyui_trellis2.nodes.image import (
+    OBJECTS,
+    VIEWS,
+    ConditionOnImage,
+    PrepareImage,
+    Views,
+    guiding_pictures,
+    view_settings,
+)
 from comfyui_trellis2.nodes.sockets import PreparedImages
 from comfyui_trellis2.trellis2.image.views import ViewBlend, ViewDirection
+from comfyui_trellis2.trellis2.projection.camera import ViewRig
 
 
 def rgba(shade, batch=1):
@@ -74,4 +85,29 @@ def test_pictures_with_directions_are_one_object():
 def test_new_widgets_are_last():
     declared = ConditionOnImage.INPUT_TYPES()
     assert declared["required"]["view_mode"][0] == ["average", "cycle", "blend"]
-    assert list(declared["optional"])[-1] == "view_temperature"
+    assert list(declared["optional"])[-2:] == ["view_temperature", "fov"]
+
+
+class Projecting:
+    """A pipeline that projects pictures, or does not."""
+
+    def __init__(self, projects):
+        self.config = SimpleNamespace(projects=projects)
+
+
+def test_a_model_that_projects_gets_pictures_before_their_crop_and_cameras():
+    views = Views().collect(front=rgba(0.4), back=rgba(0.8))["result"][0]
+    assert [cut.size for cut in views.cuts] == [(24, 24)] * 2 and views.images[0].size != (24, 24)
+    directions = (ViewDirection(0), ViewDirection(180))
+    given = guiding_pictures(Projecting(True), views, OBJECTS, "average", 0.5, 30.0)
+    assert given == ([views.cuts], ViewRig(30.0, directions))
+    assert guiding_pictures(Projecting(True), views, OBJECTS, "average", 0.5, 0.0)[1] == ViewRig(None, directions)
+    assert guiding_pictures(Projecting(True), views, OBJECTS, "cycle", 0.5, 0.0)[1] == "cycle"
+    plain = guiding_pictures(Projecting(False), views, OBJECTS, "average", 0.5, 30.0)
+    assert plain == view_settings(views, OBJECTS, "average", 0.5)
+    prepared = PrepareImage().prepare(rgba(0.4, 2), "object (Remove Background)")["result"][0]
+    objects, rig = guiding_pictures(Projecting(True), prepared, OBJECTS, "average", 0.5, 0.0)
+    assert objects == [(cut,) for cut in prepared.cuts] and rig == ViewRig()
+    # Pictures of a node that kept none: as they are.
+    bare = PreparedImages(prepared.images)
+    assert guiding_pictures(Projecting(True), bare, VIEWS, "average", 0.5, 0.0)[0] == [bare.images]

@@ -15,10 +15,13 @@ import torch
 
 # See `integrate`.
 INTEGRATORS = ("euler", "heun", "rk4")
+TRELLIS2, PIXAL3D = "Trellis2ImageTo3DPipeline", ("Pixal3DImageTo3DPipeline", "Pixal3DMVImageTo3DPipeline")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 C = TypeVar("C")
 # Marks a field that the caller sets, and no file.
 RUNTIME = {"runtime": True}
+# Marks a key that is left out of files where it has its default.
+OPTIONAL = {"optional": True}
 
 
 class ConfigError(ValueError):
@@ -41,7 +44,11 @@ def _dtype(name: str) -> torch.dtype:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """A flow transformer: SparseStructureFlowModel, SLatFlowModel, ElasticSLatFlowModel."""
+    """A flow transformer: SparseStructureFlowModel, SLatFlowModel, ElasticSLatFlowModel.
+
+    image_attn_mode: "cross": each token attends to all image tokens; "proj" (Pixal3D): to a few of the whole image, and
+    adds a linear layer of the proj_in_channels (None: cond_channels) features of the pixels that it projects to.
+    """
 
     resolution: int
     in_channels: int
@@ -60,13 +67,24 @@ class FlowConfig:
     qk_rms_norm_cross: bool = False
     initialization: str = "vanilla"  # training only
     use_checkpoint: bool = False  # training only: gradient checkpointing of the blocks
+    image_attn_mode: str = dataclasses.field(default="cross", metadata=OPTIONAL)
+    proj_in_channels: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
+        mode = self.image_attn_mode
+        if mode not in ("cross", "proj") or (mode == "cross" and self.proj_in_channels is not None):
+            got = f"got {mode!r} and {self.proj_in_channels}"
+            raise ConfigError(f"image_attn_mode: expected 'cross', or 'proj' with proj_in_channels or without, {got}")
         if self.pe_mode not in ("ape", "rope"):
             raise ConfigError(f"pe_mode: expected 'ape' or 'rope', got {self.pe_mode!r}")
         if self.heads < 1 or self.model_channels % self.heads:
             raise ConfigError(f"model_channels: expected a multiple of {self.heads} heads, got {self.model_channels}")
         _dtype(self.dtype)
+
+    @property
+    def projected_channels(self) -> int:
+        """The projected features of a token; 0 where it takes none."""
+        return (self.proj_in_channels or self.cond_channels) if self.image_attn_mode == "proj" else 0
 
     @property
     def heads(self) -> int:
@@ -279,8 +297,21 @@ class ExternalModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """How flows read a picture where their tokens are in it, see `projection.framing`: mean colours of side^2 parts of
+    cells^2 cells, beside the patch's token. pitch_deg, fov_deg: the camera of a picture of which nothing is said."""
+
+    cells: int
+    side: int
+    pitch_deg: float
+    fov_deg: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """The contents of pipeline.json. models: role to path, in the checkpoint's folder or `owner/repository/path`."""
+    """The contents of pipeline.json. models: role to path, in the checkpoint's folder or `owner/repository/path`.
+    crop: of flows that read one picture where their tokens are in it (the built-in model); None: tokens alone.
+    projects: Pixal3D's, by the file's name: pictures are projected onto the voxels from known cameras."""
 
     models: Mapping[str, str]
     sparse_structure_sampler: SamplerConfig
@@ -292,6 +323,8 @@ class PipelineConfig:
     rembg_model: ExternalModel | None = None
     low_vram: bool = True
     default_pipeline_type: str = "1024_cascade"
+    crop: CropConfig | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    projects: bool = dataclasses.field(default=False, metadata=RUNTIME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,14 +344,8 @@ class TexturingConfig:
     default_pipeline_type: str = "1024"
 
 
-NESTED = {
-    "SamplerArgs": SamplerArgs,
-    "SamplerParams": SamplerParams,
-    "SamplerConfig": SamplerConfig,
-    "Normalization": Normalization,
-    "ExternalModel": ExternalModel,
-    "ExternalModelArgs": ExternalModelArgs,
-}
+_PARTS = (SamplerArgs, SamplerParams, SamplerConfig, Normalization, ExternalModel, ExternalModelArgs, CropConfig)
+NESTED = {kind.__name__: kind for kind in _PARTS}
 
 
 def parse(kind: type[C], data: object, where: str) -> C:
@@ -347,19 +374,20 @@ def _value(declared: str, value: object, where: str) -> object:
 
 def parse_pipeline(data: object, where: str) -> PipelineConfig:
     """Parses the contents of pipeline.json. Raises ConfigError naming `where`."""
-    return parse(PipelineConfig, _args(data, "Trellis2ImageTo3DPipeline", where), where)
+    config = parse(PipelineConfig, _args(data, (TRELLIS2, *PIXAL3D), where), where)
+    return dataclasses.replace(config, projects=data["name"] in PIXAL3D)
 
 
 def parse_texturing(data: object, where: str) -> TexturingConfig:
     """Parses the contents of texturing_pipeline.json. Raises ConfigError naming `where`."""
-    return parse(TexturingConfig, _args(data, "Trellis2TexturingPipeline", where), where)
+    return parse(TexturingConfig, _args(data, ("Trellis2TexturingPipeline",), where), where)
 
 
-def _args(data: object, name: str, where: str) -> object:
+def _args(data: object, names: tuple[str, ...], where: str) -> object:
     if not isinstance(data, Mapping) or set(data) != {"name", "args"}:
         raise ConfigError(f"{where}: expected the keys 'name' and 'args'")
-    if data["name"] != name:
-        raise ConfigError(f"{where}: expected a {name}, got {data['name']!r}")
+    if data["name"] not in names:
+        raise ConfigError(f"{where}: expected a {' or '.join(names)}, got {data['name']!r}")
     return data["args"]
 
 
@@ -380,5 +408,6 @@ def as_in_file(config: Any) -> Any:
         return {key: as_in_file(value) for key, value in config.items()}
     if not dataclasses.is_dataclass(config):
         return config
-    fields = [item.name for item in dataclasses.fields(config) if not item.metadata.get("runtime")]
-    return {name: as_in_file(getattr(config, name)) for name in fields}
+    values = [(item, getattr(config, item.name)) for item in dataclasses.fields(config)]
+    left_out = {f.name for f, v in values if f.metadata == RUNTIME or (f.metadata == OPTIONAL and v == f.default)}
+    return {item.name: as_in_file(value) for item, value in values if item.name not in left_out}

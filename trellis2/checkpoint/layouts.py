@@ -23,22 +23,36 @@ from torch import nn
 
 from ...o_voxel.core.progress import Progress, in_background
 from ..models import Backends, build_model
-from ..models.dino import VIT_L16, DinoConfig, DinoVisionTransformer, to_transformers_keys
+from ..models.dino import VIT_L16
 from ..models.quantized import check_format, quantize_model
 from .builtin import NAME, built_in
 from .config import ConfigError, PipelineConfig, parse_pipeline, parse_texturing
 from .gguf.layout import GgufLayout, GgufSet, choose
 from .hub import Download, FileSource, MissingFileError, hub_download
+from .image_models import load_encoder, load_upsampler, read_encoder_config
+from .pixal3d import (
+    COMFY_PIXAL3D,
+    OWN_NAF,
+    PIPELINE_FILES,
+    PIXAL3D_FILES,
+    TRELLIS2_FILES,
+    FileSet,
+    description_of,
+    file_set,
+    pipeline_of,
+    split_source,
+)
+from .pixal3d import ENCODER as NAF_ENCODER
 from .stored import check_format as check_file
 from .stored import read_json as _read_json
 from .stored import without_fp8
-from .weights import CheckpointError, Quantization, load_weights, read_stored, read_tensors
+from .weights import Quantization, load_weights, read_stored
 
 log = logging.getLogger(__name__)
 
 MICROSOFT = "microsoft/TRELLIS.2-4B"
-COMFY_ORG = "Comfy-Org/TRELLIS.2"
-IMAGE_ENCODER = "image_encoder"
+COMFY_ORG = TRELLIS2_FILES.official
+IMAGE_ENCODER, IMAGE_UPSAMPLER = "image_encoder", "image_upsampler"
 SHAPE_ENCODER, TEXTURING = "shape_slat_encoder", "texturing_pipeline.json"
 # About what it takes to read a network.
 LOAD_SECONDS = 5
@@ -55,9 +69,8 @@ FP8_PIPELINE = "pipeline_fp8.json"
 SORTED_FOLDERS = ("", "decoders/Stage1/", "decoders/Stage2/", "encoders/")
 
 # Comfy-Org's layout: role -> (file, prefix of its keys). The texture flow at 512 is not published there.
-_BF16_FLOWS = "diffusion_models/trellis_2_bf16.safetensors"
-# The same networks in 8 bits, half the size.
-_INT8_FLOWS = "diffusion_models/trellis_2_int8_convrot.safetensors"
+# The same networks in 8 bits, half the size, are _INT8_FLOWS; Pixal3D's files of both are named in `pixal3d`.
+_BF16_FLOWS, _INT8_FLOWS = TRELLIS2_FILES.flows
 _SHAPE_VAE = "vae/trellis_2_shape_vae_bf16.safetensors"
 _TEXTURE_VAE = "vae/trellis_2_texture_vae_bf16.safetensors"
 COMFY_ROLES: Mapping[str, tuple[str, str]] = {
@@ -69,7 +82,6 @@ COMFY_ROLES: Mapping[str, tuple[str, str]] = {
     "shape_slat_decoder": (_SHAPE_VAE, "shape_dec."),
     "tex_slat_decoder": (_TEXTURE_VAE, "txt_dec."),
 }
-COMFY_ENCODER = "clip_vision/dino_v3_vit_l.safetensors"
 
 
 class CheckpointLayout(Protocol):
@@ -115,7 +127,8 @@ class Checkpoint:
         new_progress: Callable[[], Progress] | None = None,
     ) -> Checkpoint:
         """Opens a folder, a hub repository "owner/name", "mini", the checkpoint bundled with the pack, or GGUF files
-        (see `gguf.layout.choose`).
+        (see `gguf.layout.choose`). A folder or repository of Pixal3D, followed by ":multiview", is the checkpoint for
+        several views.
 
         folder: download folder of a repository; None: the hub's cache.
         quantization: number format of the flow networks' large products, "none", "int8" or "fp8". "int8" prefers
@@ -134,12 +147,14 @@ class Checkpoint:
         chosen = choose(source)
         if chosen is not None:
             return cls(_gguf_layout(chosen, folder, download), quantization, new_progress, chosen.label)
-        single_files = source == COMFY_ORG or any(
-            (path / name).exists() for name in (_BF16_FLOWS, _INT8_FLOWS, _SHAPE_VAE, _TEXTURE_VAE)
-        )
-        files = FileSource.open(source, COMFY_ORG if single_files else MICROSOFT, folder, download)
-        layout = SingleFiles(files, int8=quantization == "int8") if single_files else Folder(files)
-        return cls(layout, quantization, new_progress, path.resolve().name if path.is_dir() else source)
+        named, (source, multiview) = source, split_source(source)
+        kind, path = file_set(source, multiview), Path(source).expanduser()
+        if kind is None and any((path / name).exists() for name in (_SHAPE_VAE, _TEXTURE_VAE)):
+            kind = TRELLIS2_FILES
+        files = FileSource.open(source, MICROSOFT if kind is None else kind.official, folder, download)
+        int8 = quantization == "int8"
+        layout = Folder(files, PIPELINE_FILES[multiview]) if kind is None else SingleFiles(files, int8, kind)
+        return cls(layout, quantization, new_progress, path.resolve().name if path.is_dir() else named)
 
     @property
     def config(self) -> PipelineConfig:
@@ -183,17 +198,19 @@ class Checkpoint:
 class Folder:
     """Microsoft's layout: pipeline.json, and two files per network."""
 
-    def __init__(self, files: FileSource) -> None:
-        """Reads pipeline.json. Raises MissingFileError or ConfigError."""
+    def __init__(self, files: FileSource, pipeline: str = "pipeline.json") -> None:
+        """Reads `pipeline`. Raises MissingFileError or ConfigError."""
         self._files = files
-        fp8 = files.find("pipeline.json") is None and files.find(FP8_PIPELINE) is not None
-        path = files.get(FP8_PIPELINE if fp8 else "pipeline.json")
+        fp8 = files.find(pipeline) is None and files.find(FP8_PIPELINE) is not None
+        path = files.get(FP8_PIPELINE if fp8 else pipeline)
         self.config = parse_pipeline(_read_json(path), str(path))
 
     def files(self, role: str) -> list[Path]:
         """Returns the description and the weights of a role, downloading absent ones. Raises MissingFileError."""
         if role == IMAGE_ENCODER:
             return [path for path in self._encoder_files() if path is not None]
+        if role == IMAGE_UPSAMPLER and self.config.projects:
+            return [self._files.find(OWN_NAF) or self._naf_encoder()]
         if role in self.config.models:
             return self.network_files(self.config.models[role])
         problem = f"{role}: pipeline.json has no such model, only {list(self.config.models)}; "
@@ -212,7 +229,11 @@ class Folder:
             source, name = self._located(path)
             names += [f"{path}.{end}" for end in ("json", "safetensors") if not source.has(f"{name}.{end}")]
         encoder = self.config.image_cond_model.args.model_name
-        if self._files.find(encoder) is None:
+        if self.config.projects:
+            if self._files.find(OWN_NAF) is None or self._files.find(encoder) is None:
+                source, name = self._files.elsewhere(f"{COMFY_PIXAL3D}/{NAF_ENCODER}")
+                names += [] if source.has(name) else [f"{COMFY_PIXAL3D}/{name}"]
+        elif self._files.find(encoder) is None:
             published = [self._files.elsewhere(f"{encoder}/{file}") for file in ("config.json", "model.safetensors")]
             copies = [self._files.elsewhere(f"{repository}/{file}") for repository, file in UNGATED_ENCODERS]
             if not any(source.has(name) for source, name in copies):
@@ -232,6 +253,8 @@ class Folder:
         if role == IMAGE_ENCODER:
             config, weights = self._encoder_files()
             return load_encoder(weights, read_encoder_config(config) if config else VIT_L16)
+        if role == IMAGE_UPSAMPLER and self.config.projects:
+            return load_upsampler(*self.files(role))
         description, weights = self.files(role)
         tensors = read_stored(weights)
         model = build_model(without_fp8(_read_json(description)), str(description), dtype=dtype, backends=backends)
@@ -264,6 +287,8 @@ class Folder:
         for local in (name, f"dinov3/{name}"):
             if self._files.find(local) is not None:
                 return self._files.get(f"{local}/config.json"), self._files.get(f"{local}/model.safetensors")
+        if self.config.projects:  # the file with the upsampler's weights holds the encoder's as well
+            return None, self._naf_encoder()
         source, _ = self._files.elsewhere(f"{name}/model.safetensors")
         try:
             return source.get("config.json"), source.get("model.safetensors")
@@ -278,36 +303,43 @@ class Folder:
                 problems.append(str(error))
         raise MissingFileError("\n".join(["image encoder: none of its sources can be read.", *problems]))
 
+    def _naf_encoder(self) -> Path:
+        """Returns Comfy-Org's file of image encoder and upsampler, from a folder above this one or its repository."""
+        near = [] if self._files.folder is None else [parent / NAF_ENCODER for parent in self._files.folder.parents[:3]]
+        found = next((path for path in near if path.exists()), None)
+        return found or self._files.elsewhere(f"{COMFY_PIXAL3D}/{NAF_ENCODER}")[0].get(NAF_ENCODER)
+
 
 class SingleFiles:
     """Comfy-Org's layout: several networks per file."""
 
-    def __init__(self, files: FileSource, int8: bool = False) -> None:
-        """int8: prefer the int8 file of the flow networks, and keep its weights in int8."""
-        self._files, self._int8 = files, int8
+    def __init__(self, files: FileSource, int8: bool = False, kind: FileSet = TRELLIS2_FILES) -> None:
+        """int8: prefer the int8 file of the flow networks, and keep its weights in int8.  kind: the files' names."""
+        self._files, self._int8, self._kind = files, int8, kind.as_found(files.find)
         self._published = _read_json(Path(__file__).with_name("published.json"))
-        config = parse_pipeline(self._published["pipeline"], "published.json")
+        pipeline = self._published["pipeline"]
+        config = parse_pipeline(pipeline_of(pipeline) if self._kind.projects else pipeline, "published.json")
         self.config = replace(
             config, models={role: path for role, path in config.models.items() if role in COMFY_ROLES}
         )
 
     def files(self, role: str) -> list[Path]:
         """Returns the file with a role's network, downloading it if absent. Raises MissingFileError."""
-        if role == IMAGE_ENCODER:
-            return [self._files.get(COMFY_ENCODER)]
+        if role == IMAGE_ENCODER or (role == IMAGE_UPSAMPLER and self._kind.projects):
+            return [self._files.get(self._kind.encoder)]
         if role not in COMFY_ROLES:
             or_else = "" if role == SHAPE_ENCODER else ", or another resolution"
-            raise MissingFileError(f"{role} is not part of {COMFY_ORG}: use {MICROSOFT}{or_else}")
+            raise MissingFileError(f"{role} is not part of {self._kind.official}: use {MICROSOFT}{or_else}")
         name = COMFY_ROLES[role][0]
         if name != _BF16_FLOWS:
             return [self._files.get(name)]
-        first, second = (_INT8_FLOWS, _BF16_FLOWS) if self._int8 else (_BF16_FLOWS, _INT8_FLOWS)
+        first, second = self._kind.ordered(self._int8)
         return [self._files.find(first) or self._files.find(second) or self._files.get(first)]
 
     def missing(self) -> list[str]:
         """Returns the names of all files that are not there yet; the other number format of the flows will do."""
-        flows = (_INT8_FLOWS, _BF16_FLOWS) if self._int8 else (_BF16_FLOWS, _INT8_FLOWS)
-        names = [_SHAPE_VAE, _TEXTURE_VAE, COMFY_ENCODER]
+        flows = self._kind.ordered(self._int8)
+        names = [_SHAPE_VAE, _TEXTURE_VAE, self._kind.encoder]
         if not any(self._files.has(name) for name in flows):
             names.append(flows[0])
         return sorted(name for name in names if not self._files.has(name))
@@ -319,40 +351,19 @@ class SingleFiles:
         (weights,) = self.files(role)
         if role == IMAGE_ENCODER:
             return load_encoder(weights, VIT_L16)
+        if role == IMAGE_UPSAMPLER:
+            return load_upsampler(weights)
         prefix = COMFY_ROLES[role][1]
         tensors = read_stored(weights, prefix)
         if not tensors:
             raise MissingFileError(
-                f"{weights}: expected the keys {prefix}* of the {role}, got none; download the file of {COMFY_ORG}"
+                f"{weights}: expected the keys {prefix}* of the {role}, got none; download the file of "
+                f"{self._kind.official}"
             )
-        model = build_model(self._published["models"][role], role, dtype=dtype, backends=backends)
-        where = f"{weights} ({prefix}*)"
+        description = self._published["models"][role]
+        description = description_of(description) if self._kind.projects else description
+        model, where = build_model(description, role, dtype=dtype, backends=backends), f"{weights} ({prefix}*)"
         return load_weights(model, tensors, where, keep_int8=self._int8, quantization=quantization)
-
-
-def load_encoder(weights: Path, config: DinoConfig) -> DinoVisionTransformer:
-    """Loads the image encoder, fp32 on the CPU, from a file with transformers, timm or ComfyUI keys.
-
-    Raises CheckpointError for another key layout, or keys and shapes that do not fit `config`.
-    """
-    model = DinoVisionTransformer(config, device="meta", dtype=torch.float32)
-    try:
-        tensors = to_transformers_keys(read_tensors(weights))
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{weights}: {error}") from error
-    return load_weights(model, tensors, str(weights))
-
-
-def read_encoder_config(path: Path) -> DinoConfig:
-    """Parses the image encoder's config.json. Raises ConfigError naming the file."""
-    try:
-        return DinoConfig.from_transformers(_read_json(path))
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
 
 
 def _gguf_layout(chosen: GgufSet, folder: Path | None, download: Download) -> GgufLayout:
@@ -360,7 +371,8 @@ def _gguf_layout(chosen: GgufSet, folder: Path | None, download: Download) -> Gg
 
     folder: of ComfyUI's files, which are downloaded if absent; None: `chosen.root`, without downloads.
     """
+    kind = PIXAL3D_FILES if chosen.projects else TRELLIS2_FILES
     if (chosen.root / "pipeline.json").is_file():
         return GgufLayout(chosen, Folder(FileSource.open(str(chosen.root), MICROSOFT, None, download)))
-    source = str(chosen.root) if folder is None else COMFY_ORG
-    return GgufLayout(chosen, SingleFiles(FileSource.open(source, COMFY_ORG, folder, download)))
+    source = str(chosen.root) if folder is None else kind.official
+    return GgufLayout(chosen, SingleFiles(FileSource.open(source, kind.official, folder, download), kind=kind))

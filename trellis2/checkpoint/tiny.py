@@ -14,11 +14,17 @@ from torch import nn
 
 from ..models import build_model
 from ..models.dino import DinoConfig, DinoVisionTransformer
+from ..models.naf import NafConfig, NafUpsampler
 from ..models.structure_vae import StructureDecoder
+from .config import PIXAL3D
+from .pixal3d import OWN_NAF, PIPELINE_FILES, description_of, pipeline_of
 from .weights import randomize, save_weights
 
 # Occupied share of the random structure decoder's grid: about a hundred voxels of 64^3.
 OCCUPIED_SHARE = 4e-4
+# The same for a surface at 1024, and what leaves two of eight children where logits have a deviation of about 5.
+SMALLER = (5e-5, 4.0)
+UPSAMPLER = NafConfig(dim=16, heads=2)
 ENCODER = {
     "model_type": "dinov3_vit",
     "hidden_act": "gelu",
@@ -54,14 +60,44 @@ def make_tiny(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def _write_networks(folder: Path, paths: dict[str, str], models: dict[str, Any], generator: torch.Generator) -> None:
+def make_tiny_pixal3d(folder: Path, seed: int = 0) -> Path:
+    """Writes a Pixal3D checkpoint into `folder`, as `make_tiny`, with the upsampler beside it, and returns `folder`."""
+    published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+    pipeline = pipeline_of(published["pipeline"])
+    models = {role: description_of(description) for role, description in published["models"].items()}
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        # It has no surfaces at 512: one at 1024 would have a million voxels.
+        _write_networks(folder, pipeline["args"]["models"], models, generator, SMALLER)
+        _write_image_encoder(folder, pipeline["args"]["image_cond_model"]["args"]["model_name"], generator)
+        upsampler = NafUpsampler(UPSAMPLER)
+        randomize(upsampler, generator)
+    save_weights(upsampler.state_dict(), folder / OWN_NAF)
+    for name, kind in zip(PIPELINE_FILES, PIXAL3D, strict=True):
+        _write_json(folder / name, pipeline | {"name": kind})
+    return folder
+
+
+def _write_networks(
+    folder: Path,
+    paths: dict[str, str],
+    models: dict[str, Any],
+    generator: torch.Generator,
+    size: tuple[float, float] = (OCCUPIED_SHARE, 0.0),
+) -> None:
+    """size: share of the structure's grid that is occupied; what is subtracted from the logits of a voxel's
+    children."""
+    share, fewer = size
     for role, path in paths.items():
         description = _shrunk(models[role])
         # The fine-tuned networks share the configuration of their base networks, except the resolution.
         model = build_model(description, role, dtype="float32", device="cpu")
         randomize(model, generator)
         if isinstance(model, StructureDecoder):
-            _keep_few(model, generator)
+            _keep_few(model, generator, share)
+        for name, layer in model.named_modules():
+            if fewer and name.endswith("to_subdiv"):
+                layer.bias -= fewer
         _write_json(folder / f"{path}.json", description)
         target = build_model(description, role).state_dict()
         save_weights({k: v.to(target[k].dtype) for k, v in model.state_dict().items()}, folder / f"{path}.safetensors")
@@ -79,6 +115,8 @@ def _shrunk(description: dict[str, Any]) -> dict[str, Any]:
     args = dict(description["args"])
     if "num_heads" in args:
         args |= {"model_channels": 32, "cond_channels": 32, "num_blocks": 2, "num_heads": 2, "mlp_ratio": 2}
+        if "proj_in_channels" in args:
+            args["proj_in_channels"] = 64
     elif "num_blocks" in args:
         widths, blocks = [32, 32, 16, 16, 8], [1, 1, 1, 1, 0]
         order = -1 if "down_block_type" in args else 1
@@ -88,11 +126,11 @@ def _shrunk(description: dict[str, Any]) -> dict[str, Any]:
     return {"name": description["name"], "args": args}
 
 
-def _keep_few(decoder: nn.Module, generator: torch.Generator) -> None:
-    """Lowers the output's bias until OCCUPIED_SHARE of the grid is occupied."""
+def _keep_few(decoder: nn.Module, generator: torch.Generator, share: float) -> None:
+    """Lowers the output's bias until `share` of the grid is occupied."""
     latent = torch.randn(1, decoder.config.latent_channels, 16, 16, 16, generator=generator)
     logits = decoder(latent).flatten()
-    decoder.out_layer[-1].bias -= logits.kthvalue(int(len(logits) * (1 - OCCUPIED_SHARE))).values
+    decoder.out_layer[-1].bias -= logits.kthvalue(int(len(logits) * (1 - share))).values
 
 
 def _write_json(path: Path, data: object) -> None:

@@ -11,13 +11,15 @@ from .checks import LATENT_SUFFIXES, MESH_SUFFIXES, check_device, check_file, ch
 from .meshes import add_asset_options, asset_options
 from .pictures import add_background, cut_pictures
 from .shared import CHECKPOINT, add_attention, chosen_backends, progress_bars
+from .views import VIEW, view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from PIL import Image
 
-    from ..image.views import ViewBlend, ViewDirection
+    from ..image.views import ViewBlend
+    from ..projection.camera import ViewRig
     from ..values import Asset
 
 RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
@@ -94,10 +96,9 @@ def _add_views(generate: argparse.ArgumentParser) -> None:
         "--view",
         action="append",
         default=[],
-        type=_view,
+        type=view,
         metavar="SIDE=FILE",
-        help="a view of the object: front, back, left, right (the object's own), top or bottom =FILE, or "
-        "azimuth=90,elevation=10:FILE in degrees (90 is the left side); repeat it. IMAGE, if given, is the front",
+        help=f"{VIEW}. IMAGE, if given, is the front",
     )
     generate.add_argument(
         "--view-mode",
@@ -110,6 +111,28 @@ def _add_views(generate: argparse.ArgumentParser) -> None:
         type=scale,
         help="of blend: lower follows the best view more, higher nears the average (default 0.2)",
     )
+    generate.add_argument(
+        "--fov",
+        type=scale,
+        metavar="DEGREES",
+        help="of Pixal3D models: the camera's horizontal field of view (default 49.13, with --view 20)",
+    )
+
+
+def _rig(arguments: argparse.Namespace) -> ViewRig:
+    """The cameras of a checkpoint that projects the pictures: the sides of --view, and --fov."""
+    from ..image.views import NAMED_VIEWS
+    from ..projection.camera import ViewRig
+
+    if arguments.view_mode != "average":
+        raise ValueError(
+            f"--view-mode: expected average, as {arguments.model} projects every view at every step, got "
+            f"{arguments.view_mode}"
+        )
+    if not arguments.view:
+        return ViewRig(arguments.fov)
+    front = [NAMED_VIEWS["front"]] * len(arguments.images)
+    return ViewRig(arguments.fov, (*front, *(direction for direction, _ in arguments.view)))
 
 
 def _add_decode(commands: argparse._SubParsersAction) -> None:
@@ -149,9 +172,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     backends = chosen_backends(arguments)
     # Pipeline.load opens it again; here what is wrong is said before the pictures are cut.
     checkpoint = Checkpoint.open(arguments.model, quantization=arguments.quantization)
+    projects = checkpoint.config.projects
+    if projects:
+        view_mode = _rig(arguments)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
-    made = cut_pictures(paths, arguments.background, lambda cut: (cut, prepare_image(cut)))
+    # A checkpoint that projects crops the pictures itself, about what its cameras look at.
+    crop = (lambda cut: cut) if projects else prepare_image
+    made = cut_pictures(paths, arguments.background, lambda cut: (cut, crop(cut)))
     cuts, pictures = (list(images) for images in zip(*made, strict=True))
     residency = choose_residency(arguments.vram, arguments.device or default_device())
     pipeline = Pipeline.load(arguments.model, residency, quantization=arguments.quantization, backends=backends)
@@ -176,6 +204,7 @@ def _decode(arguments: argparse.Namespace) -> int:
     from ...o_voxel.core.progress import staged
     from ..checkpoint.builtin import NAME
     from ..checkpoint.layouts import COMFY_ORG, MICROSOFT
+    from ..checkpoint.pixal3d import PUBLISHED
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
@@ -191,7 +220,7 @@ def _decode(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.latents}: expected a shape to decode, got {', '.join(latents.kinds)} alone")
     named = latents.shape.made[-1].model if latents.shape.made else ""
     # A file does not choose what is downloaded.
-    model = arguments.model or (named if named in (NAME, MICROSOFT, COMFY_ORG) else None)
+    model = arguments.model or (named if named in (NAME, MICROSOFT, COMFY_ORG, *PUBLISHED) else None)
     if model is None:
         raise ValueError(f"--model: expected the checkpoint of {arguments.latents}, which names {named or 'none'!r}")
     residency = choose_residency(arguments.vram, arguments.device or default_device())
@@ -230,19 +259,6 @@ def _save(arguments: argparse.Namespace, assets: list[Asset], cuts: Sequence[Ima
         print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
         for line in warnings:
             print(f"{path}: {line}")
-
-
-def _view(text: str) -> tuple[ViewDirection, Path]:
-    """Converts --view's text: SIDE=FILE or azimuth=A,elevation=E:FILE."""
-    from ..image.views import parse_direction
-
-    side, separator, file = text.partition(":" if text.startswith(("azimuth=", "elevation=")) else "=")
-    try:
-        if not separator or not file:
-            raise ValueError(f"view: expected SIDE=FILE or azimuth=90,elevation=10:FILE, got {text!r}")
-        return parse_direction(side), Path(file)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _views(arguments: argparse.Namespace) -> tuple[list[Path], str | ViewBlend]:

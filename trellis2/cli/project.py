@@ -33,6 +33,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     project.add_argument("--fov", type=float, help="field of view of the object's crop, degrees (default: found)")
     project.add_argument("--min-overlap", type=float, default=0.8, help="least overlap of outlines (default 0.8)")
     project.add_argument(
+        "--max-apart",
+        type=float,
+        default=2.0,
+        help="greatest mean distance between outlines, %% of the picture's side (default 2)",
+    )
+    project.add_argument(
         "--color-match", choices=MATCHES, default="light", help="what is taken out of the picture (default light)"
     )
     project.add_argument("--strength", type=float, default=1.0, help="share of the picture's colour (default 1)")
@@ -72,7 +78,9 @@ def _project(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     for path in (arguments.mesh, *arguments.pictures):
         check_file(path)
-    fitting = FitOptions(arguments.azimuth, arguments.elevation, arguments.fov, arguments.min_overlap)
+    fitting = FitOptions(
+        arguments.azimuth, arguments.elevation, arguments.fov, arguments.min_overlap, arguments.max_apart / 100
+    )
     options = ProjectOptions(arguments.strength, color_match=arguments.color_match, max_texture=arguments.max_texture)
     mesh = load_textured_mesh(arguments.mesh, on_warning=warn(arguments.mesh))
     mesh = to_device(mesh, arguments.device or default_device())

@@ -17,10 +17,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def prepare_image(image: Image.Image, mask: Image.Image | None = None) -> Image.Image:
+def prepare_image(image: Image.Image, mask: Image.Image | None = None, *, margin: float = 1.0) -> Image.Image:
     """Crops a square around the object and multiplies it by its alpha, on black.
 
     image: any 8-bit mode, W x H pixels.  mask: "L" or "1", W x H, 255 on the object; it replaces the image's alpha.
+    margin: of the square's side over the object's: 1 as TRELLIS.2, 1.1 as Pixal3D.
     Returns RGB, N x N pixels with N even: the longer side of the bounding box of alpha above OBJECT_ALPHA, in the image
     downscaled to at most MAX_SIDE pixels a side. N is not the encoder's input size; `to_pixels` resizes.
 
@@ -29,7 +30,7 @@ def prepare_image(image: Image.Image, mask: Image.Image | None = None) -> Image.
     (microsoft/TRELLIS.2, trellis2_image_to_3d.py) for one version of Pillow; another may round its resize differently.
     """
     rgba = downscale(_with_alpha(image, mask))
-    return _premultiplied(rgba.crop(_object_box(np.asarray(rgba)[:, :, 3])))
+    return _premultiplied(rgba.crop(_object_box(np.asarray(rgba)[:, :, 3], margin)))
 
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:
@@ -44,8 +45,13 @@ def to_pixels(image: Image.Image, size: int) -> Tensor:
 def normalize_pixels(image: Tensor) -> Tensor:
     """Normalises RGB bytes [..., 3] uint8 by ImageNet's mean and deviation to float32, on the same device."""
     check_tensor(image, "image", (None,) * (image.ndim - 1) + (3,), torch.uint8)
+    return normalize_unit(image.float() / 255)
+
+
+def normalize_unit(image: Tensor) -> Tensor:
+    """Normalises RGB [..., 3] float32 from 0 to 1 by ImageNet's mean and deviation."""
     mean, std = (torch.tensor(values, device=image.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (image.float() / 255 - mean) / std
+    return (image - mean) / std
 
 
 def _with_alpha(image: Image.Image, mask: Image.Image | None) -> Image.Image:
@@ -79,7 +85,7 @@ def downscale(rgba: Image.Image) -> Image.Image:
     return rgba.resize(size, Image.Resampling.LANCZOS)
 
 
-def _object_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
+def _object_box(alpha: np.ndarray, margin: float) -> tuple[int, int, int, int]:
     """Returns (left, upper, right, lower), in pixels, of a square around the object in alpha [H, W] uint8; it may
     exceed the image."""
     inside = alpha > OBJECT_ALPHA
@@ -90,7 +96,7 @@ def _object_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
             "everything is transparent; check the mask, it may be inverted"
         )
     left, right, upper, lower = (int(v) for v in (columns[0], columns[-1], rows[0], rows[-1]))
-    half = max(right - left, lower - upper) // 2
+    half = int(max(right - left, lower - upper) * margin) // 2
     if half == 0:
         raise ValueError(
             f"image: the object is {right - left + 1}x{lower - upper + 1} pixels, expected 3 or more; check the mask"

@@ -21,6 +21,13 @@ LAYERS = (
     "mlp.mlp.0",
     "mlp.mlp.2",
 )
+# Those of a flow with projected features, in place of cross_attn's.
+PROJECTED_LAYERS = (
+    "cross_attn.cross_attn_block.to_q",
+    "cross_attn.cross_attn_block.to_kv",
+    "cross_attn.cross_attn_block.to_out",
+    "cross_attn.proj_linear",
+)
 
 
 class QuantizedLinear(nn.Module):
@@ -57,7 +64,7 @@ def input_form(layer: nn.Module) -> Format | None:
 def quantizable(model: nn.Module) -> list[str]:
     """Returns the names of a flow model's layers to quantise; empty for another network."""
     is_flow = isinstance(getattr(model, "config", None), FlowConfig)
-    return [name for name, _ in model.named_modules() if name.endswith(LAYERS)] if is_flow else []
+    return [name for name, _ in model.named_modules() if name.endswith(LAYERS + PROJECTED_LAYERS)] if is_flow else []
 
 
 def quantize_model(model: nn.Module, name: str, device: torch.device) -> nn.Module:

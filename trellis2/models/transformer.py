@@ -1,6 +1,7 @@
 """Flow transformer (DiT with adaptive layer norm) over packed tokens, of dense grids or of sparse voxels.
 
-Letters: T tokens of all batch items together, B items, S image tokens, C model channels, H heads, d channels a head.
+Letters: T tokens of all batch items together, B items, S image tokens, C model channels, H heads, d channels a head, P
+projected features of a token.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..ops.norm_modulate import ResidualBranch, add_branch, add_norm_affine, add
 from ..ops.quantized_linear import Quantized
 from ..ops.rope import qk_norm_rope, rms_norm_rope
 from ..runtime.cuda_graphs import GraphCache
-from ..sparse.tensor import PackedSequences
+from ..sparse.tensor import PackedSequences, ProjectedSequences
 from .layers import Backends, FeedForward, LayerNorm32, MultiHeadRMSNorm, TimestepEmbedder, cast_layers
 from .quantized import input_form
 
@@ -111,6 +112,38 @@ class CrossAttention(nn.Module):
         return self.to_out(prepared[1].flatten(-2))
 
 
+class ProjectedCrossAttention(nn.Module):
+    """Cross-attention to a few tokens of the whole image, plus a linear layer of each token's projected features.
+
+    Pixal3D's image_attn_mode "proj". Projected features of None stand for zeros: only the layer's bias is left.
+    """
+
+    def __init__(self, config: FlowConfig, backends: Backends) -> None:
+        super().__init__()
+        self.cross_attn_block = CrossAttention(config, backends)
+        self.proj_linear = nn.Linear(config.projected_channels, config.model_channels)
+
+    def prepare(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CrossAttention.prepare`."""
+        return self.cross_attn_block.prepare(condition)
+
+    def forward(
+        self,
+        x: Tensor | Quantized,
+        prepared: tuple[Tensor, Tensor],
+        lengths: tuple[int, ...],
+        layout: TokenLayout,
+        projected: Tensor | None,  # [T, P]
+    ) -> Tensor:
+        """As `CrossAttention.forward`. Returns [T, C]."""
+        attended = self.cross_attn_block(x, prepared, lengths, layout)
+        return attended + (self.proj_linear.bias if projected is None else self.proj_linear(projected))
+
+    def constant(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        """Returns the output [B, C] for items with a single image token and no projected features."""
+        return self.cross_attn_block.constant(prepared) + self.proj_linear.bias
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention to the image, MLP; the time modulates the norms of the first and the last."""
 
@@ -119,13 +152,18 @@ class Block(nn.Module):
         channels, self.backends = config.model_channels, backends
         self.norm2 = LayerNorm32(channels, eps=1e-6)
         self.self_attn = SelfAttention(config, backends)
-        self.cross_attn = CrossAttention(config, backends)
+        self.cross_attn = (ProjectedCrossAttention if config.projected_channels else CrossAttention)(config, backends)
         self.mlp = FeedForward(channels, int(channels * config.mlp_ratio))
         if config.share_mod:
             self.modulation = nn.Parameter(torch.randn(6 * channels) / channels**0.5)
         else:
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
         self.share_mod = config.share_mod
+
+    @property
+    def image_attention(self) -> CrossAttention:
+        """The attention to image tokens, which `cross_attn` is or contains."""
+        return getattr(self.cross_attn, "cross_attn_block", self.cross_attn)
 
     def forward(
         self,
@@ -134,6 +172,7 @@ class Block(nn.Module):
         image: tuple[Tensor, Tensor],  # this block's keys and values of the image
         lengths: tuple[int, ...],  # image tokens of each item
         layout: TokenLayout,
+        projected: Tensor | None = None,  # [T, P]
     ) -> ResidualStream:
         mixed = modulation if self.share_mod else self.adaLN_modulation(modulation)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mixed.chunk(6, dim=-1)
@@ -141,12 +180,13 @@ class Block(nn.Module):
         form = input_form(self.self_attn.to_qkv)
         x, h = add_norm_modulate(stream.x, stream.branch, scale_msa, shift_msa, item, form=form, backend=norm)
         out = self.self_attn(h, layout).to(x.dtype)  # under autocast it is narrower than the stream
-        if set(lengths) == {1}:
+        if set(lengths) == {1} and projected is None:
             branch = ResidualBranch(out, gate_msa, self.cross_attn.constant(image))
         else:
-            form, norm2, branch = input_form(self.cross_attn.to_q), self.norm2, ResidualBranch(out, gate_msa)
+            form, norm2, branch = input_form(self.image_attention.to_q), self.norm2, ResidualBranch(out, gate_msa)
             x, h = add_norm_affine(x, branch, norm2.weight, norm2.bias, item, form=form, eps=norm2.eps, backend=norm)
-            branch = ResidualBranch(self.cross_attn(h, image, lengths, layout).to(x.dtype))
+            more = (projected,) if isinstance(self.cross_attn, ProjectedCrossAttention) else ()
+            branch = ResidualBranch(self.cross_attn(h, image, lengths, layout, *more).to(x.dtype))
         form = input_form(self.mlp.mlp[0])
         x, h = add_norm_modulate(x, branch, scale_mlp, shift_mlp, item, form=form, backend=norm)
         return ResidualStream(x, ResidualBranch(self.mlp(h).to(x.dtype), gate_mlp))
@@ -155,20 +195,23 @@ class Block(nn.Module):
 @dataclass(frozen=True, eq=False)
 class PreparedCondition:
     """Keys and values of a condition for every block. blocks: (keys, values) [S, H, d] each.  lengths: tokens of each
-    item."""
+    item.  projected: [T, P], the same for all blocks; None: zeros, or a flow that takes none."""
 
     blocks: tuple[tuple[Tensor, Tensor], ...]
     lengths: tuple[int, ...]
+    projected: Tensor | None = None
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Returns keys and values [S, H, d] of all blocks as a flat tuple of contiguous tensors: as made, values are
-        views that keep the keys before their norm alive."""
-        return tuple(tensor.contiguous() for block in self.blocks for tensor in block)
+        """Returns keys and values [S, H, d] of all blocks, and what is projected, as a flat tuple of contiguous
+        tensors: as made, values are views that keep the keys before their norm alive."""
+        found = (*(tensor for block in self.blocks for tensor in block), self.projected)
+        return tuple(tensor.contiguous() for tensor in found if tensor is not None)
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor], lengths: tuple[int, ...]) -> PreparedCondition:
-        """The inverse of `tensors`: keys and values [S, H, d] in turn."""
-        return cls(tuple(zip(tensors[::2], tensors[1::2], strict=True)), lengths)
+        """The inverse of `tensors`: keys and values [S, H, d] in turn, and last, of an odd number, the projected."""
+        pairs, projected = (tensors[:-1], tensors[-1]) if len(tensors) % 2 else (tensors, None)
+        return cls(tuple(zip(pairs[::2], pairs[1::2], strict=True)), lengths, projected)
 
 
 class FlowTransformer(nn.Module):
@@ -189,9 +232,16 @@ class FlowTransformer(nn.Module):
 
     def prepare(self, condition: PackedSequences) -> PreparedCondition:
         """Computes the image's keys and values for every block, once for all steps: 2 C numbers per token and block.
-        condition: [S, cond_channels]."""
-        feats = condition.feats.to(self.torso_dtype)
-        return PreparedCondition(tuple(block.cross_attn.prepare(feats) for block in self.blocks), condition.lengths)
+        condition: [S, cond_channels]; of a flow that projects, `ProjectedSequences`, or others for features of zero.
+        Raises ValueError for projected features of another width, or that the flow does not take."""
+        feats, projected = condition.feats.to(self.torso_dtype), None
+        if isinstance(condition, ProjectedSequences):
+            projected, width = condition.projected.to(self.torso_dtype), self.config.projected_channels
+            if projected.shape[1] != width:
+                wanted = f"{width} projected features a token" if width else "image tokens alone"
+                raise ValueError(f"condition: expected {wanted}, got {projected.shape[1]} projected features")
+        blocks = tuple(block.cross_attn.prepare(feats) for block in self.blocks)
+        return PreparedCondition(blocks, condition.lengths, projected)
 
     def predict(
         self,
@@ -212,9 +262,11 @@ class FlowTransformer(nn.Module):
             h = h + position_embedding
         h, modulations = h.to(self.torso_dtype), self._modulations(t)
         image = condition if isinstance(condition, PreparedCondition) else self.prepare(condition)
+        if image.projected is not None and len(image.projected) != len(x):
+            raise ValueError(f"condition: expected projected features of {len(x)} tokens, got {len(image.projected)}")
         stream, recompute = ResidualStream(h), self.config.use_checkpoint and torch.is_grad_enabled()
         for block, modulation, keys_values in zip(self.blocks, modulations, image.blocks, strict=True):
-            arguments = (stream, modulation, keys_values, image.lengths, layout)
+            arguments = (stream, modulation, keys_values, image.lengths, layout, image.projected)
             stream = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
         h = stream.total(layout.item).to(x.dtype)
         return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=1e-5))

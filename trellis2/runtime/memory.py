@@ -57,10 +57,12 @@ def host_memory() -> DeviceMemory | None:
 def workspace(model: nn.Module, tokens: int, image_tokens: int = 0) -> int:
     """Estimates the bytes that a network's forward needs besides its weights.
 
-    tokens: of a flow transformer or latent voxels of a sparse decoder, image_tokens: of its condition, both summed over
-    batch items (and views).
+    A network that takes pictures alone may say it itself, as `workspace_bytes`. tokens: of a flow transformer or latent
+    voxels of a sparse decoder, image_tokens: of its condition, both summed over batch items (and views).
     """
-    config = getattr(model, "config", None)
+    own, config = getattr(model, "workspace_bytes", None), getattr(model, "config", None)
+    if own is not None:
+        return own
     if isinstance(config, FlowConfig):
         return flow_workspace(config, tokens, image_tokens)
     return decoder_workspace(tokens) if isinstance(config, SparseDecoderConfig) else GIB
@@ -68,12 +70,12 @@ def workspace(model: nn.Module, tokens: int, image_tokens: int = 0) -> int:
 
 def flow_workspace(config: FlowConfig, tokens: int, image_tokens: int) -> int:
     """Estimates the bytes that a flow network's forwards need besides its weights: the image's keys and values in every
-    block, and the widest activations of one block.
+    block, projected features (as made, and in the torso's dtype), and the widest activations of one block.
 
     tokens, image_tokens: summed over batch items and views.
     """
     channels, size = config.model_channels, config.torso_dtype.itemsize
-    kept = 2 * config.num_blocks * image_tokens * channels
+    kept = 2 * config.num_blocks * image_tokens * channels + 3 * tokens * config.projected_channels
     # x, its norm, the residual branch, query, key and value before and after rotation; the MLP's hidden layer.
     moving = tokens * channels * (10 + config.mlp_ratio)
     # Twice: a CUDA graph has activations of its own.

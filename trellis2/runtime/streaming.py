@@ -33,8 +33,6 @@ HIGH_VRAM = 31 * GIB
 # Device memory for a network's weights in "low". The rest streams, hidden behind the arithmetic of a card with so
 # little memory.
 LOW_WEIGHTS = GIB
-# `FlowTransformer.prepare` calls these layers outside their blocks' forward, so they stay on the device.
-ALWAYS_PRESENT = "cross_attn.to_kv"
 # Bytes; smaller tensors (norms, biases) are not worth streaming.
 SMALLEST = 2**16
 BUFFERS = 2
@@ -224,7 +222,8 @@ class _CudaCopies(_Copies):
 
 def _streamed(block: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     """Yields (module, name, tensor) of a block's tensors to stream."""
-    resident = {id(module) for module in block.get_submodule(ALWAYS_PRESENT).modules()}
+    # `FlowTransformer.prepare` calls these layers outside their blocks' forward, so they stay on the device.
+    resident = {id(module) for module in block.image_attention.to_kv.modules()}
     for module, name, tensor in tensors_of(block):
         if id(module) not in resident and tensor.nbytes >= SMALLEST and tensor.is_contiguous():
             yield module, name, tensor

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..capabilities import LATENT_STRIDE, PipelineType
-from ..checkpoint.config import FlowConfig, Normalization
-from ..values import ImageCondition, Latent, Latents, ShapeLatent, TextureLatent
+from ..capabilities import LATENT_STRIDE, Capabilities, PipelineType
+from ..checkpoint.config import FlowConfig, Normalization, PipelineConfig
+from ..values import ImageCondition, Latent, Latents, ShapeLatent, SparseStructure, TextureLatent
 
 
 def check_condition(condition: ImageCondition, objects: int, image_size: int) -> None:
@@ -37,6 +37,18 @@ def check_space(latent: Latent, stats: Normalization) -> None:
         raise ValueError(
             f"{name}: expected a {name} of this checkpoint, with {len(stats.mean)} channels, got one of another, with "
             f"{channels}; connect all stages to the same Load Model"
+        )
+
+
+def check_frame(value: SparseStructure | Latent, config: PipelineConfig) -> None:
+    """Raises ValueError unless the voxels are in the frame of the checkpoint's networks: Pixal3D's is y up."""
+    ours = Capabilities.of(config).projects
+    if value.y_up != ours:
+        name = type(value).__name__
+        wanted, got = ("y up, as Pixal3D samples them", "z up")[:: 1 if ours else -1]
+        raise ValueError(
+            f"{name}: expected voxels that are {wanted}, got {got}, of another checkpoint or of a mesh; connect all "
+            "stages to the same Load Model"
         )
 
 

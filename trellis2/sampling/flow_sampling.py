@@ -15,6 +15,7 @@ from ..models.structure_flow import StructureFlow
 from ..models.transformer import FlowTransformer, PreparedCondition
 from ..sparse import CoordSet, PackedSequences, SparseTensor
 from ..values import ImageCondition
+from .cropped import CropGuide
 from .flow_matching import (
     Deviation,
     Guidance,
@@ -31,9 +32,11 @@ from .flow_matching import (
     schedule,
     sparse_deviation,
 )
+from .projected import StageGuide
 from .step_cache import with_step_cache
 from .view_weights import grid_weights, voxel_weights
 
+Guide = ImageCondition | StageGuide | CropGuide
 # forward(x, time [B], condition, *extra_inputs) is a velocity of x's shape.
 Forward = Callable[..., Tensor]
 
@@ -57,7 +60,7 @@ class FlowCall:
 def sample_flow(
     call: FlowCall,
     noise: Tensor,
-    condition: ImageCondition,
+    condition: Guide,
     image_size: int,
     sampler: SamplerConfig,
     progress: Progress | None,
@@ -70,13 +73,14 @@ def sample_flow(
     the images whose tokens the network takes.  progress(fraction) is called after every step and may raise to cancel.
 
     The keys and values of every view are computed once, before the first step. The negative condition is one zero token
-    an object: the reference's zeros are all alike, so attending to one of them equals attending to all.
+    an object: the reference's zeros are all alike, so attending to one of them equals attending to all. Without
+    projected features, those of the negative are zeros too.
     """
     params, device = sampler.params, noise.device
     times = schedule(params.steps, params.rescale_t, start)
     if params.times is not None:
         times = [start * t for t in params.times]
-    views = [view.replace(view.feats.to(device)) for view in condition.views(image_size)]
+    views = [view.to(device) for view in condition.views(image_size)]
     _begin_stage(call, noise, views)
 
     def velocities(branch: str, conditions: Sequence[PackedSequences]) -> list[Velocity]:
@@ -100,7 +104,7 @@ def sample_flow(
 def sample_structure_latent(
     flow: StructureFlow,
     noise: Tensor,
-    condition: ImageCondition,
+    condition: Guide,
     sampler: SamplerConfig,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -111,7 +115,7 @@ def sample_structure_latent(
 def sample_sparse_latent(
     flow: LatentFlow,
     noise: SparseTensor,
-    condition: ImageCondition,
+    condition: Guide,
     sampler: SamplerConfig,
     *,
     image_size: int,
@@ -134,7 +138,7 @@ def sample_sparse_latent(
     return noise.replace(sample_flow(call, noise.feats, condition, image_size, sampler, progress, start))
 
 
-def _view_weights(call: FlowCall, noise: Tensor, condition: ImageCondition) -> Tensor | None:
+def _view_weights(call: FlowCall, noise: Tensor, condition: Guide) -> Tensor | None:
     """The views' weights for each token of `noise`, None unless they are blended."""
     if condition.view_mode != "blend" or condition.directions is None:
         return None
@@ -144,7 +148,7 @@ def _view_weights(call: FlowCall, noise: Tensor, condition: ImageCondition) -> T
     return voxel_weights(directions, call.coords, condition.temperature)
 
 
-def _of_views(condition: ImageCondition, velocities: Sequence[Velocity], weights: Tensor | None) -> StepVelocity:
+def _of_views(condition: Guide, velocities: Sequence[Velocity], weights: Tensor | None) -> StepVelocity:
     """The velocity of all views together at each step, in the condition's mode."""
     if condition.view_mode == "cycle":
         return cycle_views(velocities)

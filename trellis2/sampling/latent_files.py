@@ -140,6 +140,7 @@ def _described(value: SparseStructure | Latent) -> dict[str, Any]:
         "resolutions": [value.resolution] * len(value.items) if structure else list(value.resolutions),
         "noise_history": value.noise_history,
         "space": "" if structure else value.space,
+        **({"y_up": True} if value.y_up else {}),
         **({} if surface is None else {"surface_lengths": list(surface.lengths)}),
         "made": [asdict(stage) for stage in value.made],
     }
@@ -202,13 +203,16 @@ def _value(kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     items = _items(voxels, lengths, [resolution // scale for resolution in resolutions])
     histories = tuple(_history(one) for one in _list(_field(about, "noise_history"), len(lengths), "noise_history"))
     made = tuple(_made(one) for one in _list(_field(about, "made"), None, "made"))
+    y_up = about.get("y_up", False)
+    if not isinstance(y_up, bool):
+        raise ValueError(f"y_up: expected true or false, got {str(y_up)[:80]}")
     if kind == "structure":
         if resolutions[0] not in (32, 64) or len(set(resolutions)) > 1:
             raise ValueError(f"resolutions: expected 32 or 64 for all objects, got {resolutions[:8]}")
-        return SparseStructure(tuple(items), resolutions[0], histories, made=made)
+        return SparseStructure(tuple(items), resolutions[0], histories, made=made, y_up=y_up)
     feats, space = tensors[f"{kind}.feats"], str(_field(about, "space"))
     slat = SparseTensor(feats, CoordSet.from_items(items))
-    latent = LATENTS[kind](slat, tuple(resolutions), histories, space, made=made)
+    latent = LATENTS[kind](slat, tuple(resolutions), histories, space, made=made, y_up=y_up)
     if f"{kind}.surface" not in tensors:
         return latent
     rows, lengths = tensors[f"{kind}.surface"], _integers(_field(about, "surface_lengths"), "surface_lengths")

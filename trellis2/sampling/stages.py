@@ -17,7 +17,7 @@ from torch import Tensor
 from ...o_voxel.core.progress import Progress, scaled
 from ...o_voxel.values import DualGrid, Mesh, OVoxel, VoxelField, to_device
 from ...o_voxel.voxels.to_mesh import dual_grid_to_mesh
-from ..capabilities import LATENT_STRIDE, image_size_of
+from ..capabilities import LATENT_STRIDE, Capabilities, image_size_of
 from ..checkpoint.config import Normalization, SamplerConfig
 from ..image import to_pixels
 from ..image.views import ViewBlend
@@ -25,13 +25,17 @@ from ..models.shape_vae import dual_grid_features
 from ..models.structure_vae import occupied_voxels
 from ..models.texture_vae import field_features
 from ..networks import SHAPE_ENCODER, TEXTURE_ENCODER, Networks
+from ..projection.camera import ViewRig
+from ..projection.frame import field_to_z_up, mesh_to_z_up
 from ..runtime.memory import device_memory
 from ..sparse import CoordSet, SparseTensor, Subdivision
 from ..values import Asset, EmptyOutputError, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
-from .checks import check_channels, check_condition, check_same_voxels, check_space
+from .checks import check_channels, check_condition, check_frame, check_same_voxels, check_space
+from .cropped import crop_views
 from .flow_matching import noised
 from .flow_sampling import sample_sparse_latent, sample_structure_latent
 from .noise import NoiseHistory, next_noise
+from .projected import encode_projected, latent_guide, structure_guide
 
 # The structure flow's tokens for each object: its latent grid is 16 a side.
 STRUCTURE_TOKENS = 16**3
@@ -47,18 +51,21 @@ def encode_images(
     objects: Sequence[Sequence[Image.Image]],
     *,
     image_sizes: Sequence[int],
-    view_mode: str | ViewBlend,
+    view_mode: str | ViewBlend | ViewRig,
     progress: Progress | None = None,
 ) -> ImageCondition:
     """Image tokens of prepared RGB images: one sequence of views for each object, all equally long.
 
     image_sizes: pixels a side that each image is encoded at, (512,) or (512, 1024).  view_mode: see `ImageCondition`.
     Raises ValueError for unequal or
-    no views, and for an image that is not RGB.
+    no views, and for an image that is not RGB. A checkpoint that projects takes RGBA too, see `encode_projected`.
     """
     counts = {len(views) for views in objects}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(f"objects: expected the same number of views for each, got {sorted(counts)}")
+    if Capabilities.of(networks.config).projects:
+        given = {"image_sizes": image_sizes, "view_mode": view_mode, "progress": progress}
+        return encode_projected(networks, objects, **given)
     images = [image for views in objects for image in views]
     tokens: dict[int, list[Tensor]] = {size: [] for size in image_sizes}
     with networks.image_encoder() as encoder:
@@ -69,10 +76,14 @@ def encode_images(
                 progress((i + 1) / len(images))
     by_view = (len(objects), -1)
     stacked = {size: torch.stack(rows).unflatten(0, by_view) for size, rows in tokens.items()}
-    condition = partial(ImageCondition, stacked[512], stacked.get(1024))
+    crop = None
+    if networks.config.crop is not None:
+        pixels = [[to_pixels(image, 512) for image in views] for views in objects]
+        crop = crop_views(networks.config.crop, pixels, view_mode)
+    condition = partial(ImageCondition, stacked[512], stacked.get(1024), crop=crop)
     if isinstance(view_mode, ViewBlend):
-        return condition("blend", view_mode.vectors(), view_mode.temperature)
-    return condition(view_mode)
+        return condition(view_mode="blend", directions=view_mode.vectors(), temperature=view_mode.temperature)
+    return condition(view_mode="average" if isinstance(view_mode, ViewRig) else view_mode)
 
 
 @torch.no_grad()
@@ -95,13 +106,14 @@ def sample_structure(
         shape = (flow.config.in_channels, *(flow.config.resolution,) * 3)
         noises, history = next_noise(seed, [shape] * objects, [()] * objects)
         noise = torch.stack(noises).to(networks.device)
-        latent = sample_structure_latent(flow, noise, condition, sampler, progress)
+        guide = structure_guide(networks, condition, flow.config.resolution)
+        latent = sample_structure_latent(flow, noise, guide, sampler, progress)
     with networks.structure_decoder() as decoder:
         voxels = occupied_voxels(decoder(latent), resolution)
     for i, item in enumerate(voxels):
         if len(item) == 0:
             raise EmptyOutputError(f"empty structure for object {i}: try another seed, or check its image and mask")
-    return SparseStructure(tuple(voxels), resolution, history)
+    return SparseStructure(tuple(voxels), resolution, history, y_up=Capabilities.of(networks.config).projects)
 
 
 @torch.no_grad()
@@ -115,6 +127,7 @@ def sample_shape(
     progress: Progress | None = None,
 ) -> ShapeLatent:
     """The shape latent on the structure's voxels: of a 512 surface on a grid of 32, of a 1024 surface on one of 64."""
+    check_frame(structure, networks.config)
     resolutions = (structure.resolution * LATENT_STRIDE,) * len(structure.items)
     targets = list(zip(structure.items, resolutions, strict=True))
     return _sample_shape_on(networks, condition, targets, structure.noise_history, sampler, seed, progress)
@@ -137,12 +150,13 @@ def cascade_shape(
     resolution: of the surface, lowered for each object until its latent has fewer than max_tokens voxels, see
     `cascade_voxels`.
     """
+    check_frame(shape, networks.config)
     check_condition(condition, shape.batch_size, image_size_of([resolution]))
     check_space(shape, networks.config.shape_slat_normalization)
     with networks.shape_decoder(len(shape.slat.coords)) as decoder:
         fine = decoder.upsample(shape.slat.to(networks.device), levels=4, progress=scaled(progress, 0, 0.2))
     targets = [
-        cascade_voxels(voxels, source, resolution, max_tokens)
+        cascade_voxels(voxels, source, resolution, max_tokens, on_faces=shape.y_up)
         for voxels, source in zip(fine.voxels.split(fine.lengths), shape.resolutions, strict=True)
     ]
     progress = scaled(progress, 0.2, 0.8)
@@ -160,9 +174,11 @@ def sample_texture(
     progress: Progress | None = None,
 ) -> TextureLatent:
     """The material latent on the voxels of a shape latent, which the flow takes as further input channels."""
+    check_frame(shape, networks.config)
     image_size, coords = image_size_of(shape.resolutions), shape.slat.coords
     check_condition(condition, shape.batch_size, image_size)
     check_space(shape, networks.config.shape_slat_normalization)
+    guide, progress = latent_guide(networks, condition, "texture", coords, shape.resolutions, progress)
     with networks.texture_flow(image_size, len(coords), condition.num_tokens(image_size)) as flow:
         check_channels(condition, flow.config)
         known = normalize(shape.slat.to(networks.device), networks.config.shape_slat_normalization)
@@ -170,10 +186,11 @@ def sample_texture(
         noises, history = next_noise(seed, [(length, channels) for length in coords.lengths], shape.noise_history)
         noise = known.replace(torch.cat(noises).to(networks.device))
         latent = sample_sparse_latent(
-            flow, noise, condition, sampler, image_size=image_size, concat=known, progress=progress
+            flow, noise, guide, sampler, image_size=image_size, concat=known, progress=progress
         )
     stats = networks.config.tex_slat_normalization
-    return TextureLatent(denormalize(latent, stats), shape.resolutions, history, stats.fingerprint)
+    latent = denormalize(latent, stats)
+    return TextureLatent(latent, shape.resolutions, history, stats.fingerprint, y_up=shape.y_up)
 
 
 @torch.no_grad()
@@ -206,12 +223,16 @@ def decode(
     meshes = []
     while grids:  # each grid is freed before the next one is meshed
         meshes.append(_surface(grids.pop(0)))
+    if shape.y_up:
+        meshes = [mesh_to_z_up(mesh) for mesh in meshes]
     if texture is None:
         return [Asset(mesh, None) for mesh in meshes]
     progress = scaled(progress, share, 1 - share)
     with networks.texture_decoder(num_tokens) as decoder:
         colored = decoder(texture.slat.to(networks.device), subdivisions, progress, memory_budget)
         fields = decoder.fields(colored.output, shape.resolutions)
+    if shape.y_up:
+        fields = [field_to_z_up(field) for field in fields]
     return [Asset(mesh, field) for mesh, field in zip(meshes, fields, strict=True)]
 
 
@@ -285,11 +306,13 @@ def refine_shape(
     if not 0 <= strength <= 1:
         raise ValueError(f"strength: expected 0 to 1, got {strength}")
     image_size, coords = image_size_of(shape.resolutions), shape.slat.coords
+    check_frame(shape, networks.config)
     check_condition(condition, shape.batch_size, image_size)
     stats = networks.config.shape_slat_normalization
     check_space(shape, stats)
     if strength == 0:
         return replace(shape, surface=None)
+    guide, progress = latent_guide(networks, condition, "shape", coords, shape.resolutions, progress)
     with networks.shape_flow(image_size, len(coords), condition.num_tokens(image_size)) as flow:
         check_channels(condition, flow.config)
         known = normalize(shape.slat.to(networks.device), stats)
@@ -298,9 +321,10 @@ def refine_shape(
         noise = torch.cat(noises).to(networks.device)
         start = known.replace(noised(known.feats, noise, strength, sampler.args.sigma_min))
         latent = sample_sparse_latent(
-            flow, start, condition, sampler, image_size=image_size, progress=progress, start=strength
+            flow, start, guide, sampler, image_size=image_size, progress=progress, start=strength
         )
-    return ShapeLatent(denormalize(latent, stats), shape.resolutions, history, stats.fingerprint)
+    latent = denormalize(latent, stats)
+    return ShapeLatent(latent, shape.resolutions, history, stats.fingerprint, y_up=shape.y_up)
 
 
 def normalize(latent: SparseTensor, stats: Normalization) -> SparseTensor:
@@ -315,17 +339,22 @@ def denormalize(latent: SparseTensor, stats: Normalization) -> SparseTensor:
     return latent.replace(latent.feats * std + mean)
 
 
-def cascade_voxels(fine: Tensor, source_resolution: int, target_resolution: int, max_tokens: int) -> tuple[Tensor, int]:
+def cascade_voxels(
+    fine: Tensor, source_resolution: int, target_resolution: int, max_tokens: int, *, on_faces: bool = False
+) -> tuple[Tensor, int]:
     """One object's latent voxels for the next cascade stage: ([N, 3] int32 sorted, resolution of their surface).
 
     fine: [M, 3] int32, predicted surface voxels on a grid of source_resolution a side. The target is lowered in steps
     of 128, to 1024 at the least, until fewer than max_tokens voxels remain. (Scattered voxels may need more tokens at
     a lower resolution; the search is the reference's all the same.)
+    on_faces: round to the nearest voxel of a grid whose outermost voxels lie on the cube's faces, as Pixal3D; False:
+    take the voxel that holds the fine one's centre.
     """
     resolution = target_resolution
     while True:
-        scaled = (fine + 0.5) / source_resolution * (resolution // LATENT_STRIDE)
-        voxels = torch.unique(scaled.to(torch.int32), dim=0)
+        side = resolution // LATENT_STRIDE
+        places = (fine + 0.5) / source_resolution * (side - int(on_faces))
+        voxels = torch.unique((places.round() if on_faces else places).to(torch.int32), dim=0)
         if len(voxels) < max_tokens or resolution <= CASCADE_FLOOR:
             return voxels, resolution
         resolution = max(CASCADE_FLOOR, resolution - CASCADE_STEP)
@@ -349,13 +378,15 @@ def _sample_shape_on(
     voxels, resolutions = zip(*targets, strict=True)
     image_size = image_size_of(resolutions)
     check_condition(condition, len(targets), image_size)
-    with networks.shape_flow(image_size, sum(map(len, voxels)), condition.num_tokens(image_size)) as flow:
+    coords = CoordSet.from_items(voxels)
+    guide, progress = latent_guide(networks, condition, "shape", coords, resolutions, progress)
+    with networks.shape_flow(image_size, len(coords), condition.num_tokens(image_size)) as flow:
         check_channels(condition, flow.config)
         noises, history = next_noise(seed, [(len(item), flow.config.in_channels) for item in voxels], histories)
         noise = noise_on(voxels, noises, networks.device)
-        latent = sample_sparse_latent(flow, noise, condition, sampler, image_size=image_size, progress=progress)
-    stats = networks.config.shape_slat_normalization
-    return ShapeLatent(denormalize(latent, stats), resolutions, history, stats.fingerprint)
+        latent = sample_sparse_latent(flow, noise, guide, sampler, image_size=image_size, progress=progress)
+    stats, y_up = networks.config.shape_slat_normalization, Capabilities.of(networks.config).projects
+    return ShapeLatent(denormalize(latent, stats), resolutions, history, stats.fingerprint, y_up=y_up)
 
 
 def _encoded_surface(shape: ShapeLatent, device: torch.device) -> list[Subdivision] | None:

@@ -2,12 +2,13 @@
 
 from .coords import CoordSet, Subdivision
 from .layers import SubmanifoldConv3d, spatial_to_channel
-from .tensor import PackedSequences, SparseTensor
+from .tensor import PackedSequences, ProjectedSequences, SparseTensor
 from .tiles import Tile, with_halo
 
 __all__ = [
     "CoordSet",
     "PackedSequences",
+    "ProjectedSequences",
     "SparseTensor",
     "Subdivision",
     "SubmanifoldConv3d",

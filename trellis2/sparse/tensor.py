@@ -63,3 +63,29 @@ class PackedSequences:
     def replace(self, feats: Tensor) -> PackedSequences:
         """Returns other features [T, D] in sequences of the same lengths."""
         return PackedSequences(feats, self.lengths)
+
+    def to(self, device: torch.device | str) -> PackedSequences:
+        """Returns the same sequences on `device`."""
+        return self.replace(self.feats.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectedSequences(PackedSequences):
+    """Image tokens of each object, and of every latent token the features of the pixels that it projects to.
+
+    feats, lengths: of the image tokens.  projected: [T, P], row i for token i of the latent, items in order.
+    """
+
+    projected: Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_tensor(self.projected, "ProjectedSequences.projected", (None, None))
+
+    def replace(self, feats: Tensor) -> ProjectedSequences:
+        """Returns other image tokens of the same lengths, with the same projected features."""
+        return ProjectedSequences(feats, self.lengths, self.projected)
+
+    def to(self, device: torch.device | str) -> ProjectedSequences:
+        """Returns the same sequences and features on `device`."""
+        return ProjectedSequences(self.feats.to(device), self.lengths, self.projected.to(device))

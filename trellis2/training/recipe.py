@@ -58,6 +58,7 @@ class StageConfig:
     crop: int | None = None  # sparse VAEs: voxels a side of a random block of each object; None: whole objects
     missing: float = 1.0  # shape_vae: weight of a child voxel or crossed edge that is missed, beside one too many
     drop_condition: float = 0.1  # flows: probability of a zero condition, for classifier-free guidance
+    guess_camera: float = 0.25  # flows that project: probability of the usual camera in place of the picture's own
     time_mean: float = 1.0  # flows: of the logit-normal time distribution
     time_std: float = 1.0
     train_image_encoder: bool = False  # flows: train it together with the flow
@@ -73,8 +74,11 @@ class StageConfig:
             raise ConfigError(f"crop: expected a positive multiple of 16, got {self.crop}")
         if self.latent_noise < 0 or self.missing <= 0:
             raise ConfigError(f"latent_noise, missing: expected >= 0 and > 0, got {self.latent_noise}, {self.missing}")
-        if not 0 <= self.drop_condition <= 1 or not 0 <= self.ema < 1:
-            raise ConfigError(f"drop_condition, ema: expected [0, 1] and [0, 1), got {self.drop_condition}, {self.ema}")
+        shares = {name: getattr(self, name) for name in ("drop_condition", "guess_camera")}
+        if not all(0 <= share <= 1 for share in shares.values()) or not 0 <= self.ema < 1:
+            raise ConfigError(
+                f"drop_condition, guess_camera, ema: expected [0, 1], got {shares}, and [0, 1), {self.ema}"
+            )
 
     @property
     def image_size(self) -> int:

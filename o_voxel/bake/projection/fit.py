@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.progress import Progress, in_background, silent
 from ...material import TexturedMesh
 from ...render.camera import Camera
-from .picture import SOLID, Picture
+from .picture import SOLID, Picture, outlines_apart
 from .proxy import Pose, Proxy
 
 DEFAULT_FOV = 30.0
@@ -29,19 +29,23 @@ COARSE_TRIALS, FINE_TRIALS = 50, 160
 STEPS = {"yaw_deg": 5.0, "pitch_deg": 5.0, "roll_deg": 2.0, "x": 0.02, "y": 0.02, "size": 0.03, "fov_deg": 0.25}
 AS_RATIOS = ("size", "fov_deg")
 FIT_SECONDS = 6.0
+# Compact objects overlap well whatever they are; their outlines do not run along each other.
+MOST_APART = 0.02
 
 
 @dataclass(frozen=True)
 class FitOptions:
     """yaw_deg, pitch_deg, fov_deg: of the camera, where they are known; None: found.
 
-    min_overlap: least intersection over union of outline and matte of a fit to be trusted.
+    min_overlap, max_apart: least intersection over union of outline and matte, and greatest mean distance between their
+    borders as a share of the picture's side, of a fit to be trusted.
     """
 
     yaw_deg: float | None = None
     pitch_deg: float | None = None
     fov_deg: float | None = None
     min_overlap: float = 0.8
+    max_apart: float = MOST_APART
 
     def __post_init__(self) -> None:
         if self.fov_deg is not None and not 1 <= self.fov_deg <= 120:
@@ -52,21 +56,28 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class CameraFit:
-    """A camera, its overlap with the matte, how much of the colours it explains, and whether to trust it."""
+    """A camera, its overlap with the matte, how much of the colours it explains, whether to trust it, and how far the
+    outlines are apart, see `outlines_apart`."""
 
     camera: Camera
     overlap: float
     explained: float
     good: bool
+    apart: float = 0.0
 
     def line(self) -> str:
         """The fit in words, angles in degrees."""
         c = self.camera
         text = (
             f"camera: azimuth {c.yaw_deg:.1f}, elevation {c.pitch_deg:.1f}, roll {c.roll_deg:.1f}, field of view "
-            f"{c.fov_deg:.1f} degrees; outline overlap {self.overlap:.3f}, colours explained {self.explained:.2f}"
+            f"{c.fov_deg:.1f} degrees; outline overlap {self.overlap:.3f}, outlines {self.apart:.1%} apart, "
+            f"colours explained {self.explained:.2f}"
         )
-        return text if self.good else text + "; not trusted: is it a picture of this object, with the right mask?"
+        doubt = (
+            "; not trusted, nothing is put: look at the preview. Is it a picture of this object, with the right mask? "
+            "If it is, give azimuth and elevation, or allow outlines further apart"
+        )
+        return text if self.good else text + doubt
 
 
 @torch.no_grad()
@@ -104,7 +115,7 @@ def _fit(mesh: TexturedMesh, picture: Picture, options: FitOptions, report: Prog
     for number, (_, pose) in enumerate(found):
         found[number] = _climb(coarse, small, pose, [*free, "x", "y", "size"], COARSE_TRIALS)
         report(0.3 + 0.2 * (number + 1) / len(found))
-    fine, picture = Proxy.of(mesh, FINE_CELLS), picture.resized(min(FINE_SIDE, picture.side))
+    fine, whole, picture = Proxy.of(mesh, FINE_CELLS), picture, picture.resized(min(FINE_SIDE, picture.side))
     free += ["roll_deg", "x", "y", "size"] + ([] if options.fov_deg is not None else ["fov_deg"])
     last = _best(found, FINALISTS)
     for number, (_, pose) in enumerate(last):
@@ -113,7 +124,9 @@ def _fit(mesh: TexturedMesh, picture: Picture, options: FitOptions, report: Prog
     camera = max(last, key=lambda one: one[0])[1].camera(fine.bounds)
     camera = replace(camera, yaw_deg=(camera.yaw_deg + 180) % 360 - 180)
     overlap, explained = fine.agreement(camera, picture)
-    return CameraFit(camera, overlap, explained, overlap >= options.min_overlap)
+    apart = outlines_apart(mesh.mesh, whole, camera)
+    good = overlap >= options.min_overlap and apart <= options.max_apart
+    return CameraFit(camera, overlap, explained, good, apart)
 
 
 def _score(proxy: Proxy, pose: Pose, picture: Picture) -> float:

@@ -20,6 +20,7 @@ SOLID = 0.5  # matte from which a pixel belongs to the object
 MARGIN = 0.06  # of the object's longer side, around it in a crop
 # A step in depth between neighbouring pixels, in pixels' widths, that no surface in reach of the projection has.
 STEP = 8.0
+OUTLINE_SIDE = 192  # pixels a side where outlines are compared
 LINE = (255, 120, 0)
 FAR = 1e6  # pixels, where there is no border at all
 
@@ -142,11 +143,34 @@ def border_distance(edge: Tensor) -> Tensor:
 def overlay(mesh: Mesh, picture: Picture, camera: Camera, side: int = 512) -> Tensor:
     """The picture [side, side, 3] uint8 with the outline of `mesh` as `camera` sees it, to judge a fit by eye."""
     small = picture.resized(side)
-    view = camera.view(Bounds.around(mesh.vertices), (side, side))
-    inside = rasterize(view.to_clip(mesh.vertices), mesh.faces, (side, side)).face >= 0
-    line = border_distance(_steps(inside.float(), 0.01)) < max(1.0, side / 400)
+    line = border_distance(_steps(_covered(mesh, camera, side).float(), 0.01)) < max(1.0, side / 400)
     paper = small.color * small.matte[..., None] + 0.35 * (1 - small.matte[..., None])
     return torch.where(line[..., None], small.color.new_tensor(LINE).byte(), to_bytes(paper))
+
+
+def outlines_apart(mesh: Mesh, picture: Picture, camera: Camera) -> float:
+    """Mean distance between the outlines of the matte and of `mesh` as `camera` sees it, holes too, as a share of the
+    picture's side: over the pixels of each, to the nearest of the other. 1 where the mesh is out of the picture."""
+    matte, covered = picture.resized(OUTLINE_SIDE).matte >= SOLID, _covered(mesh, camera, OUTLINE_SIDE)
+    first, second = _outline(matte), _outline(covered)
+    if not bool(second.any()):
+        return 1.0
+    away = torch.cat([border_distance(second)[first], border_distance(first)[second]])
+    return min(1.0, float(away.mean()) / OUTLINE_SIDE)
+
+
+def _covered(mesh: Mesh, camera: Camera, side: int) -> Tensor:
+    """Mask [side, side] of where `camera` sees the mesh."""
+    view = camera.view(Bounds.around(mesh.vertices), (side, side))
+    return rasterize(view.to_clip(mesh.vertices), mesh.faces, (side, side)).face >= 0
+
+
+def _outline(mask: Tensor) -> Tensor:
+    """The pixels [N, N] beside and before a change of the mask."""
+    edge = torch.zeros_like(mask)
+    edge[:-1] |= mask[:-1] != mask[1:]
+    edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    return edge
 
 
 def _steps(values: Tensor, spread: float) -> Tensor:

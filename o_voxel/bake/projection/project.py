@@ -19,7 +19,7 @@ from ...mesh.connectivity.topology import area_vectors, check_mesh
 from ...mesh.uv.check import signed_areas
 from ...ops.nearest_texel import nearest_texel
 from ...render.camera import Camera
-from ..texels import Samples, band_samples, band_starts
+from ..texels import Samples, band_samples, band_starts, unit_square
 from .fit import CameraFit, FitOptions, fit_camera
 from .light import ColorMatch, matched
 from .picture import Picture, Seen
@@ -192,7 +192,7 @@ def _painted(
     if not any(layer.density(mine) for layer in layers):
         return material
     which = mine.nonzero().flatten()
-    uv_map = _unit_square(mesh, which)
+    uv_map, which = unit_square(mesh, which)
     old = material.base_color_texture
     given = 0 if old is None else max(old.image.shape[:2])
     side = _resolution(uv_map, which, layers, given, options)
@@ -211,14 +211,6 @@ def _painted(
     like = old or material.alpha_texture or Texture(made, ("clamp", "clamp"))
     texture = replace(like, image=made)
     return replace(material, base_color_texture=texture, base_color_factor=(1.0, 1.0, 1.0))
-
-
-def _unit_square(mesh: TexturedMesh, which: Tensor) -> UVMap:
-    """The texture coordinates of the faces `which` [P], each moved by whole numbers into the unit square."""
-    corners = mesh.uv[mesh.uv_rows.long()[which]]
-    corners = corners - corners.mean(1, keepdim=True).floor()
-    rows = torch.arange(3 * len(which), device=which.device).view(-1, 3)
-    return UVMap(corners.reshape(-1, 2).contiguous(), rows, torch.zeros_like(which))
 
 
 def _resolution(uv_map: UVMap, which: Tensor, layers: Sequence[_Layer], given: int, options: ProjectOptions) -> int:

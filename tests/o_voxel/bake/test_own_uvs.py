@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from comfyui_trellis2.o_voxel.bake import own_uvs
 from comfyui_trellis2.o_voxel.bake.options import BakeOptions
 from comfyui_trellis2.o_voxel.bake.own_uvs import bake_own_uvs
 from comfyui_trellis2.o_voxel.core.grid import Grid
@@ -117,6 +118,14 @@ def test_mirrored_halves_share_a_picture_and_it_is_said(sheet):
     apart = bake_own_uvs(given, field, OPTIONS, unwrap_shared=True, on_warning=said.append)
     assert_same(apart, given)
     assert said == [] and float(errors(apart).max()) < 3 * BYTE
+
+
+def test_what_is_hidden_is_measured_once(sheet, monkeypatch):
+    measured, measure = [], own_uvs._hidden
+    monkeypatch.setattr(own_uvs, "_hidden", lambda layout: measured.append(layout) or measure(layout))
+    made = bake_own_uvs(sheet, field_of(sheet.mesh), OPTIONS, unwrap_shared=True)
+    assert len(measured) == 1
+    assert torch.equal(made.uv, sheet.uv)
 
 
 def test_what_has_no_coordinates_is_unwrapped_and_the_rest_kept(sheet, shapes):

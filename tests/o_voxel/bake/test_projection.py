@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.bake.projection import (
+    MOST_APART,
     CameraFit,
     FitOptions,
     Picture,
@@ -15,7 +16,7 @@ from comfyui_trellis2.o_voxel.bake.projection import (
     project_pictures,
 )
 from comfyui_trellis2.o_voxel.bake.projection.light import matched
-from comfyui_trellis2.o_voxel.bake.projection.picture import Seen
+from comfyui_trellis2.o_voxel.bake.projection.picture import Seen, outlines_apart
 from comfyui_trellis2.o_voxel.core.color import to_linear, to_srgb
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
@@ -191,6 +192,34 @@ def test_a_picture_of_something_else_is_refused():
     assert made is rough
     assert not fit.good
     assert "not trusted" in fit.line()
+
+
+def test_outlines_part_where_areas_overlap():
+    shown = taken(BOX, CAMERA)
+    assert outlines_apart(BOX.mesh, shown, CAMERA) < 0.002
+    place = torch.linspace(-1, 1, shown.side)
+    y, x = (float((shown.matte.sum(1 - k) * place).sum() / shown.matte.sum()) for k in (0, 1))
+    away = torch.hypot(place[:, None] - y, place - x)
+    disc = (away <= away.flatten().sort().values[int(shown.matte.sum())]).float()
+    other = replace(shown, matte=disc)
+    inside = shown.matte > 0
+    assert float((disc * inside).sum() / torch.maximum(disc, shown.matte).sum()) > FitOptions().min_overlap
+    assert outlines_apart(BOX.mesh, other, CAMERA) > MOST_APART
+    assert outlines_apart(BOX.mesh, shown, replace(CAMERA, target=(9.0, 0.0, 0.0))) == 1.0
+
+
+def test_a_face_over_several_tiles_takes_the_picture_on_each():
+    """A square whose texture repeats twice across: both halves of the picture land on the same texels."""
+    corners = torch.tensor([[-0.5, 0.0, -0.25], [0.5, 0.0, -0.25], [0.5, 0.0, 0.25], [-0.5, 0.0, 0.25]])
+    paint = Material(base_color_texture=Texture(torch.full((64, 64, 3), 128, dtype=torch.uint8)))
+    uv = torch.tensor([[0.0, 0.0], [2.0, 0.0], [2.0, 1.0], [0.0, 1.0]])
+    mesh = TexturedMesh(Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]])), (paint,), uv=uv)
+    camera = Camera(0.0, 0.0, 3.0, 30.0)
+    shown = taken(mesh, camera)
+    red = replace(shown, color=torch.zeros_like(shown.color) + torch.tensor([1.0, 0.0, 0.0]))
+    image = project_pictures(mesh, [(red, camera)], PLAIN).materials[0].base_color_texture.image
+    inner = image[12:-12]
+    assert (inner[:, 12:-12].int() - torch.tensor([255, 0, 0])).abs().max() <= 2
 
 
 def test_a_crop_holds_the_object_and_no_background():

@@ -10,7 +10,8 @@ import torch
 from comfyui_trellis2.trellis2.checkpoint import layouts as module
 from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
 from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
-from comfyui_trellis2.trellis2.checkpoint.layouts import COMFY_ORG, MICROSOFT, Checkpoint, load_encoder
+from comfyui_trellis2.trellis2.checkpoint.image_models import load_encoder
+from comfyui_trellis2.trellis2.checkpoint.layouts import COMFY_ORG, MICROSOFT, Checkpoint
 from comfyui_trellis2.trellis2.checkpoint.weights import CheckpointError, read_tensors, save_weights
 from comfyui_trellis2.trellis2.models.dino import DinoConfig
 from comfyui_trellis2.trellis2.pipeline import Pipeline

@@ -4,10 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from comfyui_trellis2.trellis2.checkpoint.tiny import make_tiny_pixal3d
 from comfyui_trellis2.trellis2.cli.main import main
 from comfyui_trellis2.trellis2.image import cut_out
 from comfyui_trellis2.trellis2.image.views import ViewBlend, ViewDirection
 from comfyui_trellis2.trellis2.pipeline import Pipeline
+from comfyui_trellis2.trellis2.projection.camera import ViewRig
 from PIL import Image
 
 RED, GREY = (200, 40, 30), (240, 240, 240)
@@ -144,3 +146,50 @@ def test_a_view_without_a_side_is_refused(views, capsys, view):
     with pytest.raises(SystemExit):
         views("--view", view)
     assert "view: expected" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def pixal3d(tmp_path_factory):
+    return make_tiny_pixal3d(tmp_path_factory.mktemp("models") / "owner" / "pixal3d")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), ViewRig()),
+        (("--fov", "20"), ViewRig(20.0)),
+        (("--view", "back={}", "--fov", "30"), ViewRig(30.0, (ViewDirection(0), ViewDirection(180)))),
+    ],
+)
+def test_a_model_that_projects_gets_cut_outs_and_cameras(pixal3d, tmp_path, monkeypatch, options, expected):
+    seen = {}
+
+    def stop(pipeline, objects, **settings):
+        seen.update(objects=objects, **settings)
+        raise ValueError("stopped before sampling")
+
+    monkeypatch.setattr(Pipeline, "sample", stop)
+    picture = tmp_path / "picture.png"
+    disc("RGBA").save(picture)
+    options = [option.format(picture) for option in options]
+    arguments = ["generate", str(picture), "-o", str(tmp_path / "out.glb"), "--model", str(pixal3d), "--device", "cpu"]
+    assert main([*arguments, *options]) == 1
+    assert seen["view_mode"] == expected
+    assert [image.mode for image in seen["objects"][0]] == ["RGBA"] * (1 + ("--view" in options))
+    assert seen["objects"][0][0].size == (160, 160)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--resolution", "512"), "pipeline_type '512'"),
+        (("--view-mode", "cycle"), "--view-mode: expected average"),
+        (("--fov", "175"), "fov: expected 1 to 170 degrees"),
+    ],
+)
+def test_what_pixal3d_cannot_do_is_said_before_anything_is_computed(pixal3d, tmp_path, capsys, options, words):
+    picture = tmp_path / "picture.png"
+    disc("RGBA").save(picture)
+    arguments = ["generate", str(picture), "-o", str(tmp_path / "out.glb"), "--model", str(pixal3d), "--device", "cpu"]
+    assert main([*arguments, *options]) == 1
+    assert words in capsys.readouterr().err

@@ -22,7 +22,8 @@ from comfyui_trellis2.trellis2.pipeline import Pipeline
 from comfyui_trellis2.trellis2.runtime.cuda_graphs import MAX_TOKENS, CudaGraph, GraphCache
 from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime, place, tensors_of
 from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_sparse_latent, sample_structure_latent
-from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor
+from comfyui_trellis2.trellis2.sampling.projected import StageGuide
+from comfyui_trellis2.trellis2.sparse import CoordSet, ProjectedSequences, SparseTensor
 from comfyui_trellis2.trellis2.values import ImageCondition
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -560,3 +561,15 @@ def test_every_card_computes_the_same_bytes(launch):
         assert len(flow.graphs) == (2 if launch == "graph" else 0)
     for outs in found.values():
         assert all(torch.equal(out, found["cuda:0"][0]) for out in outs)
+
+
+@pytest.mark.parametrize("counts", [(30,), (20, 11)])
+def test_projected_features_are_inputs_of_a_recording(recorder, counts):
+    """Those of another picture are copied in, and the negative, which has none, has a recording of its own."""
+    ours, plain = pair(recorder, image_attn_mode="proj", proj_in_channels=64)
+    coords = voxels(*counts)
+    for seed in (0, 7):
+        tokens, features = draw(5 * len(counts), 32, seed=seed), draw(len(coords), 64, seed=seed + 1)
+        guide = StageGuide(ProjectedSequences(tokens, (5,) * len(counts), features))
+        assert_as_plain(ours, plain, coords, seed=seed, condition=guide)
+    assert recorder.made == 2

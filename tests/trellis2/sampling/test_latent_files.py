@@ -75,9 +75,24 @@ def test_every_field_of_a_latent_is_in_the_file():
     fields = {
         kind: {f.name for f in dataclasses.fields(kind)} for kind in (SparseStructure, ShapeLatent, TextureLatent)
     }
-    slat = {"slat", "resolutions", "noise_history", "space", "made"}
-    structure = {"items", "resolution", "noise_history", "made"}
+    slat = {"slat", "resolutions", "noise_history", "space", "made", "y_up"}
+    structure = {"items", "resolution", "noise_history", "made", "y_up"}
     assert fields == {SparseStructure: structure, ShapeLatent: slat | {"surface"}, TextureLatent: slat}
+
+
+def test_pixal3ds_frame_is_kept(tmp_path):
+    whole = latents()
+    turned = {kind: replace(getattr(whole, kind), y_up=True) for kind in whole.kinds}
+    write_latents(tmp_path / "a.safetensors", Latents(**turned))
+    back = read_latents(tmp_path / "a.safetensors")
+    assert all(getattr(back, kind).y_up for kind in back.kinds)
+    write_latents(tmp_path / "b.safetensors", whole)
+    assert not any(getattr(read_latents(tmp_path / "b.safetensors"), kind).y_up for kind in whole.kinds)
+    assert b"y_up" not in (tmp_path / "b.safetensors").read_bytes()  # the bytes of earlier versions
+    content = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "c.safetensors").write_bytes(content.replace(b'\\"y_up\\": true', b'\\"y_up\\": 1111'))
+    with pytest.raises(ValueError, match="y_up: expected true or false"):
+        read_latents(tmp_path / "c.safetensors")
 
 
 def test_an_encoded_shape_keeps_the_voxels_that_its_decoder_follows(tmp_path):

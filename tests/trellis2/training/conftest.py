@@ -12,6 +12,7 @@ from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.material import Material, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
+from comfyui_trellis2.trellis2.projection.framing import OrbitView
 from comfyui_trellis2.trellis2.training.data.dataset import Sample, Source
 from comfyui_trellis2.trellis2.training.loop.distributed import DistributedContext
 from comfyui_trellis2.trellis2.training.recipe import parse_recipe
@@ -21,6 +22,7 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).parents[3]
 TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
 RADIUS = 0.17  # of the cube
+FRONT = OrbitView(0.0, 0.0, 20.0)
 COLORS = ((0.9, 0.2, 0.1), (0.1, 0.3, 0.8))
 WIDTHS = [16, 16, 16, 16, 16]
 
@@ -56,7 +58,7 @@ def toy_object(index: int, *, resolution: int, image_size: int, views: int) -> S
     image = Image.new("RGBA", (64, 64))
     draw = ImageDraw.Draw(image)
     (draw.rectangle if odd else draw.ellipse)((8, 8, 55, 55), fill=(*(int(255 * c) for c in COLORS[odd]), 255))
-    return Sample.of(voxelize(mesh, Grid.cube(resolution)), [image] * views, image_size)
+    return Sample.of(voxelize(mesh, Grid.cube(resolution)), [image] * views, [FRONT] * views, image_size)
 
 
 def convnext(levels: int, **args) -> dict:

@@ -41,7 +41,7 @@ def test_an_unknown_key(data, path, message):
     [
         ({"steps": 0}, "at least 1"),
         ({"resolution": 100}, "multiple of 16, got 100"),
-        ({"ema": 1.0}, "drop_condition, ema"),
+        ({"ema": 1.0}, "drop_condition, guess_camera, ema"),
         ({"task": "everything"}, r"task: expected one of .*, got 'everything'"),
     ],
 )

@@ -89,6 +89,11 @@ class GgufSet:
     files: tuple[Path, ...]
     label: str
 
+    @property
+    def projects(self) -> bool:
+        """Whether a flow takes projected features, as Pixal3D's do. Only headers are read."""
+        return any(key.endswith(PROJECTED) for path in self.files for key in GgufFile.open(path).tensors)
+
 
 def tag_of(path: Path) -> str:
     """Returns the quantisation that a file's name ends with, such as "Q4_K_M", or ""."""

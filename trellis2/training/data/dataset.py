@@ -27,6 +27,7 @@ from ....o_voxel.voxels.sample import vertex_materials
 from ....o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from ...checkpoint.weights import read_tensors, save_weights
 from ...image import prepare_image
+from ...projection.framing import OrbitView
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 # Files that a mesh file may refer to: buffers, materials, textures.
 SIDECAR_SUFFIXES = (".bin", ".mtl", ".png", ".jpg", ".jpeg", ".webp", ".tga", ".bmp")
 # Version of the voxelisation and rendering of mesh files and of the cached files. Raise it when a change alters them.
-SAMPLE_VERSION = 1
+SAMPLE_VERSION = 2
 INTERSECTED_BITS = (1, 2, 4)  # of x, y and z in a cached file
 # Attempts for an object, and the distance between their seeds: beyond the seeds of any other object in a run.
 ATTEMPTS, SEED_STRIDE = 4, 1 << 26
@@ -46,25 +47,31 @@ class Sample:
 
     voxels: dual grid and materials on a cube grid.  images: [V, S, S, 3] uint8 RGB, prepared as a user's picture is
     (cropped to the object, on black) but for resizing and normalisation to the image encoder's input.
-    Raises ValueError for images of another shape or dtype and for voxels that are empty or without materials.
+    cameras: [V, 3] fp32, yaw, pitch and field of view of each in degrees, see `projection.framing.OrbitView`.
+    Raises ValueError for images or cameras of another shape or dtype and for voxels that are empty or without
+    materials.
     """
 
     voxels: OVoxel
     images: Tensor
+    cameras: Tensor
 
     def __post_init__(self) -> None:
-        check_tensor(self.images, "Sample.images", (None, None, None, 3), torch.uint8)
+        views = check_tensor(self.images, "Sample.images", (None, None, None, 3), torch.uint8).shape[0]
+        check_tensor(self.cameras, "Sample.cameras", (views, 3), torch.float32)
         if self.voxels.field is None or len(self.voxels.field.coords) == 0:
             raise ValueError("Sample: expected voxels with materials, got none; is the object outside [-0.5, 0.5]^3?")
 
     @classmethod
-    def of(cls, voxels: OVoxel, images: Sequence[Image.Image], image_size: int) -> Sample:
-        """A sample from an object and RGBA pictures of it, resized to `image_size` pixels a side.
+    def of(cls, voxels: OVoxel, images: Sequence[Image.Image], cameras: Sequence[OrbitView], image_size: int) -> Sample:
+        """A sample from an object, RGBA pictures of it, resized to `image_size` pixels a side, and their cameras.
 
         Raises ValueError for a picture in which `prepare_image` finds no object.
         """
         prepared = [prepare_image(image).resize((image_size,) * 2, Image.Resampling.LANCZOS) for image in images]
-        return cls(voxels, _stack([torch.from_numpy(np.array(image)) for image in prepared], image_size))
+        views = [(camera.yaw_deg, camera.pitch_deg, camera.fov_deg) for camera in cameras]
+        pictures = _stack([torch.from_numpy(np.array(image)) for image in prepared], image_size)
+        return cls(voxels, pictures, torch.tensor(views, dtype=torch.float32).reshape(-1, 3))
 
 
 @dataclass(frozen=True)
@@ -117,14 +124,15 @@ def world_sample(index: int, *, resolution: int, image_size: int, views: int) ->
     An object without a usable picture (all clear glass, or thinner than a pixel) is replaced by another seed of its
     family, so that it cannot end a run of many thousands.
     """
-    from ..world import TRAIN_FAMILIES, TRAIN_SEEDS, make_rendered_object
+    from ..world import TRAIN_FAMILIES, TRAIN_SEEDS, framed_fov, make_rendered_object
 
     number, family = divmod(index, len(TRAIN_FAMILIES))
     size = {"resolution": resolution, "image_size": image_size, "views": views}
 
     def made(seed: int) -> Sample:
         rendered = make_rendered_object(TRAIN_FAMILIES[family], seed, **size)
-        return Sample.of(rendered.voxels, rendered.images, image_size)
+        views = [OrbitView(0.0, view.camera.pitch_deg, framed_fov(view.camera.fov_deg)) for view in rendered.views]
+        return Sample.of(rendered.voxels, rendered.images, views, image_size)
 
     *seeds, last = (TRAIN_SEEDS[number + k * SEED_STRIDE] for k in range(ATTEMPTS))
     for seed in seeds:
@@ -139,13 +147,14 @@ def mesh_sample(files: tuple[Path, ...], index: int, *, resolution: int, image_s
     voxels = voxelize(fitted(load_textured_mesh(files[index % len(files)])), Grid.cube(resolution))
     mesh = dual_grid_to_mesh(voxels.dual_grid)
     material = vertex_materials(mesh, voxels.field)
-    rng, images = np.random.default_rng(index), []
+    rng, images, cameras = np.random.default_rng(index), [], []
     for _ in range(views):
         camera = Camera(rng.uniform(0, 360), rng.uniform(-10, 50), fov_deg=rng.uniform(20, 50))
         style = Style(background=None, ground=False)
         drawn = render_mesh(mesh, camera, (image_size,) * 2, material=material, style=style)
         images.append(Image.fromarray(to_bytes(torch.cat([drawn.color, drawn.alpha[..., None]], -1)).numpy()))
-    return Sample.of(voxels, images, image_size)
+        cameras.append(OrbitView(camera.yaw_deg, camera.pitch_deg, camera.fov_deg))
+    return Sample.of(voxels, images, cameras, image_size)
 
 
 def cached(source: Source, folder: Path, index: int, *, resolution: int, image_size: int, views: int) -> Sample:
@@ -195,6 +204,7 @@ def _pack(sample: Sample) -> dict[str, Tensor]:
         "intersected": bits.sum(1, dtype=torch.uint8),
         "materials": (sample.voxels.field.attrs.float() * 255).round().to(torch.uint8),
         "images": sample.images,
+        "cameras": sample.cameras,
     }
 
 
@@ -204,7 +214,7 @@ def _unpack(tensors: Mapping[str, Tensor], resolution: int) -> Sample:
     coords, grid = tensors["coords"].to(torch.int32), Grid.cube(resolution)
     dual_grid = DualGrid(coords, tensors["dual"].to(torch.float32), crossed, grid)
     field = VoxelField(coords, tensors["materials"].to(torch.float32) / 255, grid)
-    return Sample(OVoxel(dual_grid, field), tensors["images"])
+    return Sample(OVoxel(dual_grid, field), tensors["images"], tensors["cameras"])
 
 
 def _digest(parts: Iterable[str]) -> str:

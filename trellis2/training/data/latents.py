@@ -23,11 +23,12 @@ class LatentSample:
     """One object as the flows see it.
 
     latents: the encoders' means by name, not normalised, fp32: "structure" [C, R, R, R]; "shape" and "texture" [T, C],
-    on the voxels "coords" [T, 3] int32.  images: [V, S, S, 3] uint8, as in Sample.
+    on the voxels "coords" [T, 3] int32.  images: [V, S, S, 3] uint8, cameras: [V, 3] fp32, as in Sample.
     """
 
     latents: Mapping[str, Tensor]
     images: Tensor
+    cameras: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LatentFolder:
 
     def __call__(self, index: int) -> LatentSample:
         tensors = read_tensors(self.path(index))
-        return LatentSample(tensors, tensors.pop("images"))
+        return LatentSample(tensors, tensors.pop("images"), tensors.pop("cameras"))
 
     def path(self, index: int) -> Path:
         """The file of an object."""
@@ -52,19 +53,15 @@ class LatentFolder:
     def write(self, index: int, sample: LatentSample, encoders: str, source: str) -> None:
         """Write an object's file, with the fingerprints of the encoders and of the dataset's source."""
         metadata = {"encoders": encoders, "source": source}
-        save_weights({**sample.latents, "images": sample.images}, self.path(index), metadata)
+        save_weights({**sample.latents, "images": sample.images, "cameras": sample.cameras}, self.path(index), metadata)
 
     def holds(self, index: int, encoders: str, source: str) -> bool:
-        """True if the object has been encoded from this source by encoders of this fingerprint.
-
-        Files of runs from before sources had fingerprints have none; they are taken as they are, so that such a run
-        can be resumed.
-        """
+        """True if the object has been encoded from this source by encoders of this fingerprint."""
         path = self.path(index)
         if not path.exists():
             return False
         metadata = read_metadata(path)
-        return metadata.get("encoders") == encoders and metadata.get("source", source) == source
+        return metadata.get("encoders") == encoders and metadata.get("source") == source
 
     def has_statistics(self, encoders: str) -> bool:
         """True if statistics of latents by encoders of this fingerprint have been written."""

@@ -32,7 +32,7 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
         elif isinstance(module, LatentFlow):
             for block in module.blocks:
                 block.compile(dynamic=True)
-                for part in (block.self_attn, block.cross_attn):
+                for part in (block.self_attn, block.image_attention):
                     # It branches on the sequence lengths, which change at every step.
                     part.attend = torch.compiler.disable(part.attend)
         elif isinstance(module, ConvNeXtBlock):

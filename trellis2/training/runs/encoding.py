@@ -77,11 +77,11 @@ def encode_objects(
 def collate_objects(names: Sequence[str], structure_side: int, items: Sequence[Item]) -> Batch:
     """The inputs of the encoders of the latents `names`, for B objects.
 
-    Returns images [B, V, S, S, 3] uint8; for "structure" occupied [B, 1, R, R, R] bool with R = structure_side; for
-    "shape" and "texture" the tensors of `pack_voxels`.
+    Returns images [B, V, S, S, 3] uint8 and cameras [B, V, 3] fp32; for "structure" occupied [B, 1, R, R, R] bool with
+    R = structure_side; for "shape" and "texture" the tensors of `pack_voxels`.
     """
     samples: list[Sample] = [sample for sample, _ in items]
-    batch: Batch = {"images": torch.stack([sample.images for sample in samples])}
+    batch: Batch = {name: torch.stack([getattr(sample, name) for sample in samples]) for name in ("images", "cameras")}
     if "structure" in names:
         batch["occupied"] = occupancy([sample.voxels.dual_grid for sample in samples], structure_side).bool()
     if set(names) & set(SLATS):
@@ -92,7 +92,7 @@ def collate_objects(names: Sequence[str], structure_side: int, items: Sequence[I
 @torch.no_grad()
 def encode(encoders: Mapping[str, nn.Module], batch: Batch, device: torch.device) -> list[LatentSample]:
     """Encode a batch by `collate_objects` on `device`; the B samples are on the CPU."""
-    images, inputs = batch["images"], to_device(batch, device)
+    images, cameras, inputs = batch["images"], batch["cameras"], to_device(batch, device)
     found: list[dict[str, Tensor]] = [{} for _ in images]
     if "structure" in encoders:
         _assign(found, "structure", encoders["structure"](inputs["occupied"].float())[0])
@@ -103,7 +103,7 @@ def encode(encoders: Mapping[str, nn.Module], batch: Batch, device: torch.device
         _assign(found, name, mean.feats.split(mean.coords.lengths))
     if slats:  # both structured latents have the same voxels
         _assign(found, "coords", mean.coords.voxels.split(mean.coords.lengths))
-    return [LatentSample(latents, image) for latents, image in zip(found, images, strict=True)]
+    return [LatentSample(*parts) for parts in zip(found, images, cameras, strict=True)]
 
 
 def fingerprint(encoders: Mapping[str, nn.Module]) -> str:

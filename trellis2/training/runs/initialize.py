@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...checkpoint.config import ConfigError
 from ...models.sparse_vae import ConvNeXtBlock, DownBlock, SparseDecoder, SparseEncoder, UpBlock
 from ...models.structure_vae import ResBlock3d, StructureDecoder, StructureEncoder
-from ...models.transformer import Block, FlowTransformer
+from ...models.transformer import Block, FlowTransformer, ProjectedCrossAttention
 from ...sparse import SubmanifoldConv3d
 
 LOGVAR_START = -6.0  # of a new encoder: a standard deviation of 0.05
@@ -65,7 +68,9 @@ def _closing_layers(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, ConvNeXtBlock):
         return [module.mlp[-1]]
     if isinstance(module, Block):
-        return [module.cross_attn.to_out, *([] if module.share_mod else [module.adaLN_modulation[-1]])]
+        projecting = [module.cross_attn.proj_linear] if isinstance(module.cross_attn, ProjectedCrossAttention) else []
+        modulating = [] if module.share_mod else [module.adaLN_modulation[-1]]
+        return [module.image_attention.to_out, *projecting, *modulating]
     if isinstance(module, FlowTransformer):
         return [module.out_layer, *([module.adaLN_modulation[-1]] if module.config.share_mod else [])]
     return []
@@ -138,3 +143,20 @@ def _carry(layer: SubmanifoldConv3d | nn.Linear, values: Tensor, generator: torc
     weight[rows] = 0
     layer.bias[rows] = 0
     (weight if isinstance(layer, nn.Linear) else weight[:, 1, 1, 1])[rows] = values[rows]
+
+
+@torch.no_grad()
+def start_from(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Take a flow's weights from one that does not project, so that it computes the same: what projects is new, and
+    adds nothing at first. Raises ConfigError if other weights are missing, of another shape, or left over."""
+    wanted = model.state_dict()
+    derived = getattr(model, "derived_buffers", dict)()
+    known = {key: key.replace(".cross_attn_block.", ".") for key in wanted if ".proj_linear." not in key}
+    known = {key: source for key, source in known.items() if key not in derived}
+    odd = sorted(set(known.values()) ^ set(tensors)) or sorted(
+        key for key, source in known.items() if wanted[key].shape != tensors[source].shape
+    )
+    if odd:
+        raise ConfigError(f"start: expected the weights of the same network without projection, got other {odd[:5]}")
+    for key, source in known.items():
+        wanted[key].copy_(tensors[source])

@@ -12,11 +12,12 @@ from torch import nn
 
 from ...checkpoint.config import ConfigError
 from ...checkpoint.hub import FileSource
-from ...checkpoint.layouts import IMAGE_ENCODER, MICROSOFT, Folder, load_encoder, read_encoder_config
-from ...checkpoint.weights import load_weights, read_stored, save_weights
+from ...checkpoint.image_models import load_encoder, read_encoder_config
+from ...checkpoint.layouts import IMAGE_ENCODER, MICROSOFT, Folder
+from ...checkpoint.weights import load_weights, read_stored, read_tensors, save_weights
 from ...models import Backends, build_model
 from ...models.dino import DinoConfig, DinoVisionTransformer
-from .initialize import init_identity_vae, initialize
+from .initialize import init_identity_vae, initialize, start_from
 
 # Plain torch for all but convolutions: our fused norm kernel has no backward, and torch.compile fuses norms and
 # rotations with their neighbours.
@@ -30,14 +31,18 @@ def open_network(role: str, description: Mapping[str, Any], generator: torch.Gen
     """A network of a recipe in fp32 on the CPU.
 
     description: {"name", "args"} initialises a new network from `generator`; {"from": checkpoint} loads the role's
-    weights, {"from": checkpoint, "path": stem} those of a file that pipeline.json has no role for.
+    weights, {"from": checkpoint, "path": stem} those of a file that pipeline.json has no role for; {"name", "args",
+    "start": checkpoint} takes what it can from the role's weights there, see `start_from`.
     Raises ConfigError for other keys and unknown names, MissingFileError for absent files.
     """
     if "from" not in description:
-        model = new_network(role, description, "cpu")
+        new = {key: value for key, value in description.items() if key != "start"}
+        model = new_network(role, new, "cpu")
         initialize(model, generator)
         if role in TEXTURE_VAE:
             init_identity_vae(model, generator)
+        if "start" in description:
+            start_from(model, read_tensors(_files(role, {"from": description["start"]})[1]))
         return model
     if role == IMAGE_ENCODER:
         return open_checkpoint(description["from"]).load(IMAGE_ENCODER, None, None)
@@ -47,7 +52,7 @@ def open_network(role: str, description: Mapping[str, Any], generator: torch.Gen
 def resolved(role: str, description: Mapping[str, Any]) -> Mapping[str, Any]:
     """The {"name", "args"} of a network of a recipe, read from its checkpoint if it has one."""
     if "from" not in description:
-        return description
+        return {key: value for key, value in description.items() if key != "start"}
     return json.loads(_files(role, description)[0].read_text(encoding="utf-8"))
 
 

@@ -6,6 +6,7 @@ integrates the same path from t = 1 to 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,12 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...capabilities import LATENT_STRIDE
 from ...checkpoint.config import Normalization
 from ...checkpoint.layouts import IMAGE_ENCODER
 from ...image import normalize_pixels
 from ...models.dino import DinoVisionTransformer
+from ...projection.framing import OrbitView, ball, cell_centers, colors, cropped, features
 from ...sampling.stages import normalize
-from ...sparse import CoordSet, PackedSequences, SparseTensor
+from ...sparse import CoordSet, PackedSequences, ProjectedSequences, SparseTensor
+from ...values import whole_picture
 from ..data.batches import Batch, Item
 from ..data.latents import LatentSample
 from ..data.stream import generators
@@ -27,6 +31,11 @@ from ..recipe import DataConfig, StageConfig
 from .losses import item_mean, logit_normal_time, noisy, velocity_target
 from .task import Task
 
+# What a flow reads at a place beside the patch's token: the mean colours of CELL_SIDE^2 parts of a cell of the picture.
+COLOR_CELLS, CELL_SIDE = 64, 4
+# The camera of a picture of which nothing is said; how far a known one is off in training.
+USUAL_PITCH_DEG, USUAL_FOV_DEG = 20.0, 30.0
+ANGLE_SPREAD_DEG, FOV_SPREAD = 2.0, 0.1
 PATCH_SIDE = 4  # the auxiliary loss predicts PATCH_SIDE x PATCH_SIDE mean colours of each patch
 
 
@@ -49,7 +58,8 @@ class FlowTask(Task):
 
     frozen: networks that are used but not trained, by role.
     Batch: images [B, S, S, 3] uint8; time [B] fp32 standard normal; shown [B] fp32 uniform; noise of the predicted
-    latent's shape; the latents of `latents`.
+    latent's shape; places [T, 2] fp32, where each of the flow's tokens is in its object's picture, and item [T] int64;
+    the latents of `latents`.
     """
 
     inputs = "latents"
@@ -86,7 +96,8 @@ class FlowTask(Task):
     def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
         samples: list[LatentSample] = [sample for sample, _ in items]
         seeds = tuple(seed for _, seed in items)
-        views = [sample.images[seed % len(sample.images)] for sample, seed in items]
+        views = [seed % len(sample.images) for sample, seed in items]
+        images = torch.stack([sample.images[view] for (sample, _), view in zip(items, views, strict=True)])
         # All random numbers are drawn here, in the data loader's worker, off the training process's critical path.
         draws = generators(seeds)
         random = {"time": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
@@ -94,7 +105,24 @@ class FlowTask(Task):
         shapes = [sample.latents[cls.predicts].shape for sample in samples]
         noise = [torch.randn(shape, generator=draw) for shape, draw in zip(shapes, draws, strict=True)]
         latents = cls.latents([sample.latents for sample in samples])
-        return {**latents, **random, "noise": cls.batched(noise), "images": torch.stack(views)}
+        places = [
+            cls.places(sample.latents, camera_of(sample.cameras[view], stage.guess_camera, draw), stage)
+            for sample, view, draw in zip(samples, views, draws, strict=True)
+        ]
+        item = torch.arange(len(places)).repeat_interleave(torch.tensor([len(part) for part in places]))
+        return {
+            **latents,
+            **random,
+            "noise": cls.batched(noise),
+            "images": images,
+            "places": torch.cat(places),
+            "item": item,
+        }
+
+    @classmethod
+    def places(cls, latents: Mapping[str, Tensor], view: OrbitView, stage: StageConfig) -> Tensor:
+        """Where the tokens [T] of an object are in its picture, [T, 2] fp32, see `projection.framing.cropped`."""
+        raise NotImplementedError
 
     @classmethod
     def latents(cls, samples: Sequence[Mapping[str, Tensor]]) -> Batch:
@@ -122,6 +150,11 @@ class FlowTask(Task):
         pixels = repeated(normalize_pixels(batch["images"]).movedim(-1, 1), self.setting.repeat)
         tokens = self._tokens(pixels)
         condition = PackedSequences.from_items(tokens * shown[:, None, None])
+        if self.flow.config.projected_channels:
+            patches = tokens[:, whole_picture(tokens) :]
+            found = features(batch["places"], batch["item"], [patches, colors(pixels, COLOR_CELLS, CELL_SIDE)])
+            projected = found * shown[batch["item"]][:, None]
+            condition = ProjectedSequences(condition.feats, condition.lengths, projected)
         terms = {"velocity": self.velocity(batch, t, condition)}
         if stage.train_image_encoder:
             terms["patches"] = self._patches(tokens, pixels)
@@ -147,6 +180,17 @@ class FlowTask(Task):
         """(x_t, target velocity), both of the latent's shape; t broadcasts."""
         sigma_min = self.setting.sigma_min
         return noisy(clean, noise, t, sigma_min), velocity_target(clean, noise, sigma_min)
+
+
+def camera_of(known: Tensor, guessed: float, draw: torch.Generator) -> OrbitView:
+    """A picture's camera, known [3] fp32, a little off; with the probability `guessed` the usual one in its place, as
+    where nobody says how the picture was taken."""
+    chance, turn, tilt, wide = torch.randn(4, generator=draw).tolist()
+    if math.erf(abs(chance) / math.sqrt(2)) < guessed:
+        return OrbitView(0.0, USUAL_PITCH_DEG, USUAL_FOV_DEG)
+    yaw, pitch, fov = known.tolist()
+    fov = min(90.0, fov * math.exp(FOV_SPREAD * wide))
+    return OrbitView(yaw + ANGLE_SPREAD_DEG * turn, min(89.0, max(-89.0, pitch + ANGLE_SPREAD_DEG * tilt)), fov)
 
 
 def repeated(pixels: Tensor, times: int) -> Tensor:
@@ -176,6 +220,11 @@ class StructureFlowTask(FlowTask):
     def latents(cls, samples: Sequence[Mapping[str, Tensor]]) -> Batch:
         return {"structure": cls.batched([sample["structure"] for sample in samples])}
 
+    @classmethod
+    def places(cls, latents: Mapping[str, Tensor], view: OrbitView, stage: StageConfig) -> Tensor:
+        axis = torch.arange(latents["structure"].shape[-1], dtype=torch.int32)
+        return cropped(cell_centers(torch.cartesian_prod(axis, axis, axis), len(axis)), ball(), view)
+
     @staticmethod
     def batched(parts: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(parts))
@@ -197,6 +246,11 @@ class LatentFlowTask(FlowTask):
             "lengths": tuple(len(sample["coords"]) for sample in samples),
             **{name: cls.batched([sample[name] for sample in samples]) for name in cls.learns},
         }
+
+    @classmethod
+    def places(cls, latents: Mapping[str, Tensor], view: OrbitView, stage: StageConfig) -> Tensor:
+        points = cell_centers(latents["coords"], stage.resolution // LATENT_STRIDE)
+        return cropped(points, points, view)
 
     def _latent(self, batch: Batch, name: str) -> SparseTensor:
         coords = CoordSet(batch["coords"], batch["lengths"])

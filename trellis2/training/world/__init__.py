@@ -3,7 +3,7 @@
 from .families import FAMILIES, HELD_OUT, TRAIN
 from .objects import HELD_OUT_SEEDS, TRAIN_SEEDS, make_object
 from .samples import RenderedObject, make_rendered_object
-from .views import View, draw_views
+from .views import View, draw_views, framed_fov
 
 # Version of the objects and pictures. Raise it whenever a family, material, shape, view or the renderer changes them:
 # cached samples of other versions are not used. test_world.py fails when they change under an old version.
@@ -22,6 +22,7 @@ __all__ = [
     "RenderedObject",
     "View",
     "draw_views",
+    "framed_fov",
     "make_object",
     "make_rendered_object",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import radians, tan
+from math import atan, degrees, radians, tan
 
 import torch
 from PIL import Image
@@ -74,6 +74,11 @@ def framed(camera: Camera, scene: Scene) -> Camera:
     distance = eye - sum(c * b for c, b in zip(scene.bounds.center, view.back, strict=True))
     target = tuple(p - distance * b for p, b in zip(position, view.back, strict=True))
     return replace(camera, target=target, distance=distance)
+
+
+def framed_fov(fov_deg: float) -> float:
+    """Field of view in degrees of the part of a picture that its object fills."""
+    return 2 * degrees(atan(FILLED * tan(radians(fov_deg) / 2)))
 
 
 def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]:

@@ -137,7 +137,7 @@ def test_an_object_outside_the_grid(source):
         example.voxels.dual_grid.grid,
     )
     with pytest.raises(ValueError, match="expected voxels with materials, got none"):
-        type(example)(type(example.voxels)(none), example.images)
+        type(example)(type(example.voxels)(none), example.images, example.cameras)
 
 
 def test_a_block_is_a_cube_on_the_borders_of_latents(source):

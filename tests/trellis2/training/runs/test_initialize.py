@@ -4,9 +4,11 @@ import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.values import VoxelField
+from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
 from comfyui_trellis2.trellis2.models.texture_vae import field_features
+from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, ProjectedSequences, SparseTensor
 from comfyui_trellis2.trellis2.training.recipe import load_recipe
-from comfyui_trellis2.trellis2.training.runs.initialize import init_identity_vae, initialize
+from comfyui_trellis2.trellis2.training.runs.initialize import init_identity_vae, initialize, start_from
 from comfyui_trellis2.trellis2.training.runs.networks import new_network
 from comfyui_trellis2.trellis2.training.tasks import TASKS
 
@@ -71,3 +73,24 @@ def test_it_starts_the_same_each_time():
 
     first, second = started(), started()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_flow_that_projects_starts_as_one_that_does_not(toy):
+    recipe, role = toy(1), "shape_slat_flow_model_512"
+    plain = new_network(role, recipe.networks[role], "cpu")
+    initialize(plain, torch.Generator().manual_seed(0))
+    for parameter in plain.parameters():
+        parameter.data += 0.01
+    given = {**recipe.networks[role], "args": recipe.networks[role]["args"] | {"image_attn_mode": "proj"}}
+    model = new_network(role, given, "cpu")
+    initialize(model, torch.Generator().manual_seed(1))
+    kept = plain.state_dict()
+    start_from(model, kept)
+    coords = CoordSet.from_items([torch.cartesian_prod(*[torch.arange(2, dtype=torch.int32)] * 3)])
+    x, t = SparseTensor(torch.randn(8, 4), coords), torch.tensor([500.0])
+    tokens = torch.randn(6, 32)
+    seen = ProjectedSequences(tokens, (6,), torch.randn(8, 32))
+    with torch.no_grad():
+        assert torch.equal(plain(x, t, PackedSequences(tokens, (6,))).feats, model(x, t, seen).feats)
+    with pytest.raises(ConfigError, match="without projection"):
+        start_from(model, {**kept, "other": torch.zeros(1)})

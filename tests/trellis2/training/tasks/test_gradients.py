@@ -9,7 +9,7 @@ from comfyui_trellis2.trellis2.training.data.latents import LatentSample
 from comfyui_trellis2.trellis2.training.loop.compilation import compile_parts
 from comfyui_trellis2.trellis2.training.runs.networks import make_trainable, new_network
 from comfyui_trellis2.trellis2.training.tasks import TASKS
-from comfyui_trellis2.trellis2.training.tasks.flows import FlowSettings
+from comfyui_trellis2.trellis2.training.tasks.flows import CELL_SIDE, FlowSettings
 from comfyui_trellis2.trellis2.training.tasks.task import Task
 
 CHANNELS = 4
@@ -23,7 +23,8 @@ def latent_object(tokens: int) -> LatentSample:
     shape, texture = (torch.randn(tokens, CHANNELS, generator=draw) for _ in range(2))
     image = torch.randint(0, 256, (1, 256, 256, 3), generator=draw, dtype=torch.uint8)
     structure = torch.randn(CHANNELS, 8, 8, 8, generator=draw)
-    return LatentSample({"coords": coords, "shape": shape, "texture": texture, "structure": structure}, image)
+    latents = {"coords": coords, "shape": shape, "texture": texture, "structure": structure}
+    return LatentSample(latents, image, torch.tensor([[0.0, 20.0, 30.0]]))
 
 
 def build(name: str, recipe) -> Task:
@@ -115,8 +116,31 @@ def test_a_dropped_image_leaves_no_trace(toy, source):
     assert torch.equal(task(batch)["velocity"], task(blank)["velocity"])
 
 
+def projecting(recipe, name: str):
+    """The recipe with a flow that also reads the picture where its tokens are."""
+    role = TASKS[name].roles(recipe.stages[name])[1]
+    recipe.networks[role]["args"] |= {"image_attn_mode": "proj", "proj_in_channels": 32 + 3 * CELL_SIDE**2}
+    return recipe
+
+
+@pytest.mark.parametrize("name", ["structure_flow", "shape_flow", "texture_flow"])
+def test_a_flow_reads_the_picture_where_its_tokens_are(toy, source, name):
+    recipe = projecting(toy(1, [name], drop_condition=0.0, guess_camera=0.0), name)
+    task, batch = build(name, recipe), batch_of(name, recipe, source)
+    terms = task(batch)
+    terms["velocity"].backward()
+    blocks = task.flow.blocks
+    assert all(block.cross_attn.proj_linear.weight.grad.any() for block in blocks)
+    moved = task({**batch, "places": batch["places"].flip(0)})["velocity"]
+    assert not torch.equal(moved, terms["velocity"])
+    hidden = projecting(toy(1, [name], drop_condition=1.0), name)
+    task = build(name, hidden)
+    blank = {**batch, "images": torch.zeros_like(batch["images"])}
+    assert torch.equal(task(batch)["velocity"], task(blank)["velocity"])
+
+
 def test_a_batch_of_flows_is_its_objects(toy):
-    recipe = toy(1, ["texture_flow"], drop_condition=0.5)
+    recipe = projecting(toy(1, ["texture_flow"], drop_condition=0.5), "texture_flow")
     kind, stage = TASKS["texture_flow"], recipe.stages["texture_flow"]
     task, items = build("texture_flow", recipe), [(latent_object(n), n) for n in (20, 7, 13)]
     whole = task(kind.collate(items, recipe.data, stage))["velocity"]

@@ -1,0 +1,74 @@
+"""The condition of flows that read a picture where their tokens are in it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from comfyui_trellis2.trellis2.checkpoint.config import CropConfig
+from comfyui_trellis2.trellis2.image.views import NAMED_VIEWS, ViewBlend
+from comfyui_trellis2.trellis2.projection.camera import ViewRig
+from comfyui_trellis2.trellis2.projection.framing import cell_centers, cropped, features
+from comfyui_trellis2.trellis2.sampling.cropped import crop_guide, crop_views
+from comfyui_trellis2.trellis2.sampling.projected import latent_guide, structure_guide
+from comfyui_trellis2.trellis2.sparse import CoordSet
+from comfyui_trellis2.trellis2.values import ImageCondition
+
+CONFIG = CropConfig(cells=8, side=2, pitch_deg=20.0, fov_deg=30.0)
+VOXELS = [torch.tensor([[1, 2, 3], [4, 5, 6], [7, 0, 2]], dtype=torch.int32), torch.tensor([[3, 3, 3], [0, 6, 1]])]
+
+
+def condition_of(objects, views=1, taken="average"):
+    draw = torch.Generator().manual_seed(5)
+    pixels = [[torch.randn(3, 32, 32, generator=draw) for _ in range(views)] for _ in range(2)][:objects]
+    tokens = torch.randn(2, views, 5 + 16, 6, generator=draw)[:objects]
+    mode = {"view_mode": "blend", "directions": taken.vectors()} if isinstance(taken, ViewBlend) else {}
+    return ImageCondition(tokens, None, crop=crop_views(CONFIG, pixels, taken), **mode)
+
+
+def guide_of(condition, items):
+    coords = CoordSet.from_items([item.int() for item in items])
+    return crop_guide(condition, 512, coords, (32,) * len(items), known=True)
+
+
+def test_a_batch_is_its_objects_and_tokens_stay():
+    condition, item = condition_of(2), [v.int() for v in VOXELS]
+    (both,) = guide_of(condition, item).views(512)
+    (first,) = guide_of(condition_of(1), item[:1]).views(512)
+    assert both.projected.shape == (5, 6 + 12) and both.lengths == (21, 21)
+    torch.testing.assert_close(both.projected[:3], first.projected)
+    assert torch.equal(both.feats, condition.tokens_512.flatten(0, 2))
+
+
+def test_a_view_is_read_from_its_side():
+    front, left = NAMED_VIEWS["front"], NAMED_VIEWS["left"]
+    condition, item = condition_of(1, 2, ViewBlend((front, left), 0.2)), [VOXELS[0]]
+    guide = guide_of(condition, item)
+    assert guide.view_mode == "blend" and torch.equal(guide.directions, condition.directions)
+    points = cell_centers(item[0], 32)
+    for view, sequences in enumerate(guide.views(512)):
+        at = condition.crop.views[0][view]
+        maps = (condition.tokens_512[:, view, 5:], condition.crop.colors[:, view])
+        wanted = features(cropped(points, points, at), torch.zeros(3, dtype=torch.long), maps)
+        torch.testing.assert_close(sequences.projected, wanted)
+    assert [view.yaw_deg for view in condition.crop.views[0]] == [0.0, 90.0]
+
+
+def test_a_camera_is_the_usual_one_where_nothing_is_said():
+    crop = condition_of(1).crop
+    assert (crop.views[0][0].pitch_deg, crop.views[0][0].fov_deg) == (20.0, 30.0)
+    crop = condition_of(1, taken=ViewRig(fov_deg=50.0, directions=(NAMED_VIEWS["top"],))).crop
+    assert (crop.views[0][0].pitch_deg, crop.views[0][0].fov_deg) == (90.0, 50.0)
+
+
+def test_the_structure_is_read_in_front_of_a_ball():
+    networks = SimpleNamespace(config=SimpleNamespace(crop=CONFIG, models={}), device=torch.device("cpu"))
+    (sequences,) = structure_guide(networks, condition_of(2), 4).views(512)
+    assert sequences.projected.shape == (2 * 64, 18) and bool(sequences.projected.isfinite().all())
+
+
+@pytest.mark.parametrize("crop", [CONFIG, None], ids=["expected", "not expected"])
+def test_another_checkpoints_condition_is_refused(crop):
+    networks = SimpleNamespace(config=SimpleNamespace(crop=crop, models={}), device=torch.device("cpu"))
+    condition = condition_of(1) if crop is None else ImageCondition(torch.randn(1, 1, 21, 6), None)
+    with pytest.raises(ValueError, match="same Load Model"):
+        latent_guide(networks, condition, "shape", CoordSet.from_items([VOXELS[0]]), (512,))

@@ -1,0 +1,116 @@
+"""A picture cropped about its object, where only the camera's direction and field of view are known.
+
+How near the camera stood, and to what it pointed, follow from the crop: the object just fills it. So points of the
+object say where all others are in the picture. Letters: N and M points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...o_voxel.core.checks import check_tensor
+from .project import Corners, corners, sampled
+
+CLEARANCE = 0.05  # least distance of the camera to the object, in sides of the unit cube
+BALL_POINTS = 256
+
+
+@dataclass(frozen=True)
+class OrbitView:
+    """yaw_deg: around the vertical, 0 in front (-y), 90 at +x.  pitch_deg: elevation above the horizon.  fov_deg: field
+    of view of the crop."""
+
+    yaw_deg: float
+    pitch_deg: float
+    fov_deg: float
+
+
+@dataclass(frozen=True, eq=False)
+class CropViews:
+    """The crops of B objects with V views each. colors: [B, V, cells^2, 3 side^2] fp32, see `colors`.  views: how each
+    one was taken, by object and view."""
+
+    colors: Tensor
+    views: tuple[tuple[OrbitView, ...], ...]
+
+    def __post_init__(self) -> None:
+        items, views, _, _ = check_tensor(self.colors, "colors", (None,) * 4, torch.float32).shape
+        if len(self.views) != items or any(len(own) != views for own in self.views):
+            raise ValueError(f"views: expected {views} of each of {items} objects, got {[len(v) for v in self.views]}")
+
+
+def cropped(points: Tensor, around: Tensor, view: OrbitView) -> Tensor:
+    """Returns where points are in the square crop that the points `around` just fill: [N, 2] fp32, x to the right and
+    y down, from 0 to 1 inside it.
+
+    points: [N, 3], around: [M, 3], world, z up.  The camera is as near as the crop's longer side allows, and its line
+    of sight goes through the middle of what it sees; the shorter side is centred too, as `prepare_image` does.
+    """
+    yaw, pitch, slope = (math.radians(a) for a in (view.yaw_deg, view.pitch_deg, view.fov_deg / 2))
+    slope = math.tan(slope)
+    axes = torch.tensor(
+        [
+            [math.cos(yaw), math.sin(yaw), 0.0],
+            [-math.sin(yaw) * math.sin(pitch), math.cos(yaw) * math.sin(pitch), math.cos(pitch)],
+            [math.sin(yaw) * math.cos(pitch), -math.cos(yaw) * math.cos(pitch), math.sin(pitch)],
+        ],
+        dtype=torch.float32,
+        device=points.device,
+    )
+    near = (around.float()[:, None] * axes).sum(2)
+    # (x, y, d), d towards the camera, is seen by one at (0, 0, e) if |x|, |y| <= slope (e - d): so e is known.
+    towards = slope * near[:, 2]
+    reach = [(towards + sign * near[:, axis]).amax() for axis in (0, 1) for sign in (1, -1)]
+    middle = torch.stack([reach[0] - reach[1], reach[2] - reach[3]]) / 2
+    eye = torch.stack([reach[0] + reach[1], reach[2] + reach[3]]).amax() / (2 * slope)
+    eye = torch.maximum(eye, near[:, 2].amax() + CLEARANCE)
+
+    def seen(at: Tensor) -> Tensor:
+        return (at[:, :2] - middle) / (eye - at[:, 2:]).clamp_min(CLEARANCE)
+
+    box = seen(near)
+    low, high = box.amin(0), box.amax(0)
+    side = (high - low).amax().clamp_min(1e-6)
+    place = (seen((points.float()[:, None] * axes).sum(2)) - (low + high) / 2) / side
+    return torch.stack([0.5 + place[:, 0], 0.5 - place[:, 1]], dim=1)
+
+
+def cell_centers(cells: Tensor, side: int) -> Tensor:
+    """Returns the centres [N, 3] fp32, in the unit cube about the origin, of cells [N, 3] int of `side` a side."""
+    return (cells.float() + 0.5) / side - 0.5
+
+
+def ball() -> Tensor:
+    """Points [M, 3] fp32 of the sphere that touches the cube's sides: stands for an object that is not known yet.
+
+    A spiral of equal steps in height (Saff and Kuijlaars 1997)."""
+    steps = (torch.arange(BALL_POINTS) + 0.5) / BALL_POINTS
+    height, turn = 2 * steps - 1, math.pi * (3 - math.sqrt(5)) * torch.arange(BALL_POINTS)
+    ring = (1 - height.square()).sqrt()
+    return torch.stack([ring * turn.cos(), ring * turn.sin(), height], dim=1) / 2
+
+
+def colors(pixels: Tensor, cells: int, side: int) -> Tensor:
+    """Returns the colours of B pictures [B, 3, S, S] in cells: [B, cells^2, 3 side^2], the means of side x side parts
+    of each."""
+    means = F.adaptive_avg_pool2d(pixels, cells * side)
+    return F.pixel_unshuffle(means, side).flatten(2).transpose(1, 2)
+
+
+def features(places: Tensor, item: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    """Returns the features [N, C] at places [N, 2] in the pictures item [N] int64, side by side of all maps.
+
+    maps: [B, side^2, C_i] each. Between a map's cells they are interpolated, beyond its edges those at the edge.
+    """
+    found = []
+    for values in maps:
+        count, side = values.shape[1], math.isqrt(values.shape[1])
+        at = corners(places - 0.5, 1, side)
+        found.append(sampled(values.flatten(0, 1), Corners(at.pixels + item[:, None] * count, at.weights)))
+    return torch.cat(found, dim=1)
