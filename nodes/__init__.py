@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from .asset import AssetSettings, GameReadyAsset, Unwrap
-from .bake import BakeTextures, ProjectPicture, TextureMesh, TransferTextures
+from .bake import BakeTextures, TextureMesh, TransferTextures
 from .files.engine import CollisionMesh, SaveForEngine
 from .files.latents import LoadLatent, SaveLatent
 from .files.meshes import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
-from .image import CheckViews, ConditionOnImage, ExampleImage, PrepareImage, Views
+from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from .model import LoadModel, SamplerSettings
 from .preview import MeshInfo, RenderPreview, UVAtlas
+from .project import ProjectPicture
 from .stages import CascadeShape, DecodeMesh, ImageTo3D, SampleShape, SampleStructure, SampleTexture
 from .textures import ImagesToTextures, TexturesToImages
+from .views import CheckViews, Views
 from .voxels import EncodeMesh, LoadVoxels, MeshToVoxels, RefineShape, SaveVoxels, VoxelsToMesh
 
 # id -> (class, name on the canvas). Search ranks what a name begins with: the model's own stages begin with the brand,

@@ -48,7 +48,7 @@ def pipeline(described, network):
     stats = {name: parse(Normalization, described[name], name) for name in described if "normalization" in name}
     sampler = {"name": described["sampler"]["name"], "args": {"sigma_min": described["sampler"]["sigma_min"]}}
     sampler = parse(SamplerConfig, sampler | {"params": described["params"]}, "sampler")
-    config = SimpleNamespace(models=names | models, tex_slat_sampler=sampler, **stats)
+    config = SimpleNamespace(models=names | models, tex_slat_sampler=sampler, crop=None, **stats)
     checkpoint = SimpleNamespace(
         config=config,
         name="tiny",

@@ -66,7 +66,7 @@ def config(described):
     settings = described["pipeline_json_like"]
     kinds = {key: SamplerConfig if key.endswith("sampler") else Normalization for key in settings}
     parsed = {key: parse(kinds[key], value, key) for key, value in settings.items()}
-    return SimpleNamespace(**parsed, default_pipeline_type="1024_cascade", models=described["models"])
+    return SimpleNamespace(**parsed, default_pipeline_type="1024_cascade", models=described["models"], crop=None)
 
 
 @pytest.fixture(scope="module")

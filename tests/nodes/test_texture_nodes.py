@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comfyui_trellis2.nodes.bake import ProjectPicture
 from comfyui_trellis2.nodes.preview import MeshInfo, RenderPreview, UVAtlas, comfy_camera
+from comfyui_trellis2.nodes.project import ProjectPicture
 from comfyui_trellis2.nodes.textures import ImagesToTextures, TexturesToImages
 from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.render import Camera

@@ -9,11 +9,11 @@ from comfyui_trellis2.nodes.image import (
     VIEWS,
     ConditionOnImage,
     PrepareImage,
-    Views,
     guiding_pictures,
     view_settings,
 )
 from comfyui_trellis2.nodes.sockets import PreparedImages
+from comfyui_trellis2.nodes.views import Views
 from comfyui_trellis2.trellis2.image.views import ViewBlend, ViewDirection
 from comfyui_trellis2.trellis2.projection.camera import ViewRig
 
@@ -92,7 +92,7 @@ class Projecting:
     """A pipeline that projects pictures, or does not."""
 
     def __init__(self, projects):
-        self.config = SimpleNamespace(projects=projects)
+        self.config = SimpleNamespace(projects=projects, crop=None)
 
 
 def test_a_model_that_projects_gets_pictures_before_their_crop_and_cameras():

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..projection.framing import CropConfig
+
 # See `integrate`.
 INTEGRATORS = ("euler", "heun", "rk4")
 TRELLIS2, PIXAL3D = "Trellis2ImageTo3DPipeline", ("Pixal3DImageTo3DPipeline", "Pixal3DMVImageTo3DPipeline")
@@ -297,17 +299,6 @@ class ExternalModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropConfig:
-    """How flows read a picture where their tokens are in it, see `projection.framing`: mean colours of side^2 parts of
-    cells^2 cells, beside the patch's token. pitch_deg, fov_deg: the camera of a picture of which nothing is said."""
-
-    cells: int
-    side: int
-    pitch_deg: float
-    fov_deg: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
     """The contents of pipeline.json. models: role to path, in the checkpoint's folder or `owner/repository/path`.
     crop: of flows that read one picture where their tokens are in it (the built-in model); None: tokens alone.
@@ -400,14 +391,3 @@ def _expect_steps(widths: tuple[int, ...], fits: Callable[[int, int], bool]) -> 
     for width, following in zip(widths, widths[1:], strict=False):
         if not fits(width, following):
             raise ConfigError(f"model_channels: {width} and {following} do not fit eight children per voxel")
-
-
-def as_in_file(config: Any) -> Any:
-    """A parsed configuration as its file has it: nested dictionaries, without the fields that are no keys of it."""
-    if isinstance(config, Mapping):
-        return {key: as_in_file(value) for key, value in config.items()}
-    if not dataclasses.is_dataclass(config):
-        return config
-    values = [(item, getattr(config, item.name)) for item in dataclasses.fields(config)]
-    left_out = {f.name for f, v in values if f.metadata == RUNTIME or (f.metadata == OPTIONAL and v == f.default)}
-    return {item.name: as_in_file(value) for item, value in values if item.name not in left_out}

@@ -21,6 +21,17 @@ CLEARANCE = 0.05  # least distance of the camera to the object, in sides of the 
 BALL_POINTS = 256
 
 
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """How flows read a picture where their tokens are in it, see `projection.framing`: mean colours of side^2 parts of
+    cells^2 cells, beside the patch's token. pitch_deg, fov_deg: the camera of a picture of which nothing is said."""
+
+    cells: int
+    side: int
+    pitch_deg: float
+    fov_deg: float
+
+
 @dataclass(frozen=True)
 class OrbitView:
     """yaw_deg: around the vertical, 0 in front (-y), 90 at +x.  pitch_deg: elevation above the horizon.  fov_deg: field

@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..checkpoint.config import CropConfig
+from ..image import to_pixels
 from ..image.views import ViewBlend, ViewDirection
 from ..projection.camera import ViewRig
-from ..projection.framing import CropViews, OrbitView, ball, cell_centers, colors, cropped, features
+from ..projection.framing import CropConfig, CropViews, OrbitView, ball, cell_centers, colors, cropped, features
 from ..sparse import CoordSet, ProjectedSequences
 from ..values import ImageCondition, whole_picture
+
+PICTURE = 512  # pixels a side, of which colours are the means
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +44,24 @@ class CropGuide:
         return list(self.sequences)
 
 
-def crop_views(config: CropConfig, pixels: Sequence[Sequence[Tensor]], taken: str | ViewBlend | ViewRig) -> CropViews:
-    """The crops of B objects with V views each. pixels: [3, S, S] fp32 of each, as the encoder takes them.
+def crop_views(
+    config: CropConfig, objects: Sequence[Sequence[Image.Image]], taken: str | ViewBlend | ViewRig
+) -> CropViews:
+    """The crops of B objects with V views each, prepared pictures.
 
     taken: directions, and with a rig the field of view; those not said are the configuration's, and of a single
     picture the front's.
     """
-    count = len(pixels[0])
+    count = len(objects[0])
     fov = (taken.fov_deg if isinstance(taken, ViewRig) else None) or config.fov_deg
     directions = taken.directions if isinstance(taken, ViewBlend | ViewRig) else None
     if directions is None or len(directions) != count:
         directions = (ViewDirection(0.0, config.pitch_deg),) * count
     views = tuple(OrbitView(direction.azimuth_deg, direction.elevation_deg, fov) for direction in directions)
-    found = [colors(torch.stack(list(own)), config.cells, config.side) for own in pixels]
-    return CropViews(torch.stack(found).cpu(), (views,) * len(pixels))
+    found = [
+        colors(torch.stack([to_pixels(image, PICTURE) for image in own]), config.cells, config.side) for own in objects
+    ]
+    return CropViews(torch.stack(found).cpu(), (views,) * len(objects))
 
 
 def crop_guide(

@@ -57,29 +57,23 @@ def encode_images(
     """Image tokens of prepared RGB images: one sequence of views for each object, all equally long.
 
     image_sizes: pixels a side that each image is encoded at, (512,) or (512, 1024).  view_mode: see `ImageCondition`.
-    Raises ValueError for unequal or
-    no views, and for an image that is not RGB. A checkpoint that projects takes RGBA too, see `encode_projected`.
+    Raises ValueError for unequal or no views, and for an image that is not RGB. A checkpoint that projects takes RGBA
+    too, see `encode_projected`.
     """
     counts = {len(views) for views in objects}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(f"objects: expected the same number of views for each, got {sorted(counts)}")
     if Capabilities.of(networks.config).projects:
-        given = {"image_sizes": image_sizes, "view_mode": view_mode, "progress": progress}
-        return encode_projected(networks, objects, **given)
-    images = [image for views in objects for image in views]
+        return encode_projected(networks, objects, image_sizes=image_sizes, view_mode=view_mode, progress=progress)
+    images, report = [image for views in objects for image in views], scaled(progress, 0, 1)
     tokens: dict[int, list[Tensor]] = {size: [] for size in image_sizes}
     with networks.image_encoder() as encoder:
         for i, image in enumerate(images):
             for size in image_sizes:
                 tokens[size].append(encoder(to_pixels(image, size).to(networks.device)[None])[0])
-            if progress is not None:
-                progress((i + 1) / len(images))
-    by_view = (len(objects), -1)
-    stacked = {size: torch.stack(rows).unflatten(0, by_view) for size, rows in tokens.items()}
-    crop = None
-    if networks.config.crop is not None:
-        pixels = [[to_pixels(image, 512) for image in views] for views in objects]
-        crop = crop_views(networks.config.crop, pixels, view_mode)
+            report((i + 1) / len(images))
+    stacked = {size: torch.stack(rows).unflatten(0, (len(objects), -1)) for size, rows in tokens.items()}
+    crop = None if networks.config.crop is None else crop_views(networks.config.crop, objects, view_mode)
     condition = partial(ImageCondition, stacked[512], stacked.get(1024), crop=crop)
     if isinstance(view_mode, ViewBlend):
         return condition(view_mode="blend", directions=view_mode.vectors(), temperature=view_mode.temperature)

@@ -5,8 +5,8 @@ from math import radians, tan
 import numpy as np
 import pytest
 import torch
-from comfyui_trellis2.nodes.image import CheckViews
 from comfyui_trellis2.nodes.sockets import PreparedImages
+from comfyui_trellis2.nodes.views import CheckViews
 from comfyui_trellis2.o_voxel.ops.raster import rasterize
 from comfyui_trellis2.o_voxel.render.camera import Bounds, Camera
 from comfyui_trellis2.trellis2.cli.main import main

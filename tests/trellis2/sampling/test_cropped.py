@@ -4,14 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_trellis2.trellis2.checkpoint.config import CropConfig
 from comfyui_trellis2.trellis2.image.views import NAMED_VIEWS, ViewBlend
 from comfyui_trellis2.trellis2.projection.camera import ViewRig
-from comfyui_trellis2.trellis2.projection.framing import cell_centers, cropped, features
+from comfyui_trellis2.trellis2.projection.framing import CropConfig, cell_centers, cropped, features
 from comfyui_trellis2.trellis2.sampling.cropped import crop_guide, crop_views
 from comfyui_trellis2.trellis2.sampling.projected import latent_guide, structure_guide
 from comfyui_trellis2.trellis2.sparse import CoordSet
 from comfyui_trellis2.trellis2.values import ImageCondition
+from PIL import Image
 
 CONFIG = CropConfig(cells=8, side=2, pitch_deg=20.0, fov_deg=30.0)
 VOXELS = [torch.tensor([[1, 2, 3], [4, 5, 6], [7, 0, 2]], dtype=torch.int32), torch.tensor([[3, 3, 3], [0, 6, 1]])]
@@ -19,7 +19,8 @@ VOXELS = [torch.tensor([[1, 2, 3], [4, 5, 6], [7, 0, 2]], dtype=torch.int32), to
 
 def condition_of(objects, views=1, taken="average"):
     draw = torch.Generator().manual_seed(5)
-    pixels = [[torch.randn(3, 32, 32, generator=draw) for _ in range(views)] for _ in range(2)][:objects]
+    bytes_ = torch.randint(0, 256, (2, views, 32, 32, 3), generator=draw, dtype=torch.uint8).numpy()
+    pixels = [[Image.fromarray(view) for view in own] for own in bytes_[:objects]]
     tokens = torch.randn(2, views, 5 + 16, 6, generator=draw)[:objects]
     mode = {"view_mode": "blend", "directions": taken.vectors()} if isinstance(taken, ViewBlend) else {}
     return ImageCondition(tokens, None, crop=crop_views(CONFIG, pixels, taken), **mode)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint.config import Normalization, as_in_file, parse_pipeline
+from ...checkpoint.config import OPTIONAL, RUNTIME, Normalization, parse_pipeline
 from ...checkpoint.layouts import IMAGE_ENCODER
 from ..data.latents import LatentFolder
 from ..recipe import Recipe
@@ -30,7 +30,7 @@ def pipeline_arguments(recipe: Recipe) -> dict[str, Any]:
     if recipe.base is None:
         args = json.loads(PUBLISHED.read_text(encoding="utf-8"))["pipeline"]["args"]
     else:
-        args = as_in_file(open_checkpoint(recipe.base).config)
+        args = _as_in_file(open_checkpoint(recipe.base).config)
     return _merged(args, recipe.pipeline)
 
 
@@ -117,3 +117,14 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         inner = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         merged[key] = _merged(base[key], value) if inner else value
     return merged
+
+
+def _as_in_file(config: Any) -> Any:
+    """A parsed configuration as its file has it: nested dictionaries, without the fields that are no keys of it."""
+    if isinstance(config, Mapping):
+        return {key: _as_in_file(value) for key, value in config.items()}
+    if not dataclasses.is_dataclass(config):
+        return config
+    values = [(item, getattr(config, item.name)) for item in dataclasses.fields(config)]
+    left_out = {f.name for f, v in values if f.metadata == RUNTIME or (f.metadata == OPTIONAL and v == f.default)}
+    return {item.name: _as_in_file(value) for item, value in values if item.name not in left_out}
