@@ -124,7 +124,9 @@ def test_gradients_of_an_exact_library_and_none_of_one_that_quantises(here):
 
 
 def test_other_heads_are_refused_by_name_and_passed_by_auto(here, monkeypatch):
-    monkeypatch.setattr(op, "AUTO", (Rank("flash-attn-2"), Rank("sdpa")))
+    order = (Rank("flash-attn-2"), Rank("sdpa"))
+    monkeypatch.setattr(op, "AUTO", order)
+    monkeypatch.setattr(op, "BACKENDS", op._backends(order))
     given = tokens((4,), (6,), width=40)
     with pytest.raises(ValueError, match=r"'flash-attn-2': expected heads of \(128, 64\) channels, got 40"):
         attention(*given, (4,), (6,), backend="flash-attn-2")

@@ -8,6 +8,7 @@ Letters: B items, L query and M key tokens of each, T and S of all items togethe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,10 +73,16 @@ def attend_packed(
 
 def absent(library: Library, device: torch.device, dtype: torch.dtype) -> str | None:
     """Returns why a library cannot attend, as far as can be said without loading it; None if it may. Costs nothing."""
-    missing = [module for module in library.modules if not is_installed(module)]
+    missing = _missing(library.modules, tuple(sys.path))
     if missing:
         return f"not installed (no module {missing[0]})"
     return unfit(device, dtype)
+
+
+@lru_cache(maxsize=64)
+def _missing(modules: tuple[str, ...], path: tuple[str, ...]) -> list[str]:
+    """The modules that cannot be found. path: where Python looks; every attention asks, and looking takes 0.1 ms."""
+    return [module for module in modules if not is_installed(module)]
 
 
 def probe(library: Library, device: torch.device, dtype: torch.dtype) -> str | None:
