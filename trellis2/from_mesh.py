@@ -11,7 +11,7 @@ import torch
 from ..o_voxel.bake.options import BakeOptions
 from ..o_voxel.bake.own_uvs import bake_own_uvs
 from ..o_voxel.core.grid import Grid
-from ..o_voxel.core.progress import Progress, StageProgress, scaled, staged
+from ..o_voxel.core.progress import Progress, StageProgress, in_background, scaled, staged
 from ..o_voxel.material import TexturedMesh
 from ..o_voxel.values import Mesh, OVoxel, to_device
 from ..o_voxel.voxels.from_mesh import fitted, mesh_to_dual_grid
@@ -23,6 +23,7 @@ from .values import Asset, ImageCondition, ShapeLatent
 
 # Share of the run time of `encode_mesh` before the encoder runs.
 VOXELS_SHARE = 0.7
+ENCODE_SECONDS = 10.0  # of 512 voxels a side on two cores
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,13 @@ def encode_mesh(
     grid = mesh_to_dual_grid(surface, Grid.cube(resolution), progress=scaled(progress, 0, VOXELS_SHARE))
     if len(grid.coords) == 0:
         raise ValueError("mesh: expected a surface inside the unit cube, got no voxel; is it to be fitted?")
-    shape, _ = pipeline.encode(OVoxel(grid), progress=scaled(progress, VOXELS_SHARE, 1 - VOXELS_SHARE))
+    report = scaled(progress, VOXELS_SHARE, 1 - VOXELS_SHARE)
+
+    def encode(report: Progress) -> tuple[ShapeLatent, object]:
+        return pipeline.encode(OVoxel(grid), progress=report)
+
+    # On a CPU one block of the encoder takes seconds; a card is not left computing after a cancel.
+    shape, _ = in_background(encode, report, ENCODE_SECONDS) if device.type == "cpu" else encode(report)
     if progress is not None:
         progress(1.0)
     return shape
