@@ -110,7 +110,8 @@ def whole_picture(tokens: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Made:
-    """How a stage made a value. stage: "structure", "shape", "cascade" or "texture".  model: `Checkpoint.name`."""
+    """How a stage made a value. stage: "structure", "shape", "cascade", "refine" or "texture".  model: its
+    `Checkpoint.name`."""
 
     stage: str
     seed: int

@@ -16,7 +16,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -46,7 +45,7 @@ from .pixal3d import ENCODER as NAF_ENCODER
 from .stored import check_format as check_file
 from .stored import read_json as _read_json
 from .stored import without_fp8
-from .weights import Quantization, load_weights, read_stored
+from .weights import CheckpointLayout, Quantization, load_weights, read_stored
 
 log = logging.getLogger(__name__)
 
@@ -82,25 +81,6 @@ COMFY_ROLES: Mapping[str, tuple[str, str]] = {
     "shape_slat_decoder": (_SHAPE_VAE, "shape_dec."),
     "tex_slat_decoder": (_TEXTURE_VAE, "txt_dec."),
 }
-
-
-class CheckpointLayout(Protocol):
-    """Interface of a file layout: finds and loads the network of a role."""
-
-    config: PipelineConfig
-
-    def files(self, role: str) -> list[Path]:
-        """Returns the files of a role's network, downloading absent ones. Raises MissingFileError."""
-
-    def missing(self) -> list[str]:
-        """Returns the names of all files that are not there yet."""
-
-    def load(
-        self, role: str, dtype: str | None, backends: Backends | None, quantization: Quantization | None = None
-    ) -> nn.Module:
-        """Loads a role's network on the CPU, in eval mode. dtype: of its torso; None: as published.
-
-        quantization: of weights that are converted on loading, see `load_weights`."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..models import Backends
 from ..models.quantized import QuantizedLinear, quantizable
 from ..ops.quantized_linear import FORMATS, Format, Quantized, quantize_rows
+from .config import PipelineConfig
 from .int8_file import MARK, SCALE, WEIGHT, split_int8_layers
 from .stored import CheckpointError, FileTensor, Stored, check_format, read_header
 
@@ -22,6 +25,25 @@ class Quantization:
 
     form: Format
     device: torch.device
+
+
+class CheckpointLayout(Protocol):
+    """Interface of a file layout: finds and loads the network of a role."""
+
+    config: PipelineConfig
+
+    def files(self, role: str) -> list[Path]:
+        """Returns the files of a role's network, downloading absent ones. Raises MissingFileError."""
+
+    def missing(self) -> list[str]:
+        """Returns the names of all files that are not there yet."""
+
+    def load(
+        self, role: str, dtype: str | None, backends: Backends | None, quantization: Quantization | None = None
+    ) -> nn.Module:
+        """Loads a role's network on the CPU, in eval mode. dtype: of its torso; None: as published.
+
+        quantization: of weights that are converted on loading, see `load_weights`."""
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:

@@ -32,6 +32,10 @@ class CropConfig:
     fov_deg: float
 
 
+# What flows are trained with here, and what the checkpoint's pipeline.json then says.
+CROP = CropConfig(cells=64, side=4, pitch_deg=20.0, fov_deg=30.0)
+
+
 @dataclass(frozen=True)
 class OrbitView:
     """yaw_deg: around the vertical, 0 in front (-y), 90 at +x.  pitch_deg: elevation above the horizon.  fov_deg: field
@@ -90,11 +94,6 @@ def cropped(points: Tensor, around: Tensor, view: OrbitView) -> Tensor:
     side = (high - low).amax().clamp_min(1e-6)
     place = (seen((points.float()[:, None] * axes).sum(2)) - (low + high) / 2) / side
     return torch.stack([0.5 + place[:, 0], 0.5 - place[:, 1]], dim=1)
-
-
-def cell_centers(cells: Tensor, side: int) -> Tensor:
-    """Returns the centres [N, 3] fp32, in the unit cube about the origin, of cells [N, 3] int of `side` a side."""
-    return (cells.float() + 0.5) / side - 0.5
 
 
 def ball() -> Tensor:

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...o_voxel.core.grid import Grid
 from ..image import to_pixels
 from ..image.views import ViewBlend, ViewDirection
 from ..projection.camera import ViewRig
-from ..projection.framing import CropConfig, CropViews, OrbitView, ball, cell_centers, colors, cropped, features
+from ..projection.framing import CropConfig, CropViews, OrbitView, ball, colors, cropped, features
 from ..sparse import CoordSet, ProjectedSequences
 from ..values import ImageCondition, whole_picture
 
@@ -50,12 +51,14 @@ def crop_views(
     """The crops of B objects with V views each, prepared pictures.
 
     taken: directions, and with a rig the field of view; those not said are the configuration's, and of a single
-    picture the front's.
+    picture the front's. Raises ValueError for another number of directions than of pictures.
     """
     count = len(objects[0])
     fov = (taken.fov_deg if isinstance(taken, ViewRig) else None) or config.fov_deg
     directions = taken.directions if isinstance(taken, ViewBlend | ViewRig) else None
-    if directions is None or len(directions) != count:
+    if directions is not None and len(directions) != count:
+        raise ValueError(f"views: expected the side of each of {count} pictures, got {len(directions)}")
+    if directions is None:
         directions = (ViewDirection(0.0, config.pitch_deg),) * count
     views = tuple(OrbitView(direction.azimuth_deg, direction.elevation_deg, fov) for direction in directions)
     found = [
@@ -72,7 +75,7 @@ def crop_guide(
     known: the tokens are the object's own voxels; False: all cells of the grid, and a ball stands for the object."""
     device, tokens, crop = coords.device, condition.tokens(image_size), condition.crop
     item = torch.repeat_interleave(torch.arange(len(grids)), torch.tensor(coords.lengths)).to(device)
-    points = [cell_centers(v, g) for v, g in zip(coords.voxels.split(coords.lengths), grids, strict=True)]
+    points = [Grid.cube(side).centers(v) for v, side in zip(coords.voxels.split(coords.lengths), grids, strict=True)]
     around, sequences = ball().to(device), []
     for view in range(tokens.shape[1]):
         own = tokens[:, view].to(device).float()

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.trellis2.image.views import NAMED_VIEWS, ViewBlend
 from comfyui_trellis2.trellis2.projection.camera import ViewRig
-from comfyui_trellis2.trellis2.projection.framing import CropConfig, cell_centers, cropped, features
+from comfyui_trellis2.trellis2.projection.framing import CropConfig, cropped, features
 from comfyui_trellis2.trellis2.sampling.cropped import crop_guide, crop_views
 from comfyui_trellis2.trellis2.sampling.projected import latent_guide, structure_guide
 from comfyui_trellis2.trellis2.sparse import CoordSet
@@ -45,7 +46,7 @@ def test_a_view_is_read_from_its_side():
     condition, item = condition_of(1, 2, ViewBlend((front, left), 0.2)), [VOXELS[0]]
     guide = guide_of(condition, item)
     assert guide.view_mode == "blend" and torch.equal(guide.directions, condition.directions)
-    points = cell_centers(item[0], 32)
+    points = Grid.cube(32).centers(item[0])
     for view, sequences in enumerate(guide.views(512)):
         at = condition.crop.views[0][view]
         maps = (condition.tokens_512[:, view, 5:], condition.crop.colors[:, view])
@@ -59,6 +60,11 @@ def test_a_camera_is_the_usual_one_where_nothing_is_said():
     assert (crop.views[0][0].pitch_deg, crop.views[0][0].fov_deg) == (20.0, 30.0)
     crop = condition_of(1, taken=ViewRig(fov_deg=50.0, directions=(NAMED_VIEWS["top"],))).crop
     assert (crop.views[0][0].pitch_deg, crop.views[0][0].fov_deg) == (90.0, 50.0)
+
+
+def test_a_side_for_every_picture():
+    with pytest.raises(ValueError, match="each of 1 pictures, got 2"):
+        condition_of(1, taken=ViewRig(directions=(NAMED_VIEWS["front"], NAMED_VIEWS["left"])))
 
 
 def test_the_structure_is_read_in_front_of_a_ball():

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -19,11 +19,8 @@ from ...models import Backends, build_model
 from ..config import ConfigError, PipelineConfig
 from ..hub import MissingFileError
 from ..stored import CheckpointError, read_json, without_fp8
-from ..weights import Quantization, load_weights
+from ..weights import CheckpointLayout, Quantization, load_weights
 from .file import GgufFile, GgufTensor
-
-if TYPE_CHECKING:
-    from ..layouts import CheckpointLayout
 
 SUFFIX = ".gguf"
 # Folders of ComfyUI's models folder with files of single networks.

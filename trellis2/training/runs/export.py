@@ -11,6 +11,7 @@ from typing import Any
 
 from ...checkpoint.config import OPTIONAL, RUNTIME, Normalization, parse_pipeline
 from ...checkpoint.layouts import IMAGE_ENCODER
+from ...projection.framing import CROP
 from ..data.latents import LatentFolder
 from ..recipe import Recipe
 from ..tasks import TASKS
@@ -68,6 +69,9 @@ def pack(recipe: Recipe, run: Path, folder: Path) -> Path:
         args["image_cond_model"]["args"]["model_name"] = IMAGE_ENCODER
     elif recipe.base is not None:
         _copy(Path(recipe.base) / args["image_cond_model"]["args"]["model_name"], partial / IMAGE_ENCODER, args)
+    trained = [resolved(role, recipe.network(role)) for role in recipe.networks if _trained(run, role)]
+    if any(network.get("args", {}).get("image_attn_mode") == "proj" for network in trained):
+        args["crop"] = dataclasses.asdict(CROP)
     statistics = normalizations(recipe, run)
     normal = {key: dataclasses.asdict(statistics[latent]) for latent, (key, _) in STATISTICS.items()}
     pipeline = {"name": "Trellis2ImageTo3DPipeline", "args": {**args, "models": models, **normal}}

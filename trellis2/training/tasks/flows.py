@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....o_voxel.core.grid import Grid
 from ...capabilities import LATENT_STRIDE
 from ...checkpoint.config import Normalization
 from ...checkpoint.layouts import IMAGE_ENCODER
 from ...image import normalize_pixels
 from ...models.dino import DinoVisionTransformer
-from ...projection.framing import OrbitView, ball, cell_centers, colors, cropped, features
+from ...projection.framing import CROP, OrbitView, ball, colors, cropped, features
 from ...sampling.stages import normalize
 from ...sparse import CoordSet, PackedSequences, ProjectedSequences, SparseTensor
 from ...values import whole_picture
@@ -31,10 +32,7 @@ from ..recipe import DataConfig, StageConfig
 from .losses import item_mean, logit_normal_time, noisy, velocity_target
 from .task import Task
 
-# What a flow reads at a place beside the patch's token: the mean colours of CELL_SIDE^2 parts of a cell of the picture.
-COLOR_CELLS, CELL_SIDE = 64, 4
-# The camera of a picture of which nothing is said; how far a known one is off in training.
-USUAL_PITCH_DEG, USUAL_FOV_DEG = 20.0, 30.0
+# How far the known camera of a picture is off in training, degrees and a share.
 ANGLE_SPREAD_DEG, FOV_SPREAD = 2.0, 0.1
 PATCH_SIDE = 4  # the auxiliary loss predicts PATCH_SIDE x PATCH_SIDE mean colours of each patch
 
@@ -152,7 +150,7 @@ class FlowTask(Task):
         condition = PackedSequences.from_items(tokens * shown[:, None, None])
         if self.flow.config.projected_channels:
             patches = tokens[:, whole_picture(tokens) :]
-            found = features(batch["places"], batch["item"], [patches, colors(pixels, COLOR_CELLS, CELL_SIDE)])
+            found = features(batch["places"], batch["item"], [patches, colors(pixels, CROP.cells, CROP.side)])
             projected = found * shown[batch["item"]][:, None]
             condition = ProjectedSequences(condition.feats, condition.lengths, projected)
         terms = {"velocity": self.velocity(batch, t, condition)}
@@ -185,9 +183,9 @@ class FlowTask(Task):
 def camera_of(known: Tensor, guessed: float, draw: torch.Generator) -> OrbitView:
     """A picture's camera, known [3] fp32, a little off; with the probability `guessed` the usual one in its place, as
     where nobody says how the picture was taken."""
-    chance, turn, tilt, wide = torch.randn(4, generator=draw).tolist()
-    if math.erf(abs(chance) / math.sqrt(2)) < guessed:
-        return OrbitView(0.0, USUAL_PITCH_DEG, USUAL_FOV_DEG)
+    chance, (turn, tilt, wide) = float(torch.rand(1, generator=draw)), torch.randn(3, generator=draw).tolist()
+    if chance < guessed:
+        return OrbitView(0.0, CROP.pitch_deg, CROP.fov_deg)
     yaw, pitch, fov = known.tolist()
     fov = min(90.0, fov * math.exp(FOV_SPREAD * wide))
     return OrbitView(yaw + ANGLE_SPREAD_DEG * turn, min(89.0, max(-89.0, pitch + ANGLE_SPREAD_DEG * tilt)), fov)
@@ -223,7 +221,7 @@ class StructureFlowTask(FlowTask):
     @classmethod
     def places(cls, latents: Mapping[str, Tensor], view: OrbitView, stage: StageConfig) -> Tensor:
         axis = torch.arange(latents["structure"].shape[-1], dtype=torch.int32)
-        return cropped(cell_centers(torch.cartesian_prod(axis, axis, axis), len(axis)), ball(), view)
+        return cropped(Grid.cube(len(axis)).centers(torch.cartesian_prod(axis, axis, axis)), ball(), view)
 
     @staticmethod
     def batched(parts: Sequence[Tensor]) -> Tensor:
@@ -249,7 +247,7 @@ class LatentFlowTask(FlowTask):
 
     @classmethod
     def places(cls, latents: Mapping[str, Tensor], view: OrbitView, stage: StageConfig) -> Tensor:
-        points = cell_centers(latents["coords"], stage.resolution // LATENT_STRIDE)
+        points = Grid.cube(stage.resolution // LATENT_STRIDE).centers(latents["coords"])
         return cropped(points, points, view)
 
     def _latent(self, batch: Batch, name: str) -> SparseTensor:

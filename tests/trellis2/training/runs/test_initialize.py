@@ -1,15 +1,20 @@
 """What training starts from."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.values import VoxelField
 from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
 from comfyui_trellis2.trellis2.models.texture_vae import field_features
+from comfyui_trellis2.trellis2.projection.framing import CROP
 from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, ProjectedSequences, SparseTensor
 from comfyui_trellis2.trellis2.training.recipe import load_recipe
+from comfyui_trellis2.trellis2.training.runs.export import pack
 from comfyui_trellis2.trellis2.training.runs.initialize import init_identity_vae, initialize, start_from
-from comfyui_trellis2.trellis2.training.runs.networks import new_network
+from comfyui_trellis2.trellis2.training.runs.networks import network_files, new_network, write_network
 from comfyui_trellis2.trellis2.training.tasks import TASKS
 
 SIDE, OBJECTS = 32, 12
@@ -94,3 +99,16 @@ def test_a_flow_that_projects_starts_as_one_that_does_not(toy):
         assert torch.equal(plain(x, t, PackedSequences(tokens, (6,))).feats, model(x, t, seen).feats)
     with pytest.raises(ConfigError, match="without projection"):
         start_from(model, {**kept, "other": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("projects", [False, True])
+def test_a_packed_checkpoint_says_how_its_flows_read_pictures(toy, tmp_path, projects):
+    recipe, role = toy(1), "shape_slat_flow_model_512"
+    if projects:
+        recipe.networks[role]["args"] |= {"image_attn_mode": "proj", "proj_in_channels": 80}
+    for name, description in recipe.networks.items():
+        write_network(
+            new_network(name, description, "cpu"), description, network_files(tmp_path / "networks", name), "float32"
+        )
+    packed = json.loads((pack(recipe, tmp_path, tmp_path / "packed") / "pipeline.json").read_text())
+    assert packed["args"].get("crop") == (asdict(CROP) if projects else None)

@@ -5,11 +5,12 @@ import torch
 from comfyui_trellis2.trellis2.checkpoint.config import Normalization
 from comfyui_trellis2.trellis2.checkpoint.layouts import IMAGE_ENCODER
 from comfyui_trellis2.trellis2.checkpoint.weights import randomize
+from comfyui_trellis2.trellis2.projection.framing import CROP
 from comfyui_trellis2.trellis2.training.data.latents import LatentSample
 from comfyui_trellis2.trellis2.training.loop.compilation import compile_parts
 from comfyui_trellis2.trellis2.training.runs.networks import make_trainable, new_network
 from comfyui_trellis2.trellis2.training.tasks import TASKS
-from comfyui_trellis2.trellis2.training.tasks.flows import CELL_SIDE, FlowSettings
+from comfyui_trellis2.trellis2.training.tasks.flows import FlowSettings
 from comfyui_trellis2.trellis2.training.tasks.task import Task
 
 CHANNELS = 4
@@ -119,7 +120,7 @@ def test_a_dropped_image_leaves_no_trace(toy, source):
 def projecting(recipe, name: str):
     """The recipe with a flow that also reads the picture where its tokens are."""
     role = TASKS[name].roles(recipe.stages[name])[1]
-    recipe.networks[role]["args"] |= {"image_attn_mode": "proj", "proj_in_channels": 32 + 3 * CELL_SIDE**2}
+    recipe.networks[role]["args"] |= {"image_attn_mode": "proj", "proj_in_channels": 32 + 3 * CROP.side**2}
     return recipe
 
 
