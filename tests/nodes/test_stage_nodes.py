@@ -161,7 +161,9 @@ def test_load_model_refuses_at_the_queue_what_the_machine_lacks(comfy, monkeypat
 def test_an_attention_library_that_does_not_work_is_refused_before_anything_is_loaded(comfy, monkeypatch):
     monkeypatch.setattr(host.model_residency, "default_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(host, "model_source", lambda model: pytest.fail("looked for the model"))
-    monkeypatch.setattr(libraries, "is_installed", lambda module: module != "flash_attn_interface")
+    monkeypatch.setattr(
+        libraries, "_missing", lambda modules, path: [m for m in modules if m == "flash_attn_interface"]
+    )
     for name, reason in (("flash-attn-3", "not installed"), ("xformers", "runs on a GPU, not on cpu")):
         assert reason in LoadModel.VALIDATE_INPUTS(attention=name)
         with pytest.raises(ValueError, match=f"attention '{name}': {reason}"):

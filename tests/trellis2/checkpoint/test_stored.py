@@ -193,12 +193,12 @@ print(kilobytes("VmHWM") - before)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells the peak of a process so")
 def test_a_float32_file_does_not_stand_in_memory_twice(tmp_path):
-    """336 MB in float32 for 168 MB in bfloat16: the peak stays below 168 and 30 MB."""
+    """336 MB in float32 for 168 MB in bfloat16: the peak stays below 168 and 60 MB (15 to 32 were seen)."""
     path, layer = tmp_path / "x.safetensors", torch.zeros(2048, 1024)
     tensors = {f"{k}.weight": layer.clone() for k in range(40)} | {f"{k}.bias": torch.zeros(2048) for k in range(40)}
     save_weights(tensors, path)
     root = str(Path(__file__).parents[3])
     done = subprocess.run([sys.executable, "-c", CHILD, root, str(path)], capture_output=True, text=True, check=True)
     target = 40 * 2048 * 1025 * 2
-    assert int(done.stdout) * 1024 < target + 30e6
+    assert int(done.stdout) * 1024 < target + 60e6
     assert int(done.stdout) * 1024 > target / 2
