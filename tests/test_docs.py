@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from comfyui_trellis2.nodes import NODE_DISPLAY_NAME_MAPPINGS
 from comfyui_trellis2.o_voxel.asset import PRESETS
+from comfyui_trellis2.o_voxel.ops import raster
 from comfyui_trellis2.tools.node_docs import short_title
+from comfyui_trellis2.trellis2.ops import attention
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "wheels" / "README.md"])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "wheels" / "README.md"])
 TOP = ("nodes", "trellis2", "o_voxel", "wheels", "tests", "docs", "web", "workflows", "assets", ".ci")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -59,6 +61,25 @@ def missing_paths(text: str) -> list[str]:
 @documents
 def test_links_lead_somewhere(file: Path):
     assert missing_links(file, file.read_text(encoding="utf-8")) == []
+
+
+def test_the_index_names_every_document():
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / link.partition("#")[0]).resolve() for link in LINK.findall(index.read_text("utf-8"))}
+    assert [file.name for file in DOCUMENTS if file != index and file not in linked] == []
+
+
+def test_the_licences_name_every_package_and_optional_part():
+    text = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    packages = [re.split("[ >=]", line)[0] for line in lines if line and not line.startswith("#")]
+    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    optional = [re.split("[ >=;]", line)[0] for name, lines in extras.items() if name != "test" for line in lines]
+    assert packages and optional
+    assert [name for name in packages + optional if not re.search(rf"\b{name}\b", text)] == []
+    licensed = [choice for choice in (*attention.BACKENDS, *raster.BACKENDS) if choice.licence]
+    assert [choice.name for choice in licensed if choice.name.split("-attn")[0] not in text] == []
 
 
 @pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
