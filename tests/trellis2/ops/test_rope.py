@@ -176,7 +176,8 @@ def test_kernel(kernel, n, heads, width, dtype):
     gamma = torch.randn(heads, width, generator=generator).to(DEVICE)
     angles = torch.rand(n, width // 2, generator=generator).to(DEVICE) * 6
     rotation = (angles.cos(), angles.sin())
-    for norm, turn in ((gamma, rotation), (gamma, None), (None, rotation)):
+    # The interpreter takes 4 s for a thousand rows: these once, fewer with each part alone.
+    for norm, turn in ((gamma, rotation), (gamma, None), (None, rotation))[: 1 if n == 1000 else 3]:
         ours = kernel.norm_rotate(packed[:, 1], norm, turn, width**0.5)
         plain = reference.norm_rotate(packed[:, 1], norm, turn, width**0.5).double()
         exact = reference.norm_rotate(packed[:, 1].float(), norm, turn, width**0.5).double()
