@@ -10,7 +10,7 @@ from ...trellis2.checkpoint.builtin import built_in, find_built_in
 from ...trellis2.checkpoint.gguf.layout import COMFY_FOLDERS, SUFFIX, patterns_in
 from ...trellis2.checkpoint.hub import hub_download
 from ...trellis2.checkpoint.layouts import COMFY_ORG, FP8_PIPELINE, MICROSOFT
-from ...trellis2.checkpoint.pixal3d import COMFY_PIXAL3D, PUBLISHED, TENCENT, split_source
+from ...trellis2.checkpoint.pixal3d import COMFY_PIXAL3D, MULTIVIEW, PIPELINE_FILES, PUBLISHED, TENCENT, split_source
 from . import comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,13 +30,17 @@ def models_folder() -> Path:
 
 def model_choices() -> list[str]:
     """Returns the loader's choices: the built-in checkpoint if this copy of the pack has it, so that a first run needs
-    no download; folders with a pipeline.json under models/trellis2; then downloadable checkpoints; then GGUF files."""
+    no download; folders with a pipeline.json under models/trellis2, once more for several views if they have Pixal3D's
+    second one; then downloadable checkpoints; then GGUF files."""
     base = models_folder() / FOLDER
-    names = [f"{depth}/{name}" for depth in ("*", "*/*") for name in ("pipeline.json", FP8_PIPELINE)]
-    found = [path.parent for name in names for path in base.glob(name)]
-    local = {folder.relative_to(base).as_posix() for folder in found}
+    kinds = {"pipeline.json": "", FP8_PIPELINE: "", PIPELINE_FILES[True]: MULTIVIEW}
+    found = [
+        (path, kind) for depth in ("*", "*/*") for name, kind in kinds.items() for path in base.glob(depth + "/" + name)
+    ]
+    local = {path.parent.relative_to(base).as_posix() + kind for path, kind in found}
+    published = [MICROSOFT, COMFY_ORG, *PUBLISHED]
     built_in_choice = [BUILT_IN] if find_built_in() else []
-    return [*built_in_choice, *sorted(local - {MICROSOFT, TENCENT}), MICROSOFT, COMFY_ORG, *PUBLISHED, *gguf_choices()]
+    return [*built_in_choice, *sorted(local.difference(published)), *published, *gguf_choices()]
 
 
 def gguf_choices() -> list[str]:
@@ -54,13 +58,13 @@ def model_source(choice: str) -> tuple[str, Path]:
     Raises FileNotFoundError for the built-in checkpoint if absent."""
     if choice == BUILT_IN:
         return str(built_in()), built_in()
-    name, _ = split_source(choice)
+    name, multiview = split_source(choice)
     if name in (COMFY_ORG, COMFY_PIXAL3D):
         return choice, models_folder()
     if choice.endswith(SUFFIX):
         return str(models_folder() / choice), models_folder()
     local = models_folder() / FOLDER / name
-    return (choice if name in (MICROSOFT, TENCENT) else str(local)), local
+    return (choice if name in (MICROSOFT, TENCENT) else f"{local}{MULTIVIEW if multiview else ''}"), local
 
 
 def download(repository: str, name: str, folder: Path | None) -> Path:

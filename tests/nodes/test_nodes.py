@@ -213,6 +213,19 @@ def test_checkpoints_are_listed_before_downloads(comfy, monkeypatch, models):
     assert "comes without" in LoadModel.INPUT_TYPES()["required"]["model"][1]["tooltip"]
 
 
+def test_a_local_folder_of_pixal3d_is_listed_for_several_views_too(comfy, monkeypatch, tmp_path):
+    folder = tmp_path / "models"
+    monkeypatch.setattr(host.folders, "models_folder", lambda: folder)
+    for name in ("mine/pipeline.json", "mine/pipeline_mv.json", "TencentARC/Pixal3D/pipeline_mv.json"):
+        (folder / "trellis2" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "trellis2" / name).touch()
+    assert [name for name in host.model_choices() if "mine" in name] == ["mine", "mine:multiview"]
+    assert host.model_choices().count("TencentARC/Pixal3D:multiview") == 1
+    mine = folder / "trellis2" / "mine"
+    assert host.model_source("mine:multiview") == (f"{mine}:multiview", mine)
+    assert host.model_source("mine") == (str(mine), mine)
+
+
 def test_gguf_files_are_listed_by_quantisation_and_opened(comfy, monkeypatch, tmp_path, models):
     folder = tmp_path / "models"
     monkeypatch.setattr(host.folders, "models_folder", lambda: folder)
