@@ -11,7 +11,7 @@ from comfyui_trellis2.o_voxel.asset import PRESETS
 from comfyui_trellis2.tools.node_docs import short_title
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "wheels" / "README.md"])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "wheels" / "README.md"])
 TOP = ("nodes", "trellis2", "o_voxel", "wheels", "tests", "docs", "web", "workflows", "assets", ".ci")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
