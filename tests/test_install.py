@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_trellis2 import install
-from comfyui_trellis2.install import InstallError, Machine, requirements
+from comfyui_trellis2.install import InstallError, Machine, environment, requirements, torch_build
 
 Requirement, parse_requirement = requirements.Requirement, requirements.parse_requirement
 
@@ -146,14 +146,14 @@ def test_an_optional_one_that_cannot_be_installed_is_said_and_passes(capsys: pyt
 
 
 def test_uv_serves_where_there_is_no_pip(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(install.shutil, "which", lambda name: "/bin/uv")
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/uv")
     run = Commands()
     assert install.main([], machine(run, without("tqdm"), modules=())) == 0
     assert run.ran[0][:5] == ["/bin/uv", "pip", "install", "--python", "python"]
 
 
 def test_neither_pip_nor_uv_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    monkeypatch.setattr(install.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert install.main([], machine(Commands(), without("tqdm"), modules=())) == 1
     assert "ensurepip" in capsys.readouterr().out
 
@@ -162,7 +162,7 @@ def test_neither_pip_nor_uv_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_outside_an_environment_the_script_runs_again_in_one(tmp_path: Path, mode: str):
     run = Commands(lambda command: 5 if "install.py" in command[1] else 0)
     assert install.main([mode, "-k", "grid"], machine(run, root=tmp_path, in_venv=False)) == 5
-    python = str(install.venv_python(tmp_path))
+    python = str(environment.venv_python(tmp_path))
     assert run.ran == [
         ["python", "-m", "venv", "--clear", str(tmp_path / ".venv")],
         [python, str(tmp_path / "install.py"), mode, "-k", "grid"],
@@ -170,7 +170,7 @@ def test_outside_an_environment_the_script_runs_again_in_one(tmp_path: Path, mod
 
 
 def existing_venv(root: Path) -> str:
-    python = install.venv_python(root)
+    python = environment.venv_python(root)
     python.parent.mkdir(parents=True)
     python.touch()
     return str(python)
@@ -184,14 +184,14 @@ def test_a_working_environment_is_used_again(tmp_path: Path):
 
 
 def test_an_environment_without_pip_is_mended_not_cleared(tmp_path: Path):
-    python, run = existing_venv(tmp_path), Commands(lambda command: int(install.HAS_PIP in command))
-    assert install.ensure_venv(machine(run, root=tmp_path, in_venv=False)) == Path(python)
+    python, run = existing_venv(tmp_path), Commands(lambda command: int(environment.HAS_PIP in command))
+    assert environment.ensure_venv(machine(run, root=tmp_path, in_venv=False)) == Path(python)
     assert run.ran[1:] == [["python", "-m", "venv", str(tmp_path / ".venv")]]
 
 
 def test_without_ensurepip_a_pip_brings_a_pip(tmp_path: Path):
     run = Commands()
-    install.ensure_venv(machine(run, root=tmp_path, modules=("venv", "pip")))
+    environment.ensure_venv(machine(run, root=tmp_path, modules=("venv", "pip")))
     make, bring = run.ran
     assert "--without-pip" in make
     assert bring[-1] == "pip"
@@ -206,7 +206,13 @@ def test_no_way_to_an_environment_is_said(tmp_path: Path, modules: Sequence[str]
 
 def test_a_failing_venv_says_what_to_do(tmp_path: Path):
     with pytest.raises(InstallError, match="python3-venv"):
-        install.ensure_venv(machine(Commands(lambda command: 1), root=tmp_path))
+        environment.ensure_venv(machine(Commands(lambda command: 1), root=tmp_path))
+
+
+@pytest.fixture
+def nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with an NVIDIA GPU, whatever this one has."""
+    monkeypatch.setattr(torch_build, "find_gpu", lambda: "nvidia")
 
 
 @pytest.fixture
@@ -262,11 +268,11 @@ def test_demo_stops_at_the_first_failure(copies: tuple[Path, Path]):
     assert len(run.ran) == 1
 
 
-def test_torch_is_installed_only_where_it_is_absent_and_only_in_an_environment():
+def test_torch_is_installed_only_where_it_is_absent_and_only_in_an_environment(nvidia: None):
     run = Commands()
     assert install.main(["--test"], machine(run, without("torch") | TESTING)) == 0
     torch, tests = run.ran
-    assert torch[-1] == install.TORCH and tests[2] == install.PYTEST
+    assert torch[-1] == torch_build.TORCH and tests[2] == install.PYTEST
     assert install.main(["--test"], machine(failing := Commands(lambda command: 3), without("torch"))) == 3
     assert len(failing.ran) == 1
 
@@ -314,7 +320,7 @@ def test_the_pinned_triton_is_what_torch_requires():
     """Where torch's metadata names it: its build with CUDA for Linux."""
     if not (wanted := pinned_by_torch(importlib.metadata.requires("torch"))):
         pytest.skip("this build of torch names no Triton")
-    if importlib.metadata.version("torch").partition("+")[0] != install.TORCH.partition("==")[2]:
+    if importlib.metadata.version("torch").partition("+")[0] != torch_build.TORCH.partition("==")[2]:
         pytest.skip("another torch than install.py's")
     assert wanted == [install.TRITON_PINNED]
 
@@ -337,28 +343,112 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the usual 
 def test_cpu_takes_the_build_that_pip_reaches(copies: tuple[Path, Path]):
     run = Commands()
     assert install.main(["--demo", "--cpu"], machine(run, without("torch"), root=copies[1])) == 0
-    assert run.ran[0][-1] == f"{install.TORCH}+cpu"
+    assert run.ran[0][-1] == f"{torch_build.TORCH}+cpu"
     assert "--cpu" not in run.ran[-1]
 
 
 @LINUX
 @pytest.mark.parametrize("found", [None, "/bin/uv"])
 def test_cpu_takes_uvs_build_where_pip_reaches_none(monkeypatch: pytest.MonkeyPatch, found: str | None):
-    monkeypatch.setattr(install.shutil, "which", lambda name: found)
+    monkeypatch.setattr(shutil, "which", lambda name: found)
     run = Commands(lambda command: int(command[-1].endswith("+cpu")))
     assert install.main(["--test", "--cpu"], machine(run, without("torch") | TESTING)) == 0
     steps = run.ran[1:-1]
-    assert [step[-1] for step in steps] == ([install.TORCH] if found else ["uv", install.TORCH])
+    assert [step[-1] for step in steps] == ([torch_build.TORCH] if found else ["uv", torch_build.TORCH])
     assert steps[-1][: 1 if found else 3] == ([found] if found else ["python", "-m", "uv"])
     assert option(steps[-1], "--python") == "python" and option(steps[-1], "--torch-backend") == "cpu"
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("gpu", "options", "first"),
+    [
+        (None, [], "torch==2.13.0+cpu"),
+        (None, ["--cuda"], "torch==2.13.0"),
+        ("nvidia", [], "torch==2.13.0"),
+        ("nvidia", ["--cpu"], "torch==2.13.0+cpu"),
+        ("amd", [], "torch==2.13.0"),
+    ],
+)
+def test_torch_is_chosen_by_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, gpu: str | None, options: Sequence[str], first: str
+):
+    monkeypatch.setattr(torch_build, "find_gpu", lambda: gpu)
+    run = Commands()
+    assert install.main(["--test", *options], machine(run, without("torch") | TESTING)) == 0
+    assert run.ran[0][-1] == first
+    said = capsys.readouterr().out
+    assert ("no GPU was found" in said) is (gpu is None and not options)
+    assert ("an AMD GPU was found" in said) is (gpu == "amd")
+
+
+@LINUX
+def test_a_build_without_cuda_that_was_not_asked_for_is_no_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch_build, "find_gpu", lambda: None)
+    run = Commands(lambda command: int("cpu" in command[-1] or "uv" in command))
+    assert install.main(["--test"], machine(run, without("torch") | TESTING)) == 0
+    assert run.ran[-2][-1] == torch_build.TORCH and "uv" not in run.ran[-2]
+
+
+def test_the_gpu_is_found_by_what_its_driver_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    driver, kfd = tmp_path / "version", tmp_path / "kfd"
+    monkeypatch.setattr(torch_build, "DRIVER_FILES", (str(driver),))
+    monkeypatch.setattr(torch_build, "KFD", str(kfd))
+    monkeypatch.setattr(torch_build, "nvidia_cards", lambda: ())
+    assert torch_build.find_gpu() is None
+    kfd.touch()
+    assert torch_build.find_gpu() == "amd"
+    driver.touch()
+    assert torch_build.find_gpu() == "nvidia"
+    driver.unlink()
+    monkeypatch.setattr(torch_build, "nvidia_cards", lambda: ("RTX 5090",))
+    assert torch_build.find_gpu() == "nvidia"
+
+
+def test_offline_packages_come_from_the_folder_alone(tmp_path: Path):
+    run = Commands()
+    assert install.main(["--offline", str(tmp_path)], machine(run, without("tqdm"))) == 0
+    (command,) = run.ran
+    assert option(command, "--find-links") == str(tmp_path) and "--no-index" in command
+    run = Commands(lambda command: 1)
+    told = ["--test", "--cpu", "--offline", str(tmp_path)]
+    assert install.main(told, machine(run, without("torch") | TESTING)) == 1
+    assert not [command for command in run.ran if "uv" in command]
+
+
+def test_offline_is_passed_on_as_a_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    existing_venv(tmp_path)
+    (tmp_path / "house").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given in (["--offline", "house"], ["--offline=house"]):
+        run = Commands()
+        assert install.main(["--test", *given, "-x"], machine(run, root=tmp_path, in_venv=False)) == 0
+        assert run.ran[-1][2:] == ["--test", "-x", "--offline", str(tmp_path / "house")]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--dry-run"], ["--accept-licence"], ["--test", "--dry-run"], ["--offline", "nowhere"]]
+)
+def test_options_of_another_mode_are_refused(arguments: Sequence[str]):
+    with pytest.raises(SystemExit):
+        install.main(arguments, machine(run := Commands(), without("tqdm")))
+    assert run.ran == []
+
+
+def test_wheels_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "x-1.0-py3-none-any.whl").write_bytes(b"")
+    assert install.main(["--check-wheel", str(tmp_path / "x-1.0-py3-none-any.whl")], machine(Commands())) == 1
+    assert "refused" in capsys.readouterr().out
+    assert install.main(["--check-wheel", str(tmp_path / "none-1.0-py3-none-any.whl")], machine(Commands())) == 1
+    assert "cannot be checked" in capsys.readouterr().out
 
 
 @LINUX
 def test_no_torch_without_cuda_is_said(capsys: pytest.CaptureFixture):
     run = Commands(lambda command: 1)
     assert install.main(["--demo", "--cpu"], machine(run, without("torch"))) == 1
-    assert "leave out --cpu" in capsys.readouterr().out
-    assert not [command for command in run.ran if command[-1] == install.TORCH and "uv" not in command]
+    assert "say --cuda" in capsys.readouterr().out
+    assert not [command for command in run.ran if command[-1] == torch_build.TORCH and "uv" not in command]
 
 
 @pytest.mark.parametrize("arguments", [["--cpu", "--demo"], ["--fast"], ["--cpu"]])
@@ -407,32 +497,32 @@ def test_run_cli_without_torch_makes_an_environment(tmp_path: Path):
     run = Commands()
     assert install.main(["--run-cli", "doctor"], machine(run, root=tmp_path, in_venv=False)) == 0
     assert run.ran[0][:3] == ["python", "-m", "venv"]
-    assert run.ran[1][0] == str(install.venv_python(tmp_path)) and run.ran[1][-2:] == ["--run-cli", "doctor"]
+    assert run.ran[1][0] == str(environment.venv_python(tmp_path)) and run.ran[1][-2:] == ["--run-cli", "doctor"]
 
 
-def test_run_cli_in_an_environment_without_torch_installs_it_first(copies: tuple[Path, Path]):
+def test_run_cli_in_an_environment_without_torch_installs_it_first(copies: tuple[Path, Path], nvidia: None):
     run = Commands(lambda command: 8)
     here = machine(run, without("torch"), root=copies[1])
     assert install.main(["--run-cli", "doctor"], here) == 8
-    assert run.ran[0][-1] == install.TORCH
+    assert run.ran[0][-1] == torch_build.TORCH
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the command is a shell script")
 def test_the_environments_command_runs_the_tree_with_its_arguments(tmp_path: Path):
     root = tmp_path / "a folder's"
     existing_venv(root)
-    install.venv_python(root).write_text('#!/bin/sh\nprintf "<%s>" "$@"\nexit 9\n')
-    install.venv_python(root).chmod(0o755)
-    install.ensure_venv(machine(Commands(), root=root))
-    done = subprocess.run([install.command_file(root), "a b", "*"], capture_output=True, text=True, check=False)
+    environment.venv_python(root).write_text('#!/bin/sh\nprintf "<%s>" "$@"\nexit 9\n')
+    environment.venv_python(root).chmod(0o755)
+    environment.ensure_venv(machine(Commands(), root=root))
+    done = subprocess.run([environment.command_file(root), "a b", "*"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (9, f"<{root / 'install.py'}><--run-cli><a b><*>")
 
 
 def test_a_command_that_pip_put_there_stays(tmp_path: Path):
     existing_venv(tmp_path)
-    file = install.command_file(tmp_path)
+    file = environment.command_file(tmp_path)
     file.write_text("pip's")
-    install.ensure_venv(machine(Commands(), root=tmp_path))
+    environment.ensure_venv(machine(Commands(), root=tmp_path))
     assert file.read_text() == "pip's"
 
 
@@ -448,11 +538,10 @@ def test_an_accelerator_without_a_build_is_said(capsys: pytest.CaptureFixture):
     assert install.main(["--accelerator", "no-such-thing"], machine(run)) == 1
     assert "no-such-thing: no build is listed" in capsys.readouterr().out
     assert run.ran == []
-    sys.modules.pop(f"{install.ALIAS}_wheels_resolve")
 
 
 def test_the_real_machine_describes_this_interpreter():
-    here = install.this_machine()
+    here = environment.this_machine(ROOT)
     assert (here.root, here.python) == (ROOT, sys.executable)
     assert here.has_module("json")
     assert not here.has_module("no_such_module")

@@ -96,12 +96,12 @@ def test_dependencies_are_requirements_and_torch(project: dict):
     dependencies = [reading.parse_requirement(line) for line in project["project"]["dependencies"]]
     requirements = reading.read_requirements(ROOT / "requirements.txt")
     assert dependencies[0].name == "torch"
-    assert dependencies[0].allows(install.TORCH.partition("==")[2])
+    assert dependencies[0].allows(install.torch_build.TORCH.partition("==")[2])
     assert dependencies[1:] == requirements
     testing = (line.partition(";") for line in project["project"]["optional-dependencies"]["test"])
     here = [name for name, _, where in testing if not where or sys.platform == "linux"]
     assert tuple(here) == install.TEST_REQUIREMENTS
-    assert set(install.OPTIONAL) <= {requirement.name for requirement in requirements}
+    assert set(install.environment.OPTIONAL) <= {requirement.name for requirement in requirements}
 
 
 def test_what_the_registry_reads(project: dict):
