@@ -9,6 +9,8 @@ from .files.latents import LoadLatent, SaveLatent
 from .files.meshes import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
+from .jobs.batch import BatchImages
+from .jobs.doctor import Doctor
 from .mesh import CleanMesh, FillHoles, Remesh, RemoveHiddenFaces, SimplifyMesh, SmoothMesh
 from .model import LoadModel, SamplerSettings
 from .preview import MeshInfo, RenderPreview, UVAtlas
@@ -53,6 +55,8 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2RemoveHiddenFaces": (RemoveHiddenFaces, "Remove Hidden Faces (TRELLIS.2)"),
     "T2SmoothMesh": (SmoothMesh, "Smooth (Taubin) (TRELLIS.2)"),
     "T2ImageTo3D": (ImageTo3D, "TRELLIS.2 Image to 3D"),
+    "T2BatchImages": (BatchImages, "Batch Images to GLB (TRELLIS.2)"),
+    "T2Doctor": (Doctor, "Doctor (TRELLIS.2)"),
     "T2RenderPreview": (RenderPreview, "Render Preview (TRELLIS.2)"),
     "T2PreviewMesh": (PreviewMesh, "Preview Mesh (TRELLIS.2)"),
     "T2LoadMesh": (LoadMesh, "Load Mesh (TRELLIS.2)"),

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .batch_workflow import batch_folder
 from .canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, Canvas, Node
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ Types = Mapping[str, type]
 
 def own_photo_to_asset(types: Types) -> Canvas:
     """A photo with its background removed, to a textured asset."""
-    canvas = _canvas("own_photo_to_asset", types)
+    canvas = new_canvas("own_photo_to_asset", types)
     with canvas.group("1. Picture", BLUE):
         example = canvas.add("T2ExampleImage", picture="mug photo")
         own = canvas.add("LoadImage")
@@ -48,7 +49,7 @@ def own_photo_to_asset(types: Types) -> Canvas:
 
 def image_to_3d_one_node(types: Types) -> Canvas:
     """A picture to a mesh with vertex colours, sampled by one node."""
-    canvas = _canvas("image_to_3d_one_node", types)
+    canvas = new_canvas("image_to_3d_one_node", types)
     with canvas.group("1. Model and picture", BLUE):
         images = _picture(canvas)
     with canvas.group("2. Object", GREEN):
@@ -60,7 +61,7 @@ def image_to_3d_one_node(types: Types) -> Canvas:
 
 def image_to_3d(types: Types) -> Canvas:
     """The same with a node for every stage."""
-    canvas = _canvas("image_to_3d", types)
+    canvas = new_canvas("image_to_3d", types)
     with canvas.group("1. Model and picture", BLUE):
         model = canvas.add("T2LoadModel", model=MINI)
         images = _picture(canvas)
@@ -73,7 +74,7 @@ def image_to_3d(types: Types) -> Canvas:
 
 def several_views(types: Types) -> Canvas:
     """Several views of one object to one mesh."""
-    canvas = _canvas("several_views", types)
+    canvas = new_canvas("several_views", types)
     with canvas.group("1. Model and views", BLUE):
         model = canvas.add("T2LoadModel", model=MINI)
         views = canvas.add("T2ExampleImage", picture="truck views")
@@ -90,7 +91,7 @@ def several_views(types: Types) -> Canvas:
 
 def named_views(types: Types) -> Canvas:
     """Pictures from named sides, each voxel guided by those that see it."""
-    canvas = _canvas("named_views", types)
+    canvas = new_canvas("named_views", types)
     model, views = _truck(canvas, model=MINI)
     with canvas.group("3. Object", GREEN):
         surface = canvas.add(
@@ -107,7 +108,7 @@ def named_views(types: Types) -> Canvas:
 
 def mesh_to_asset(types: Types) -> Canvas:
     """A mesh to a simplified, baked one, through an O-Voxel."""
-    canvas = _canvas("mesh_to_asset", types)
+    canvas = new_canvas("mesh_to_asset", types)
     with canvas.group("1. Mesh", BLUE):
         source = canvas.add("T2ExampleMesh")
     with canvas.group("2. Voxels and back", GREEN):
@@ -133,7 +134,7 @@ def mesh_to_asset(types: Types) -> Canvas:
 
 def texture_a_mesh(types: Types) -> Canvas:
     """A mesh and a picture to the same mesh with new textures."""
-    canvas = _canvas("texture_a_mesh", types)
+    canvas = new_canvas("texture_a_mesh", types)
     with canvas.group("1. Model and picture", BLUE):
         model = canvas.add("T2LoadModel", model=MINI)
         images = _picture(canvas)
@@ -162,7 +163,7 @@ def texture_a_mesh(types: Types) -> Canvas:
 
 def game_ready_asset(types: Types) -> Canvas:
     """A picture to an asset by a preset, with its options and figures."""
-    canvas = _canvas("game_ready_asset", types)
+    canvas = new_canvas("game_ready_asset", types)
     with canvas.group("1. Model and picture", BLUE):
         images = _picture(canvas)
     with canvas.group("2. Object", GREEN):
@@ -173,7 +174,7 @@ def game_ready_asset(types: Types) -> Canvas:
 
 def print_3d(types: Types) -> Canvas:
     """A picture to a watertight STL."""
-    canvas = _canvas("print_3d", types)
+    canvas = new_canvas("print_3d", types)
     with canvas.group("1. Model and picture", BLUE):
         images = _picture(canvas)
     with canvas.group("2. Object", GREEN):
@@ -192,7 +193,7 @@ def print_3d(types: Types) -> Canvas:
 
 def low_vram(types: Types) -> Canvas:
     """A picture to an asset on a small card."""
-    canvas = _canvas("low_vram", types)
+    canvas = new_canvas("low_vram", types)
     with canvas.group("1. Model and picture", BLUE):
         images = _picture(canvas)
     with canvas.group("2. Object", GREEN):
@@ -203,7 +204,7 @@ def low_vram(types: Types) -> Canvas:
 
 def latents(types: Types) -> Canvas:
     """A shape is saved; un-muted, it is loaded and textured by another picture."""
-    canvas = _canvas("latents", types)
+    canvas = new_canvas("latents", types)
     with canvas.group("1. Model and picture", BLUE):
         model = canvas.add("T2LoadModel", model=MINI)
         images = _picture(canvas)
@@ -237,7 +238,7 @@ def latents(types: Types) -> Canvas:
 
 def picture_detail(types: Types) -> Canvas:
     """A picture to an asset, with the picture itself on the side that it shows."""
-    canvas = _canvas("picture_detail", types)
+    canvas = new_canvas("picture_detail", types)
     with canvas.group("1. Model and picture", BLUE):
         example = canvas.add("T2ExampleImage", picture="mug photo")
         images = canvas.add("T2PrepareImage", image=example["image"], mask=example["mask"])
@@ -258,7 +259,7 @@ def picture_detail(types: Types) -> Canvas:
 
 def pixal3d(types: Types) -> Canvas:
     """A picture to an asset that follows it closely, with a node for every stage."""
-    canvas = _canvas("pixal3d", types)
+    canvas = new_canvas("pixal3d", types)
     with canvas.group("1. Model and picture", BLUE):
         model = canvas.add("T2LoadModel", model=PIXAL3D, quantization="int8")
         images = _picture(canvas)
@@ -270,7 +271,7 @@ def pixal3d(types: Types) -> Canvas:
 
 def pixal3d_views(types: Types) -> Canvas:
     """Four sides of an object to an asset, every voxel with what each of the pictures shows where it is."""
-    canvas = _canvas("pixal3d_views", types)
+    canvas = new_canvas("pixal3d_views", types)
     model, views = _truck(canvas, model=PIXAL3D_VIEWS, quantization="int8")
     with canvas.group("3. Object", GREEN):
         surface = canvas.add(
@@ -296,13 +297,14 @@ WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
     print_3d,
     low_vram,
     latents,
+    batch_folder,
     picture_detail,
     pixal3d,
     pixal3d_views,
 )
 
 
-def _canvas(name: str, types: Types) -> Canvas:
+def new_canvas(name: str, types: Types) -> Canvas:
     """A canvas with the note of tools/notes/NAME.md; {large} there is large_model.md."""
     return Canvas(name, _note(name).replace("{large}", _note("large_model")), types)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .comfyui import absent, progress, show, show_text, staged_progress
+from .comfyui import absent, host_version, progress, show, show_text, staged_progress
 from .comfyui import mesh as comfy_mesh
 from .devices import at_rest, at_work, working_device
 from .files import (
@@ -17,8 +17,19 @@ from .files import (
     received,
     saved_files,
 )
-from .folders import BUILT_IN, ROOT, download, model_choices, model_source, output_path, temp_path
+from .folders import (
+    BUILT_IN,
+    ROOT,
+    download,
+    model_choices,
+    model_source,
+    output_path,
+    places,
+    temp_path,
+    weight_sources,
+)
 from .model_residency import ComfyResidency, ComfyStreamed, network_device, residency
+from .sources import output_subfolder, picture_source, picture_sources, readable, source_changed
 
 __all__ = [
     "BUILT_IN",
@@ -34,6 +45,7 @@ __all__ = [
     "download",
     "file_3d",
     "file_problem",
+    "host_version",
     "input_files",
     "input_path",
     "metadata",
@@ -42,13 +54,20 @@ __all__ = [
     "network_device",
     "opened",
     "output_path",
+    "output_subfolder",
+    "picture_source",
+    "picture_sources",
+    "places",
     "progress",
+    "readable",
     "received",
     "residency",
     "saved_files",
     "show",
     "show_text",
+    "source_changed",
     "staged_progress",
     "temp_path",
+    "weight_sources",
     "working_device",
 ]

@@ -30,6 +30,12 @@ def mesh(**parts: Any) -> Any:
     return api.Types.MESH(**parts) if api else SimpleNamespace(**parts)
 
 
+def host_version() -> dict[str, str]:
+    """Returns {"ComfyUI": its version} inside it; {} outside."""
+    known = module("comfyui_version")
+    return {} if known is None else {"ComfyUI": str(getattr(known, "__version__", "unknown"))}
+
+
 def progress() -> Progress:
     """Returns report(fraction), which moves the node's progress bar and raises if the user has cancelled.
 

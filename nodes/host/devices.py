@@ -26,6 +26,7 @@ DEVICE, NETWORKS, HOST = "device", "networks", "host"
 POLICY = {
     "T2ExampleImage": HOST,
     "T2LoadModel": HOST,  # networks are read when a stage needs them, and moved by `residency`
+    "T2Doctor": HOST,  # its tests compute where the working device is, and keep nothing
     "T2PrepareImage": HOST,
     "T2Views": HOST,
     "T2CheckViews": HOST,
@@ -41,6 +42,7 @@ POLICY = {
     "T2RefineShape": NETWORKS,
     "T2GameReadyAsset": DEVICE,
     "T2AssetOptions": HOST,
+    "T2BatchImages": DEVICE,  # its pipeline samples on the networks' device
     "T2CleanMesh": DEVICE,
     "T2FillHoles": DEVICE,
     "T2RemoveHiddenFaces": DEVICE,

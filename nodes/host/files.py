@@ -33,7 +33,7 @@ def input_files(suffixes: Sequence[str]) -> list[str]:
     names = []
     for found in (base.glob("*"), (base / UPLOADS).rglob("*")):
         for path in found:
-            if path.suffix.lower() in suffixes and _inside(path) and path.is_file():
+            if path.suffix.lower() in suffixes and inside(path) and path.is_file():
                 names.append(path.relative_to(base).as_posix())
     return sorted(names) or [NO_FILE]
 
@@ -43,7 +43,7 @@ def saved_files(folder: str, suffixes: Sequence[str]) -> list[str]:
     first."""
     base = folders.output_folder()
     found = [path for path in (base / folder).rglob("*") if path.suffix.lower() in suffixes]
-    found = sorted(path for path in found if not path.name.startswith(".") and _inside(path) and path.is_file())
+    found = sorted(path for path in found if not path.name.startswith(".") and inside(path) and path.is_file())
     newest = sorted(found, key=lambda path: -path.stat().st_mtime_ns)
     return [f"{path.relative_to(base).as_posix()} [output]" for path in newest]
 
@@ -65,7 +65,7 @@ def input_path(name: str) -> Path:
     if not plain.strip() or any(ord(letter) < 32 for letter in plain) or ".." in plain.split("/") or drive:
         raise ValueError(outside)
     candidates = [base / plain for base in places]
-    if not all(_inside(path) for path in candidates):
+    if not all(inside(path) for path in candidates):
         raise ValueError(outside)
     for path in candidates:
         try:
@@ -187,7 +187,7 @@ def _annotated(name: str) -> tuple[str, list[Path]]:
     return name, [folders.input_folder(), folders.output_folder()]
 
 
-def _inside(path: Path) -> bool:
+def inside(path: Path) -> bool:
     """Returns True if `path`, links resolved, lies in one of ComfyUI's three folders."""
     return any(_within(path, base()) for base in (folders.input_folder, folders.output_folder, folders.temp_folder))
 

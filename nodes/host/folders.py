@@ -6,11 +6,12 @@ import re
 import uuid
 from pathlib import Path
 
-from ...trellis2.checkpoint.builtin import built_in, find_built_in
+from ...trellis2.checkpoint.builtin import NAME, built_in, find_built_in
 from ...trellis2.checkpoint.gguf.layout import COMFY_FOLDERS, SUFFIX, patterns_in
 from ...trellis2.checkpoint.hub import hub_download
 from ...trellis2.checkpoint.layouts import COMFY_ORG, FP8_PIPELINE, MICROSOFT
 from ...trellis2.checkpoint.pixal3d import COMFY_PIXAL3D, MULTIVIEW, PIPELINE_FILES, PUBLISHED, TENCENT, split_source
+from ...trellis2.doctor.weights import Source
 from . import comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,3 +115,17 @@ def output_path(prefix: str, extension: str) -> tuple[Path, str]:
 def temp_path(prefix: str, extension: str) -> Path:
     """Returns a new file of the temp folder, which ComfyUI empties at its start; no two have the same name."""
     return temp_folder() / f"{prefix}_{uuid.uuid4().hex}.{extension}"
+
+
+def places() -> dict[str, Path]:
+    """Returns where weights and outputs are written."""
+    return {"models": models_folder(), "outputs": output_folder(), "temp": temp_folder()}
+
+
+def weight_sources() -> list[Source]:
+    """Returns the loader's choices as checkpoints to look for."""
+    found = []
+    for choice in model_choices():
+        source, folder = model_source(choice)
+        found.append(Source(NAME if choice == BUILT_IN else choice, source, folder))
+    return found

@@ -10,6 +10,7 @@ import trimesh
 from comfyui_trellis2.nodes import NODE_CLASS_MAPPINGS, host
 from comfyui_trellis2.nodes.host import devices
 from comfyui_trellis2.nodes.host.devices import DEVICE, HOST, NETWORKS, POLICY
+from comfyui_trellis2.nodes.host.sources import EXAMPLES
 from comfyui_trellis2.nodes.sockets import VALUES, PreparedImages
 from comfyui_trellis2.nodes.widgets import TYPE_FROM_MODEL
 from comfyui_trellis2.o_voxel.core.grid import Grid
@@ -125,6 +126,7 @@ def arguments(values, models, tmp_path, monkeypatch):
         ("T2SaveForEngine", "levels"): 2,
         ("T2FromComfyMesh", "mesh"): SimpleNamespace(vertices=torch.rand(1, 3, 3), faces=torch.tensor([[[0, 1, 2]]])),
         ("T2FromTrimesh", "trimesh"): ball,
+        ("T2BatchImages", "source"): EXAMPLES,
     }
 
     def of(name):

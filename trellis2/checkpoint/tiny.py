@@ -24,6 +24,8 @@ from .weights import randomize, save_weights
 OCCUPIED_SHARE = 4e-4
 # The same for a surface at 1024, and what leaves two of eight children where logits have a deviation of about 5.
 SMALLER = (5e-5, 4.0)
+# The same for some hundred to some thousand faces at 512, where the default has up to a few hundred thousand.
+FEW_FACES = (2e-4, 3.0)
 UPSAMPLER = NafConfig(dim=16, heads=2)
 ENCODER = {
     "model_type": "dinov3_vit",
@@ -44,15 +46,16 @@ ENCODER = {
 }
 
 
-def make_tiny(folder: Path, seed: int = 0) -> Path:
-    """Writes the checkpoint into `folder` and returns `folder`. Deterministic: the seed determines all bytes."""
+def make_tiny(folder: Path, seed: int = 0, size: tuple[float, float] = (OCCUPIED_SHARE, 0.0)) -> Path:
+    """Writes the checkpoint into `folder` and returns `folder`. Deterministic: the seed determines all bytes.
+    size: how large its surfaces are, see `_write_networks`."""
     published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     pipeline, texturing, models = published["pipeline"], published["texturing"], published["models"]
     paths = pipeline["args"]["models"]
     more = {role: path for role, path in texturing["args"]["models"].items() if role not in paths}
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
-        _write_networks(folder, paths, models, generator)
+        _write_networks(folder, paths, models, generator, size)
         _write_image_encoder(folder, pipeline["args"]["image_cond_model"]["args"]["model_name"], generator)
         _write_networks(folder, more, models, generator)
     _write_json(folder / "pipeline.json", pipeline)

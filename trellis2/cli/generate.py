@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..batch.rows import RESOLUTIONS
 from .checks import LATENT_SUFFIXES, MESH_SUFFIXES, check_device, check_file, check_output, positive, scale
 from .meshes import add_asset_options, asset_options
 from .pictures import add_background, cut_pictures
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from ..image.views import ViewBlend
     from ..projection.camera import ViewRig
     from ..values import Asset
-
-RESOLUTIONS = {"512": "512", "1024": "1024_cascade", "1536": "1536_cascade", "2048": "2048_cascade"}
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -41,35 +40,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help=".glb, .obj, .ply or .stl; _1, _2 … added for several",
     )
     add_background(generate)
-    generate.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
-    generate.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
+    add_sampling(generate)
     _add_views(generate)
-    generate.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
-    generate.add_argument("--steps", type=positive, help="steps of every sampler (default: the checkpoint's)")
-    generate.add_argument(
-        "--vram",
-        choices=("auto", "high", "low"),
-        default="auto",
-        help="networks in GPU memory: all (high), about 1 GiB, streaming the rest (low), or by its size (default)",
-    )
-    generate.add_argument(
-        "--quantization",
-        choices=("none", "int8", "fp8"),
-        default="none",
-        help="number format of the flow networks' large products: half the memory, faster, slightly different results",
-    )
-    add_attention(generate)
-    generate.add_argument(
-        "--step-cache",
-        action="store_true",
-        help="extrapolate every second step: about half the time, slightly different results",
-    )
-    generate.add_argument(
-        "--sampler",
-        choices=("euler", "heun", "rk4"),
-        default="euler",
-        help="one (euler, as published), two (heun) or four (rk4) runs of the network a step",
-    )
     generate.add_argument(
         "--save-latents", type=Path, metavar="FILE", help="also write what was sampled, a .safetensors, for decode"
     )
@@ -88,6 +60,38 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best available)")
     _add_decode(commands)
+
+
+def add_sampling(command: argparse.ArgumentParser) -> None:
+    """Adds the checkpoint, the settings of its samplers, and what they compute with; of generate and batch."""
+    command.add_argument("--model", default="microsoft/TRELLIS.2-4B", help=CHECKPOINT)
+    command.add_argument("--resolution", choices=RESOLUTIONS, help="voxels a side (default: the model's own)")
+    command.add_argument("--seed", type=int, default=42, help="starting noise (default 42)")
+    command.add_argument("--steps", type=positive, help="steps of every sampler (default: the checkpoint's)")
+    command.add_argument(
+        "--vram",
+        choices=("auto", "high", "low"),
+        default="auto",
+        help="networks in GPU memory: all (high), about 1 GiB, streaming the rest (low), or by its size (default)",
+    )
+    command.add_argument(
+        "--quantization",
+        choices=("none", "int8", "fp8"),
+        default="none",
+        help="number format of the flow networks' large products: half the memory, faster, slightly different results",
+    )
+    add_attention(command)
+    command.add_argument(
+        "--step-cache",
+        action="store_true",
+        help="extrapolate every second step: about half the time, slightly different results",
+    )
+    command.add_argument(
+        "--sampler",
+        choices=("euler", "heun", "rk4"),
+        default="euler",
+        help="one (euler, as published), two (heun) or four (rk4) runs of the network a step",
+    )
 
 
 def _add_views(generate: argparse.ArgumentParser) -> None:
@@ -232,31 +236,18 @@ def _decode(arguments: argparse.Namespace) -> int:
 def _save(arguments: argparse.Namespace, assets: list[Asset], cuts: Sequence[Image.Image] = ()) -> None:
     """Writes each object's mesh as the options of an asset say, and prints what it has. cuts: the objects' pictures,
     for --project-picture."""
-    from ...o_voxel.asset import make_asset
-    from ...o_voxel.bake.projection import FitOptions, ProjectOptions
     from ...o_voxel.files.meshes.write import save_mesh
-    from ...o_voxel.voxels.sample import colored, vertex_materials
-    from .project import put_pictures
+    from ..batch.finish import finish, triangles_of, vertices_of
 
-    projecting = getattr(arguments, "project_picture", False)
     groups = [()] * len(assets)
-    if projecting:
+    if getattr(arguments, "project_picture", False):
         groups = [cuts] if arguments.views or arguments.view else [[cut] for cut in cuts]
+    options = asset_options(arguments) if arguments.preset else None
     for path, asset, shown in zip(_outputs(arguments.output, len(assets)), assets, groups, strict=True):
         warnings: list[str] = []
-        if arguments.preset:
-            options = asset_options(arguments)
-            finished = make_asset(
-                asset.mesh, asset.field, options, progress=progress_bars(), on_warning=warnings.append, on_choice=print
-            )
-            if projecting and finished.uv is not None:
-                finished, _ = put_pictures(finished, shown, FitOptions(), ProjectOptions(), path)
-            mesh = finished.mesh
-            save_mesh(path, finished)
-        else:
-            mesh = asset.mesh
-            save_mesh(path, mesh if asset.field is None else colored(mesh, vertex_materials(mesh, asset.field)))
-        print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces")
+        made = finish(asset, options, shown, progress=progress_bars(), on_warning=warnings.append, on_choice=print)
+        save_mesh(path, made)
+        print(f"{path}: {vertices_of(made):,} vertices, {triangles_of(made):,} faces")
         for line in warnings:
             print(f"{path}: {line}")
 

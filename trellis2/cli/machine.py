@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.metadata
-import pkgutil
-import platform
 from pathlib import Path
 
 from .checks import check_device
+from .shared import progress_bars
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """doctor, make-tiny"""
-    doctor = commands.add_parser("doctor", help="report versions, device and the backends of each op")
+    doctor = commands.add_parser(
+        "doctor", help="a report on this machine for bug reports: versions, backends, weights, licences"
+    )
     doctor.set_defaults(command=_doctor)
     doctor.add_argument("--device", help="the device to report on (default: the best available)")
+    doctor.add_argument(
+        "--self-test", action="store_true", help="also make an object and try an op of each kind, about 20 seconds"
+    )
+    doctor.add_argument(
+        "--model", action="append", default=[], metavar="MODEL", help="also look for this checkpoint; repeat it"
+    )
 
     tiny = commands.add_parser("make-tiny", help="write a tiny random checkpoint in the published layout")
     tiny.set_defaults(command=_make_tiny)
@@ -27,40 +32,26 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     import torch
 
-    from ...o_voxel.core.backend import explain
-    from ...o_voxel.core.foreign import forget
-    from ..capabilities import torso_dtype
-    from ..runtime.residency import default_device, default_dtype
+    from ..doctor.report import report
+    from ..doctor.weights import Source, known_sources
+    from ..runtime.residency import default_device
 
     check_device(arguments.device)
     device = torch.device(arguments.device or default_device())
-    print(f"python {platform.python_version()}, {platform.platform()}")
-    for name in ("torch", "triton", "numba", "safetensors", "huggingface_hub", "numpy", "scipy", "pillow"):
-        print(f"{name:<16}{_version(name)}")
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "unknown"
-    print(f"{'device':<16}{device} ({hardware}), torsos in {default_dtype(device) or 'the published formats'}")
-    forget()
-    for package, dtype in (("o_voxel", torch.float32), ("trellis2", torso_dtype(device))):
-        operations = importlib.import_module(f"....{package}.ops", __name__)
-        for _, name, is_package in pkgutil.iter_modules(operations.__path__):
-            if not is_package:
-                continue
-            backends = importlib.import_module(f"{operations.__name__}.{name}").BACKENDS
-            states = explain(backends, device, dtype)
-            own = ", ".join(f"{choice.name}: {states[choice.name]}" for choice in backends if not choice.licence)
-            print(f"{package}.{name:<26}{own}")
-            # What a user may have installed beside: a line each, with the licence that it came under.
-            for choice in backends:
-                if choice.licence:
-                    print(f"    {choice.name:<14}{states[choice.name]} [{choice.licence}]")
-    return 0
+    sources = [*known_sources(), *(Source(name, name) for name in arguments.model)]
+    places = {"downloads": _hub_cache(), "this folder": Path.cwd()}
+    bar = progress_bars()
+    text, checks = report(
+        device, places, sources, test=arguments.self_test, progress=lambda fraction: bar("doctor", fraction)
+    )
+    print(text, end="")
+    return 1 if any(check.problem for check in checks) else 0
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _hub_cache() -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
 
 
 def _make_tiny(arguments: argparse.Namespace) -> int:

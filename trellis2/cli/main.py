@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import from_mesh, generate, machine, meshes, project, training, views
+from . import batch, from_mesh, generate, machine, meshes, project, training, views
 from .checks import Parser, reason
 
 # Errors that a user can fix: printed as one line. Any other error is a bug and shows its traceback.
@@ -29,6 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="trellis2", description="TRELLIS.2: images to 3D meshes with PBR materials.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (generate, views, from_mesh, meshes, project, training, machine):
+    for module in (generate, batch, views, from_mesh, meshes, project, training, machine):
         module.add_commands(commands)
     return parser

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .checks import MESH_SUFFIXES, check_device, check_file, check_output, positive
 from .pictures import add_background, cut_pictures
 from .shared import progress_bars, warn
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from ...o_voxel.bake.projection import FitOptions, ProjectOptions
-    from ...o_voxel.material import TexturedMesh
 
 MATCHES = ("light", "exposure", "local", "none")
 
@@ -47,31 +39,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     project.add_argument("--device", help="cpu, cuda … (default: the best available)")
 
 
-def put_pictures(
-    mesh: TexturedMesh, cuts: Sequence[Image.Image], fitting: FitOptions, options: ProjectOptions, name: object
-) -> tuple[TexturedMesh, list[object]]:
-    """`mesh` with the RGBA pictures `cuts` on it, on its device, and the fits, which are printed after `name`."""
-    import numpy as np
-    import torch
-
-    from ...o_voxel.bake.projection import Picture, project_found
-    from ...o_voxel.core.progress import staged
-
-    pictures = [Picture.cropped(torch.from_numpy(np.array(cut.convert("RGBA")))) for cut in cuts]
-    lines: list[str] = []
-    bar = staged(progress_bars(), "project picture")
-    made, fits = project_found(mesh, pictures, fitting, options, on_warning=lines.append, progress=bar)
-    for line in [fit.line() for fit in fits] + lines:
-        print(f"{name}: {line}")
-    return made, list(zip(pictures, fits, strict=True))
-
-
 def _project(arguments: argparse.Namespace) -> int:
     from ...o_voxel.bake.projection import FitOptions, ProjectOptions, overlay
     from ...o_voxel.files.meshes.read import load_textured_mesh
     from ...o_voxel.files.meshes.write import save_mesh
     from ...o_voxel.render import save_picture
     from ...o_voxel.values import to_device
+    from ..batch.finish import put_pictures
     from ..runtime.residency import default_device
 
     check_output(arguments.output, MESH_SUFFIXES)
@@ -85,7 +59,8 @@ def _project(arguments: argparse.Namespace) -> int:
     mesh = load_textured_mesh(arguments.mesh, on_warning=warn(arguments.mesh))
     mesh = to_device(mesh, arguments.device or default_device())
     cuts = cut_pictures(arguments.pictures, arguments.background, lambda cut: cut)
-    made, fits = put_pictures(mesh, cuts, fitting, options, arguments.output)
+    out = arguments.output
+    made, fits = put_pictures(mesh, cuts, fitting, options, lambda line: print(f"{out}: {line}"), progress_bars())
     if arguments.preview is not None:
         picture, fit = fits[0]
         shown = overlay(mesh.mesh, picture.to(mesh.mesh.vertices.device), fit.camera)

@@ -130,13 +130,15 @@ def test_the_command_knows_every_attention_backend():
 
 def test_doctor_names_what_may_be_installed_with_its_licence(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(foreign, "answers_file", lambda: tmp_path / "libraries.json")
-    status, out, _ = run(capsys, "doctor", "--device", "cpu")
-    lines = [" ".join(line.split()) for line in out.splitlines()]
+    status, out, _ = run(capsys, "doctor", "--device", "cpu", "--model", str(tmp_path / "absent"))
+    lines = out.splitlines()
     assert status == 0
-    assert "trellis2.attention cudnn: runs on a GPU, not on cpu, sdpa: chosen, reference: works" in lines
+    assert "| trellis2.attention | sdpa | cudnn: runs on a GPU, not on cpu; reference: works |" in lines
     for name, licence in (("flash-attn-4", "BSD-3-Clause"), ("sage", "Apache-2.0"), ("nvdiffrast", "NVIDIA Source")):
-        (line,) = [line for line in lines if line.startswith(f"{name} ")]
-        assert f"[{licence}" in line and ("not installed" in line or "runs on a GPU" in line)
+        (line,) = [line for line in lines if line.startswith(f"| {name} |")]
+        assert f"| {licence}" in line and ("not installed" in line or "runs on a GPU" in line)
+    assert any(line.startswith("| numba ") and "BSD-2-Clause" in line for line in lines)
+    assert [line for line in lines if "absent" in line and "not here" in line]
 
 
 def test_a_disk_without_room_is_one_line(files, tmp_path, capsys, monkeypatch):

@@ -1,0 +1,89 @@
+"""Folders of pictures, and tables of them, that a widget names; folders that a node fills.
+
+As for files, see `files`: a name never leads out of ComfyUI's folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...trellis2.batch.results import missing_files
+from . import folders
+from .files import NO_FILE, input_path, inside
+
+TABLE_SUFFIX = ".csv"
+# Three of the pack's pictures, so that the example workflow runs at once. Saved workflows contain this value.
+EXAMPLES = "example pictures (built in)"
+EXAMPLE_TABLE = folders.ROOT / "assets" / "images" / "examples.csv"
+HERE = "put pictures into a subfolder of ComfyUI's input folder, or a .csv file beside them, and choose it"
+
+
+def picture_sources(suffixes: Sequence[str]) -> list[str]:
+    """Returns `EXAMPLES`, then of the input folder, at any depth, "name/" of its subfolders with files of these
+    suffixes, and the names of its .csv files."""
+    base = folders.input_folder()
+    found: set[str] = set()
+    for path in base.rglob("*"):
+        place = path.relative_to(base)
+        if any(part.startswith(".") for part in place.parts) or not inside(path):
+            continue
+        if path.suffix.lower() == TABLE_SUFFIX and path.is_file():
+            found.add(place.as_posix())
+        elif path.suffix.lower() in suffixes and len(place.parts) > 1 and path.is_file():
+            found.add(f"{place.parent.as_posix()}/")
+    return [EXAMPLES, *sorted(found)]
+
+
+def picture_source(name: Any) -> Path:
+    """Returns the folder or the table that `name` of `picture_sources` means. Raises ValueError for a name that leads
+    outside ComfyUI's folders; FileNotFoundError."""
+    if not isinstance(name, str) or not name.strip() or name == NO_FILE:
+        raise ValueError(f"source: no folder is chosen: {HERE}")
+    if name == EXAMPLES:
+        return EXAMPLE_TABLE
+    if name.lower().endswith(TABLE_SUFFIX):
+        return input_path(name)
+    plain = name.replace("\\", "/").rstrip("/")
+    base = folders.input_folder()
+    bad = not plain or any(ord(letter) < 32 for letter in plain) or ".." in plain.split("/")
+    if bad or folders.DRIVE.match(plain) or not inside(base / plain):
+        raise ValueError(f"source: expected a subfolder of ComfyUI's input folder, got {name!r}: {HERE}")
+    if not (base / plain).is_dir():
+        raise FileNotFoundError(f"source: there is no folder {name!r} in ComfyUI's input folder: {HERE}")
+    return base / plain
+
+
+def readable(path: Path) -> bool:
+    """Returns whether a row of a table may read the picture `path`: in ComfyUI's folders, or the pack's own."""
+    return inside(path) or path.resolve().parent == EXAMPLE_TABLE.parent.resolve()
+
+
+def output_subfolder(name: str) -> tuple[Path, str]:
+    """Returns (a folder inside the output folder, its name from there); it may not exist yet. Raises ValueError for
+    another place."""
+    base = folders.output_folder().resolve()
+    refusal = f"output_folder: expected a subfolder of ComfyUI's output folder, got {name!r}"
+    try:
+        target = (base / str(name).replace("\\", "/")).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links; a NUL
+        raise ValueError(refusal) from None
+    if not target.is_relative_to(base) or target == base or folders.DRIVE.match(str(name)):
+        raise ValueError(refusal)
+    return target, target.relative_to(base).as_posix()
+
+
+def source_changed(name: Any, output: Any) -> str:
+    """Returns a digest of names, sizes and times of a source's files, and of what is gone from the folder that they
+    filled, for IS_CHANGED; "" where there is none."""
+    try:
+        source = picture_source(name)
+        parts = [source, *(source if source.is_dir() else source.parent).glob("*")]
+        states = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in sorted(parts)]
+        gone = missing_files(output_subfolder(output)[0]) if isinstance(output, str) else []
+    except (OSError, ValueError):
+        return ""
+    return hashlib.sha256(json.dumps([states, gone]).encode()).hexdigest()
