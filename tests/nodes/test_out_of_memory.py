@@ -88,7 +88,9 @@ def test_every_node_has_a_remedy(name):
         assert "lower" in said.lower() or "Simplify Mesh" in said
     inputs = kind.INPUT_TYPES()
     own = {*inputs.get("required", {}), *inputs.get("optional", {})}
-    lowered = said.rstrip(".").partition(";")[0].removeprefix("Lower ").split(" or ") if said.startswith("Lower") else []
+    lowered = (
+        said.rstrip(".").partition(";")[0].removeprefix("Lower ").split(" or ") if said.startswith("Lower") else []
+    )
     assert set(lowered) <= own & {*WIDGETS}
 
 
