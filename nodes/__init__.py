@@ -7,6 +7,7 @@ from .bake import BakeTextures, TextureMesh, TransferTextures
 from .files.engine import CollisionMesh, SaveForEngine
 from .files.latents import LoadLatent, SaveLatent
 from .files.meshes import ExampleMesh, LoadMesh, PreviewMesh, SaveGLB, SaveMesh
+from .host.out_of_memory import guard_memory
 from .image import ConditionOnImage, ExampleImage, PrepareImage
 from .interop import FromComfyMesh, FromTrimesh, ToComfyMesh, ToTrimesh
 from .jobs.batch import BatchImages
@@ -77,5 +78,5 @@ _NODES: dict[str, tuple[type, str]] = {
     "T2MeshInfo": (MeshInfo, "Mesh Info (TRELLIS.2)"),
 }
 
-NODE_CLASS_MAPPINGS = {name: node for name, (node, _) in _NODES.items()}
+NODE_CLASS_MAPPINGS = {name: guard_memory(node, name) for name, (node, _) in _NODES.items()}
 NODE_DISPLAY_NAME_MAPPINGS = {name: title for name, (_, title) in _NODES.items()}

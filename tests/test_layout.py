@@ -103,3 +103,67 @@ def test_the_measure_sees_what_is_too_long():
     body = "\n".join(["    x = 1"] * FUNCTION_LINES)
     tree = ast.parse(f'def f():\n    """Doc."""\n{body}\n\n@numba.njit(cache=True)\ndef g():\n{body}\n')
     assert list(functions(tree)) == [("f", FUNCTION_LINES + 1, FUNCTION_LINES), ("g", FUNCTION_LINES + 1, KERNEL_LINES)]
+
+
+# What would run code or commands from a file or a name, by its dotted name, and what to do instead.
+CLOSED = {
+    "pickle": "read safetensors, JSON or arrays",
+    "marshal": "read safetensors, JSON or arrays",
+    "shelve": "read safetensors, JSON or arrays",
+    "torch.load": "read safetensors",
+    "torch.save": "write safetensors",
+    "torch.hub.load": "download named files, and read them",
+    "eval": "parse the text",
+    "exec": "parse the text",
+    "os.system": "pass a list to subprocess.run",
+    "os.popen": "pass a list to subprocess.run",
+    "subprocess.getoutput": "pass a list to subprocess.run",
+    "subprocess.getstatusoutput": "pass a list to subprocess.run",
+    "yaml.load": "read JSON",
+}
+
+
+def closed_calls(tree: ast.Module) -> list[str]:
+    """What of CLOSED a module imports or calls, and calls with shell, trust_remote_code or allow_pickle."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names if name.name.partition(".")[0] in CLOSED]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found += [
+                f"{node.module}.{n.name}" for n in node.names if {node.module, f"{node.module}.{n.name}"} & {*CLOSED}
+            ]
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            found += [name] if name in CLOSED else []
+            flags = ("shell", "trust_remote_code", "allow_pickle")
+            open_ = [k.arg for k in node.keywords if k.arg in flags and ast.unparse(k.value) != "False"]
+            found += [f"{name}({flag})" for flag in open_]
+            if name in ("np.load", "numpy.load") and "allow_pickle" not in [k.arg for k in node.keywords]:
+                found += [f"{name} without allow_pickle=False"]
+    return found
+
+
+@pytest.mark.slow
+@modules
+def test_no_file_and_no_name_runs_code(file: Path):
+    assert closed_calls(parse(file)) == []
+
+
+def test_the_measure_sees_what_runs_code():
+    text = (
+        "import pickle\nfrom os import system\nfrom torch import load\neval('1')\ntorch.load(p)\nos.system('ls')\n"
+        "subprocess.run('ls', shell=True)\nnp.load(p)\nnp.load(p, allow_pickle=True)\nmodel.eval()\n"
+        "subprocess.run(['ls'])\nnp.load(p, allow_pickle=False)\n"
+    )
+    assert closed_calls(ast.parse(text)) == [
+        "pickle",
+        "os.system",
+        "torch.load",
+        "eval",
+        "torch.load",
+        "os.system",
+        "subprocess.run(shell)",
+        "np.load without allow_pickle=False",
+        "np.load(allow_pickle)",
+    ]

@@ -139,7 +139,7 @@ def received(value: Any) -> Iterator[tuple[Path, str]]:
         yield Path(source), Path(source).name
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"model.{value.format}"
+        path = Path(folder) / f"model.{''.join(letter for letter in str(value.format) if letter.isalnum())}"
         path.write_bytes(source.read())
         yield path, path.name
 

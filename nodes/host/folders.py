@@ -56,7 +56,11 @@ def gguf_choices() -> list[str]:
 
 def model_source(choice: str) -> tuple[str, Path]:
     """Returns (source, folder) for `Checkpoint.open`. Downloads go where ComfyUI and its core nodes look for them.
-    Raises FileNotFoundError for the built-in checkpoint if absent."""
+    Raises FileNotFoundError for the built-in checkpoint if absent, ValueError for a name that leads out of the models
+    folder."""
+    parts = choice.replace("\\", "/").split("/")
+    if ".." in parts or not parts[0].strip() or DRIVE.match(choice) or any(ord(letter) < 32 for letter in choice):
+        raise ValueError(f"model: expected a checkpoint inside ComfyUI's models folder, got {choice!r:.200}")
     if choice == BUILT_IN:
         return str(built_in()), built_in()
     name, multiview = split_source(choice)

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from .progress import Progress, silent
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # Default limit on a file's decoded size in bytes. 15 M voxels (a 2048 grid) take 0.3 GB.
 MAX_BYTES = 4 << 30
 # Bytes written between two reports.
 BLOCK = 8 << 20
+# The end of the names of hidden files that are being written; seconds after which one is stale where none is locked.
+STALE, STALE_SECONDS = ".o_voxel.tmp", 60
+_FULL = "the disk is full; free some of it, or choose another folder"
+_CLOSED = "the folder is read-only; give this program the right to write there, or choose another folder"
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "the file is larger than this system allows; write a smaller one, or choose another folder",
+    errno.EACCES: _CLOSED,
+    errno.EPERM: _CLOSED,
+    errno.EROFS: _CLOSED,
+}
 
 FilePath = str | os.PathLike
 
@@ -33,17 +52,83 @@ def atomic_write(path: FilePath) -> Iterator[BinaryIO]:
     """Context manager: opens a binary file and moves it to `path` when the block ends without an error.
 
     Creates missing folders. The bytes go to a hidden file in the same folder, which then replaces `path`; if the block
-    raises, `path` keeps its previous content. Raises OSError as `open` does.
+    raises, `path` keeps its previous content. What a killed process left of such files in the folder is removed.
+    Raises OSError as `open` does, with the remedy for a full disk and a folder that cannot be written to.
     """
     target = Path(path)
+    with _explained(target), _temporary(target) as (file, _):
+        yield file
+
+
+@contextmanager
+def atomic_path(path: FilePath) -> Iterator[Path]:
+    """Context manager as `atomic_write`, for a library that writes to a path: yields that of the hidden file."""
+    target = Path(path)
+    with _explained(target), _temporary(target) as (file, temporary):
+        if fcntl is None:
+            file.close()
+        yield temporary
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Yields an open hidden file beside `target`, and its path; it is locked, and replaces `target` at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    _remove_stale(target.parent)
+    while True:
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{STALE}")
+        file = open(temporary, "xb")  # noqa: SIM115 closed below, after it has moved where that is possible
+        # Before the lock, another process may have taken it for a dead one's.
+        if not _lock(file) or os.fstat(file.fileno()).st_nlink:
+            break
+        file.close()
     try:
-        with open(temporary, "xb") as file:
-            yield file
-        os.replace(temporary, target)
+        with file:
+            yield file, temporary
+            if fcntl is not None:
+                file.flush()
+                os.replace(temporary, target)
+        if fcntl is None:  # Windows moves no open file
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Locks an open file until it is closed, or its process dies; False where that is not possible."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes hidden files of writers that are no more: nobody holds their lock. Where there are no locks, on Windows,
+    those that nobody has open and that have not changed for a minute."""
+    for path in folder.glob(f".*{STALE}"):
+        with suppress(OSError):
+            if fcntl is None:
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
+                continue
+            with path.open("rb") as file:
+                if _lock(file):
+                    path.unlink()
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """Adds the remedy to errors of the disk."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None:
+            raise
+        raise OSError(error.errno, f"{target.name} cannot be written to {target.parent}: {remedy}") from error
 
 
 def write_files(contents: Mapping[Path, bytes], progress: Progress | None = None) -> Path:

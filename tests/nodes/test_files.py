@@ -225,7 +225,20 @@ def test_what_a_file_lacks_is_said_on_the_node_and_in_the_log(home, caplog):
     assert len(LoadMesh().load("b.obj", False)[1].faces) == 1
 
 
-@pytest.mark.parametrize("prefix", ["../x", "3d/../../x", "..\\x", "/tmp/x", "C:\\x", "C:x", "link/x", "a\0b", "", "."])
+UNC = "\\\\server\\share\\x"
+
+
+@pytest.mark.parametrize(
+    "choice", ["../x", "a/../../x", "..\\x/*Q8_0.gguf", "/tmp/x", "C:\\x", "C:x", UNC, "a\0b", "", " "]
+)
+def test_models_stay_in_the_models_folder(choice):
+    with pytest.raises(ValueError, match="inside ComfyUI's models folder"):
+        host.model_source(choice)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["../x", "3d/../../x", "..\\x", "/tmp/x", "C:\\x", "C:x", UNC, "link/x", "a\0b", "", "."]
+)
 @pytest.mark.parametrize("known", [True, False])
 def test_saves_stay_in_the_output_folder(home, monkeypatch, prefix, known):
     (home / "output" / "link").symlink_to(home)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..projection.framing import CropConfig
+from .fields import FieldError, checked
 
 # See `integrate`.
 INTEGRATORS = ("euler", "heun", "rk4")
@@ -351,7 +352,7 @@ def parse(kind: type[C], data: object, where: str) -> C:
         raise ConfigError(f"{where}: unknown keys {unknown[:5]}, missing keys {needed[:5]}")
     try:
         return kind(**{key: _value(str(fields[key].type), value, f"{where}.{key}") for key, value in data.items()})
-    except (TypeError, ConfigError) as error:
+    except (TypeError, ZeroDivisionError, FieldError, ConfigError) as error:
         named = str(error).startswith(where)
         raise ConfigError(str(error) if named else f"{where}: {error}") from error
 
@@ -360,7 +361,7 @@ def _value(declared: str, value: object, where: str) -> object:
     nested = NESTED.get(declared.removesuffix(" | None"))
     if nested is not None and value is not None:
         return parse(nested, value, where)
-    return tuple(value) if isinstance(value, list) else value
+    return checked(declared, value, where)
 
 
 def parse_pipeline(data: object, where: str) -> PipelineConfig:
@@ -378,7 +379,7 @@ def _args(data: object, names: tuple[str, ...], where: str) -> object:
     if not isinstance(data, Mapping) or set(data) != {"name", "args"}:
         raise ConfigError(f"{where}: expected the keys 'name' and 'args'")
     if data["name"] not in names:
-        raise ConfigError(f"{where}: expected a {' or '.join(names)}, got {data['name']!r}")
+        raise ConfigError(f"{where}: expected a {' or '.join(names)}, got {data['name']!r:.200}")
     return data["args"]
 
 

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 # download(repository, file name, folder to store it in or None: the hub's cache) -> path of the local file
 Download = Callable[[str, str, Path | None], Path]
+# A path of a repository: names, none of which is "..", that no system takes for a place of its own.
+INSIDE = re.compile(r"(?!\.\.(/|$))[^/\\:\x00-\x1f]+(/(?!\.\.(/|$))[^/\\:\x00-\x1f]+)*")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -109,6 +111,8 @@ class FileSource:
         if found is not None:
             return found
         if self.repository is not None:
+            if not INSIDE.fullmatch(name):
+                raise MissingFileError(f"{name!r:.200}: expected the name of a file in {self.repository}")
             log.info("downloading %s from %s", name, self.repository)
             return self.download(self.repository, name, self.folder)
         raise MissingFileError(

@@ -21,6 +21,8 @@ from .config import ConfigError
 PIECE = 1 << 20
 # Of the format: a longer header is a damaged one.
 LONGEST_HEADER = 100_000_000
+# Of a network's or a pipeline's configuration; published ones have a few kB.
+LONGEST_JSON = 4 << 20
 TAKE_INSTEAD = "take the same network in bf16, in int8_convrot (Comfy-Org), or in GGUF (Q4_K_M, Q5_K_M, Q6_K or Q8_0)"
 # Formats that are not read, by the keys' last parts that only they have.
 UNREAD_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -119,7 +121,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
             header = json.loads(file.read(length))
         if not isinstance(header, dict):
             raise ValueError("its header is no object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); download it again") from error
     header.pop("__metadata__", None)
     return header, 8 + length
@@ -182,9 +184,11 @@ def unread_files(folder: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """Returns the contents of a JSON file. Raises ConfigError naming it."""
+    if path.stat().st_size > LONGEST_JSON:
+        raise ConfigError(f"{path}: expected at most {LONGEST_JSON:,} bytes of a configuration")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from error
 
 

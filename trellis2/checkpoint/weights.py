@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ...o_voxel.core.atomic_io import atomic_path
 from ..models import Backends
 from ..models.quantized import QuantizedLinear, quantizable
 from ..ops.quantized_linear import FORMATS, Format, Quantized, quantize_rows
@@ -109,13 +110,17 @@ def load_weights(
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file atomically; several processes may write the same path."""
+    """Writes a safetensors file whole or not at all; several processes may write the same path. Raises OSError."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, metadata)
-    partial.replace(path)
+    with atomic_path(path) as hidden:
+        try:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, hidden, metadata)
+        except SafetensorError as error:
+            # It wraps the system's errors, with their number in the text.
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), str(error)) if number else error from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:

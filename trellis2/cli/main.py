@@ -21,6 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"trellis2: {reason(error)}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for every command
+            raise
+        what = (
+            "lower --resolution, --max-tokens or --texture-size, or choose --vram low, as far as the command has them"
+        )
+        print(f"trellis2: the device's memory is full: {what}. ({reason(error)[:200]})", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("trellis2: interrupted; nothing was written", file=sys.stderr)
         return 130

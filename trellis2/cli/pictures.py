@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BACKGROUND_CHOICES = {"auto": "auto", "plain": "plain background", "rembg": "rembg", "none": "alpha or mask only"}
-# What Pillow raises for a picture that it cannot decode.
-UNREADABLE = (OSError, SyntaxError, ValueError)
 
 
 def add_background(command: argparse.ArgumentParser) -> None:
@@ -36,8 +34,9 @@ def cut_pictures(paths: Sequence[Path], background: str, use: Callable[[Image.Im
     Raises ValueError naming the first file, before any is read, that is not there; or that is no picture, or of which
     `use` raises one.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
+    from ...o_voxel.files.meshes.reading.images import opened
     from ..image import cut_out
 
     for path in paths:
@@ -45,12 +44,15 @@ def cut_pictures(paths: Sequence[Path], background: str, use: Callable[[Image.Im
     made = []
     for path in paths:
         try:
-            with Image.open(path) as image:
-                cut = cut_out(ImageOps.exif_transpose(image), BACKGROUND_CHOICES[background])
-                made.append(use(cut.image))
-        except UNREADABLE as error:
-            text = "expected a picture" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise ValueError(f"{path}: {text}") from error
+            with opened(path) as image:
+                whole = ImageOps.exif_transpose(image)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: expected a picture: {error}") from error
+        try:
+            cut = cut_out(whole, BACKGROUND_CHOICES[background])
+            made.append(use(cut.image))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         print(f"{path}: {cut.used}")
         if cut.warning:
             print(f"{path}: not sure: {cut.warning}")

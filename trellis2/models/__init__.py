@@ -52,8 +52,9 @@ def build_model(
 
     description: {"name": class name, "args": {...}}.  dtype: overrides the torso's.  Raises ConfigError.
     """
-    if set(description) != {"name", "args"} or description["name"] not in NETWORKS:
-        raise ConfigError(f"{where}: expected 'args' and a 'name' among {list(NETWORKS)}, got {dict(description)}")
+    named = isinstance(description, Mapping) and set(description) == {"name", "args"}
+    if not named or not isinstance(description["name"], str) or description["name"] not in NETWORKS:
+        raise ConfigError(f"{where}: expected 'args' and a 'name' among {list(NETWORKS)}, got {description!r:.300}")
     kind, network = NETWORKS[description["name"]]
     config = parse(kind, description["args"], where)
     if dtype is not None:

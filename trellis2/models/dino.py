@@ -56,15 +56,26 @@ class DinoConfig:
         Raises ValueError naming the key: a size is absent, or the model is unsupported (another model type, activation
         or input, or a gated MLP).
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"DINOv3 config: expected an object, got {type(values).__name__}")
         for key, supported in _SUPPORTED.items():
             if values.get(key, supported[0]) not in supported:
                 expected = " or ".join(repr(value) for value in supported)
                 raise ValueError(f"DINOv3 config: expected {key} = {expected}, got {values[key]!r}")
-        absent = [key for key in _SIZES.values() if not isinstance(values.get(key), int)]
+        absent = [key for key in _SIZES.values() if type(values.get(key)) is not int]
         if absent:
             raise ValueError(f"DINOv3 config: expected an integer for {', '.join(absent)}")
         sizes = {field: values[key] for field, key in _SIZES.items()}
-        return cls(**sizes, **{field: values.get(key, default) for field, (key, default) in _OPTIONS.items()})
+        options = {field: values.get(key, default) for field, (key, default) in _OPTIONS.items()}
+        for field, (key, default) in _OPTIONS.items():
+            kinds = (int, float) if type(default) is float else (type(default),)
+            if type(options[field]) not in kinds or not math.isfinite(options[field]):
+                raise ValueError(f"DINOv3 config: expected {key} as {default!r}, got {options[field]!r:.60}")
+        for field, value in {**sizes, "patch_size": options["patch_size"]}.items():
+            least, most = _LIMITS[field]
+            if not least <= value <= most:
+                raise ValueError(f"DINOv3 config: expected {least} to {most} for {field}, got {value:.20g}")
+        return cls(**sizes, **options)
 
 
 _SUPPORTED = {
@@ -89,6 +100,16 @@ _OPTIONS = {
     "value_bias": ("value_bias", True),
     "proj_bias": ("proj_bias", True),
     "mlp_bias": ("mlp_bias", True),
+}
+
+# (least, most): several times beyond the largest that is published.
+_LIMITS = {
+    "hidden_size": (4, 1 << 16),
+    "num_layers": (1, 256),
+    "num_heads": (1, 1024),
+    "mlp_size": (1, 1 << 18),
+    "num_registers": (0, 1024),
+    "patch_size": (1, 1024),
 }
 
 VIT_L16 = DinoConfig(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ...o_voxel.core.progress import Progress, silent
 from ..checkpoint.config import SparseDecoderConfig, SparseEncoderConfig
 from ..ops.submanifold_conv import child_conv, submanifold_conv, tile_neighbors
-from ..runtime.memory import device_memory
+from ..runtime.memory import device_memory, with_less
 from ..sparse import CoordSet, SparseTensor, Subdivision, SubmanifoldConv3d, spatial_to_channel, with_halo
 from .chunked import chunk_size, chunked
 from .layers import Backends, LayerNorm32, cast_layers
@@ -30,6 +30,8 @@ PART_ROWS = 2**18
 PART_VOXEL_BYTES = 640
 # Share of the free memory that a part may take if no budget is given.
 PART_SHARE = 0.25
+# And after the memory has run out.
+RETRY_SHARE = 0.05
 
 
 class ConvNeXtBlock(nn.Module):
@@ -260,7 +262,13 @@ class SparseDecoder(nn.Module):
             report(done)
         if in_parts:
             level, block = last
-            h = self._finest(block, h, divide(h, level, block), memory_budget, lambda share: report(len(most) + share))
+            coarse, fine, device = h, divide(h, level, block), z.feats.device
+            h = with_less(
+                lambda budget: self._finest(block, coarse, fine, budget, lambda share: report(len(most) + share)),
+                memory_budget,
+                lambda: int(RETRY_SHARE * device_memory(device).free),
+                device,
+            )
         else:
             h = h.replace(self._read_out(h.feats))
         return Decoded(h, tuple(subdivisions), tuple(logits))

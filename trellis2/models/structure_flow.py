@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from ...o_voxel.core.checks import check_tensor
-from ..checkpoint.config import FlowConfig
+from ..checkpoint.config import ConfigError, FlowConfig
 from ..ops.rope import rotary_angles
 from ..sparse.tensor import PackedSequences
 from .layers import Backends, sinusoidal_positions
 from .transformer import FlowTransformer, PreparedCondition, TokenLayout
+
+# Cells a side of the grid, of which every one is a token; published are 16.
+FINEST = 64
 
 
 class StructureFlow(FlowTransformer):
@@ -21,6 +24,9 @@ class StructureFlow(FlowTransformer):
     """
 
     def __init__(self, config: FlowConfig, backends: Backends | None = None) -> None:
+        """Raises ConfigError for a grid finer than FINEST."""
+        if config.resolution > FINEST:
+            raise ConfigError(f"resolution: expected at most {FINEST} for a dense grid, got {config.resolution}")
         super().__init__(config, backends or Backends())
         for name, table in position_table(config).items():
             self.register_buffer(name, table)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from ..checkpoint.config import FlowConfig, SparseDecoderConfig
 
+log = logging.getLogger(__name__)
+
+T, B = TypeVar("T"), TypeVar("B")
 GIB = 2**30
 MEMINFO = Path("/proc/meminfo")
 # Assumed for a device that does not report its memory.
@@ -39,6 +45,28 @@ def device_memory(device: torch.device) -> DeviceMemory:
     share = getattr(backend, "get_per_process_memory_fraction", lambda device: 1.0)(device.index)
     allowed = int(total * share)
     return DeviceMemory(allowed, max(0, min(free + backend.memory_reserved(device) - used, allowed - used)))
+
+
+def with_less(work: Callable[[B], T], first: B, less: Callable[[], B], device: torch.device) -> T:
+    """Returns work(first); where the memory of `device` runs out, once more work(less()), which has to be cheaper and
+    to give the same. `less` is called when torch's cache is empty, so that it sees what is free.
+
+    Raises torch.OutOfMemoryError where that does not do either.
+    """
+    try:
+        return work(first)
+    except torch.OutOfMemoryError as error:
+        log.info("%s; trying once more in smaller parts", str(error).partition(". ")[0])
+    # Not in the handler, whose traceback holds what was allocated.
+    empty_cache(device)
+    return work(less())
+
+
+def empty_cache(device: torch.device) -> None:
+    """Gives the memory that torch keeps for later back to the device."""
+    backend = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.mps}.get(device.type)
+    if backend is not None and backend.is_available():
+        backend.empty_cache()
 
 
 def host_memory() -> DeviceMemory | None:

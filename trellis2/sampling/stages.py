@@ -27,7 +27,7 @@ from ..models.texture_vae import field_features
 from ..networks import SHAPE_ENCODER, TEXTURE_ENCODER, Networks
 from ..projection.camera import ViewRig
 from ..projection.frame import field_to_z_up, mesh_to_z_up
-from ..runtime.memory import device_memory
+from ..runtime.memory import device_memory, with_less
 from ..sparse import CoordSet, SparseTensor, Subdivision
 from ..values import Asset, EmptyOutputError, ImageCondition, ShapeLatent, SparseStructure, TextureLatent
 from .checks import check_channels, check_condition, check_frame, check_same_voxels, check_space
@@ -199,8 +199,7 @@ def decode(
     """The surface of each object and, given a texture latent, its materials on the same voxels.
 
     A shape that was encoded, not sampled, is decoded on the voxels of the encoded surface, as in the reference.
-    memory_budget: bytes, see `SparseDecoder.forward`.  Raises ValueError where the texture has other voxels,
-    or either is another checkpoint's.
+    memory_budget: see `SparseDecoder`.  Raises ValueError where the texture has other voxels or another checkpoint's.
     """
     check_space(shape, networks.config.shape_slat_normalization)
     if texture is not None:
@@ -396,5 +395,6 @@ def _encoded_surface(shape: ShapeLatent, device: torch.device) -> list[Subdivisi
 
 def _surface(grid: DualGrid) -> Mesh:
     """The mesh of a dual grid; in slabs where memory is short, with the same result."""
-    whole = len(grid.coords) * MESH_VOXEL_BYTES
-    return dual_grid_to_mesh(grid, None if whole < device_memory(grid.coords.device).free else MESH_SLAB)
+    whole = len(grid.coords) * MESH_VOXEL_BYTES < device_memory(grid.coords.device).free
+    slab, device = None if whole else MESH_SLAB, grid.coords.device
+    return with_less(lambda slab: dual_grid_to_mesh(grid, slab), slab, lambda: MESH_SLAB, device)

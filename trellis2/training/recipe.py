@@ -142,8 +142,10 @@ def load_recipe(source: str | Path, tasks: Mapping[str, TaskType], changes: Sequ
         raise ConfigError(f"{source}: expected a .json file, or one of {known}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected an object, got {type(data).__name__}")
     for change in changes:
         _apply_change(data, change)
     return parse_recipe(data, tasks, str(path))
@@ -157,12 +159,14 @@ def parse_recipe(data: Mapping[str, Any], tasks: Mapping[str, TaskType], where: 
     encoder's input, and a stage whose networks the recipe does not define.
     """
     data = dict(data)
-    if isinstance(data.get("data"), Mapping):
+    if "data" in data:
         data["data"] = parse(DataConfig, data["data"], f"{where}.data")
-    stages = data.get("stages")
-    if isinstance(stages, Mapping):
-        given = {name: {"task": name, **stage} for name, stage in stages.items()}
-        data["stages"] = {name: parse(StageConfig, stage, f"{where}.stages.{name}") for name, stage in given.items()}
+    if "stages" in data:
+        given = data["stages"] if isinstance(data["stages"], Mapping) else {"": data["stages"]}
+        named = {
+            name: {"task": name, **stage} if isinstance(stage, Mapping) else stage for name, stage in given.items()
+        }
+        data["stages"] = {name: parse(StageConfig, stage, f"{where}.stages.{name}") for name, stage in named.items()}
     recipe = parse(Recipe, data, where)
     for name, stage in recipe.stages.items():
         if stage.task not in tasks:

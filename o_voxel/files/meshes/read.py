@@ -23,7 +23,7 @@ from ...material import TexturedMesh
 from .reading.companions import companion
 from .reading.gltf.load import load_gltf
 from .reading.images import UNREADABLE as IMAGE_ERRORS
-from .reading.images import decoded
+from .reading.images import decoded, opened
 from .reading.pieces import FactorSpace
 from .reading.texts import plain_ply, utf8, utf8_stl
 from .trimesh import from_trimesh
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 Up = Literal["auto", "y", "z"]
 Warn = Callable[[str], None]
 
+# Default limit of what a file may unfold to, in bytes: 120 textures of 4096 by 4096.
+MAX_UNFOLDED = 8 << 30
 UP_OF_SUFFIX = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
 # For the estimate of the time.
 BYTES_A_SECOND = 20e6
@@ -65,6 +67,7 @@ def load_textured_mesh(
     factors: FactorSpace = "srgb",
     progress: Progress | None = None,
     on_warning: Warn | None = None,
+    max_bytes: int = MAX_UNFOLDED,
 ) -> TexturedMesh:
     """Reads a mesh file with materials, UVs, vertex colours and normals; on the CPU, z up.
 
@@ -78,6 +81,7 @@ def load_textured_mesh(
     progress: called with the fraction done, 0 to 1, by estimate; may raise, to cancel.
     on_warning: called with one line for each thing that is left out, such as a texture that cannot be read. None: the
     lines are logged.
+    max_bytes: of the vertices, faces and pixels that a glTF file may unfold to, by compression, instances or counts.
     Deterministic. Raises FileNotFoundError; ValueError for an unknown suffix, a folder, an unreadable file, a required
     extension that is not read, or a file without triangles; ModuleNotFoundError without trimesh.
     """
@@ -112,7 +116,7 @@ def load_textured_mesh(
             # Values too large for float32 become inf, which consumers of the mesh reject.
             with np.errstate(over="ignore", invalid="ignore"):
                 if suffix in GLTF_SUFFIXES:
-                    return load_gltf(path, y_up=y_up, factors=factors, warn=warn, report=report)
+                    return load_gltf(path, y_up=y_up, factors=factors, warn=warn, report=report, max_bytes=max_bytes)
                 scene = _read(path, suffix, warn)
                 report(0.6)
                 further = lru_cache(maxsize=None)(lambda name: _pixels(path, name, warn))
@@ -162,8 +166,6 @@ def _library(path: Path, name: str, warn: Warn) -> bytes:
 
 def _texture(path: Path, name: str, warn: Warn) -> bytes:
     """The content of a texture that a mesh file or its library names."""
-    from PIL import Image
-
     words = name.split()
     # Options such as "-s 2 2 2" stand before a texture's name.
     found = companion(path, name) or (companion(path, words[-1]) if words[:1] and words[0].startswith("-") else None)
@@ -171,10 +173,11 @@ def _texture(path: Path, name: str, warn: Warn) -> bytes:
         raise _absent("texture", path, name, warn)
     content = found.read_bytes()
     try:
-        # trimesh leaves out what it cannot open, without a word.
-        Image.open(io.BytesIO(content)).close()
+        # trimesh leaves out what it cannot open, without a word, and opens what it should not.
+        with opened(io.BytesIO(content)):
+            pass
     except IMAGE_ERRORS as error:
-        warn(f"texture {name!r:.120} cannot be read and is left out: it is in no image format that Pillow reads")
+        warn(f"texture {name!r:.120} cannot be read and is left out: {error}")
         raise FileNotFoundError(name) from error
     return content
 

@@ -23,7 +23,7 @@ import io, json, sys
 sys.path[:] = json.loads(sys.argv[1])
 import numpy
 from fast_simplification import simplify
-given = numpy.load(io.BytesIO(sys.stdin.buffer.read()))
+given = numpy.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
 vertices, faces = simplify(given["vertices"], given["faces"], target_count=int(given["target"]), preserve_border=True)
 numpy.savez(sys.stdout.buffer, vertices=vertices, faces=faces)
 """
@@ -71,5 +71,5 @@ def _in_process(
         text = errors.decode(errors="replace").strip()[-200:]
         log.warning("fast-simplification failed in its own process, it now runs here: %s", text)
         return None
-    result = np.load(io.BytesIO(made))
+    result = np.load(io.BytesIO(made), allow_pickle=False)
     return result["vertices"], result["faces"]

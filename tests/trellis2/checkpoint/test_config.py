@@ -18,6 +18,8 @@ from comfyui_trellis2.trellis2.checkpoint.config import (
     parse_pipeline,
     parse_texturing,
 )
+from comfyui_trellis2.trellis2.checkpoint.image_models import read_encoder_config
+from comfyui_trellis2.trellis2.checkpoint.stored import read_json
 from comfyui_trellis2.trellis2.models import NETWORKS, build_model
 
 FLOW = {
@@ -228,3 +230,67 @@ def test_a_given_dtype_overrides_the_files():
     assert torch.bfloat16 not in {p.dtype for p in model.parameters()}
     with pytest.raises(ConfigError, match=r"dtype: .*'float8'"):
         build_model({"name": "SLatFlowModel", "args": FLOW}, "flow.json", dtype="float8")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_blocks": 10**9}, r"flow\.json\.num_blocks: expected 0 to 256, got 1000000000"),
+        ({"model_channels": 10**9, "num_heads": 1}, r"model_channels: expected 1 to 65536"),
+        ({"num_heads": 0}, "num_heads: expected 1 to 1024, got 0"),
+        ({"num_heads": None, "num_head_channels": 0}, "num_head_channels: expected 1 to"),
+        ({"resolution": 4097}, "resolution: expected 1 to 4096"),
+        ({"resolution": True}, "resolution: expected a whole number, got True"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio: expected a finite number, got nan"),
+        ({"mlp_ratio": 10**400}, "mlp_ratio: expected a finite number, got a larger number"),
+        ({"rope_freq": [1.0]}, "rope_freq: expected a list of 2 values"),
+        ({"qk_rms_norm": "yes"}, "qk_rms_norm: expected true or false, got 'yes'"),
+        ({"dtype": ["float32"]}, "dtype: expected a text"),
+    ],
+)
+def test_a_network_that_nobody_could_build_is_refused_at_once(change, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model({"name": "SLatFlowModel", "args": FLOW | change}, "flow.json")
+
+
+def test_layers_by_level_are_counted_in_all():
+    with pytest.raises(ConfigError, match="num_blocks: expected at most 256 layers in all, got 300"):
+        parse(ShapeDecoderConfig, DECODER | {"num_blocks": [150, 150]}, "shape.json")
+    with pytest.raises(ConfigError, match="model_channels: expected at most 16 levels, got 17"):
+        parse(ShapeDecoderConfig, DECODER | {"model_channels": [8] * 17}, "shape.json")
+
+
+def test_a_dense_grid_of_positions_is_bounded():
+    """It is made on the CPU for a file that lacks it."""
+    with pytest.raises(ConfigError, match="resolution: expected at most 64 for a dense grid, got 65"):
+        build_model({"name": "SparseStructureFlowModel", "args": FLOW | {"resolution": 65}}, "flow.json")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "1" * 5000, "{", "\ufeff{}", '{"a": 1}' + " " * (4 << 20)])
+def test_json_that_cannot_be_read_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"a\.json"):
+        read_json(path)
+    with pytest.raises(ConfigError, match=r"a\.json"):
+        read_encoder_config(path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_hidden_layers": 10**9}, "expected 1 to 256 for num_layers, got 1000000000"),
+        ({"num_attention_heads": 0}, "expected 1 to 1024 for num_heads"),
+        ({"hidden_size": True}, "expected an integer for hidden_size"),
+        ({"rope_theta": "100"}, "expected rope_theta as 100.0, got '100'"),
+        ({"layer_norm_eps": float("inf")}, "expected layer_norm_eps"),
+        ({"patch_size": 0}, "expected 1 to 1024 for patch_size"),
+        ({"query_bias": 1}, "expected query_bias as True, got 1"),
+    ],
+)
+def test_a_wrong_image_encoder_is_refused_by_name(tmp_path, change, message):
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**sizes, "num_register_tokens": 4, **change}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        read_encoder_config(path)

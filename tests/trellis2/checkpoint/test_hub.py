@@ -207,3 +207,13 @@ def test_the_command():
     folder = Path("/my models/x")
     assert download_command("o/n", "a/b.json", None) == "hf download o/n a/b.json"
     assert download_command("o/n", "a/b.json", folder) == f'hf download o/n a/b.json --local-dir "{folder}"'
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.json", "a/../../x.json", "/tmp/x.json", "a\\..\\x.json", "C:x", "a/..", "a//b", "a\0"]
+)
+def test_a_name_that_leads_out_of_a_repository_is_not_downloaded(folder, name):
+    hub = Hub()
+    with pytest.raises(MissingFileError, match="expected the name of a file in owner/other"):
+        FileSource(folder, "owner/other", "owner/other", hub).get(name)
+    assert hub.asked == []

@@ -8,6 +8,7 @@ import torch
 from comfyui_trellis2.trellis2.checkpoint import config
 from comfyui_trellis2.trellis2.checkpoint.weights import randomize
 from comfyui_trellis2.trellis2.models import build_model, chunked, sparse_vae
+from comfyui_trellis2.trellis2.runtime.memory import device_memory
 from comfyui_trellis2.trellis2.sparse import CoordSet, SparseTensor, with_halo
 
 PUBLISHED = json.loads(Path(config.__file__).with_name("published.json").read_text())
@@ -84,6 +85,24 @@ def test_progress_moves_with_the_parts(decoders, small_parts):
     decoded = decoders[0](latent(40), progress=fractions.append, memory_budget=1)
     assert fractions == sorted(set(fractions)) and fractions[-1] == 1
     assert len(fractions) == 7 + -(-len(decoded.output.coords) // 101)
+
+
+@pytest.mark.slow
+def test_where_memory_runs_out_the_finest_level_is_decoded_again_in_smaller_parts(decoders, small_parts, monkeypatch):
+    shape, _ = decoders
+    whole, finest, seen = shape(latent(40), memory_budget=2**40), type(shape)._finest, []
+
+    def scarce(self, block, x, subdivision, budget, report):
+        seen.append(budget)
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return finest(self, block, x, subdivision, 1, report)
+
+    monkeypatch.setattr(type(shape), "_finest", scarce)
+    assert_same(shape(latent(40)).output, whole.output)
+    assert seen[0] is None
+    assert seen[1] < device_memory(torch.device(DEVICE)).free / 10
+    assert len(seen) == 2
 
 
 def test_a_budget_sets_the_rows_of_a_part(decoders):

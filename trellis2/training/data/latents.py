@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ....o_voxel.core.atomic_io import write_files
 from ...checkpoint.config import Normalization
 from ...checkpoint.weights import read_metadata, read_tensors, save_weights
 
@@ -72,7 +73,7 @@ class LatentFolder:
         """Compute the statistics of SLATS over the first `objects` objects and write them."""
         statistics = {key: channel_statistics(self, key, objects) for key in SLATS}
         text = json.dumps({"encoders": encoders, **statistics}, indent=1)
-        (self.folder / STATISTICS).write_text(text + "\n", encoding="utf-8")
+        write_files({self.folder / STATISTICS: f"{text}\n".encode()})
 
     def statistics(self) -> Mapping[str, Normalization] | None:
         """Mean and standard deviation of each channel of SLATS; None before all objects are encoded."""

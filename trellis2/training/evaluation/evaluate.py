@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ....o_voxel.core.atomic_io import write_files
 from ....o_voxel.core.progress import Progress
 from ....o_voxel.ops.grid_sample import grid_sample
 from ....o_voxel.ops.hash_grid import hash_grid
@@ -161,11 +163,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write the rows as CSV, with the folders of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["name", *COLUMNS, "seconds", "problem"])
-        writer.writeheader()
-        writer.writerows(rows)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, ["name", *COLUMNS, "seconds", "problem"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_files({path: file.getvalue().encode()})
 
 
 def read_rows(path: Path) -> list[Row]:

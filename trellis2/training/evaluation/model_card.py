@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
+from ....o_voxel.core.atomic_io import write_files
 from ...checkpoint.layouts import IMAGE_ENCODER, Checkpoint
 from ...checkpoint.weights import read_tensors
 from ..recipe import Recipe, load_recipe
@@ -74,8 +75,7 @@ def write_card(source: str, checkpoint: Path, rows: Mapping[str, Sequence[Row]])
     Raises MissingFileError for a network without files, ConfigError for an invalid recipe.
     """
     path = checkpoint / CARD
-    path.write_text(card(source, checkpoint, rows), encoding="utf-8")
-    return path
+    return write_files({path: card(source, checkpoint, rows).encode()})
 
 
 def card(source: str, checkpoint: Path, rows: Mapping[str, Sequence[Row]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ....o_voxel.core.atomic_io import write_files
 from ...checkpoint.config import ConfigError
 from ...checkpoint.hub import FileSource
 from ...checkpoint.image_models import load_encoder, read_encoder_config
@@ -95,8 +96,7 @@ def write_network(model: nn.Module, description: Mapping[str, Any], files: tuple
     kept = {key: value for key, value in model.state_dict().items() if key not in derived}
     kept = {key: value.detach().to("cpu", getattr(torch, dtype)) for key, value in kept.items()}
     config, weights = files
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    write_files({config: (json.dumps(description, indent=1) + "\n").encode()})
     save_weights(kept, weights)
 
 

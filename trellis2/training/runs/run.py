@@ -10,7 +10,6 @@ checkpoint/                      the packed checkpoint, for Pipeline.load
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ....o_voxel.core.atomic_io import write_files
 from ...checkpoint.config import ConfigError
 from ..data.dataset import Sample, Source, cached, open_cache, open_source
 from ..data.latents import ENCODERS, LatentFolder
@@ -83,11 +83,8 @@ class Run:
                 )
         context.barrier()
         if context.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
             # Atomically: stages of one run may start in several processes at once.
-            written = path.with_name(f"recipe.{os.getpid()}.partial")
-            written.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-            written.replace(path)
+            write_files({path: (json.dumps(values, indent=1) + "\n").encode()})
         run = cls(recipe, folder, context, source or open_source(recipe.data.source))
         if context.is_main and recipe.data.cache is not None:
             open_cache(run.source, folder / recipe.data.cache)
@@ -209,7 +206,7 @@ class Run:
             description = resolved(role, self.recipe.network(role))
             write_network(model, description, network_files(self.folder / "networks", role), "float32")
         done = {"stage": name, "seconds_of_this_start": round(seconds, 1), "cards": self.context.world_size}
-        (self.folder / name / "finished.json").write_text(json.dumps(done) + "\n", encoding="utf-8")
+        write_files({self.folder / name / "finished.json": (json.dumps(done) + "\n").encode()})
 
 
 def _make_only(make: Callable[[int], Sample], index: int) -> int:

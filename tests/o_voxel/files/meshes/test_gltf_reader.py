@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -420,3 +421,39 @@ def test_malformed_files_are_refused_in_one_line(built, load):
             except ValueError as error:
                 assert str(error).startswith("a.gltf: ")
                 assert "\n" not in str(error)
+
+
+def test_what_a_file_unfolds_to_is_bounded_before_it_is_allocated(tmp_path):
+    built = Builder()
+    built.json["accessors"].append({"componentType": 5126, "type": "VEC3", "count": 1 << 29})
+    built.mesh(points=0)
+    with pytest.raises(ValueError, match="accessor 0: the file unfolds to more than max_bytes"):
+        load_textured_mesh(built.write(tmp_path / "zeros.gltf"), max_bytes=1 << 30)
+    # Many nodes that show one mesh.
+    built = Builder()
+    built.mesh()
+    path = built.write(tmp_path / "many.gltf", nodes=[{"mesh": 0}] * 50)
+    assert len(load_textured_mesh(path, max_bytes=10_000).mesh.faces) == 50
+    with pytest.raises(ValueError, match="instances of a mesh: the file unfolds to more than max_bytes, 1,000"):
+        load_textured_mesh(path, max_bytes=1000)
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_stream_too_short_for_its_count_is_refused_at_once(version):
+    stream = np.frombuffer(bytes([0xA0 | version]) + bytes(60), np.uint8)
+    packed = {"count": 1 << 24, "byteStride": 16, "mode": "ATTRIBUTES"}
+    with pytest.raises(ValueError, match="61 bytes are too few for 16777216 elements of 16"):
+        decode_view(stream, packed)
+    indices = np.frombuffer(bytes([0xD1]) + bytes(60), np.uint8)
+    with pytest.raises(ValueError, match="61 bytes are too few for 16777215 indices"):
+        decode_view(indices, {"count": (1 << 24) - 1, "byteStride": 4, "mode": "INDICES"})
+
+
+def test_a_scene_that_lists_all_nodes_of_a_chain_shows_each_once(tmp_path):
+    count, built = 3000, Builder()
+    built.mesh()
+    nodes = [{"children": [i + 1]} for i in range(count - 1)] + [{"mesh": 0}]
+    path = built.write(tmp_path / "chain.gltf", nodes=nodes, scenes=[{"nodes": list(range(count))}])
+    begun = time.process_time()
+    assert len(load_textured_mesh(path).mesh.faces) == 1
+    assert time.process_time() - begun < 2  # 40 s when each node was followed from each of its ancestors

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
 from comfyui_trellis2.o_voxel.files.meshes.obj import write_obj
 from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.reading import images
 from comfyui_trellis2.o_voxel.files.meshes.trimesh import from_trimesh
 from comfyui_trellis2.o_voxel.material import TEXTURE_CHANNELS, Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh
@@ -365,3 +367,32 @@ def test_an_obj_of_ours_keeps_its_maps_and_factors(tmp_path):
                 assert torch.equal(other.image, value.image), name
             else:
                 assert other == (pytest.approx(value, abs=2e-3) if isinstance(value, float | tuple) else value), name
+
+
+def bomb(side: int, claimed: int | None = None) -> bytes:
+    """A PNG of side^2 pixels in a few bytes a row. claimed: the side that its header gives, in place of its own."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">2I5B", claimed or side, claimed or side, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(side * (1 + side // 8)), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_picture_that_unfolds_to_too_much_is_refused_before_it_is_decoded():
+    assert images.decoded(bomb(64)).shape == (64, 64, 4)
+    with pytest.raises(ValueError, match="at most 1,000 pixels, got 64 × 64; make it smaller"):
+        images.decoded(bomb(64), 1000)
+    for claimed in (11_586, 1 << 30):  # above our limit, and above Pillow's own
+        with pytest.raises(ValueError, match="at most 134,217,728 pixels, got"):
+            images.decoded(bomb(64, claimed))
+
+
+def test_pillows_errors_are_ours_and_no_program_is_run(monkeypatch):
+    # Pillow hands a PostScript picture to a program, where one is installed.
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("a program was run"))
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    for content, words in ((page, "no image format"), (b"", "no image format"), (bomb(64)[:50], "damaged image")):
+        with pytest.raises(ValueError, match=words):
+            images.decoded(content)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from .....core.atomic_io import MAX_BYTES
 from ...gltf.document import COMPONENT_TYPES, SHAPES
 from .source import Source
 
@@ -18,8 +17,10 @@ def stored(source: Source, index: int) -> tuple[np.ndarray, bool]:
     """Returns (values [N, components] as stored, whether they are normalised). Raises ValueError if malformed."""
     accessor = source.item("accessors", index)
     dtype, width, count = DTYPES[accessor["componentType"]], WIDTHS[accessor["type"]], accessor["count"]
-    if not isinstance(count, int) or not 0 <= count <= MAX_BYTES // (width * dtype.itemsize):
-        raise ValueError(f"accessor {index}: expected a count of values that fits in memory, got {count!r:.40}")
+    if type(count) is not int or count < 0:
+        raise ValueError(f"accessor {index}: expected a count of values, got {count!r:.40}")
+    # As float32, or int64 for integers; zeros where nothing is stored.
+    source.claim(count * width * max(4, dtype.itemsize), f"accessor {index}")
     values = _rows(source, accessor, dtype, (count, width), f"accessor {index}")
     if "sparse" in accessor:
         values = _with_sparse(source, accessor["sparse"], values, f"accessor {index}, sparse")
@@ -50,7 +51,7 @@ def _rows(source: Source, place: dict[str, Any], dtype: np.dtype, shape: tuple[i
     data, view = source.view(place["bufferView"]), source.item("bufferViews", place["bufferView"])
     row, start = dtype.itemsize * width, place.get("byteOffset", 0)
     stride = view.get("byteStride", row)
-    if not isinstance(stride, int) or not isinstance(start, int):
+    if type(stride) is not int or type(start) is not int:
         raise ValueError(f"{name}: expected whole bytes, got stride {stride!r:.40} and offset {start!r:.40}")
     if min(start, stride - row) < 0 or start + (count - 1) * stride + row > len(data):
         raise ValueError(
@@ -62,7 +63,7 @@ def _rows(source: Source, place: dict[str, Any], dtype: np.dtype, shape: tuple[i
 def _with_sparse(source: Source, sparse: dict[str, Any], values: np.ndarray, name: str) -> np.ndarray:
     """Returns a copy of `values` [N, components] with the rows that `sparse` replaces."""
     count, where, what = sparse["count"], sparse["indices"], sparse["values"]
-    if not isinstance(count, int) or not 0 <= count <= len(values):
+    if type(count) is not int or not 0 <= count <= len(values):
         raise ValueError(f"{name}: expected a count of at most {len(values)}, got {count!r:.40}")
     rows = _rows(source, where, DTYPES[where["componentType"]], (count, 1), name)[:, 0].astype(np.int64)
     if count and (rows.min() < 0 or rows.max() >= len(values)):

@@ -13,21 +13,24 @@ from ..pieces import FactorSpace, Piece, joined, transformed
 from .materials import MaterialReader
 from .primitives import Part, read_part
 from .scene import placements, posed
-from .source import Warn, open_gltf
+from .source import Source, Warn, open_gltf
 
 # Share of the run time for geometry, in the progress of a file with textures.
 GEOMETRY_SHARE = 0.4
 
 
-def load_gltf(path: Path, *, y_up: bool, factors: FactorSpace, warn: Warn, report: Progress) -> TexturedMesh:
+def load_gltf(
+    path: Path, *, y_up: bool, factors: FactorSpace, warn: Warn, report: Progress, max_bytes: int
+) -> TexturedMesh:
     """Reads the triangles of the default scene of a .glb or .gltf, with materials, UVs, vertex colours and normals.
 
     Instances (EXT_mesh_gpu_instancing) are placed, morph targets have their default weights, skinned meshes the default
     pose of their joints. Follows the extensions in `source.FOLLOWED`. Normals are None if no primitive has any.
-    y_up: turn y up, glTF's frame, to z up.  warn: called with one line for what is left out.
+    y_up: turn y up, glTF's frame, to z up.  warn: called with one line for what is left out.  max_bytes: of what the
+    file may unfold to.
     Raises ValueError, LookupError or TypeError for a malformed file; ImportError for Draco without DracoPy; OSError.
     """
-    source = open_gltf(path, warn)
+    source = open_gltf(path, warn, max_bytes)
     materials = MaterialReader(source, factors)
     placed, world = placements(source)
     parts: dict[tuple[int, tuple[float, ...]], list[Part]] = {}
@@ -42,17 +45,19 @@ def load_gltf(path: Path, *, y_up: bool, factors: FactorSpace, warn: Warn, repor
             warn("skinned meshes are read in the default pose of their joints; joints and animations are left out")
         for part in parts[key]:
             if placement.skin is not None and part.joints is not None:
-                pieces.append(_piece(posed(source, part, placement.skin, world), np.eye(4), materials, y_up))
+                pieces.append(_piece(source, posed(source, part, placement.skin, world), np.eye(4), materials, y_up))
             else:
-                pieces += [_piece(part, matrix, materials, y_up) for matrix in placement.matrices]
+                pieces += [_piece(source, part, matrix, materials, y_up) for matrix in placement.matrices]
         report(GEOMETRY_SHARE * (number + 1) / len(placed))
     if not pieces:
         raise ValueError("expected at least one triangle, got none")
     return joined(pieces, materials.materials)
 
 
-def _piece(part: Part, matrix: np.ndarray, materials: MaterialReader, y_up: bool) -> Piece:
+def _piece(source: Source, part: Part, matrix: np.ndarray, materials: MaterialReader, y_up: bool) -> Piece:
     """A part in the world: z up, v up, sRGB colours."""
+    arrays = part.positions, part.normals, part.colors, part.faces
+    source.claim(sum(values.nbytes for values in arrays if values is not None), "instances of a mesh")
     vertices, normals, faces = transformed(part.positions, part.normals, part.faces, matrix, y_up)
     row, place = materials.row(part.material)
     uv = part.uvs.get(place.texcoord)

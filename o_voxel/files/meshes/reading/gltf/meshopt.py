@@ -18,15 +18,18 @@ ATTRIBUTES, TRIANGLES, INDICES = (0xA0, 0xA1), (0xE1,), (0xD1,)
 STRIDES_OF_FILTER = {"OCTAHEDRAL": (4, 8), "QUATERNION": (8,), "COLOR": (4, 8)}
 
 
-def decode_view(data: np.ndarray, packed: dict[str, Any]) -> np.ndarray:
+def decode_view(data: np.ndarray, packed: dict[str, Any], max_bytes: int = MAX_BYTES) -> np.ndarray:
     """Decodes one buffer view, `data` [B] uint8, by the extension's object `packed`; returns uint8 [count · stride].
 
-    Raises ValueError for a malformed stream, KeyError for a missing property.
+    max_bytes: maximum decoded size. Raises ValueError for a malformed stream, or one that is too short for its count,
+    before anything is allocated; KeyError for a missing property.
     """
     count, stride, mode = packed["count"], packed["byteStride"], packed["mode"]
     name = packed.get("filter", "NONE")
-    if count < 0 or stride < 1 or count * stride > MAX_BYTES:
-        raise ValueError(f"meshopt: expected at most {MAX_BYTES:,} bytes, got {count} of {stride}")
+    if type(count) is not int or type(stride) is not int or not isinstance(name, str):
+        raise ValueError(f"meshopt: expected whole numbers and a name, got {count!r:.40}, {stride!r:.40}, {name!r:.40}")
+    if count < 0 or stride < 1 or count * stride > max_bytes:
+        raise ValueError(f"meshopt: expected at most {max_bytes:,} bytes, got {count} of {stride}")
     if mode == "ATTRIBUTES":
         if stride % 4 or stride > 256:
             raise ValueError(f"meshopt: expected a stride of 4 to 256 bytes, in fours, got {stride}")
@@ -53,6 +56,9 @@ def _indices(data: np.ndarray, count: int, mode: str) -> np.ndarray:
     from . import kernel_cpu
 
     _head(data, TRIANGLES if mode == "TRIANGLES" else INDICES)
+    # A byte for each triangle, or for each index, and the tail.
+    if len(data) < (count // 3 + 17 if mode == "TRIANGLES" else count + 5):
+        raise ValueError(f"meshopt: {len(data)} bytes are too few for {count} indices")
     out = np.zeros(count, np.int64)
     decode = kernel_cpu.decode_triangles if mode == "TRIANGLES" else kernel_cpu.decode_indices
     if decode(data, out) < 0:
@@ -67,8 +73,12 @@ def _attributes(data: np.ndarray, count: int, stride: int) -> np.ndarray:
     version = _head(data, ATTRIBUTES) & 1
     modes = stride // 4 if version else 0
     end = len(data) - max(stride + modes, 24 if version else 32)
+    # A block has its control bytes at least; in version 0, a byte for each of its columns.
+    blocks = -(-count // min((8192 // stride) & ~15, 256))
+    if end < 1 + blocks * (modes or stride):
+        raise ValueError(f"meshopt: {len(data)} bytes are too few for {count} elements of {stride}")
     deltas = np.zeros((count, stride), np.uint8)
-    if end < 1 or kernel_cpu.unpack_deltas(data, version, deltas, end) != end:
+    if kernel_cpu.unpack_deltas(data, version, deltas, end) != end:
         raise ValueError(f"meshopt: malformed stream of {count} elements in {len(data)} bytes")
     tail = data[len(data) - stride - modes :]
     base, channels = tail[:stride], tail[stride:]

@@ -116,10 +116,14 @@ def _shown(source: Source, nodes: list[dict[str, Any]]) -> Iterator[int]:
     else:
         children = {child for node in nodes for child in node.get("children", [])}
         roots = [i for i in range(len(nodes)) if i not in children]
-    waiting = list(reversed(roots))
+    waiting, seen = list(reversed(roots)), set()
     while waiting:
         i = waiting.pop()
         node = source.item("nodes", i)
+        # A scene may list a node twice, or one that stands below another of its nodes.
+        if i in seen:
+            continue
+        seen.add(i)
         if not node.get("extensions", {}).get("KHR_node_visibility", {}).get("visible", True):
             source.warn("hidden nodes are left out")
             continue
@@ -171,6 +175,7 @@ def _instances(source: Source, node: dict[str, Any]) -> list[np.ndarray]:
     table = [values.get(name, np.tile(np.float64(default), (count, 1))) for name, default in defaults.items()]
     if any(len(column) != count for column in table):
         raise ValueError(f"{INSTANCING}: expected as many translations as rotations and scales")
+    source.claim(count * 128, INSTANCING)
     return [_composed(*row) for row in zip(*table, strict=True)]
 
 

@@ -60,14 +60,29 @@ LEFT_OUT = frozenset(
 
 @dataclass(eq=False)
 class Source:
-    """A glTF file.  json: its document.  chunk: the GLB's binary chunk, or None.  warn: called with one line each."""
+    """A glTF file.  json: its document.  chunk: the GLB's binary chunk, or None.  warn: called with one line each.
+    max_bytes: of all that it unfolds to; parts that are used many times count as often."""
 
     path: Path
     json: dict[str, Any]
     chunk: bytes | None
     warn: Warn
+    max_bytes: int = MAX_BYTES
+    _claimed: int = 0
     _buffers: dict[int, np.ndarray] = field(default_factory=dict)
     _views: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """Bytes that may still be claimed."""
+        return self.max_bytes - self._claimed
+
+    def claim(self, count: int, what: str) -> None:
+        """Counts bytes that are about to be allocated. Raises ValueError if the file then unfolds to more than
+        max_bytes."""
+        if count > self.left:
+            raise ValueError(f"{what}: the file unfolds to more than max_bytes, {self.max_bytes:,}")
+        self._claimed += count
 
     def item(self, kind: str, index: object) -> dict[str, Any]:
         """Returns row `index` of the top-level list `kind`. Raises ValueError if there is none."""
@@ -91,7 +106,8 @@ class Source:
             else:
                 packed = extensions[name]
                 data = self._slice(packed, f"bufferView {index}, {name}")
-                self._views[index] = decode_view(data, packed)
+                self._views[index] = decode_view(data, packed, self.left)
+                self.claim(self._views[index].nbytes, f"bufferView {index}")
         return self._views[index]
 
     def image(self, index: int) -> bytes:
@@ -106,6 +122,8 @@ class Source:
     def _slice(self, view: dict[str, Any], place: str) -> np.ndarray:
         buffer = self._buffer(view["buffer"])
         start, length = view.get("byteOffset", 0), view["byteLength"]
+        if type(start) is not int or type(length) is not int:
+            raise ValueError(f"{place}: expected whole bytes, got {start!r:.40} and {length!r:.40}")
         if min(start, length) < 0 or start + length > len(buffer):
             raise ValueError(f"{place}: expected bytes {start} to {start + length} of a buffer with {len(buffer)}")
         return buffer[start : start + length]
@@ -144,8 +162,9 @@ class Source:
         return found.read_bytes()
 
 
-def open_gltf(path: Path, warn: Warn) -> Source:
+def open_gltf(path: Path, warn: Warn, max_bytes: int = MAX_BYTES) -> Source:
     """Opens a .glb or .gltf by its first bytes. warn: called with one line for each thing that is left out.
+    max_bytes: see `Source`.
 
     Raises OSError; ValueError for another version than 2, malformed content, or a required extension that is not
     followed.
@@ -171,7 +190,7 @@ def open_gltf(path: Path, warn: Warn) -> Source:
         raise ValueError(f"it requires {', '.join(unknown)}, which is not read; export it without")
     for name in sorted(set(required) & LEFT_OUT):
         warn(f"{name} is left out")
-    return Source(path, document, chunk, warn)
+    return Source(path, document, chunk, warn, max_bytes)
 
 
 def _split_glb(content: bytes) -> tuple[bytes, bytes | None]:

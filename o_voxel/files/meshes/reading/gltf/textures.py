@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .....material import Texture
-from ..images import UNREADABLE, decoded
+from ..images import MAX_PIXELS, UNREADABLE, decoded
 from .source import Source
 
 WRAP_OF_CODE = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
@@ -102,7 +102,10 @@ class TextureReader:
         named = stored.get("name") if uri.startswith("data:") else uri
         name = f"texture {named!r:.120}" if named else f"texture image {image}"
         try:
-            return decoded(self.source.image(image))
+            content = self.source.image(image)
+            pixels = decoded(content, min(MAX_PIXELS, self.source.left // 4))
+            self.source.claim(pixels.nbytes, name)
+            return pixels
         except UNREADABLE as error:
             if last:
                 self.source.warn(f"{name} cannot be read and is left out: {_reason(error, str(named))}")
@@ -111,6 +114,4 @@ class TextureReader:
 
 def _reason(error: Exception, name: str) -> str:
     text = str(error) or type(error).__name__
-    if "cannot identify image file" in text:
-        return "it is in no image format that Pillow reads"
     return text.removeprefix(f"{name}: ")
