@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ...o_voxel.asset import PRESETS, AssetOptions
 from ...o_voxel.asset import STAGES as ASSET_STAGES
 from ...o_voxel.core.progress import Progress, silent
 from ...o_voxel.files.meshes.options import SaveOptions
+from ...o_voxel.files.meshes.reading.images import opened
 from ...o_voxel.files.meshes.write import save_mesh
 from ..image import cut_out, prepare_image
 from ..pipeline import MAX_TOKENS, Pipeline
@@ -187,14 +188,11 @@ def prepare(row: Row) -> Prepared:
     begun = time.monotonic()
     digest = sha256_of(row.image)
     try:
-        with Image.open(row.image) as image:
-            cut = cut_out(ImageOps.exif_transpose(image), row.options.background)
-    except UnidentifiedImageError:
-        raise ValueError("expected a picture, got a file of another kind, or a damaged one") from None
-    except SyntaxError as error:  # what Pillow raises for some broken PNG files
+        with opened(row.image) as image:
+            whole = ImageOps.exif_transpose(image)
+    except ValueError as error:
         raise ValueError(f"expected a picture: {error}") from error
-    except OSError as error:
-        raise error if error.strerror else ValueError(f"expected a picture: {error}") from error
+    cut = cut_out(whole, row.options.background)
     notes = (cut.used, *([f"not sure: {cut.warning}"] if cut.warning else []))
     return Prepared(digest, cut.image, notes, time.monotonic() - begun)
 

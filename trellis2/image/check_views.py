@@ -26,6 +26,8 @@ REFINED, PROMISING = 3, 1.25
 CLEAR, FLOOR = 3.0, 0.008
 # Changes with losses this close are equally good.
 EQUAL = 1.6
+# Of changes that are rougher than none by less than this factor it is asked whether they would be found.
+DOUBTFUL = 5.0
 GOOD, POOR = 0.97, 0.9
 AZIMUTH_STEPS = (-60.0, -30.0, 30.0, 60.0, 90.0, -90.0, 180.0)
 SECONDS = 3.0
@@ -47,8 +49,8 @@ class ViewCheck:
     """names: of the V views.  coverage: share of each matte that the visual hull explains, 0 to 1.
 
     found: what is wrong, in words; several are equally good explanations.  agreement: mean coverage with the first of
-    them.  unseen: changes that these mattes would not show.  pictures: [V, 256, 256, 3] uint8, each matte: light what
-    the hull explains, orange what it does not.
+    them.  unseen: changes that these mattes would not let find.  pictures: [V, 288, 288, 3] uint8, each matte: light
+    what the hull explains, orange what it does not.
     """
 
     names: tuple[str, ...]
@@ -162,7 +164,7 @@ def _checked(
     if found:
         better = _coverage(rigs.chosen(found[:1]), crops.chosen(found[:1]), mattes)[0]
         agreement = sum(better) / len(better)
-    unseen = () if rough is None or found else _unseen(changes, rough)
+    unseen = () if rough is None or found else _unseen(changes, rigs, crops, mattes, rough)
     return ViewCheck(names, coverage, tuple(changes[k].words for k in found), agreement, unseen, _drawn(mattes, shown))
 
 
@@ -217,10 +219,15 @@ def _clear(losses: Sequence[float]) -> list[int]:
     return [k for k in order if losses[k] + FLOOR <= EQUAL * (losses[order[0]] + FLOOR)]
 
 
-def _unseen(changes: Sequence[Change], rough: Sequence[float]) -> tuple[str, ...]:
-    """What would make no difference: "front and back are swapped"."""
-    most = EQUAL * (rough[0] + FLOOR)
-    return tuple(change.words for change, loss in zip(changes[1:], rough[1:], strict=True) if loss + FLOOR <= most)
+def _unseen(
+    changes: Sequence[Change], rigs: Rigs, crops: Crops, mattes: Mattes, rough: Sequence[float]
+) -> tuple[str, ...]:
+    """What would not be found, were it so: "front and back are swapped". The same losses tell: none's and its."""
+    doubtful = [k for k in range(1, len(rough)) if rough[k] + FLOOR <= DOUBTFUL * (rough[0] + FLOOR)]
+    index = [0, *doubtful]
+    _, losses = fit_crops(rigs.chosen(index), crops.chosen(index), mattes, FINE)
+    least, *others = (losses + FLOOR).tolist()
+    return tuple(changes[k].words for k, loss in zip(doubtful, others, strict=True) if loss < CLEAR * least)
 
 
 def _coverage(rig: Rigs, crops: Crops, mattes: Mattes) -> tuple[tuple[float, ...], list[Tensor]]:
@@ -234,5 +241,5 @@ def _drawn(mattes: Mattes, shown: Sequence[Tensor]) -> Tensor:
     pictures = []
     for mask, known in zip(mattes.masks, shown, strict=False):
         picture = torch.tensor([PAPER, MISSING, KNOWN], dtype=torch.uint8)[mask.long() + known.long()]
-        pictures.append(F.pad(picture.permute(2, 0, 1), (4, 4, 4, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2))
+        pictures.append(F.pad(picture.permute(2, 0, 1), (8, 8, 8, 8)).repeat_interleave(2, 1).repeat_interleave(2, 2))
     return torch.stack(pictures).permute(0, 2, 3, 1).contiguous()

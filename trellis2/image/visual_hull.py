@@ -18,7 +18,7 @@ from torch import Tensor
 from ...o_voxel.bake.projection.picture import border_distance
 from .views import ViewDirection
 
-SIDE = 64  # pixels of a matte's longer side
+SIDE = 128  # pixels of a matte's longer side: at 64 slats and wings are lost in one view and stay in another
 SOLID = 0.5  # of a matte's pixel that belongs to the object
 REACH = 0.75  # of a ray on both sides of the object's middle, world units; the object's longest side is about 1
 CLOSER = 5  # samples around the best one of a ray

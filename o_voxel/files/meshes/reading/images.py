@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Formats that are read: those of pictures and textures. Pillow knows more, and runs a program for one of them.
 FORMATS = ("AVIF", "BMP", "DDS", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
-# Of one image: 16,384 by 16,384, 1 GB as RGBA.
-MAX_PIXELS = 1 << 28
+# Of one image: 16,384 by 8,192, 0.5 GB as RGBA. Pillow has a limit of its own not far above.
+MAX_PIXELS = 1 << 27
 # What Pillow raises for a malformed image, besides OSError and ValueError.
 MALFORMED = (
     ArithmeticError,
