@@ -115,7 +115,8 @@ def _plan(scene: Scene, keys: Tensor, wanted: Tensor | None) -> tuple[Tensor, Te
     wanted: [N] int64 voxel numbers to fill, or None for all that triangles touch.
     """
     touched = torch.unique_consecutive(keys >> scene.tri_bits)
-    if wanted is None:
+    # The voxels of the mesh's own dual grid, in its order, are just those that triangles touch.
+    if wanted is None or torch.equal(wanted, touched):
         return keys, touched, slice(None), torch.ones_like(touched, dtype=torch.bool)
     reached = _is_in(wanted, touched)
     empty = (~reached).nonzero()[:, 0]

@@ -4,7 +4,8 @@
 means. Rows are added to --csv as they are done, and those in it are not made again. The colour difference (Delta E 76)
 is over what the picture sees, against generation from the picture alone; textured: the object's own mesh is encoded;
 again: the surface of its voxels, voxelised a second time. The coarse mesh is the true surface at 256 voxels a side; the
-truth is at 512. distance: mean of both ways, in thousandths of the cube's side; F-score at 0.1 %.
+truth is at 512. distance: mean of both ways, in thousandths of the cube's side; F-score at 0.1 %. The last columns are
+the seconds of each part: objects (voxels, picture), encode, texture, generate, refine, decode, figures.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, default_devi
 from comfyui_trellis2.trellis2.training.evaluation import evaluate
 from comfyui_trellis2.trellis2.training.evaluation.metrics import delta_e, surface_points, visible_points
 from comfyui_trellis2.trellis2.values import EmptyOutputError
-from world_objects import Rows, WorldSample, world_samples
+from world_objects import Clock, Rows, WorldSample, world_samples
 
 COARSE, CLOSE, POINTS = 256, 0.001, 20_000
+PARTS = ("objects", "encode", "texture", "generate", "refine", "decode", "figures")
 
 
 class Distances:
@@ -50,30 +52,43 @@ class Distances:
         return 500 * float(away[0].mean() + away[1].mean()), score
 
 
-def scores(pipeline: Pipeline, sample: WorldSample, strengths: list[float], *, generated: bool) -> dict[str, float]:
-    """The figures of one object."""
-    (picture,) = sample.pictures([sample.view])
-    condition = pipeline.condition([[picture]], resolution=evaluate.RESOLUTION)
-    seen = visible_points(sample.surface, sample.view.camera)
-    truth, found = evaluate.base_color(sample.voxels.field, seen), {}
+def scores(
+    pipeline: Pipeline, sample: WorldSample, strengths: list[float], clock: Clock, *, generated: bool
+) -> dict[str, float]:
+    """The figures of one object; the seconds of each part go into `clock`."""
+    with clock.timed("objects"):
+        (picture,) = sample.pictures([sample.view])
+        seen = visible_points(sample.surface, sample.view.camera)
+        truth, found = evaluate.base_color(sample.voxels.field, seen), {}
+        coarse = dual_grid_to_mesh(mesh_to_dual_grid(sample.surface, Grid.cube(COARSE)))
+    with clock.timed("texture"):
+        condition = pipeline.condition([[picture]], resolution=evaluate.RESOLUTION)
     for name, mesh in (("textured", sample.mesh.mesh), ("again", sample.surface)):
-        shape = encode_mesh(pipeline, mesh, evaluate.RESOLUTION, fit=False)
-        (field,) = pipeline.decode_materials(shape, pipeline.sample_texture(condition, shape, seed=0))
-        found[f"delta_e {name}"] = float(delta_e(evaluate.base_color(field, seen), truth).mean())
+        with clock.timed("encode"):
+            shape = encode_mesh(pipeline, mesh, evaluate.RESOLUTION, fit=False)
+        with clock.timed("texture"):
+            (field,) = pipeline.decode_materials(shape, pipeline.sample_texture(condition, shape, seed=0))
+        with clock.timed("figures"):
+            found[f"delta_e {name}"] = float(delta_e(evaluate.base_color(field, seen), truth).mean())
     if generated:
-        try:
-            made = evaluate.generate(pipeline, picture, None, 0).asset
-            found["delta_e generated"] = float(delta_e(evaluate.base_color(made.field, seen), truth).mean())
-        except EmptyOutputError:
-            found["delta_e generated"] = math.nan
-    distances = Distances(sample.surface)
-    coarse = dual_grid_to_mesh(mesh_to_dual_grid(sample.surface, Grid.cube(COARSE)))
-    found["distance coarse"], found["f coarse"] = distances.of(coarse)
-    start = encode_mesh(pipeline, coarse, evaluate.RESOLUTION, fit=False)
+        with clock.timed("generate"):
+            try:
+                made = evaluate.generate(pipeline, picture, None, 0).asset
+                found["delta_e generated"] = float(delta_e(evaluate.base_color(made.field, seen), truth).mean())
+            except EmptyOutputError:
+                found["delta_e generated"] = math.nan
+    with clock.timed("figures"):
+        distances = Distances(sample.surface)
+        found["distance coarse"], found["f coarse"] = distances.of(coarse)
+    with clock.timed("encode"):
+        start = encode_mesh(pipeline, coarse, evaluate.RESOLUTION, fit=False)
     for strength in strengths:
-        refined = pipeline.refine_shape(condition, start, seed=0, strength=strength)
-        made = distances.of(pipeline.decode(refined)[0].mesh)
-        found[f"distance at {strength:g}"], found[f"f at {strength:g}"] = made
+        with clock.timed("refine"):
+            refined = pipeline.refine_shape(condition, start, seed=0, strength=strength)
+        with clock.timed("decode"):
+            surface = pipeline.decode(refined)[0].mesh
+        with clock.timed("figures"):
+            found[f"distance at {strength:g}"], found[f"f at {strength:g}"] = distances.of(surface)
     return found
 
 
@@ -89,12 +104,15 @@ def main() -> None:
     columns = ["delta_e textured", "delta_e again", *([] if arguments.no_generation else ["delta_e generated"])]
     tries = ["coarse", *(f"at {strength:g}" for strength in arguments.strengths)]
     columns += [f"{kind} {one}" for one in tries for kind in ("distance", "f")]
-    rows = Rows(arguments.csv, ["name", *columns, "seconds"])
+    rows, device = Rows(arguments.csv, ["name", *columns, "seconds", *PARTS]), pipeline.residency.device
     cases = evaluate.held_out("instances", arguments.objects)
-    for sample in world_samples([case for case in cases if not rows.has(name=case.name)], pipeline.residency.device):
-        started = time.perf_counter()
-        found = scores(pipeline, sample, arguments.strengths, generated=not arguments.no_generation)
-        rows.add({"name": sample.case.name, **found, "seconds": time.perf_counter() - started})
+    started = time.perf_counter()
+    for sample in world_samples([case for case in cases if not rows.has(name=case.name)], device):
+        clock = Clock(PARTS, device)
+        clock.seconds["objects"] = time.perf_counter() - started
+        found = scores(pipeline, sample, arguments.strengths, clock, generated=not arguments.no_generation)
+        seconds, started = time.perf_counter() - started, time.perf_counter()
+        rows.add({"name": sample.case.name, **found, "seconds": seconds, **clock.seconds})
         print(*(f"{key} {value}" for key, value in rows.rows[-1].items()), sep="  ", flush=True)
     table = torch.tensor([[float(row[key]) for key in columns] for row in rows.rows])
     print("mean", *(f"{key} {value:.3f}" for key, value in zip(columns, table.nanmean(0), strict=True)), sep="  ")

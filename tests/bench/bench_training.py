@@ -1,12 +1,16 @@
 """One training step of each stage of a recipe: forward, backward, and the rest. The recipe's own networks and batch,
 objects of the procedural world made beforehand, so the loading of examples is not in it.
 
-With --profile also where the device's time goes, and how many kernels are launched.
+With --profile also where the device's time goes, and how many kernels are launched. With --make N instead how fast the
+recipe's processes make N objects of each stage: seconds until the first, then objects a second, of all and of each
+core. A training run says the same of itself in metrics.csv: seconds a step, of which waiting for a batch, and the
+objects there.
 """
 
 import argparse
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch
 from bench import DEVICE, peak_mib, show_profile
@@ -15,7 +19,7 @@ from comfyui_trellis2.trellis2.checkpoint.layouts import IMAGE_ENCODER
 from comfyui_trellis2.trellis2.training.data.batches import to_device
 from comfyui_trellis2.trellis2.training.data.dataset import world_sample
 from comfyui_trellis2.trellis2.training.data.latents import ENCODERS
-from comfyui_trellis2.trellis2.training.data.stream import mixed_seed
+from comfyui_trellis2.trellis2.training.data.stream import default_workers, map_in_order, mixed_seed
 from comfyui_trellis2.trellis2.training.loop.compilation import compile_parts
 from comfyui_trellis2.trellis2.training.loop.distributed import DistributedContext
 from comfyui_trellis2.trellis2.training.loop.state import EMA
@@ -113,6 +117,25 @@ def bench(recipe, name, options):
         show_profile(step)
 
 
+def make(recipe, name, objects, workers):
+    """Prints how fast `workers` processes make `objects` objects of a stage."""
+    stage = recipe.stages[name]
+    kind = TASKS[stage.task]
+    views = recipe.views(stage) if kind.inputs == "latents" else 0
+    size = {"resolution": stage.resolution, "image_size": recipe.picture(stage), "views": views}
+    collate = partial(collate_objects, kind.learns if views else ("structure",), recipe.data.structure)
+    begun = time.perf_counter()
+    arrived = []
+    for _ in map_in_order(partial(world_sample, **size, materials=kind.materials), range(objects), workers, collate):
+        arrived.append(time.perf_counter() - begun)
+    # The first objects of all workers wait for imports and compilation.
+    settled = min(2 * workers, objects // 2)
+    rate = (objects - settled) / (arrived[-1] - arrived[settled - 1])
+    speed = f"{rate:.1f} objects a second by {workers} processes, {rate / max(1, workers):.2f} each"
+    kind = f"{stage.resolution} voxels, {views} pictures"
+    print(f"{name:<24}{kind}: first after {arrived[0]:.1f} s, then {speed}; all after {arrived[-1]:.1f} s", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="mini")
@@ -123,9 +146,14 @@ def main():
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("--plain", action="store_true", help="without torch.compile")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--make", type=int, metavar="N", help="instead time the making of N objects of each stage")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes that make them")
     options = parser.parse_args()
     recipe = load_recipe(options.recipe, TASKS, options.set)
     for name in options.stages or recipe.stages:
+        if options.make:
+            make(recipe, name, options.make, options.workers)
+            continue
         bench(recipe, name, options)
 
 

@@ -7,8 +7,10 @@ of the four cameras sees; that of what the front sees stands beside it.
 A mode is one, average, cycle, or blend:TEMPERATURE. `--device cuda --objects 50 --modes one average cycle blend:0.2` is
 the whole measurement. Rows are added to --csv as they are done, and those in it are not made again. Objects are made by
 other processes meanwhile; voxels, pictures and figures are made on the device. The column seconds is of sampling and
-decoding alone, total of the row with its share of pictures and figures. The built-in model was trained with cameras at
-jittered fronts: views from 90 degrees are strange to it, which these figures show.
+decoding alone, figures of the figures, objects of the row's share of voxels and pictures. Lines on standard error say
+when the model and the first object are there: on a bare machine that, and compiling the kernels, takes longest. The
+built-in model was trained with cameras at jittered fronts: views from 90 degrees are strange to it, which these figures
+show.
 """
 
 import argparse
@@ -39,7 +41,7 @@ from world_objects import Rows, WorldSample, world_samples
 
 AZIMUTHS = (0.0, 90.0, 180.0, 270.0)
 MODES = ("one", "average", "cycle", "blend:0.05", "blend:0.2", "blend:1")
-COLUMNS = ("structure_iou", "f_score", "delta_e", "delta_e_front", "seconds", "total")
+COLUMNS = ("structure_iou", "f_score", "delta_e", "delta_e_front", "seconds", "figures", "objects")
 SEED = 0
 
 
@@ -72,9 +74,9 @@ def scores(generated: Generated, sample: WorldSample, seen: torch.Tensor, front:
     }
 
 
-def add_rows(pipeline: Pipeline, sample: WorldSample, modes: list[str], rows: Rows) -> None:
-    """Makes the object in every mode that is not there yet, and adds the figures."""
-    started = time.perf_counter()
+def add_rows(pipeline: Pipeline, sample: WorldSample, modes: list[str], rows: Rows, waited: float) -> None:
+    """Makes the object in every mode that is not there yet, and adds the figures. waited: seconds for the sample."""
+    started = time.perf_counter() - waited
     views = [replace(sample.view, camera=replace(sample.view.camera, yaw_deg=azimuth)) for azimuth in AZIMUTHS]
     pictures = sample.pictures(views)
     points = [visible_points(sample.surface, view.camera) for view in views]
@@ -82,18 +84,18 @@ def add_rows(pipeline: Pipeline, sample: WorldSample, modes: list[str], rows: Ro
     for mode in modes:
         if rows.has(name=sample.case.name, mode=mode):
             continue
-        started = time.perf_counter()
+        started = after = time.perf_counter()
         try:
             made = generate(pipeline, pictures, sample, mode)
             if made.structure.is_cuda:
                 torch.cuda.synchronize()
-            seconds = time.perf_counter() - started
+            after = time.perf_counter()
             found = scores(made, sample, torch.cat(points), len(points[0]))
         except EmptyOutputError:
-            seconds = time.perf_counter() - started
+            after = time.perf_counter()
             found = {"structure_iou": 0.0, "f_score": 0.0, "delta_e": math.nan, "delta_e_front": math.nan}
-        total = time.perf_counter() - started + ready
-        rows.add({"name": sample.case.name, "mode": mode, **found, "seconds": seconds, "total": total})
+        times = {"seconds": after - started, "figures": time.perf_counter() - after, "objects": ready}
+        rows.add({"name": sample.case.name, "mode": mode, **found, **times})
         _line(sample.case.name, rows.rows[-1])
 
 
@@ -107,13 +109,20 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=list(MODES))
     parser.add_argument("--csv", type=Path, default=Path("views.csv"))
     arguments = parser.parse_args()
+    begun = time.perf_counter()
     pipeline = Pipeline.load(arguments.model, choose_residency("auto", arguments.device))
+    sys.stderr.write(f"model opened after {time.perf_counter() - begun:.1f} s\n")
     rows, head = Rows(arguments.csv, ("name", "mode", *COLUMNS)), "".join(f"{column:>15}" for column in COLUMNS)
     sys.stdout.write(f"{'':<24}{'mode':<12}{head}\n")
     cases = held_out(arguments.split, arguments.objects)
     left = [case for case in cases if not all(rows.has(name=case.name, mode=mode) for mode in arguments.modes)]
+    started = time.perf_counter()
     for sample in world_samples(left, torch.device(arguments.device)):
-        add_rows(pipeline, sample, arguments.modes, rows)
+        waited = time.perf_counter() - started
+        if sample.case is left[0]:
+            sys.stderr.write(f"first object after {time.perf_counter() - begun:.1f} s\n")
+        add_rows(pipeline, sample, arguments.modes, rows, waited)
+        started = time.perf_counter()
     names = {case.name for case in cases}
     sys.stdout.write(f"\n{'':<24}{'mode':<12}{head}\n")
     for mode in arguments.modes:

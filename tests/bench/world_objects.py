@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import bench  # noqa: F401 loads the pack, in the other processes too
@@ -18,6 +19,7 @@ from comfyui_trellis2.o_voxel.values import Mesh, OVoxel, to_device
 from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
 from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from comfyui_trellis2.trellis2.image import prepare_image
+from comfyui_trellis2.trellis2.training.data.stream import worker_context
 from comfyui_trellis2.trellis2.training.evaluation.evaluate import RESOLUTION, WorldCase
 from comfyui_trellis2.trellis2.training.world import View, draw_views
 from comfyui_trellis2.trellis2.training.world.dice import Dice
@@ -50,7 +52,7 @@ def _turned(case: WorldCase) -> TexturedMesh:
 def world_samples(cases: Sequence[WorldCase], device: torch.device) -> Iterator[WorldSample]:
     """The objects of `cases`, voxelised at RESOLUTION on `device`."""
     workers = max(1, min(AHEAD, (os.cpu_count() or 1) - 1))
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, worker_context()) as pool:
         waiting: list[Future[TexturedMesh]] = []
         for number, case in enumerate(cases):
             while len(waiting) <= min(AHEAD, len(cases) - number - 1):
@@ -59,6 +61,22 @@ def world_samples(cases: Sequence[WorldCase], device: torch.device) -> Iterator[
             voxels = voxelize(mesh, Grid.cube(RESOLUTION))
             view = random_view(Dice("view", case.family, case.seed, 0))
             yield WorldSample(case, mesh, view, voxels, dual_grid_to_mesh(voxels.dual_grid))
+
+
+class Clock:
+    """Seconds of each part of a row, the device's work included."""
+
+    def __init__(self, parts: Sequence[str], device: torch.device) -> None:
+        self.seconds, self.device = dict.fromkeys(parts, 0.0), device
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the time of a block to `part`."""
+        started = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds[part] += time.perf_counter() - started
 
 
 class Rows:

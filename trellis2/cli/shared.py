@@ -77,7 +77,9 @@ def metric_bars() -> Callable[[str, float, Mapping[str, float]], None]:
             form = "{desc}{percentage:5.1f}% |{bar}| {postfix}"
             bars[stage] = tqdm(total=1.0, desc=f"{stage:<16}", bar_format=form, disable=None)
         bars[stage].update(fraction - bars[stage].n)
-        bars[stage].set_postfix({key: f"{metrics[key]:.4g}" for key in ("step", "loss", "seconds") if key in metrics})
+        bars[stage].set_postfix(
+            {key: f"{metrics[key]:.4g}" for key in ("step", "loss", "seconds", "waiting", "objects") if key in metrics}
+        )
         if fraction >= 1:
             bars[stage].close()
 

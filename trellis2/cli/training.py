@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checks import MESH_SUFFIXES, PICTURE_SUFFIXES, check_device, check_folder, check_output, positive, voxels_a_side
-from .shared import CHECKPOINT, metric_bars, progress_bars, warn
+from .shared import CHECKPOINT, metric_bars, warn
 
 if TYPE_CHECKING:
     from ..training.recipe import Recipe
@@ -42,21 +42,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     pack.add_argument("run", type=Path, metavar="RUN")
     pack.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
 
-    evaluate = commands.add_parser("evaluate", help="evaluate a checkpoint on held-out objects")
-    evaluate.set_defaults(command=_evaluate)
-    evaluate.add_argument("model", metavar="CHECKPOINT", help=CHECKPOINT)
-    evaluate.add_argument("--objects", type=positive, default=200, help="number of objects (default 200)")
-    evaluate.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
-    evaluate.add_argument("--steps", type=positive, help="steps of every sampler (default: the checkpoint's)")
-    evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object")
-    evaluate.add_argument("--device", help="cpu, cuda … (default: the best available)")
+    _add_evaluate(commands)
 
     card = commands.add_parser("card", help="write a checkpoint's model card, its README.md")
     card.set_defaults(command=_card)
     card.add_argument("checkpoint", type=Path, metavar="DIR")
     card.add_argument("--recipe", default="mini", metavar="CONFIG", help="the recipe of its run (default mini)")
-    card.add_argument("--instances", type=Path, required=True, metavar="ROWS.csv", help="rows of evaluate -o")
-    card.add_argument("--families", type=Path, metavar="ROWS.csv", help="rows of evaluate --split families -o")
+    rows = {"type": Path, "nargs": "+", "metavar": "ROWS.csv"}
+    card.add_argument("--instances", required=True, help="rows of evaluate -o, of all shards", **rows)
+    card.add_argument("--families", help="rows of evaluate --split families -o, likewise", **rows)
 
     gallery = commands.add_parser("gallery", help="pictures of held-out objects beside a checkpoint's results")
     gallery.set_defaults(command=_gallery)
@@ -87,6 +81,25 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     rebuilt.add_argument("--size", type=positive, default=256, help="pixels a side of each view (default 256)")
     rebuilt.add_argument("--device", help="cpu, cuda … (default: the best available)")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    evaluate = commands.add_parser("evaluate", help="evaluate a checkpoint on held-out objects")
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument("model", metavar="CHECKPOINT", help=CHECKPOINT)
+    evaluate.add_argument("--objects", type=positive, default=200, help="number of objects (default 200)")
+    evaluate.add_argument("--split", choices=("instances", "families"), default="instances", help="what is held out")
+    evaluate.add_argument("--steps", type=positive, help="steps of every sampler (default: the checkpoint's)")
+    evaluate.add_argument("-o", "--output", type=Path, metavar="OUT.csv", help="a row for each object, as it is done")
+    evaluate.add_argument("--resume", action="store_true", help="keep the rows in OUT.csv and make the others")
+    evaluate.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only each N-th object, from I")
+    evaluate.add_argument(
+        "--camera",
+        choices=("guessed", "given", "both"),
+        help="whether a checkpoint that projects is told the picture's camera (default: both ways, if it does)",
+    )
+    evaluate.add_argument("--workers", type=int, help="processes that make objects ahead (default: by the cores)")
+    evaluate.add_argument("--device", help="cpu, cuda … (default: the best available)")
 
 
 def _world(arguments: argparse.Namespace) -> int:
@@ -158,25 +171,54 @@ def _pack(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _shard(text: str) -> tuple[int, int]:
+    """(I, N) of "I/N"."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, such as 1/2, got {text!r}")
+    return int(number), int(count)
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from ..pipeline import Pipeline
     from ..runtime.residency import KeepLoaded, default_device
-    from ..training.evaluation.evaluate import evaluate, held_out, table, write_rows
+    from ..training.data.stream import default_workers
+    from ..training.evaluation import evaluate as module
 
     check_device(arguments.device)
     if arguments.output:
         check_output(arguments.output, (".csv",))
     pipeline = Pipeline.load(arguments.model, KeepLoaded(arguments.device or default_device()))
-    bar = progress_bars()
-    rows = evaluate(
-        pipeline,
-        held_out(arguments.split, arguments.objects),
-        steps=arguments.steps,
-        on_progress=lambda fraction: bar(arguments.split, fraction),
-    )
+    camera = arguments.camera or ("guessed" if pipeline.config.crop is None else "both")
+    cameras = module.CAMERAS if camera == "both" else (camera,)
+    number, count = arguments.shard
+    cases = module.held_out(arguments.split, arguments.objects)[number - 1 :: count]
+    rows = module.read_rows(arguments.output) if arguments.resume and arguments.output.exists() else []
     if arguments.output:
-        write_rows(arguments.output, rows)
-    print(table(rows))
+        module.write_rows(arguments.output, rows)
+
+    def on_rows(own: list[module.Row]) -> None:
+        if arguments.output:
+            module.write_rows(arguments.output, own, add=True)
+        for row in own:
+            figures = (f"{key} {row[key]:.3g}" for key in (*module.COLUMNS, *module.TIMES))
+            print(f"{row['name']:<24} {row['camera']:<8}", *figures, row["problem"], sep="  ", flush=True)
+
+    there = {(row["name"], row["camera"]) for row in rows}
+    missing: dict[tuple[str, ...], list[module.WorldCase]] = {}
+    for case in cases:
+        wanted = tuple(camera for camera in cameras if (case.name, camera) not in there)
+        missing.setdefault(wanted, []).append(case)
+    missing.pop((), None)
+    workers = default_workers(count) if arguments.workers is None else arguments.workers
+    try:
+        for wanted, own in missing.items():
+            options = {"steps": arguments.steps, "cameras": wanted, "workers": min(workers, len(own))}
+            rows += module.evaluate(pipeline, own, **options, on_rows=on_rows)
+    except KeyboardInterrupt:
+        print("trellis2: interrupted; continue with --resume, if with -o", file=sys.stderr)
+        return 130
+    print(module.table(rows))
     return 0
 
 
@@ -185,7 +227,7 @@ def _card(arguments: argparse.Namespace) -> int:
     from ..training.evaluation.model_card import write_card
 
     paths = {"instances": arguments.instances, "families": arguments.families}
-    rows = {split: read_rows(path) for split, path in paths.items() if path}
+    rows = {split: [row for file in files for row in read_rows(file)] for split, files in paths.items() if files}
     print(f"wrote {write_card(arguments.recipe, arguments.checkpoint, rows)}")
     return 0
 

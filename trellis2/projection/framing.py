@@ -96,6 +96,49 @@ def cropped(points: Tensor, around: Tensor, view: OrbitView) -> Tensor:
     return torch.stack([0.5 + place[:, 0], 0.5 - place[:, 1]], dim=1)
 
 
+def cropped_each(points: Tensor, item: Tensor, around: Tensor, owner: Tensor, views: Tensor) -> Tensor:
+    """`cropped` for B objects at once: [N, 2] fp32.
+
+    points: [N, 3] of the objects item [N] int64.  around: [M, 3] of the objects owner [M] int64.  views: [B, 3], yaw,
+    pitch and field of view in degrees.
+    """
+    yaw, pitch, half = (views.double() * (math.pi / 180)).unbind(1)
+    slope, zero = (half / 2).tan().float(), torch.zeros_like(yaw)
+    axes = torch.stack(
+        [
+            torch.stack([yaw.cos(), yaw.sin(), zero], 1),
+            torch.stack([-yaw.sin() * pitch.sin(), yaw.cos() * pitch.sin(), pitch.cos()], 1),
+            torch.stack([yaw.sin() * pitch.cos(), -yaw.cos() * pitch.cos(), pitch.sin()], 1),
+        ],
+        1,
+    ).float()
+
+    def largest(values: Tensor) -> Tensor:
+        start = values.new_full((len(views), values.shape[1]), -torch.inf)
+        return start.scatter_reduce(0, owner[:, None].expand_as(values), values, "amax")
+
+    near = (around.float()[:, None] * axes[owner]).sum(2)
+    towards = (slope[owner] * near[:, 2])[:, None]
+    right, left, up, down, nearest = largest(
+        torch.cat(
+            [towards + near[:, :1], towards - near[:, :1], towards + near[:, 1:2], towards - near[:, 1:2], near[:, 2:]],
+            1,
+        )
+    ).unbind(1)
+    middle = torch.stack([right - left, up - down], 1) / 2
+    eye = torch.maximum(torch.maximum(right + left, up + down) / (2 * slope), nearest + CLEARANCE)
+
+    def seen(at: Tensor, whose: Tensor) -> Tensor:
+        return (at[:, :2] - middle[whose]) / (eye[whose] - at[:, 2]).clamp_min(CLEARANCE)[:, None]
+
+    box = seen(near, owner)
+    high, low = largest(torch.cat([box, -box], 1)).split(2, 1)
+    side = (high + low).amax(1).clamp_min(1e-6)
+    own = (points.float()[:, None] * axes[item]).sum(2)
+    place = (seen(own, item) - ((high - low) / 2)[item]) / side[item][:, None]
+    return torch.stack([0.5 + place[:, 0], 0.5 - place[:, 1]], dim=1)
+
+
 def ball() -> Tensor:
     """Points [M, 3] fp32 of the sphere that touches the cube's sides: stands for an object that is not known yet.
 

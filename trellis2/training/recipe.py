@@ -32,6 +32,7 @@ class DataConfig:
     picture: int | None = None  # pixels a side, a divisor of the image encoder's input; None: equal to it
     structure: int = 64  # voxels a side of the structure networks' occupancy grid
     workers: int = 0  # data loader processes; 0: load in the training process
+    first: int = 0  # flows: objects to encode before training begins, on those that there are; 0: all. One card only
     cache: str | None = None  # folder of made samples, relative to the run's; None: make them at each use
 
 

@@ -89,20 +89,24 @@ def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
 def _visit(triangles, corners, normals, offsets, frame, sums, points, face):
     """Marks the voxels of the triangles' crossings; once `ranks` is filled, adds crossings and overlaps instead."""
     adding = len(sums.ranks) > 0
-    scaled = np.empty((3, 3))
+    scaled, products = np.empty((3, 3)), np.zeros(6, np.int64)
     for t in triangles:
         plane = normals[t, 0], normals[t, 1], normals[t, 2], offsets[t]
+        if adding:
+            _square(plane, 1.0, products)
         for axis in range(3):
-            _visit_rows(axis, corners[t], plane, frame, sums, points, adding)
+            _visit_rows(axis, corners[t], plane, frame, sums, points, adding, products)
         if adding and face > 0.0 and (plane[0] != 0.0 or plane[1] != 0.0 or plane[2] != 0.0):
             for i in range(3):
                 for j in range(3):
                     scaled[i, j] = np.float64(corners[t, i, j]) / frame.size[j]
-            _add_overlaps(scaled, plane, frame, sums, face)
+            if face != 1.0:
+                _square(plane, face, products)
+            _add_overlaps(scaled, plane, frame, sums, face, products)
 
 
 @_compiled
-def _visit_rows(axis, corners, plane, frame, sums, points, adding):
+def _visit_rows(axis, corners, plane, frame, sums, points, adding, products):
     """Visits the crossings of one triangle, `corners` [3, 3], with the grid edges along `axis`."""
     a, b = (axis + 1) % 3, (axis + 2) % 3
     low = np.float64(corners[0, a]), np.float64(corners[0, b]), np.float64(corners[0, axis])
@@ -145,11 +149,12 @@ def _visit_rows(axis, corners, plane, frame, sums, points, adding):
             layer = np.floor(depth)
             lowest, end = (frame.low, frame.high) if axis == 0 else (0, frame.shape[axis])
             if lowest <= layer < end:
-                _visit_crossing(axis, (column, place, int(layer)), depth - layer, plane, frame, sums, points, adding)
+                cell = column, place, int(layer)
+                _visit_crossing(axis, cell, depth - layer, plane, frame, sums, points, adding, products)
 
 
 @_compiled
-def _visit_crossing(axis, cell, height, plane, frame, sums, points, adding):
+def _visit_crossing(axis, cell, height, plane, frame, sums, points, adding, products):
     """Visits the up to four voxels of the slab around one crossing. cell: the lowest of them, along a, b and `axis`."""
     a, b = (axis + 1) % 3, (axis + 2) % 3
     column, place, layer = cell
@@ -172,7 +177,7 @@ def _visit_crossing(axis, cell, height, plane, frame, sums, points, adding):
                 sums.intersected[row, axis] = True
             normal_a, normal_b, normal_c = plane[a], plane[b], plane[axis]
             distance = plane[3] - (normal_a * (column + da) + normal_b * (place + db) + normal_c * layer)
-            _add_plane(sums.system, row, plane, distance, 1.0)
+            _add_plane(sums.system, row, plane, distance, 1.0, products)
             sums.system[row, 0] += np.int64(points[0] * FIXED_POINT)
             sums.system[row, 3] += np.int64(points[1] * FIXED_POINT)
             sums.system[row, 5] += np.int64(points[2] * FIXED_POINT)
@@ -182,8 +187,9 @@ def _visit_crossing(axis, cell, height, plane, frame, sums, points, adding):
 
 
 @_compiled
-def _add_overlaps(corners, plane, frame, sums, weight):
-    """Adds a triangle's plane to the marked voxels that it meets. corners: [3, 3] in voxels."""
+def _add_overlaps(corners, plane, frame, sums, weight, products):
+    """Adds a triangle's plane to the marked voxels that it meets. corners: [3, 3] in voxels.  products: see
+    `_square`."""
     axis = 0
     for i in (1, 2):
         if abs(plane[i]) > abs(plane[axis]):
@@ -221,7 +227,7 @@ def _add_overlaps(corners, plane, frame, sums, weight):
                     and _flat_overlap(corners, b, axis, row, layer, -1.0 if plane[a] < 0.0 else 1.0)
                     and _flat_overlap(corners, axis, a, layer, column, -1.0 if plane[b] < 0.0 else 1.0)
                 ):
-                    _add_plane(sums.system, _rank_of(bit, sums), plane, distance, weight)
+                    _add_plane(sums.system, _rank_of(bit, sums), plane, distance, weight, products)
 
 
 @_compiled
@@ -322,13 +328,21 @@ def _add_line(cell, start, matrix, frame, sums, weight):
 
 
 @_compiled
-def _add_plane(system, row, plane, distance, weight):
-    """Adds the squared distance to a plane, `distance` from the voxel's low corner, to one system."""
+def _square(plane, weight, products):
+    """Writes the entries of a plane's system that are the same in all voxels, products [6] int64."""
     entry = 0
     for i in range(3):
         for j in range(i, 3):
-            system[row, entry] += np.int64(weight * (plane[i] * plane[j]) * FIXED_POINT)
+            products[entry] = np.int64(weight * (plane[i] * plane[j]) * FIXED_POINT)
             entry += 1
+
+
+@_compiled
+def _add_plane(system, row, plane, distance, weight, products):
+    """Adds the squared distance to a plane, `distance` from the voxel's low corner, to one system."""
+    for entry in range(6):
+        system[row, entry] += products[entry]
+    for i in range(3):
         system[row, 6 + i] += np.int64(weight * (plane[i] * distance) * FIXED_POINT)
 
 

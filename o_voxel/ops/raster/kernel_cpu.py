@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -31,10 +32,12 @@ def rasterize_cpu(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> tuple[T
     counts = np.zeros((len(bands), len(spans)), np.int64)
     face = np.empty((height, width), np.int32)
     bary, depth = np.empty((height, width, 3), np.float32), np.empty((height, width), np.float32)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    threads = torch.get_num_threads()
+    # A pool of one thread costs more than a small picture.
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
 
         def each(task: Callable[[int], None], items: Iterable) -> None:
-            list(pool.map(task, range(len(items))))
+            list((map if pool is None else pool.map)(task, range(len(items))))
 
         each(lambda i: find_boxes(corners, triangles, height, width, *spans[i], boxes, counts[:, i]), spans)
         ends = counts.cumsum().reshape(counts.shape)

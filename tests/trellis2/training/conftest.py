@@ -50,7 +50,7 @@ def box() -> Mesh:
 
 
 @cache
-def toy_object(index: int, *, resolution: int, image_size: int, views: int) -> Sample:
+def toy_object(index: int, *, resolution: int, image_size: int, views: int, materials: bool = True) -> Sample:
     """Even: a red ball.  Odd: a blue box. A third of the cube across: 22 voxels at 64."""
     odd = index % 2
     shape = box() if odd else ball()
@@ -58,7 +58,8 @@ def toy_object(index: int, *, resolution: int, image_size: int, views: int) -> S
     image = Image.new("RGBA", (64, 64))
     draw = ImageDraw.Draw(image)
     (draw.rectangle if odd else draw.ellipse)((8, 8, 55, 55), fill=(*(int(255 * c) for c in COLORS[odd]), 255))
-    return Sample.of(voxelize(mesh, Grid.cube(resolution)), [image] * views, [FRONT] * views, image_size)
+    voxels = voxelize(mesh, Grid.cube(resolution), materials=materials)
+    return Sample.of(voxels, [image] * views, [FRONT] * views, image_size)
 
 
 def convnext(levels: int, **args) -> dict:

@@ -45,11 +45,11 @@ ATTEMPTS, SEED_STRIDE = 4, 1 << 26
 class Sample:
     """One object of the dataset.
 
-    voxels: dual grid and materials on a cube grid.  images: [V, S, S, 3] uint8 RGB, prepared as a user's picture is
-    (cropped to the object, on black) but for resizing and normalisation to the image encoder's input.
+    voxels: dual grid on a cube grid, and materials unless only the structure is wanted.  images: [V, S, S, 3] uint8
+    RGB, prepared as a user's picture is (cropped to the object, on black) but for resizing and normalisation to the
+    image encoder's input.
     cameras: [V, 3] fp32, yaw, pitch and field of view of each in degrees, see `projection.framing.OrbitView`.
-    Raises ValueError for images or cameras of another shape or dtype and for voxels that are empty or without
-    materials.
+    Raises ValueError for images or cameras of another shape or dtype and for no voxels.
     """
 
     voxels: OVoxel
@@ -59,8 +59,8 @@ class Sample:
     def __post_init__(self) -> None:
         views = check_tensor(self.images, "Sample.images", (None, None, None, 3), torch.uint8).shape[0]
         check_tensor(self.cameras, "Sample.cameras", (views, 3), torch.float32)
-        if self.voxels.field is None or len(self.voxels.field.coords) == 0:
-            raise ValueError("Sample: expected voxels with materials, got none; is the object outside [-0.5, 0.5]^3?")
+        if len(self.voxels.dual_grid.coords) == 0:
+            raise ValueError("Sample: expected voxels, got none; is the object outside [-0.5, 0.5]^3?")
 
     @classmethod
     def of(cls, voxels: OVoxel, images: Sequence[Image.Image], cameras: Sequence[OrbitView], image_size: int) -> Sample:
@@ -76,7 +76,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset by index. make(index, resolution=, image_size=, views=) returns a Sample, the same for equal arguments.
+    """A dataset by index. make(index, resolution=, image_size=, views=, materials=) returns a Sample, the same for
+    equal arguments.
 
     fingerprint: changes whenever `make` would return other samples; the key of caches. It names a folder.
     """
@@ -84,8 +85,9 @@ class Source:
     make: Callable[..., Sample]
     fingerprint: str
 
-    def __call__(self, index: int, *, resolution: int, image_size: int, views: int) -> Sample:
-        return self.make(index, resolution=resolution, image_size=image_size, views=views)
+    def __call__(self, index: int, *, resolution: int, image_size: int, views: int, materials: bool = True) -> Sample:
+        size = {"resolution": resolution, "image_size": image_size, "views": views}
+        return self.make(index, **size, materials=materials)
 
 
 def open_source(name: str) -> Source:
@@ -118,7 +120,7 @@ def folder_fingerprint(folder: Path) -> str:
     return f"meshes-{_digest([str(SAMPLE_VERSION), *entries])}"
 
 
-def world_sample(index: int, *, resolution: int, image_size: int, views: int) -> Sample:
+def world_sample(index: int, *, resolution: int, image_size: int, views: int, materials: bool = True) -> Sample:
     """Object `index` of the procedural world: index % F selects the training family, index // F the seed.
 
     An object without a usable picture (all clear glass, or thinner than a pixel) is replaced by another seed of its
@@ -127,7 +129,7 @@ def world_sample(index: int, *, resolution: int, image_size: int, views: int) ->
     from ..world import TRAIN_FAMILIES, TRAIN_SEEDS, framed_fov, make_rendered_object
 
     number, family = divmod(index, len(TRAIN_FAMILIES))
-    size = {"resolution": resolution, "image_size": image_size, "views": views}
+    size = {"resolution": resolution, "image_size": image_size, "views": views, "materials": materials}
 
     def made(seed: int) -> Sample:
         rendered = make_rendered_object(TRAIN_FAMILIES[family], seed, **size)
@@ -141,7 +143,9 @@ def world_sample(index: int, *, resolution: int, image_size: int, views: int) ->
     return made(last)
 
 
-def mesh_sample(files: tuple[Path, ...], index: int, *, resolution: int, image_size: int, views: int) -> Sample:
+def mesh_sample(
+    files: tuple[Path, ...], index: int, *, resolution: int, image_size: int, views: int, materials: bool = True
+) -> Sample:
     """Mesh file index % F, fitted to the unit cube, with `views` pictures from cameras drawn from a generator seeded by
     the index."""
     voxels = voxelize(fitted(load_textured_mesh(files[index % len(files)])), Grid.cube(resolution))
@@ -154,18 +158,21 @@ def mesh_sample(files: tuple[Path, ...], index: int, *, resolution: int, image_s
         drawn = render_mesh(mesh, camera, (image_size,) * 2, material=material, style=style)
         images.append(Image.fromarray(to_bytes(torch.cat([drawn.color, drawn.alpha[..., None]], -1)).numpy()))
         cameras.append(OrbitView(camera.yaw_deg, camera.pitch_deg, camera.fov_deg))
-    return Sample.of(voxels, images, cameras, image_size)
+    return Sample.of(voxels if materials else OVoxel(voxels.dual_grid), images, cameras, image_size)
 
 
-def cached(source: Source, folder: Path, index: int, *, resolution: int, image_size: int, views: int) -> Sample:
+def cached(
+    source: Source, folder: Path, index: int, *, resolution: int, image_size: int, views: int, materials: bool = True
+) -> Sample:
     """source(index, ...) through a cache in `folder`, keyed by the source's fingerprint and the arguments.
 
     Files appear whole (written under another name, then renamed), so several processes may share the folder.
     """
-    path = cache_folder(source, folder) / f"{resolution}" / f"{image_size}x{views}" / f"{index:08d}.safetensors"
+    kind = f"{resolution}" if materials else f"{resolution}-structure"
+    path = cache_folder(source, folder) / kind / f"{image_size}x{views}" / f"{index:08d}.safetensors"
     if path.exists():
         return _unpack(read_tensors(path), resolution)
-    sample = source(index, resolution=resolution, image_size=image_size, views=views)
+    sample = source(index, resolution=resolution, image_size=image_size, views=views, materials=materials)
     save_weights(_pack(sample), path)
     return sample
 
@@ -196,13 +203,14 @@ def open_cache(source: Source, folder: Path) -> None:
 
 def _pack(sample: Sample) -> dict[str, Tensor]:
     """The tensors of a cached file, 19 bytes a voxel: dual vertices rounded to 1/2048 voxel, materials to 1/255."""
-    grid = sample.voxels.dual_grid
+    grid, field = sample.voxels.dual_grid, sample.voxels.field
     bits = grid.intersected.to(torch.uint8) * torch.tensor(INTERSECTED_BITS, dtype=torch.uint8)
+    materials = {} if field is None else {"materials": (field.attrs.float() * 255).round().to(torch.uint8)}
     return {
         "coords": grid.coords.to(torch.int16),
         "dual": grid.dual.to(torch.float16),
         "intersected": bits.sum(1, dtype=torch.uint8),
-        "materials": (sample.voxels.field.attrs.float() * 255).round().to(torch.uint8),
+        **materials,
         "images": sample.images,
         "cameras": sample.cameras,
     }
@@ -213,7 +221,8 @@ def _unpack(tensors: Mapping[str, Tensor], resolution: int) -> Sample:
     crossed = (tensors["intersected"][:, None] & torch.tensor(INTERSECTED_BITS, dtype=torch.uint8)) > 0
     coords, grid = tensors["coords"].to(torch.int32), Grid.cube(resolution)
     dual_grid = DualGrid(coords, tensors["dual"].to(torch.float32), crossed, grid)
-    field = VoxelField(coords, tensors["materials"].to(torch.float32) / 255, grid)
+    found = tensors.get("materials")
+    field = None if found is None else VoxelField(coords, found.to(torch.float32) / 255, grid)
     return Sample(OVoxel(dual_grid, field), tensors["images"], tensors["cameras"])
 
 

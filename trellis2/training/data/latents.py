@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +69,15 @@ class LatentFolder:
         path = self.folder / STATISTICS
         return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("encoders") == encoders
 
-    def write_statistics(self, objects: int, encoders: str) -> None:
-        """Compute the statistics of SLATS over the first `objects` objects and write them."""
-        statistics = {key: channel_statistics(self, key, objects) for key in SLATS}
+    def write_statistics(self, latents: Mapping[str, Iterable[Tensor]], encoders: str) -> None:
+        """Compute the statistics of each of SLATS over its latents of some objects and write them."""
+        statistics = {key: channel_statistics(latents[key]) for key in SLATS}
         text = json.dumps({"encoders": encoders, **statistics}, indent=1)
         write_files({self.folder / STATISTICS: f"{text}\n".encode()})
+
+    def read(self, name: str, objects: int) -> Iterator[Tensor]:
+        """The latents `name` of the first `objects` objects."""
+        return (read_tensors(self.path(index))[name] for index in range(objects))
 
     def statistics(self) -> Mapping[str, Normalization] | None:
         """Mean and standard deviation of each channel of SLATS; None before all objects are encoded."""
@@ -84,11 +88,11 @@ class LatentFolder:
         return {key: Normalization(mean=tuple(data[key]["mean"]), std=tuple(data[key]["std"])) for key in SLATS}
 
 
-def channel_statistics(folder: LatentFolder, key: str, objects: int) -> dict[str, list[float]]:
-    """{"mean": C numbers, "std": C numbers} of the latent `key` over the tokens of all objects, accumulated in fp64."""
+def channel_statistics(latents: Iterable[Tensor]) -> dict[str, list[float]]:
+    """{"mean": C numbers, "std": C numbers} over the tokens of latents [T, C], accumulated in fp64."""
     count, total, squares = 0, 0.0, 0.0
-    for index in range(objects):
-        latent = read_tensors(folder.path(index))[key].double()
+    for latent in latents:
+        latent = latent.double()
         count, total, squares = count + len(latent), total + latent.sum(0), squares + latent.square().sum(0)
     mean = total / count
     deviation = (squares / count - mean.square()).clamp_min(1e-8).sqrt()

@@ -6,9 +6,12 @@ samples as one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .batches import Item
+
+PACKAGE = __name__.rsplit(".", 4)[0]
+# What makes objects: the package's modules, with torch and numba, but no compiled kernel.
+PRELOADED = (
+    "trellis2.training.data.dataset",
+    "trellis2.training.world",
+    "o_voxel.ops.raster.kernel_cpu",
+    "o_voxel.ops.mesh_to_dual_grid.kernel_cpu",
+    "o_voxel.ops.voxel_materials.kernel_cpu",
+    "o_voxel.render.quick.kernel_cpu",
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Stream(Dataset):
         index = position
         if self.objects:
             epoch, offset = divmod(position, self.objects)
-            index = int(_permutation(self.seed, epoch, self.objects)[offset])
+            index = int(permutation(self.seed, epoch, self.objects)[offset])
         return self.make(index), mixed_seed(self.seed, self.salt, position)
 
 
@@ -75,6 +89,12 @@ class Positions(Sampler):
             step += 1
 
 
+def default_workers(sharing: int = 1) -> int:
+    """Processes that make objects: the cores that this process may use, but one, divided among `sharing` runs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // sharing - 1)
+
+
 def make_loader(
     stream: Stream,
     positions: Iterable[list[int]],
@@ -85,20 +105,32 @@ def make_loader(
 ) -> DataLoader:
     """A DataLoader over lists of positions, in their order.
 
-    workers: processes that make and collate the items; 0 does it in this process. They are spawned, because threads
-    and CUDA contexts do not survive a fork.  pin: collate into pinned memory, for asynchronous copies to a GPU.
+    workers: processes that make and collate the items; 0 does it in this process. They are forks of a server that has
+    imported this package, where the system has that; not of this process, whose threads and CUDA context do not
+    survive a fork.  pin: collate into pinned memory, for asynchronous copies to a GPU.
     """
     return DataLoader(
         stream,
         batch_sampler=positions,
         collate_fn=collate,
         num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context=worker_context() if workers else None,
         prefetch_factor=2 if workers else None,
         pin_memory=pin,
         # DataLoader draws a base seed for its workers: from a generator of its own, to leave torch's global one alone.
         generator=torch.Generator(),
     )
+
+
+def worker_context() -> BaseContext:
+    """The start method of worker processes: "forkserver", whose server imports once what all of them need, or
+    "spawn"."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    # It takes effect before the first process starts; modules that cannot be imported there are left out.
+    context.set_forkserver_preload(["__main__", "torch", "numba", *(f"{PACKAGE}.{name}" for name in PRELOADED)])
+    return context
 
 
 def map_in_order(
@@ -138,5 +170,6 @@ def _single(items: list[Item]) -> Any:
 
 
 @lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, objects: int) -> np.ndarray:
+def permutation(seed: int, epoch: int, objects: int) -> np.ndarray:
+    """The order [objects] int64 of the dataset in an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(objects)

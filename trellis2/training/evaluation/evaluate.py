@@ -8,7 +8,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import mean, median
 
 import torch
 from PIL import Image
@@ -22,31 +24,47 @@ from ....o_voxel.values import OVoxel, VoxelField, to_device
 from ....o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from ...checkpoint.config import SamplerConfig
 from ...image import prepare_image
+from ...image.views import ViewDirection
 from ...networks import SHAPE_ENCODER
 from ...pipeline import Asset, Pipeline
+from ...projection.camera import ViewRig
 from ...values import EmptyOutputError
-from .metrics import delta_e, f_score, structure_iou, visible_points
+from ..data.stream import map_in_order
+from .metrics import TrueSurface, component_count, delta_e, edge_faults, structure_iou, visible_points
 
 RESOLUTION, STRUCTURE = 512, 32  # voxels a side of the surface and of the structure
 SURFACE_DISTANCE, VAE_DISTANCE = 0.02, 0.005  # world units; the object fills the unit cube
 Row = Mapping[str, float | str]
+SURFACE = ("open_edges", "non_manifold", "components")
 # column -> (title, True if higher is better, goal)
 COLUMNS = {
     "structure_iou": ("structure IoU at 32^3", True, 0.75),
     "f_score": ("surface F-score at 2 %", True, 0.80),
     "delta_e": ("base colour, Delta E 76", False, 15.0),
     "vae_f_score": ("shape VAE F-score at 0.5 %", True, 0.95),
+    "open_edges": ("open edges, of closed objects", False, 0.01),
+    "non_manifold": ("non-manifold edges, likewise", False, 0.01),
+    "components": ("components, median", False, 5.0),
 }
+MEDIANS = ("components",)
+# An object is closed if no greater share of its true surface's edges is open.
+CLOSED = 1e-3
+# How the camera of the picture is given to a checkpoint whose flows project: not at all, or as it was.
+CAMERAS = ("guessed", "given")
+TEXT = ("name", "camera", "problem")
+TIMES = ("networks", "seconds")  # of generation alone, and of the row
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A test case: the prepared picture of an object, the camera that took it, and the true voxels."""
+    """A test case: the prepared picture of an object, the camera that took it, and the true voxels. fov_deg: field of
+    view of the prepared picture, if known."""
 
     name: str
     picture: Image.Image
     voxels: OVoxel
     camera: Camera
+    fov_deg: float | None = None
 
 
 def held_out(split: str, objects: int) -> Sequence[WorldCase]:
@@ -76,11 +94,12 @@ class WorldCase:
         return f"{self.family}/{self.seed}"
 
     def __call__(self) -> Case:
-        from ..world import make_rendered_object
+        from ..world import framed_fov, make_rendered_object
 
         sample = make_rendered_object(self.family, self.seed, resolution=RESOLUTION, image_size=512, views=1)
         picture = prepare_image(sample.images[0])
-        return Case(self.name, picture, sample.voxels, sample.views[0].camera)
+        camera = sample.views[0].camera
+        return Case(self.name, picture, sample.voxels, camera, framed_fov(camera.fov_deg))
 
 
 def evaluate(
@@ -89,26 +108,83 @@ def evaluate(
     *,
     steps: int | None = None,
     seed: int = 0,
+    cameras: Sequence[str] = CAMERAS[:1],
+    workers: int = 0,
+    on_rows: Callable[[Sequence[Row]], None] | None = None,
     on_progress: Progress | None = None,
 ) -> list[Row]:
-    """Generate each case and measure it; a row of COLUMNS each.
+    """Generate each case and measure it; a row of COLUMNS for each of `cameras`.
 
-    steps: of every sampler, None: the checkpoint's.  seed: of the noise.  A case whose generated structure is empty
-    scores 0, with a NaN colour difference and the reason as `problem`; any other error propagates.
+    steps: of every sampler, None: the checkpoint's.  seed: of the noise.  workers: processes that make cases ahead,
+    which must then be picklable.  on_rows: gets each case's rows as they are done.  A case whose generated structure is
+    empty scores 0, with NaN for what cannot be measured and the reason as `problem`; any other error propagates.
     """
-    rows = []
-    for done, make in enumerate(cases):
-        case = make()
+    rows: list[Row] = []
+    for done, case in enumerate(map_in_order(partial(_make, tuple(cases)), range(len(cases)), workers)):
         started = time.perf_counter()
-        try:
-            scores = measure(generate(pipeline, case.picture, steps, seed), case.voxels, case.camera)
-        except EmptyOutputError as error:
-            scores = {"structure_iou": 0.0, "f_score": 0.0, "delta_e": math.nan, "problem": str(error)[:80]}
-        row = {"name": case.name, **scores, "vae_f_score": shape_vae_score(pipeline, case.voxels)}
-        rows.append({"problem": "", **row, "seconds": round(time.perf_counter() - started, 2)})
+        truth = Truth.of(case, pipeline.residency.device)
+        score = shape_vae_score(pipeline, truth)
+        shared = (time.perf_counter() - started) / len(cameras)
+        own = [_row(pipeline, case, truth, camera, (steps, seed)) for camera in cameras]
+        own = [{**row, "vae_f_score": score, "seconds": round(row["seconds"] + shared, 2)} for row in own]
+        rows += own
+        if on_rows is not None:
+            on_rows(own)
         if on_progress is not None:
             on_progress((done + 1) / len(cases))
     return rows
+
+
+def _make(cases: Sequence[Callable[[], Case]], index: int) -> Case:
+    return cases[index]()
+
+
+def _row(
+    pipeline: Pipeline, case: Case, truth: Truth, camera: str, options: tuple[int | None, int]
+) -> dict[str, object]:
+    """The row of a case but for its VAE. options: steps and seed, see `evaluate`."""
+    started = time.perf_counter()
+    view = (
+        ViewRig(case.fov_deg, (ViewDirection(case.camera.yaw_deg, case.camera.pitch_deg),))
+        if camera == "given"
+        else None
+    )
+    try:
+        generated = generate(pipeline, case.picture, *options, view)
+        networks = time.perf_counter() - started
+        scores: dict[str, object] = {"problem": "", **measure(generated, truth)}
+    except EmptyOutputError as error:
+        networks = time.perf_counter() - started
+        scores = {"structure_iou": 0.0, "f_score": 0.0, **dict.fromkeys(("delta_e", *SURFACE), math.nan)}
+        scores["problem"] = str(error)[:80]
+    seconds = time.perf_counter() - started
+    return {"name": case.name, "camera": camera, **scores, "networks": round(networks, 2), "seconds": seconds}
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """A true object on a device, with what all figures need of it.
+
+    coarse: [N, 3] occupied voxels of the structure's grid.  seen: [P, 3] world points that the picture sees, colors:
+    their sRGB.  closed: whether its surface has next to no open edges.
+    """
+
+    voxels: OVoxel
+    surface: TrueSurface
+    coarse: torch.Tensor
+    seen: torch.Tensor
+    colors: torch.Tensor
+    closed: bool
+
+    @classmethod
+    def of(cls, case: Case, device: torch.device) -> Truth:
+        """The truth of a case."""
+        voxels = to_device(case.voxels, device)
+        mesh = dual_grid_to_mesh(voxels.dual_grid)
+        coarse = torch.unique(voxels.dual_grid.coords * STRUCTURE // voxels.dual_grid.grid.shape[0], dim=0)
+        seen = visible_points(mesh, case.camera)
+        closed = edge_faults(mesh)[0] <= CLOSED
+        return cls(voxels, TrueSurface(mesh), coarse, seen, base_color(voxels.field, seen), closed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,69 +195,81 @@ class Generated:
     asset: Asset
 
 
-def measure(generated: Generated, true: OVoxel, camera: Camera) -> dict[str, float]:
-    """Structure IoU, surface F-score and mean colour difference against the true object, on the asset's device."""
-    true = to_device(true, generated.asset.mesh.vertices.device)
-    surface = dual_grid_to_mesh(true.dual_grid)
-    coarse = torch.unique(true.dual_grid.coords * STRUCTURE // true.dual_grid.grid.shape[0], dim=0)
-    seen = visible_points(surface, camera)
-    colors = [base_color(field, seen) for field in (generated.asset.field, true.field)]
+def measure(generated: Generated, truth: Truth) -> dict[str, float]:
+    """The figures of a generated object, on the truth's device; edges are NaN where the truth is not closed."""
+    mesh = generated.asset.mesh
+    faults = edge_faults(mesh) if truth.closed else (math.nan, math.nan)
     return {
-        "structure_iou": structure_iou(generated.structure, coarse),
-        "f_score": f_score(generated.asset.mesh, surface, SURFACE_DISTANCE),
-        "delta_e": float(delta_e(*colors).mean()),
+        "structure_iou": structure_iou(generated.structure, truth.coarse),
+        "f_score": truth.surface.f_score(mesh, SURFACE_DISTANCE),
+        "delta_e": float(delta_e(base_color(generated.asset.field, truth.seen), truth.colors).mean()),
+        **dict(zip(SURFACE, (*faults, float(component_count(mesh))), strict=True)),
     }
 
 
-def shape_vae_score(pipeline: Pipeline, voxels: OVoxel) -> float:
+def shape_vae_score(pipeline: Pipeline, truth: Truth) -> float:
     """F-score of an object reconstructed by the shape VAE with predicted subdivisions; NaN if the checkpoint has no
     shape encoder."""
     if SHAPE_ENCODER not in pipeline.config.models:
         return math.nan
-    shape = OVoxel(to_device(voxels.dual_grid, pipeline.residency.device))
-    return f_score(pipeline.reconstruct(shape).mesh, dual_grid_to_mesh(shape.dual_grid), VAE_DISTANCE)
+    return truth.surface.f_score(pipeline.reconstruct(OVoxel(truth.voxels.dual_grid)).mesh, VAE_DISTANCE)
 
 
 def means(rows: Sequence[Row]) -> dict[str, float]:
-    """The mean of each of COLUMNS over the rows where it is not NaN; NaN without any."""
-    found = {key: [row[key] for row in rows if not math.isnan(row[key])] for key in COLUMNS}
-    return {key: sum(values) / len(values) if values else math.nan for key, values in found.items()}
+    """The mean of each of COLUMNS, the median of MEDIANS, over the rows where it is not NaN; NaN without any."""
+    found = {key: [row[key] for row in rows if not math.isnan(row.get(key, math.nan))] for key in COLUMNS}
+    middle = {key: median if key in MEDIANS else mean for key in COLUMNS}
+    return {key: float(middle[key](values)) if values else math.nan for key, values in found.items()}
+
+
+def by_camera(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each of CAMERAS that there are."""
+    found = {camera: [row for row in rows if row.get("camera", CAMERAS[0]) == camera] for camera in CAMERAS}
+    return {camera: own for camera, own in found.items() if own}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The means as text: over all rows, with the goals, and over each family."""
-    lines = [f"{'':<28}{'mean':>8}{'goal':>9}"]
-    for key, value in means(rows).items():
-        title, more, goal = COLUMNS[key]
-        lines.append(f"{title:<28}{value:>8.3f}{'>=' if more else '<=':>5}{goal:>5g}")
-    lines += ["", f"{'family':<28}{'n':>4}" + "".join(f"{key:>15}" for key in COLUMNS)]
-    for family, own in _by_family(rows):
-        lines.append(f"{family:<28}{len(own):>4}" + "".join(f"{value:>15.3f}" for value in means(own).values()))
+    """The means as text: over all rows of each camera, with the goals, and over each family."""
+    parts = by_camera(rows)
+    lines = [f"{'':<32}{'goal':>8}" + "".join(f"{'camera ' + camera:>16}" for camera in parts)]
+    found = [means(own) for own in parts.values()]
+    for key, (title, more, goal) in COLUMNS.items():
+        lines.append(f"{title:<32}{'>=' if more else '<='}{goal:>6g}" + "".join(f"{one[key]:>16.3f}" for one in found))
+    lines += ["", f"{'family':<20}{'camera':<10}{'n':>4}" + "".join(f"{key:>15}" for key in COLUMNS)]
+    for family, of_family in _by_family(rows):
+        for camera, own in by_camera(of_family).items():
+            figures = "".join(f"{value:>15.3f}" for value in means(own).values())
+            lines.append(f"{family:<20}{camera:<10}{len(own):>4}{figures}")
     failed = sum(bool(row["problem"]) for row in rows)
-    return "\n".join([*lines, "", f"{len(rows)} objects, of which {failed} could not be made"])
+    objects = len({row["name"] for row in rows})
+    return "\n".join([*lines, "", f"{objects} objects, {len(rows)} rows, of which {failed} could not be made"])
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows as CSV, with the folders of `path`."""
+def write_rows(path: Path, rows: Sequence[Row], *, add: bool = False) -> None:
+    """Write the rows as CSV, with the folders of `path`, whole or not at all. add: behind those that are there."""
     file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, ["name", *COLUMNS, "seconds", "problem"])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_files({path: file.getvalue().encode()})
+    writer = csv.DictWriter(file, ["name", "camera", *COLUMNS, *TIMES, "problem"], restval="nan")
+    before = path.read_bytes() if add and path.exists() else b""
+    if not before:
+        writer.writeheader()
+    writer.writerows({"camera": CAMERAS[0], **row} for row in rows)
+    write_files({path: before + file.getvalue().encode()})
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV by `write_rows`. Raises ValueError if columns are missing."""
-    text = ("name", "problem")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if not set(COLUMNS) | set(text) <= set(reader.fieldnames or ()):
+        if not {*COLUMNS, *TEXT} <= set(reader.fieldnames or ()):
             raise ValueError(f"{path}: expected the rows of `trellis2 evaluate -o`, got columns {reader.fieldnames}")
-        return [{key: value if key in text else float(value) for key, value in row.items()} for row in reader]
+        return [{key: value if key in TEXT else float(value) for key, value in row.items()} for row in reader]
 
 
-def generate(pipeline: Pipeline, picture: Image.Image, steps: int | None, seed: int) -> Generated:
-    """Generate an object at 512 from a prepared picture. steps: of every sampler, None: the checkpoint's.
+def generate(
+    pipeline: Pipeline, picture: Image.Image, steps: int | None, seed: int, view: ViewRig | None = None
+) -> Generated:
+    """Generate an object at 512 from a prepared picture. steps: of every sampler, None: the checkpoint's.  view: the
+    picture's camera, None: guessed.
 
     Raises EmptyOutputError if its structure is empty.
     """
@@ -190,7 +278,7 @@ def generate(pipeline: Pipeline, picture: Image.Image, steps: int | None, seed: 
         return sampler if steps is None else replace(sampler, params=replace(sampler.params, steps=steps))
 
     config = pipeline.config
-    condition = pipeline.condition([[picture]], resolution=RESOLUTION)
+    condition = pipeline.condition([[picture]], resolution=RESOLUTION, view_mode=view or "average")
     structure = pipeline.sample_structure(
         condition, seed=seed, resolution=STRUCTURE, sampler=with_steps(config.sparse_structure_sampler)
     )

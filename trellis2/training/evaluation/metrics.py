@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ....o_voxel.core.checks import check_tensor
 from ....o_voxel.core.color import to_lab
+from ....o_voxel.mesh.connectivity.components import face_components
+from ....o_voxel.mesh.connectivity.topology import edges
 from ....o_voxel.ops.closest_point import build_index, closest_point
 from ....o_voxel.ops.raster import rasterize
 from ....o_voxel.render.camera import Bounds, Camera
@@ -38,20 +40,42 @@ def surface_points(mesh: Mesh, count: int, generator: torch.Generator) -> Tensor
     return (corner[face] * weight[:, :, None]).sum(1)
 
 
-def f_score(predicted: Mesh, true: Mesh, distance: float, count: int = 20_000, seed: int = 0) -> float:
-    """Harmonic mean of precision and recall: the fractions of `count` samples of each surface that lie within
-    `distance` (world units) of the other (Knapitsch et al. 2017).
+class TrueSurface:
+    """A true mesh whose samples and index are made once, for any number of predictions.
 
-    0 for a prediction without area. Raises ValueError for a true mesh without area.
+    count: samples of each surface.  seed: of the samples.  Raises ValueError for a mesh without area.
     """
-    if not float(_face_areas(predicted).sum()) > 0:
-        return 0.0
-    points = [surface_points(m, count, torch.Generator().manual_seed(seed)) for m in (predicted, true)]
-    precision, recall = (
-        float((closest_point(build_index(mesh), own, distance).face >= 0).float().mean())
-        for own, mesh in zip(points, (true, predicted), strict=True)
-    )
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+    def __init__(self, mesh: Mesh, count: int = 20_000, seed: int = 0) -> None:
+        self._sample = lambda other: surface_points(other, count, torch.Generator().manual_seed(seed))
+        self._points, self._index = self._sample(mesh), build_index(mesh)
+
+    def f_score(self, predicted: Mesh, distance: float) -> float:
+        """Harmonic mean of precision and recall: the fractions of the samples of each surface that lie within
+        `distance` (world units) of the other (Knapitsch et al. 2017); 0 for a prediction without area."""
+        if not float(_face_areas(predicted).sum()) > 0:
+            return 0.0
+        pairs = (self._index, self._sample(predicted)), (build_index(predicted), self._points)
+        precision, recall = (
+            float((closest_point(index, points, distance).face >= 0).float().mean()) for index, points in pairs
+        )
+        return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def f_score(predicted: Mesh, true: Mesh, distance: float, count: int = 20_000, seed: int = 0) -> float:
+    """`TrueSurface.f_score` of one prediction. Raises ValueError for a true mesh without area."""
+    return TrueSurface(true, count, seed).f_score(predicted, distance)
+
+
+def edge_faults(mesh: Mesh) -> tuple[float, float]:
+    """Shares, 0 to 1, of a mesh's edges that one face has (open) and that more than two have; 0 of a mesh without."""
+    sizes = edges(mesh).sizes
+    return (float((sizes == 1).float().mean()), float((sizes > 2).float().mean())) if len(sizes) else (0.0, 0.0)
+
+
+def component_count(mesh: Mesh) -> int:
+    """Number of sets of faces that are connected across shared edges."""
+    return len(torch.unique(face_components(mesh)))
 
 
 def visible_points(mesh: Mesh, camera: Camera, size: int = 256) -> Tensor:

@@ -12,7 +12,7 @@ from ...checkpoint.layouts import IMAGE_ENCODER, Checkpoint
 from ...checkpoint.weights import read_tensors
 from ..recipe import Recipe, load_recipe
 from ..tasks import TASKS
-from .evaluate import COLUMNS, Row, means
+from .evaluate import COLUMNS, Row, by_camera, means
 
 CARD = "README.md"
 TEXT = Template("""\
@@ -113,8 +113,14 @@ def _stages(recipe: Recipe) -> list[tuple[str, ...]]:
 
 
 def _figures(rows: Mapping[str, Sequence[Row]]) -> str:
-    """The table of mean metrics: a row for each of COLUMNS, a column for each split."""
-    found = {split: means(own) for split, own in rows.items()}
+    """The table of mean metrics: a row for each of COLUMNS, a column for each split and camera."""
+    parts = {split: by_camera(own) for split, own in rows.items()}
+    rows = {
+        f"held-out {split}" + (f", camera {camera}" if len(own) > 1 else ""): some
+        for split, own in parts.items()
+        for camera, some in own.items()
+    }
+    found = {column: means(own) for column, own in rows.items()}
     lines = [
         (title, f"{'≥' if more else '≤'} {goal:g}", *(_figure(own[key]) for own in found.values()))
         for key, (title, more, goal) in COLUMNS.items()
@@ -123,7 +129,7 @@ def _figures(rows: Mapping[str, Sequence[Row]]) -> str:
     lines.append(
         ("of which could not be made", "", *(str(sum(bool(r["problem"]) for r in own)) for own in rows.values()))
     )
-    return _table(("mean of", "goal", *(f"held-out {split}" for split in rows)), lines)
+    return _table(("mean of", "goal", *rows), lines)
 
 
 def _figure(value: float) -> str:

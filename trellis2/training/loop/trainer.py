@@ -16,6 +16,7 @@ from torch.optim import AdamW
 
 from ...checkpoint.config import ConfigError
 from ..data.batches import Batch, to_device
+from ..data.pool import LatentPool, PoolStream
 from ..data.stream import Positions, Stream, make_loader
 from ..recipe import DataConfig, StageConfig
 from ..tasks.task import Task
@@ -33,12 +34,13 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class StageSetup:
-    """The inputs of the loop. folder: the stage's, with state.safetensors and metrics.csv."""
+    """The inputs of the loop. folder: the stage's, with state.safetensors and metrics.csv.  stream: of samples, from
+    which processes collate batches, or of a pool that makes them."""
 
     task: Task
     stage: StageConfig
     data: DataConfig
-    stream: Stream
+    stream: Stream | PoolStream
     folder: Path
 
     @property
@@ -83,10 +85,10 @@ def train_stage(setup: StageSetup, context: DistributedContext, on_progress: Ste
     metrics = MetricsWriter(setup.metrics_path if context.is_main else None, start, context)
     model = context.parallel(task)
     batches: Iterator[Batch] = iter(())
+    if isinstance(setup.stream, PoolStream):
+        metrics.pool = setup.stream.pool
     if start < stage.steps:
-        collate = Collate(type(task), setup.data, stage)
-        on_gpu = context.device.type == "cuda"
-        batches = iter(make_loader(setup.stream, positions, collate, setup.data.workers, pin=on_gpu))
+        batches = metrics.timed(make_batches(setup, positions, context.device))
     for step in range(start, stage.steps):
         rate = learning_rate(stage, step)
         for group in optimizer.param_groups:
@@ -106,6 +108,15 @@ def train_stage(setup: StageSetup, context: DistributedContext, on_progress: Ste
             on_progress(step + 1, stage.steps, metrics.last)
     context.barrier()
     ema.copy_to_module()
+
+
+def make_batches(setup: StageSetup, positions: Positions, device: torch.device) -> Iterator[Batch]:
+    """The batches of the stage's stream: of a pool on `device`, of samples in pinned memory for it."""
+    if isinstance(setup.stream, PoolStream):
+        kind = type(setup.task)
+        return setup.stream.batches(positions, kind.latents, kind.drawn, setup.stage, device)
+    collate = Collate(type(setup.task), setup.data, setup.stage)
+    return iter(make_loader(setup.stream, positions, collate, setup.data.workers, pin=device.type == "cuda"))
 
 
 def accumulate(
@@ -164,8 +175,9 @@ class MetricsWriter:
 
     def __init__(self, path: Path | None, start: int, context: DistributedContext) -> None:
         self.path, self.context, self.last = path, context, {}
+        self.pool: LatentPool | None = None  # then its number of objects is a column
         self._sums: dict[str, Tensor] = {}
-        self._steps, self._since = 0, time.perf_counter()
+        self._steps, self._since, self._waited = 0, time.perf_counter(), 0.0
         if path is not None and path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
@@ -178,6 +190,14 @@ class MetricsWriter:
         self._sums = {name: value + self._sums.get(name, 0.0) for name, value in values.items()}
         self._steps += 1
 
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; the time that the loop waits for them goes into the column `waiting`."""
+        while True:
+            started = time.perf_counter()
+            batch = next(batches)
+            self._waited += time.perf_counter() - started
+            yield batch
+
     def write(self, step: int, rate: float) -> None:
         """Write the means since the last row, over all ranks. Raises TrainingError for one that is not finite."""
         means = self.context.mean(torch.stack([value.double() for value in self._sums.values()])) / self._steps
@@ -185,8 +205,10 @@ class MetricsWriter:
         if not all(math.isfinite(value) for value in values.values()):
             raise TrainingError(f"step {step}: a loss is not finite: {values}; lower the learning rate")
         seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
-        self.last = {"step": step, **values, "learning_rate": rate, "seconds": round(seconds / self._steps, 4)}
-        self._sums, self._steps = {}, 0
+        times = {"seconds": round(seconds / self._steps, 4), "waiting": round(self._waited / self._steps, 4)}
+        objects = {} if self.pool is None else {"objects": self.pool.count}
+        self.last = {"step": step, **values, "learning_rate": rate, **times, **objects}
+        self._sums, self._steps, self._waited = {}, 0, 0.0
         if self.path is not None:
             self._append(self.last)
 

@@ -57,7 +57,7 @@ def plan_jobs(recipe: Recipe, finished: Sequence[str] = ()) -> list[Job]:
     jobs: list[Job] = []
     trainers: dict[str, str] = {}  # role -> the last stage that trains it
     users: dict[str, set[str]] = {}  # role -> the stages that need it
-    # (resolution, picture, views) of cached objects -> the last job that makes such, and their number
+    # (resolution, picture, views, materials) of cached objects -> the last job that makes such, and their number
     made: dict[tuple[int, ...], tuple[str, int]] = {}
     encoded: dict[tuple[object, ...], str] = {}  # folder of latents -> the last job that fills it
     for name, stage in recipe.stages.items():
@@ -69,10 +69,13 @@ def plan_jobs(recipe: Recipe, finished: Sequence[str] = ()) -> list[Job]:
             needs |= users.get(role, set()) if role in trained else set()
         for role in (*task.roles(stage), *encoders):
             users.setdefault(role, set()).add(name)
-        if encoders:
-            before = {trainers[role] for role in encoders if role in trainers}
+        before = {trainers[role] for role in encoders if role in trainers}
+        if recipe.data.first:
+            needs |= before  # the stage encodes its objects itself, while it trains
+        elif encoders:
             if recipe.data.cache is not None:
-                kind, count = (stage.resolution, recipe.picture(stage), recipe.views(stage)), recipe.objects(stage)
+                kind = (stage.resolution, recipe.picture(stage), recipe.views(stage), task.materials)
+                count = recipe.objects(stage)
                 if kind not in made or made[kind][1] < count:
                     jobs.append(Job(f"objects of {name}", name, "objects", frozenset()))
                     made[kind] = (jobs[-1].name, count)

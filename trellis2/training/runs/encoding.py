@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +21,7 @@ from ..data.dataset import Sample
 from ..data.latents import SLATS, LatentFolder, LatentSample
 from ..data.stream import map_in_order
 from ..loop.distributed import DistributedContext
+from ..loop.trainer import precision
 from ..recipe import DataConfig
 
 log = logging.getLogger(__name__)
@@ -60,18 +61,30 @@ def encode_objects(
     stale = sum(folder.path(index).exists() for index in missing)
     if stale:
         log.warning("%s: %d objects of other encoders or another source are encoded again", folder.folder, stale)
-    collate = partial(collate_objects, tuple(encoders), data.structure)
-    done = 0
-    for batch in map_in_order(dataset.make, missing, data.workers, collate, min(BATCH[name] for name in encoders)):
-        for sample in encode(encoders, batch, context.device):
-            folder.write(missing[done], sample, made_by, dataset.fingerprint)
-            done += 1
+    for done, (index, sample) in enumerate(encoded(encoders, dataset.make, missing, data, context.device)):
+        folder.write(index, sample, made_by, dataset.fingerprint)
         if on_progress is not None:
-            on_progress(done / len(missing))
+            on_progress((done + 1) / len(missing))
     context.barrier()
     if context.is_main and set(SLATS) <= set(encoders) and not folder.has_statistics(made_by):
-        folder.write_statistics(dataset.objects, made_by)
+        folder.write_statistics({key: folder.read(key, dataset.objects) for key in SLATS}, made_by)
     context.barrier()
+
+
+def encoded(
+    encoders: Mapping[str, nn.Module],
+    make: Callable[[int], Sample],
+    indices: Sequence[int],
+    data: DataConfig,
+    device: torch.device,
+) -> Iterator[tuple[int, LatentSample]]:
+    """Objects (index, latents), made by data.workers processes and encoded on `device` as they arrive."""
+    collate = partial(collate_objects, tuple(encoders), data.structure)
+    size = min(BATCH[name] for name in encoders)
+    numbers = iter(indices)
+    for batch in map_in_order(make, indices, data.workers, collate, size):
+        for sample in encode(encoders, batch, device):
+            yield next(numbers), sample
 
 
 def collate_objects(names: Sequence[str], structure_side: int, items: Sequence[Item]) -> Batch:
@@ -91,7 +104,13 @@ def collate_objects(names: Sequence[str], structure_side: int, items: Sequence[I
 
 @torch.no_grad()
 def encode(encoders: Mapping[str, nn.Module], batch: Batch, device: torch.device) -> list[LatentSample]:
-    """Encode a batch by `collate_objects` on `device`; the B samples are on the CPU."""
+    """Encode a batch by `collate_objects` on `device`, in bf16 on a GPU as in training; the B samples are on the
+    CPU."""
+    with precision(device):
+        return _encode(encoders, batch, device)
+
+
+def _encode(encoders: Mapping[str, nn.Module], batch: Batch, device: torch.device) -> list[LatentSample]:
     images, cameras, inputs = batch["images"], batch["cameras"], to_device(batch, device)
     found: list[dict[str, Tensor]] = [{} for _ in images]
     if "structure" in encoders:
@@ -124,4 +143,5 @@ def _features(name: str, objects: Sequence[OVoxel]) -> SparseTensor:
 
 def _assign(objects: list[dict[str, Tensor]], name: str, values: Iterable[Tensor]) -> None:
     for latents, value in zip(objects, values, strict=True):
-        latents[name] = value.cpu().contiguous()
+        # Coordinates keep their dtype; latents are in bf16 where the encoder's last layer was.
+        latents[name] = (value.float() if value.is_floating_point() else value).cpu().contiguous()

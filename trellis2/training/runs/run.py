@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -22,7 +23,8 @@ from torch import nn
 from ....o_voxel.core.atomic_io import write_files
 from ...checkpoint.config import ConfigError
 from ..data.dataset import Sample, Source, cached, open_cache, open_source
-from ..data.latents import ENCODERS, LatentFolder
+from ..data.latents import ENCODERS, SLATS, LatentFolder
+from ..data.pool import LatentPool, PoolStream, place_of, read_pool
 from ..data.stream import Stream, map_in_order, mixed_seed
 from ..loop.distributed import DistributedContext
 from ..loop.trainer import StageSetup, term_weights, train_stage
@@ -30,7 +32,7 @@ from ..recipe import Recipe, StageConfig
 from ..tasks import TASKS
 from ..tasks.flows import FlowSettings
 from ..tasks.task import Task
-from .encoding import EncodingSet, encode_objects
+from .encoding import EncodingSet, encode_objects, encoded, fingerprint
 from .export import normalizations, pack, pipeline_arguments
 from .networks import make_trainable, network_files, open_network, read_network, resolved, write_network
 
@@ -60,8 +62,8 @@ class Run:
         """Start a run in a new or empty folder or, with `resume`, continue the one there.
 
         source: of the dataset; None: the recipe's.  Raises ConfigError if the folder holds a run and `resume` is not
-        set, if the recipe differs from that run's in more than data.workers, data.cache and stages that have not begun,
-        and if a flow's dataset is unlimited; ValueError if the source has no files.
+        set, if the recipe differs from that run's in more than data.workers, .cache, .first and stages that have not
+        begun, and if a flow's dataset is unlimited; ValueError if the source has no files.
         """
         path, values = folder / "recipe.json", recipe.to_json()
         for name, stage in recipe.stages.items():
@@ -154,11 +156,11 @@ class Run:
                 on_progress(name, step / steps, metrics)
 
         if kind.inputs == "latents":
-            make = self._latents(stage, on_progress)
+            stream = self._latent_stream(name, on_progress)
             task = self._flow_task(stage)
         else:
-            task, make = kind(*self._networks(stage), stage), self._maker(stage)
-        stream = Stream(make, self.recipe.objects(stage), self.recipe.seed, name)
+            task = kind(*self._networks(stage), stage)
+            stream = Stream(self._maker(stage), self.recipe.objects(stage), self.recipe.seed, name)
         train_stage(StageSetup(task, stage, self.recipe.data, stream, self.folder / name), self.context, on_step)
         if self.context.is_main:
             self._finish(name, task, time.perf_counter() - started)
@@ -178,11 +180,41 @@ class Run:
         statistics, repeat = normalizations(self.recipe, self.folder), stage.image_size // self.recipe.picture(stage)
         return kind(trained, frozen, FlowSettings(stage, statistics, sigma_min, repeat))
 
+    def _latent_stream(self, name: str, on_progress: StageProgress | None) -> Stream | PoolStream:
+        """The stream of a flow's dataset: from memory if there is room, growing with data.first, else from files."""
+        stage, data, device = self.recipe.stages[name], self.recipe.data, self.context.device
+        objects, first = self.recipe.objects(stage), data.first
+        if not 0 < first < objects or self.context.world_size > 1:
+            latents = self._latents(stage, on_progress)
+            place = place_of(latents.path(0).stat().st_size * objects, device)
+            if place is None:
+                return Stream(latents, objects, self.recipe.seed, name)
+            return PoolStream(read_pool(latents, objects, place), objects, self.recipe.seed, name)
+        names, make = TASKS[stage.task].learns, self._maker(stage)
+        encoders = self._encoders(names)
+        found = encoded(encoders, make, range(objects), data, device)
+        index, sample = next(found)
+        size = sum(part.nbytes for part in (*sample.latents.values(), sample.images))
+        place = place_of(size * objects, device)
+        if place is None:
+            raise ConfigError(f"data.first: {objects} objects of {size} bytes have no room in memory; set it to 0")
+        pool = LatentPool(objects, place)
+        pool.fill(chain([(index, sample)], found))
+        folder, made_by = LatentFolder.of(self.folder, names, stage.resolution), fingerprint(encoders)
+        if set(SLATS) <= set(names) and not folder.has_statistics(made_by):
+            count = min(first, pool.wait(first))
+            folder.write_statistics({key: pool.values(key, count) for key in SLATS}, made_by)
+        return PoolStream(pool, first, self.recipe.seed, name)
+
+    def _encoders(self, names: Sequence[str]) -> dict[str, nn.Module]:
+        """The current encoders of these latents, on this process's device."""
+        return {name: self.network(ENCODERS[name]).to(self.context.device) for name in names}
+
     def _latents(self, stage: StageConfig, on_progress: StageProgress | None) -> LatentFolder:
         """The latents of a flow's dataset; encodes those that the current VAEs have not."""
         names, objects = TASKS[stage.task].learns, self.recipe.objects(stage)
         latents = LatentFolder.of(self.folder, names, stage.resolution)
-        encoders = {name: self.network(ENCODERS[name]).to(self.context.device) for name in names}
+        encoders = self._encoders(names)
 
         def on_encoded(fraction: float) -> None:
             if on_progress is not None:
@@ -196,6 +228,7 @@ class Run:
         """make(index) of a stage's dataset, picklable for worker processes."""
         views = self.recipe.views(stage) if TASKS[stage.task].inputs == "latents" else 0
         size = {"resolution": stage.resolution, "image_size": self.recipe.picture(stage), "views": views}
+        size["materials"] = TASKS[stage.task].materials
         if self.recipe.data.cache is None:
             return partial(self.source, **size)
         return partial(cached, self.source, self.folder / self.recipe.data.cache, **size)
@@ -217,7 +250,7 @@ def _make_only(make: Callable[[int], Sample], index: int) -> int:
 
 def _differing(before: Mapping[str, object], now: Mapping[str, object], ahead: Set[str]) -> list[str]:
     """The keys whose values differ between two recipes and may not. ahead: stages that have not begun."""
-    free = ("data.workers", "data.cache", *(f"stages.{name}." for name in ahead))
+    free = ("data.workers", "data.cache", "data.first", *(f"stages.{name}." for name in ahead))
     flat = [dict(_flattened(recipe)) for recipe in (before, now)]
     keys = (key for key in {*flat[0], *flat[1]} if not key.startswith(free))
     return sorted(key for key in keys if flat[0].get(key) != flat[1].get(key))

@@ -6,7 +6,6 @@ integrates the same path from t = 1 to 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,19 +20,21 @@ from ...checkpoint.config import Normalization
 from ...checkpoint.layouts import IMAGE_ENCODER
 from ...image import normalize_pixels
 from ...models.dino import DinoVisionTransformer
-from ...projection.framing import CROP, OrbitView, ball, colors, cropped, features
+from ...projection.framing import CROP, ball, colors, cropped_each, features
 from ...sampling.stages import normalize
 from ...sparse import CoordSet, PackedSequences, ProjectedSequences, SparseTensor
 from ...values import whole_picture
 from ..data.batches import Batch, Item
+from ..data.draws import normal, packed_normal, uniform
 from ..data.latents import LatentSample
-from ..data.stream import generators
 from ..recipe import DataConfig, StageConfig
 from .losses import item_mean, logit_normal_time, noisy, velocity_target
 from .task import Task
 
 # How far the known camera of a picture is off in training, degrees and a share.
 ANGLE_SPREAD_DEG, FOV_SPREAD = 2.0, 0.1
+# Streams of an object's random numbers.
+TIME, SHOWN, NOISE, CHANCE, CAMERA = range(5)
 PATCH_SIDE = 4  # the auxiliary loss predicts PATCH_SIDE x PATCH_SIDE mean colours of each patch
 
 
@@ -65,6 +66,7 @@ class FlowTask(Task):
     flow_role: ClassVar[str]
     learns: ClassVar[tuple[str, ...]]  # the latents that it reads, keys of `latents.ENCODERS`
     predicts: ClassVar[str]  # the latent whose velocity it predicts
+    knows_surface: ClassVar[bool] = True  # its tokens are the object's own voxels, which say how a crop was taken
 
     def __init__(
         self, networks: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module], setting: FlowSettings
@@ -93,33 +95,41 @@ class FlowTask(Task):
     @classmethod
     def collate(cls, items: list[Item], data: DataConfig, stage: StageConfig) -> Batch:
         samples: list[LatentSample] = [sample for sample, _ in items]
-        seeds = tuple(seed for _, seed in items)
         views = [seed % len(sample.images) for sample, seed in items]
-        images = torch.stack([sample.images[view] for (sample, _), view in zip(items, views, strict=True)])
-        # All random numbers are drawn here, in the data loader's worker, off the training process's critical path.
-        draws = generators(seeds)
-        random = {"time": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
-        random["shown"] = torch.cat([torch.rand(1, generator=draw) for draw in draws])
-        shapes = [sample.latents[cls.predicts].shape for sample in samples]
-        noise = [torch.randn(shape, generator=draw) for shape, draw in zip(shapes, draws, strict=True)]
+        of_view = {
+            name: torch.stack([getattr(sample, name)[view] for sample, view in zip(samples, views, strict=True)])
+            for name in ("images", "cameras")
+        }
         latents = cls.latents([sample.latents for sample in samples])
-        places = [
-            cls.places(sample.latents, camera_of(sample.cameras[view], stage.guess_camera, draw), stage)
-            for sample, view, draw in zip(samples, views, draws, strict=True)
-        ]
-        item = torch.arange(len(places)).repeat_interleave(torch.tensor([len(part) for part in places]))
+        return cls.drawn({**latents, **of_view}, torch.tensor([seed for _, seed in items]), stage)
+
+    @classmethod
+    def drawn(cls, batch: Batch, seeds: Tensor, stage: StageConfig) -> Batch:
+        """The batch with its random numbers, on the device of its tensors.
+
+        batch: images, cameras [B, 3] and the entries of `latents`.  seeds: [B] int64, which decide all of it.
+        """
+        batch = dict(batch)
+        views = camera_of(batch.pop("cameras"), stage.guess_camera, seeds)
+        points, item = cls.cells(batch, stage)
+        around, owner = (points, item) if cls.knows_surface else cls.ball_each(len(seeds), seeds.device)
         return {
-            **latents,
-            **random,
-            "noise": cls.batched(noise),
-            "images": images,
-            "places": torch.cat(places),
+            **batch,
+            "time": normal(seeds, TIME)[:, 0],
+            "shown": uniform(seeds, SHOWN)[:, 0],
+            "noise": cls.noise(batch, seeds, item),
+            "places": cropped_each(points, item, around, owner, views),
             "item": item,
         }
 
     @classmethod
-    def places(cls, latents: Mapping[str, Tensor], view: OrbitView, stage: StageConfig) -> Tensor:
-        """Where the tokens [T] of an object are in its picture, [T, 2] fp32, see `projection.framing.cropped`."""
+    def cells(cls, batch: Batch, stage: StageConfig) -> tuple[Tensor, Tensor]:
+        """World centres [T, 3] fp32 of all tokens, and item [T] int64, the object of each."""
+        raise NotImplementedError
+
+    @classmethod
+    def noise(cls, batch: Batch, seeds: Tensor, item: Tensor) -> Tensor:
+        """Standard normal noise of the predicted latent's shape. seeds: [B] int64.  item: [T], see `cells`."""
         raise NotImplementedError
 
     @classmethod
@@ -128,9 +138,10 @@ class FlowTask(Task):
         raise NotImplementedError
 
     @staticmethod
-    def batched(parts: Sequence[Tensor]) -> Tensor:
-        """One latent of B objects: [N, C] concatenated, or [B, C, R, R, R] stacked."""
-        return torch.cat(list(parts))
+    def ball_each(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Points [M, 3] of a ball for each of `count` objects, and owner [M] int64."""
+        points = ball().to(device)
+        return points.repeat(count, 1), torch.arange(count, device=device).repeat_interleave(len(points))
 
     @property
     def flow(self) -> nn.Module:
@@ -180,15 +191,15 @@ class FlowTask(Task):
         return noisy(clean, noise, t, sigma_min), velocity_target(clean, noise, sigma_min)
 
 
-def camera_of(known: Tensor, guessed: float, draw: torch.Generator) -> OrbitView:
-    """A picture's camera, known [3] fp32, a little off; with the probability `guessed` the usual one in its place, as
-    where nobody says how the picture was taken."""
-    chance, (turn, tilt, wide) = float(torch.rand(1, generator=draw)), torch.randn(3, generator=draw).tolist()
-    if chance < guessed:
-        return OrbitView(0.0, CROP.pitch_deg, CROP.fov_deg)
-    yaw, pitch, fov = known.tolist()
-    fov = min(90.0, fov * math.exp(FOV_SPREAD * wide))
-    return OrbitView(yaw + ANGLE_SPREAD_DEG * turn, min(89.0, max(-89.0, pitch + ANGLE_SPREAD_DEG * tilt)), fov)
+def camera_of(known: Tensor, guessed: float, seeds: Tensor) -> Tensor:
+    """The cameras of pictures, known [B, 3] fp32, a little off; with the probability `guessed` the usual one in its
+    place, as where nobody says how the picture was taken. seeds: [B] int64."""
+    turn, tilt, wide = normal(seeds, CAMERA, 3).unbind(1)
+    yaw, pitch, fov = known.unbind(1)
+    fov = (fov * (FOV_SPREAD * wide).exp()).clamp(max=90.0)
+    near = torch.stack([yaw + ANGLE_SPREAD_DEG * turn, (pitch + ANGLE_SPREAD_DEG * tilt).clamp(-89.0, 89.0), fov], 1)
+    usual = known.new_tensor([0.0, CROP.pitch_deg, CROP.fov_deg])
+    return torch.where(uniform(seeds, CHANCE) < guessed, usual, near)
 
 
 def repeated(pixels: Tensor, times: int) -> Tensor:
@@ -212,20 +223,26 @@ class StructureFlowTask(FlowTask):
     """Flow of the structure latent [B, C, R, R, R], not normalised."""
 
     flow_role = "sparse_structure_flow_model"
+    materials = False
     learns, predicts = ("structure",), "structure"
+    knows_surface = False
 
     @classmethod
     def latents(cls, samples: Sequence[Mapping[str, Tensor]]) -> Batch:
-        return {"structure": cls.batched([sample["structure"] for sample in samples])}
+        return {"structure": torch.stack([sample["structure"] for sample in samples])}
 
     @classmethod
-    def places(cls, latents: Mapping[str, Tensor], view: OrbitView, stage: StageConfig) -> Tensor:
-        axis = torch.arange(latents["structure"].shape[-1], dtype=torch.int32)
-        return cropped(Grid.cube(len(axis)).centers(torch.cartesian_prod(axis, axis, axis)), ball(), view)
+    def cells(cls, batch: Batch, stage: StageConfig) -> tuple[Tensor, Tensor]:
+        latent = batch["structure"]
+        count, device = len(latent), latent.device
+        axis = torch.arange(latent.shape[-1], dtype=torch.int32, device=device)
+        points = Grid.cube(len(axis)).centers(torch.cartesian_prod(axis, axis, axis))
+        return points.repeat(count, 1), torch.arange(count, device=device).repeat_interleave(len(points))
 
-    @staticmethod
-    def batched(parts: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(parts))
+    @classmethod
+    def noise(cls, batch: Batch, seeds: Tensor, item: Tensor) -> Tensor:
+        latent = batch["structure"]
+        return normal(seeds, NOISE, latent[0].numel()).view(latent.shape)
 
     def velocity(self, batch: Batch, t: Tensor, condition: PackedSequences) -> Tensor:
         x, wanted = self._step(batch["structure"], batch["noise"], t[:, None, None, None, None])
@@ -242,13 +259,17 @@ class LatentFlowTask(FlowTask):
         return {
             "coords": torch.cat([F.pad(e["coords"], (1, 0), value=i) for i, e in enumerate(samples)]),
             "lengths": tuple(len(sample["coords"]) for sample in samples),
-            **{name: cls.batched([sample[name] for sample in samples]) for name in cls.learns},
+            **{name: torch.cat([sample[name] for sample in samples]) for name in cls.learns},
         }
 
     @classmethod
-    def places(cls, latents: Mapping[str, Tensor], view: OrbitView, stage: StageConfig) -> Tensor:
-        points = Grid.cube(stage.resolution // LATENT_STRIDE).centers(latents["coords"])
-        return cropped(points, points, view)
+    def cells(cls, batch: Batch, stage: StageConfig) -> tuple[Tensor, Tensor]:
+        coords = batch["coords"]
+        return Grid.cube(stage.resolution // LATENT_STRIDE).centers(coords[:, 1:]), coords[:, 0].long()
+
+    @classmethod
+    def noise(cls, batch: Batch, seeds: Tensor, item: Tensor) -> Tensor:
+        return packed_normal(seeds, NOISE, item, batch[cls.predicts].shape[1])
 
     def _latent(self, batch: Batch, name: str) -> SparseTensor:
         coords = CoordSet(batch["coords"], batch["lengths"])

@@ -17,10 +17,12 @@ class Task(nn.Module):
     networks: the trained networks by role; their parameters are the task's.
     weights: default weight of each term of the loss.
     inputs: the dataset's form, "voxels" (Sample) or "latents" (LatentSample).
+    materials: whether it needs the voxels' materials.
     """
 
     weights: ClassVar[Mapping[str, float]]
     inputs: ClassVar[str]
+    materials: ClassVar[bool] = True
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         super().__init__()

@@ -69,6 +69,7 @@ class StructureVae(Vae):
     """
 
     encoder_role, decoder_role = "sparse_structure_encoder", "sparse_structure_decoder"
+    materials = False
     weights: ClassVar = {"occupancy": 1.0, "dice": 1.0, "kl": 1e-2}
 
     @classmethod

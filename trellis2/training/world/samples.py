@@ -49,18 +49,21 @@ class RenderedObject:
         return cells
 
 
-def make_rendered_object(family: str, seed: int, *, resolution: int, image_size: int, views: int = 1) -> RenderedObject:
+def make_rendered_object(
+    family: str, seed: int, *, resolution: int, image_size: int, views: int = 1, materials: bool = True
+) -> RenderedObject:
     """Make the object (family, seed), voxelised with `resolution` voxels a side, and `views` square pictures of it.
 
     The object is first rotated about z by a random angle; the cameras are at -y. A picture determines this orientation,
     but not the family's canonical front. Views differ in pitch, field of view and light.
     Deterministic; view k does not depend on the number of views, the resolution or the image size.
-    Raises ValueError as `make_object` does.
+    materials: False leaves the voxels' materials out.  Raises ValueError as `make_object` does.
     """
     mesh = facing(make_object(family, seed), Dice("heading", family, seed).between(0, 360))
     taken = tuple(random_view(Dice("view", family, seed, k)) for k in range(views))
     pictures = draw_views(mesh, list(taken), image_size)
-    return RenderedObject(mesh, voxelize(mesh, Grid.cube(resolution)), tuple(map(to_image, pictures)), taken)
+    voxels = voxelize(mesh, Grid.cube(resolution), materials=materials)
+    return RenderedObject(mesh, voxels, tuple(map(to_image, pictures)), taken)
 
 
 def contact_sheet(families: Sequence[str], seeds: Sequence[int], tile: int, columns: int) -> Image.Image:

@@ -83,7 +83,7 @@ def framed_fov(fov_deg: float) -> float:
 
 def draw_views(mesh: TexturedMesh, views: list[View], size: int) -> list[Tensor]:
     """A picture [size, size, 4] uint8 for each view, on the mesh's device: sRGB with straight alpha."""
-    scene, style = textured_scene(mesh, ground=False), Style(background=None, ground=False)
+    scene, style = textured_scene(mesh, ground=False), Style(background=None, ground=False, quick=True)
     walls = WALLS if bool(scene.surface_materials.translucent.any()) else 1
     pictures = []
     for view in views:

@@ -136,7 +136,7 @@ def test_an_object_outside_the_grid(source):
         torch.zeros(0, 3, dtype=torch.bool),
         example.voxels.dual_grid.grid,
     )
-    with pytest.raises(ValueError, match="expected voxels with materials, got none"):
+    with pytest.raises(ValueError, match="expected voxels, got none"):
         type(example)(type(example.voxels)(none), example.images, example.cameras)
 
 

@@ -8,7 +8,10 @@ from comfyui_trellis2.o_voxel.core.color import to_lab
 from comfyui_trellis2.o_voxel.render.camera import Camera
 from comfyui_trellis2.o_voxel.values import Mesh
 from comfyui_trellis2.trellis2.training.evaluation.metrics import (
+    TrueSurface,
+    component_count,
     delta_e,
+    edge_faults,
     f_score,
     structure_iou,
     surface_points,
@@ -63,6 +66,20 @@ def test_only_the_front_is_seen():
     seen = visible_points(both, Camera(0, 90), size=64)
     assert len(seen) > 500 and bool((seen[:, 2] > 0.29).all())
     assert bool((visible_points(both, Camera(0, -90), size=64)[:, 2] < 0.01).all())
+
+
+def test_faults_of_a_surface():
+    two = Mesh(torch.cat([square().vertices, square(0.3).vertices]), torch.cat([square().faces, square().faces + 4]))
+    assert edge_faults(two) == pytest.approx((0.8, 0.0)) and component_count(two) == 2
+    book = Mesh(torch.rand(5, 3), torch.tensor([[0, 1, 2], [0, 1, 3], [0, 1, 4]]))
+    assert edge_faults(book) == pytest.approx((6 / 7, 1 / 7)) and component_count(book) == 1
+    assert edge_faults(Mesh(torch.zeros(3, 3), torch.zeros(0, 3, dtype=torch.int64))) == (0, 0)
+
+
+def test_a_true_surface_scores_many_as_each():
+    true = TrueSurface(square(), 2000)
+    for other in (square(0.019), square(0.021), square(side=0.5), NOTHING):
+        assert true.f_score(other, 0.02) == f_score(other, square(), 0.02, count=2000)
 
 
 def test_colour_differences():

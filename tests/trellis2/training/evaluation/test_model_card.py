@@ -5,12 +5,15 @@ import shutil
 
 import pytest
 from comfyui_trellis2.trellis2.cli.main import main
-from comfyui_trellis2.trellis2.training.evaluation.evaluate import means, read_rows, write_rows
+from comfyui_trellis2.trellis2.training.evaluation.evaluate import by_camera, means, read_rows, table, write_rows
 from comfyui_trellis2.trellis2.training.world import HELD_OUT_FAMILIES
 
+WHOLE = {"open_edges": 0.02, "non_manifold": 0.01, "components": 3}
+NOTHING = dict.fromkeys(("delta_e", *WHOLE), math.nan)
 ROWS = [
-    {"name": "mug/1", "structure_iou": 0.8125, "f_score": 0.9, "delta_e": 11.5, "vae_f_score": 0.97, "problem": ""},
-    {"name": "bed/1", "structure_iou": 0, "f_score": 0, "delta_e": math.nan, "vae_f_score": 0.95, "problem": "empty"},
+    {"name": "mug/1", "structure_iou": 0.8125, "f_score": 0.9, "delta_e": 11.5, "vae_f_score": 0.97, "problem": ""}
+    | WHOLE,
+    {"name": "bed/1", "structure_iou": 0, "f_score": 0, "vae_f_score": 0.95, "problem": "empty"} | NOTHING,
 ]
 
 
@@ -29,6 +32,18 @@ def test_rows_are_read_as_they_were_written(rows, tmp_path):
         read_rows(tmp_path / "other.csv")
 
 
+def test_a_row_for_each_camera(rows, tmp_path):
+    given = [{**row, "camera": "given", "structure_iou": 0.5, "seconds": 1.0} for row in ROWS]
+    write_rows(rows, given, add=True)
+    found = by_camera(read_rows(rows))
+    assert [len(own) for own in found.values()] == [2, 2] and list(found) == ["guessed", "given"]
+    assert [means(own)["structure_iou"] for own in found.values()] == [0.40625, 0.5]
+    odd = [{**ROWS[0], "components": count} for count in (1, 2, 90)]
+    assert means(odd)["components"] == 2
+    text = table(read_rows(rows))
+    assert "camera guessed" in text and "2 objects, 4 rows, of which 2 could not be made" in text
+
+
 def test_the_card_tells_what_the_files_and_the_rows_say(tiny, rows, tmp_path, capsys):
     checkpoint = tmp_path / "small"
     shutil.copytree(tiny, checkpoint)
@@ -38,6 +53,7 @@ def test_the_card_tells_what_the_files_and_the_rows_say(tiny, rows, tmp_path, ca
     assert "| structure IoU at 32^3 | ≥ 0.75 | 0.406 | 0.406 |" in text
     assert "| base colour, Delta E 76 | ≤ 15 | 11.5 | 11.5 |" in text
     assert "| of which could not be made |  | 1 | 1 |" in text
+    assert "| open edges, of closed objects | ≤ 0.01 | 0.02 | 0.02 |" in text
     assert "trellis2 train mini -o runs/small" in text and "| structure_vae | 64 | 1,500 | 64 |" in text
     assert all(family.replace("_", " ") in text for family in HELD_OUT_FAMILIES)
     size = sum(file.stat().st_size for file in checkpoint.rglob("*.safetensors") if "shape_enc" not in file.name)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
 from comfyui_trellis2.trellis2.training.data.dataset import Source
-from comfyui_trellis2.trellis2.training.data.latents import LatentFolder
+from comfyui_trellis2.trellis2.training.data.latents import ENCODERS, LatentFolder
 from comfyui_trellis2.trellis2.training.loop.state import EMA, saved_step
 from comfyui_trellis2.trellis2.training.loop.trainer import TrainingError, learning_rate
 from comfyui_trellis2.trellis2.training.recipe import StageConfig
+from comfyui_trellis2.trellis2.training.runs.encoding import collate_objects, encode
 from comfyui_trellis2.trellis2.training.runs.initialize import initialize
 from comfyui_trellis2.trellis2.training.runs.networks import make_trainable, new_network
 from comfyui_trellis2.trellis2.training.runs.run import Run
@@ -29,7 +30,7 @@ def rows(folder, stage):
 
 
 def without_time(table):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in table]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "waiting")} for row in table]
 
 
 # Steps, and the factor by which the loss of two objects falls at least.
@@ -174,8 +175,24 @@ def test_stages_have_objects_and_pictures_of_their_own(toy, source, alone, tmp_p
     recipe = replace(recipe, stages={**recipe.stages, "structure_flow": flow})
     run = Run.open(recipe, tmp_path / "run", alone, source=source)
     run.make_objects(["structure_flow"])
-    assert len(list((tmp_path / "cache/toy/64/512x3").glob("*.safetensors"))) == 5
+    assert len(list((tmp_path / "cache/toy/64-structure/512x3").glob("*.safetensors"))) == 5
     run.make_latents(["structure_flow"])
     folder = tmp_path / "run/latents_64/structure"
     assert len(list(folder.glob("*.safetensors"))) == 5
     assert set(LatentFolder(folder)(4).latents) == {"structure"} and len(LatentFolder(folder)(4).images) == 3
+
+
+def test_flows_begin_on_the_first_objects(toy, source, alone, tmp_path):
+    recipe = toy(2, ["structure_flow", "texture_flow"], {"objects": 3, "first": 1, "picture": 64}, resolution=32)
+    run = Run.open(recipe, tmp_path, alone, source=source)
+    run.train()
+    for stage in ("structure_flow", "texture_flow"):
+        assert all(1 <= row["objects"] <= 3 and row["waiting"] >= 0 for row in rows(tmp_path, stage))
+    # They are in memory alone; the normalisation is that of the first.
+    assert not list(tmp_path.glob("latents_*/**/*.safetensors"))
+    statistics = LatentFolder.of(tmp_path, ("shape", "texture"), 32).statistics()
+    encoder = run.network(ENCODERS["texture"])
+    example = source(0, resolution=32, image_size=64, views=1)
+    batch = collate_objects(("texture",), 32, [(example, 0)])
+    latent = encode({"texture": encoder}, batch, alone.device)[0].latents["texture"]
+    torch.testing.assert_close(torch.tensor(statistics["texture"].mean), latent.mean(0), atol=1e-4, rtol=1e-4)

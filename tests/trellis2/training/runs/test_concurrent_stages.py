@@ -56,6 +56,13 @@ def test_objects_are_made_once():
     assert found["latents of structure_flow_longer"] >= {"objects of structure_flow_longer"}
 
 
+def test_flows_that_begin_on_the_first_objects_wait_for_encoders_alone():
+    found = needs(load_recipe("mini", TASKS, ["data.first=512"]))
+    assert not any(name.startswith(("objects", "latents")) for name in found)
+    assert found["structure_flow"] == {"structure_vae"}
+    assert found["shape_flow"] == {"structure_flow", "shape_vae_fine", "texture_vae_fine"}
+
+
 @pytest.fixture
 def recipe(toy_data, meshes, tmp_path):
     data = {"source": str(meshes), "cache": str(tmp_path / "objects"), "objects": 2, "structure": 16}
