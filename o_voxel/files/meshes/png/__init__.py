@@ -8,19 +8,23 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from ...core.progress import Progress, silent
+from ....core.backend import Backend, always, numba_probe, resolve_backend
+from ....core.progress import Progress, silent
 
+BACKENDS = (Backend("numba", numba_probe, when="for images of 1 MiB and more"), Backend("zlib", always))
 # Bytes per band. Fixed, so that the file does not depend on the number of threads.
 BAND_BYTES = 1 << 18
+# Images with fewer bytes are not worth loading numba for.
+NUMBA_BYTES = 1 << 20
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-# Filter types tried on each row. None and Average are rarely best on textures.
-SUB, UP, PAETH = 1, 2, 4
 ADLER_MODULUS = 65521
 
 
@@ -31,14 +35,23 @@ class _Band(NamedTuple):
 
 
 def encode_png(
-    image: np.ndarray, level: int = 1, threads: int | None = None, progress: Progress | None = None
+    image: np.ndarray,
+    level: int = 1,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    *,
+    backend: str = "auto",
 ) -> bytes:
     """Encodes `image` [H, W, C] uint8: C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; row 0 is the top row.
 
-    level: zlib level, 0 (stored) to 9 (smallest). Level 1 uses run-length matching only: on textures as small as
-    Pillow's default and ten times as fast; exactly repeating patterns need 2 or more.
+    level: zlib level, 0 (stored) to 9 (smallest). Level 1 matches runs of one byte only: on textures as small as
+    Pillow's default and many times as fast; exactly repeating patterns need 2 or more.
     threads: None for one per core; does not affect the output.  progress: called with the fraction done after each
-    band; may raise. Raises ValueError for another shape, dtype or level.
+    band; may raise.
+    backend: "numba" filters rows by compiled loops, and at level 1 deflates by them too: the same bytes on every
+    machine. "zlib" takes numpy and zlib, and other levels zlib: the same bytes with one version of zlib. "auto": numba
+    for images of NUMBA_BYTES and more, if it is installed.
+    Raises ValueError for another shape, dtype or level, or a backend that does not work.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in COLOR_TYPES or 0 in image.shape:
         raise ValueError(f"image: expected [H, W, 1 to 4] uint8, not empty, got {list(image.shape)} {image.dtype}")
@@ -46,12 +59,15 @@ def encode_png(
         raise ValueError(f"level: expected 0 to 9, got {level}")
     height, width, channels = image.shape
     rows = np.ascontiguousarray(image).reshape(height, width * channels)
+    device = torch.device("cpu")
+    small = backend == "auto" and image.nbytes < NUMBA_BYTES
+    encode = _encoder(channels, level, "zlib" if small else resolve_backend(backend, BACKENDS, device))
     step = max(1, BAND_BYTES // (width * channels + 1))
     starts = range(0, height, step)
     report, bands = progress or silent, []
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     try:
-        for band in pool.map(lambda start: _encode_band(rows, start, start + step, channels, level), starts):
+        for band in pool.map(lambda start: encode(rows, start, min(start + step, height)), starts):
             bands.append(band)
             report(len(bands) / len(starts))
     finally:
@@ -65,57 +81,31 @@ def encode_png(
     return b"".join([*parts, _chunk(b"IDAT", struct.pack(">I", adler)), _chunk(b"IEND", b"")])
 
 
-def _encode_band(rows: np.ndarray, start: int, end: int, channels: int, level: int) -> _Band:
-    """Encodes `rows` [H, W C] uint8 from `start` to `end` as one IDAT chunk, byte-aligned in the deflate stream."""
-    filtered = _filter(rows, start, min(end, len(rows)), channels).tobytes()
+def _encoder(channels: int, level: int, backend: str) -> Callable[[np.ndarray, int, int], _Band]:
+    """Returns what encodes `rows` [H, W C] uint8 from a start to an end as one IDAT chunk.
+
+    A band is byte-aligned in the deflate stream.
+    """
+    if backend == "numba":
+        from .kernel_cpu import deflate, filter_rows
+    else:
+        from .filters import filter_rows
+
+    def encode(rows: np.ndarray, start: int, end: int) -> _Band:
+        filtered = filter_rows(rows, start, end, channels).reshape(-1)
+        last = end == len(rows)
+        packed = deflate(filtered, last) if backend == "numba" and level == 1 else _by_zlib(filtered, level, last)
+        # zlib header, before the first band only: deflate, 32 KiB window, no dictionary.
+        stream = (b"" if start else b"\x78\x01", packed)
+        return _Band(_chunk(b"IDAT", *stream), zlib.adler32(filtered), len(filtered))
+
+    return encode
+
+
+def _by_zlib(filtered: np.ndarray, level: int, last: bool) -> bytes:
     strategy = zlib.Z_RLE if level == 1 else zlib.Z_FILTERED
     encoder = zlib.compressobj(level, zlib.DEFLATED, -15, 9, strategy)
-    last = end >= len(rows)
-    # zlib header, before the first band only: deflate, 32 KiB window, no dictionary.
-    stream = b"" if start else b"\x78\x01"
-    stream += encoder.compress(filtered) + encoder.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
-    return _Band(_chunk(b"IDAT", stream), zlib.adler32(filtered), len(filtered))
-
-
-def _filter(rows: np.ndarray, start: int, end: int, channels: int) -> np.ndarray:
-    """Filters R rows; returns [R, 1 + W C] uint8, filter type first. Picks the minimum sum of absolute differences."""
-    padded = np.zeros((end - start + 1, channels + rows.shape[1]), np.uint8)
-    first = max(start - 1, 0)
-    padded[first - start + 1 :, channels:] = rows[first:end]
-    here, left = padded[1:, channels:], padded[1:, :-channels]
-    up, corner = padded[:-1, channels:], padded[:-1, :-channels]
-    result = np.empty((end - start, 1 + rows.shape[1]), np.uint8)
-    lowest = np.full(end - start, np.iinfo(np.uint64).max, np.uint64)
-    for number, prediction in ((SUB, left), (UP, up), (PAETH, _paeth(left, up, corner))):
-        difference = here - prediction
-        cost = np.minimum(difference, -difference).sum(1, dtype=np.uint64)
-        better = cost < lowest
-        result[better, 0] = number
-        result[better, 1:] = difference[better]
-        lowest = np.minimum(lowest, cost)
-    return result
-
-
-def _paeth(left: np.ndarray, up: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Paeth predictor of [R, W] uint8 neighbours, computed in uint8, eight times as fast as in wider integers.
-
-    The estimate left + up - corner differs from `left` by |up - corner|, from `up` by |left - corner|, and from
-    `corner` by their sum if both are on one side of it, else by their difference; only then can `corner` be nearest.
-    """
-    to_left, to_up = _distance(up, corner), _distance(left, corner)
-    small = np.minimum(to_left, to_up)
-    between = (left > corner) != (up > corner)
-    between &= np.maximum(to_left, to_up) - small < small
-    return _choose(between, corner, _choose(to_left <= to_up, left, up))
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.maximum(a, b) - np.minimum(a, b)
-
-
-def _choose(condition: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
-    """np.where on [R, W] uint8 by bit operations, which numpy vectorises."""
-    return ((yes ^ no) & -condition.view(np.uint8)) ^ no
+    return encoder.compress(filtered) + encoder.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
 
 
 def _adler_of_both(first: int, second: int, second_size: int) -> int:
@@ -125,5 +115,8 @@ def _adler_of_both(first: int, second: int, second_size: int) -> int:
     return high % ADLER_MODULUS << 16 | low % ADLER_MODULUS
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+def _chunk(kind: bytes, *parts: bytes | np.ndarray) -> bytes:
+    check = zlib.crc32(kind)
+    for part in parts:
+        check = zlib.crc32(part, check)
+    return b"".join([struct.pack(">I", sum(map(len, parts))), kind, *parts, struct.pack(">I", check)])
