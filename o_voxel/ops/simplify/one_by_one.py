@@ -2,7 +2,8 @@
 
 Each block collapses what is cheap by a limit that grows for all of them alike, so that they take what one heap over all
 would take first, up to a few times the faces that are wanted. What the edges between blocks see of one block only waits
-for the end. A block is as large as a core's cache: most of the gain, for one heap over all waits for main memory.
+for the end. 665,224 faces to 32,000 on two shared cores: 26.4 s by one heap, 21.9 s in blocks (11.3 and 13.0 s of the
+processor), the same mean distance.
 """
 
 from __future__ import annotations
