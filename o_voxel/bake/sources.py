@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.progress import Progress, scaled
-from ..core.vectors import unit
+from ..core.vectors import length, unit
 from ..material import TexturedMesh, UVMap
 from ..ops.ambient_occlusion import DepthMaps, ambient_occlusion, render_depth_maps, sphere_directions
 from ..ops.grid_sample import grid_samples
@@ -22,9 +22,9 @@ from .texels import Samples
 
 # Share of the preparation time spent on depth maps, if any.
 DEPTH_MAP_SHARE = 0.9
-# Pixels per side of a depth map, 4 MiB each. A pixel is about a voxel of the finest decoded surface.
-DEPTH_MAP_SIDE = 1024
-
+# Pixels per side of a depth map, 4 MiB at the most: a pixel is then about a voxel of the finest decoded surface. Fewer
+# where the median edge of what casts occlusion is more than so many pixels long.
+LEAST_MAP_SIDE, MOST_MAP_SIDE, EDGE_PIXELS = 512, 1024, 3
 
 # Channels of the layers that a bake can make.
 LAYER_CHANNELS = {"field": 6, "emission": 3, "normal": 3, "occlusion": 1}
@@ -101,7 +101,7 @@ class BakeSources:
             depth_maps = render_depth_maps(
                 options.occluder or dense,
                 directions,
-                DEPTH_MAP_SIDE,
+                depth_map_side(options.occluder or dense),
                 backend=backend,
                 progress=scaled(progress, 0.0, DEPTH_MAP_SHARE),
             )
@@ -158,28 +158,50 @@ class BakeSources:
         if self.frames is not None:
             channels["normal"] = self.frames.encode(samples.face, samples.weights, normals), every
         if self.depth_maps is not None:
-            if self.occluder is not None:
-                snapped = self.occluder.snap(points, facing, self.reach, cosine, backend=self.backend)
-            channels["occlusion"] = self._occlusion(snapped)
+            # Of many directions and filtered maps it changes little within a texel: one sample is enough.
+            rows = samples.one_a_texel()
+            channels["occlusion"] = self._occlusion(points, facing, snapped, rows)
         return Channels(**channels)
 
-    def _occlusion(self, snapped: Snapped) -> Values:
+    def _occlusion(self, points: Tensor, facing: Tensor, snapped: Snapped | None, rows: Tensor) -> Values:
+        """Occlusion [P, 1] and valid [P] bool at `points` [P, 3] with normals `facing`, valid at `rows` [R] alone.
+
+        snapped: of all points, where the occluder is the dense surface.
+        """
+        if self.occluder is not None:
+            cosine = self.options.snap_min_cosine
+            place = self.occluder.snap(points[rows], facing[rows], self.reach, cosine, backend=self.backend)
+        else:
+            place = Snapped(*(part[rows] for part in snapped))
         share = ambient_occlusion(
             self.depth_maps,
-            snapped.points,
-            snapped.normals,
-            snapped.flat,
+            place.points,
+            place.normals,
+            place.flat,
             reach=self.options.occlusion_reach,
             backend=self.backend,
         )
         # A sample off the surface may be inside it, fully occluded, so it is invalid.
-        return share[:, None], snapped.found
+        valid = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        values = points.new_zeros(len(points), 1).index_copy_(0, rows, share[:, None])
+        return values, valid.index_copy_(0, rows, place.found)
 
     def _has_occlusion_map(self) -> bool:
         if not isinstance(self.materials, MeshMaterials):
             return False
         source = self.materials.source
         return any(source.materials[row].occlusion_texture is not None for row in used_materials(source))
+
+
+def depth_map_side(mesh: Mesh) -> int:
+    """Returns the pixels per side of depth maps of `mesh`, vertices [V, 3] and faces [F, 3]: a power of two."""
+    corners = mesh.vertices[mesh.faces.long()]
+    edge = float(length(corners[:, 1] - corners[:, 0]).median())
+    across = float(length(corners.amax((0, 1)) - corners.amin((0, 1))))
+    side = LEAST_MAP_SIDE
+    while side < MOST_MAP_SIDE and side * edge < EDGE_PIXELS * across:
+        side *= 2
+    return side
 
 
 def reach_of(dense: Mesh, field: VoxelField | TexturedMesh | None, options: BakeOptions) -> float:

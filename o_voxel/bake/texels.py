@@ -17,7 +17,7 @@ UV_SLACK = 1e-5
 MOST_TILES = 4
 # Samples per band of rows: about 1 GiB of buffers on a GPU; fewer fit a CPU's caches better.
 SAMPLES_A_BAND = {"cuda": 1 << 22}
-SAMPLES_A_BAND_ELSEWHERE = 1 << 19
+SAMPLES_A_BAND_ELSEWHERE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,16 @@ class Samples:
     def covered(self) -> Tensor:
         """Mask [T] bool of the texels with a sample."""
         return self.means(self.weights[:, :0], torch.ones_like(self.face, dtype=torch.bool))[1]
+
+    def one_a_texel(self) -> Tensor:
+        """Rows [R] int64 of the first sample of each texel that has one, in the order of the texels."""
+        if self.side == 1:
+            return torch.arange(len(self.slot), device=self.slot.device)
+        row, column = self.slot // (self.resolution * self.side), self.slot % (self.resolution * self.side)
+        texel = row // self.side * self.resolution + column // self.side
+        first = torch.full((self.count,), len(texel), dtype=torch.int64, device=texel.device)
+        first.scatter_reduce_(0, texel, torch.arange(len(texel), device=texel.device), "amin")
+        return first[first < len(texel)]
 
     def means(self, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Per-texel means of `values` [P, K] where `valid` [P] bool: (mean [T, K], mask [T] bool, false if none)."""

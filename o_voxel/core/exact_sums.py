@@ -35,8 +35,9 @@ def scatter_sums(values: Tensor, row: Tensor, count: int) -> Tensor:
     Suited to many small segments; use `Groups` for few large ones.
     """
     whole, scale = fixed_point(values)
-    total = torch.zeros(count, values.shape[1], dtype=torch.int64, device=values.device).index_add_(0, row, whole)
-    return total.to(values.dtype) / scale
+    shape = count if values.shape[1] == 1 else (count, values.shape[1])
+    total = torch.zeros(shape, dtype=torch.int64, device=values.device).index_add_(0, row, whole.squeeze(1))
+    return total.view(count, values.shape[1]).to(values.dtype) / scale
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,7 +65,9 @@ def peak_memory() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["bumpy", "thin"])
+    parser.add_argument("--faces", type=int, nargs="+", help="of the cases, those with so many triangles")
     parser.add_argument("--repeat", type=int, default=2, help="runs of each case; the last one counts")
+    parser.add_argument("--every", action="store_true", help="print every run")
     parser.add_argument("--pictures", type=Path, help="a folder to keep the GLB of each case")
     parser.add_argument("--scale", type=float, default=1.0, help="of the grid and the face budget, to try it out")
     arguments = parser.parse_args()
@@ -74,6 +76,8 @@ def main() -> None:
         target.mkdir(parents=True, exist_ok=True)
         for name in arguments.shapes:
             for resolution, faces, texture in GPU_CASES if DEVICE.type == "cuda" else CPU_CASES:
+                if arguments.faces and faces not in arguments.faces:
+                    continue
                 run_case(
                     name, int(resolution * arguments.scale), int(faces * arguments.scale**2), texture, target, arguments
                 )
@@ -84,13 +88,12 @@ def run_case(name: str, resolution: int, faces: int, texture: int, target: Path,
     mesh, field = dual_grid_to_mesh(dual_grid), colored(dual_grid)
     options = replace(PRESETS["game high"], faces=faces, texture_size=texture, occlusion=False)
     path = target / f"{name}_{faces}.glb"
-    for _ in range(arguments.repeat):
+    for turn in range(1, arguments.repeat + 1):
         row = timed_asset(mesh, field, options, path)
-    size = path.stat().st_size / 2**20
-    print(
-        f"{name:<11}{len(mesh.faces):>9,} faces, {texture}: {size:.1f} MiB  "
-        + "  ".join(f"{k} {v:.3f}" for k, v in row.items())
-    )
+        if arguments.every or turn == arguments.repeat:
+            size, number = path.stat().st_size / 2**20, f" run {turn}" if arguments.every else ""
+            figures = "  ".join(f"{k} {v:.3f}" for k, v in row.items())
+            print(f"{name:<11}{len(mesh.faces):>9,} faces, {texture}{number}: {size:.1f} MiB  {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 from bench import DEVICE, Table, peak_mib, standard_dual_grid
+from comfyui_trellis2.o_voxel.asset import OCCLUDER
 from comfyui_trellis2.o_voxel.bake.atlas import Layer
 from comfyui_trellis2.o_voxel.bake.bake import bake
 from comfyui_trellis2.o_voxel.bake.options import BakeOptions
@@ -77,7 +78,7 @@ def steps(table: Table, case: str, given: tuple, options: BakeOptions, repeat: i
         "raster": bands,
         "snap": lambda: [sources.dense.snap(p.contiguous(), n.contiguous(), reach, 0.2) for p, n in places],
         "sample": lambda: [
-            grid_samples(field.attrs, sources.voxels, field.grid.to_grid(place.points)) for place in snapped
+            grid_samples(field.attrs, sources.materials.table, field.grid.to_grid(place.points)) for place in snapped
         ],
         "encode normals": lambda: [
             sources.frames.encode(band.face, band.weights, place.normals)
@@ -117,6 +118,7 @@ def main() -> None:
         help="voxels a side, faces, texels a side, samples a texel's side",
     )  # fmt: skip
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--whole", action="store_true", help="no steps")
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     check()
@@ -125,7 +127,8 @@ def main() -> None:
         voxels, faces, resolution, side = (int(part) for part in case.split(","))
         given = subject(voxels, faces)
         options = BakeOptions(resolution=resolution, supersample=side)
-        lit = replace(options, occlusion=True)
+        # As `make_asset` does.
+        lit = replace(options, occlusion=True, occluder=simplify(given[2], OCCLUDER * faces))
         for name, asked in (("whole", options), ("whole, occlusion", lit))[: 2 if DEVICE.type == "cuda" else 1]:
 
             def work(given=given, asked=asked):
@@ -133,7 +136,7 @@ def main() -> None:
 
             note = f"{len(given[2].faces):,} dense faces, {peak_mib(work):.0f} MiB"
             table.add(f"{case} {name}", work, repeat=arguments.repeat, note=note)
-        if side == 1:
+        if side == 1 and not arguments.whole:
             steps(table, case, given, options, arguments.repeat)
         del given, work
     table.write()

@@ -23,10 +23,10 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import triton
 from bench import DEVICE, ROOT, surface_voxels
 from comfyui_trellis2.trellis2.checkpoint.config import parse_pipeline
 from comfyui_trellis2.trellis2.checkpoint.layouts import IMAGE_ENCODER, Checkpoint
@@ -271,7 +271,7 @@ def run_case(layout, case, runs):
             {"type": case.kind, "vram": case.vram, "limit_gib": case.limit, "variant": case.variant, "stage": name}
             | {"median_s": median, "p20_s": low, "p80_s": high, "peak_gib": peak, "reserved_gib": reserved}
             | {"warm_up_s": warm_up, "device": torch.cuda.get_device_name(), "torch": torch.__version__}
-            | {"triton": triton.__version__, "cuda": torch.version.cuda}
+            | {"triton": version("triton"), "cuda": torch.version.cuda}
         )
     return rows
 

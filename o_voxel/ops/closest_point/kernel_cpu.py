@@ -76,11 +76,32 @@ def search_leaf(index, point, leaf, key, bits):
     boxes, corners, faces, _, _ = index
     leaves, count = len(boxes), len(corners)
     as_bits = bits.view(np.int32)
+    as_bits[0] = key >> 32
+    limit = np.float64(bits[0]) * (1 + SLACK)
     for slot in range(leaf * count // leaves, (leaf + 1) * count // leaves):
+        if box_distance(point, corners, slot) > limit:
+            continue
         bits[0], _, _ = closest_on_triangle(point, corners[slot])
-        key = min(key, np.int64(as_bits[0]) << 32 | np.int64(faces[slot]))
+        here = np.int64(as_bits[0]) << 32 | np.int64(faces[slot])
+        if here < key:
+            key = here
+            limit = np.float64(bits[0]) * (1 + SLACK)
     as_bits[0] = key >> 32
     return key
+
+
+@_compiled
+def box_distance(point, corners, slot):
+    """Returns the squared distance from a point to a triangle's bounding box: far less work than to the triangle."""
+    square = 0.0
+    for axis in range(3):
+        a, b, c = corners[slot, axis], corners[slot, 3 + axis], corners[slot, 6 + axis]
+        low, high = (a, b) if a < b else (b, a)
+        low, high = c if c < low else low, c if c > high else high
+        at = np.float64(point[axis])
+        gap = low - at if at < low else (at - high if at > high else 0.0)
+        square += gap * gap
+    return square
 
 
 @_compiled

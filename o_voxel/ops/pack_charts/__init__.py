@@ -152,13 +152,16 @@ class _Packer:
             kernels = reference
         self.outlines, self.side, self.gap, self.share = outlines, side, gap, share
         self.trace_charts, self.place_charts = kernels.trace_charts, kernels.place_charts
+        self.box_areas = kernels.box_areas
         self.effort = next(effort for effort in EFFORTS if len(outlines.area) <= effort.charts)
         self.columns = min(self.effort.columns or side, side)
         self.area = float(outlines.area.sum())
 
     def sketches(self, report: Progress) -> list[_Sketch]:
         """Returns the best sketches, best first; none if the charts do not fit at any scale."""
-        angle = upright(self.outlines)[:, None] + np.arange(self.effort.turns) * (2 * math.pi / self.effort.turns)
+        angle = upright(self.outlines, self.box_areas, self.share)[:, None] + np.arange(self.effort.turns) * (
+            2 * math.pi / self.effort.turns
+        )
         turns = np.stack((np.cos(angle), np.sin(angle)), axis=2)
         scale = self.columns * math.sqrt(START_FILL / self.area)
         sizes = chart_sizes(self.outlines)
@@ -203,8 +206,7 @@ class _Packer:
 
     def _traces(self, turns: ndarray, scale: float) -> Traces:
         """Returns the traces of all charts in turns [K, T, 2], computed in parts."""
-        parts = np.array_split(np.arange(len(turns)), min(len(turns), TRACE_PARTS))
-        spans = [(int(part[0]), int(part[-1]) + 1) for part in parts]
+        spans = _spans(len(turns))
         return joined(
             list(self.share(lambda s: self.trace_charts(self.outlines.span(*s), turns[slice(*s)], scale), spans))
         )
@@ -259,26 +261,32 @@ def _perturbed(order: ndarray, random: np.random.Generator) -> ndarray:
     return order[np.argsort(places, kind="stable")]
 
 
-def upright(outlines: Outlines) -> ndarray:
-    """Returns angles [K] that rotate each chart to about its smallest bounding box."""
-    first = outlines.first[:-1]
-    owner = np.repeat(np.arange(len(first)), np.diff(outlines.first))
-    x, y = outlines.start.T
-    best, smallest = np.zeros(len(first)), np.full(len(first), np.inf)
-    center, step = np.zeros(len(first)), math.pi / 2 / BOX_TURNS
+def upright(outlines: Outlines, box_areas: Callable = reference.box_areas, share: Callable = map) -> ndarray:
+    """Returns angles [K] that rotate each chart to about its smallest bounding box.
+
+    box_areas: the backend's.  share: `map`, possibly multithreaded.
+    """
+    charts = len(outlines.area)
+    best, smallest = np.zeros(charts), np.full(charts, np.inf)
+    center, step = np.zeros(charts), math.pi / 2 / BOX_TURNS
     steps = np.arange(BOX_TURNS)
+    spans = _spans(charts)
     for _ in range(3):
-        for n in steps:
-            angle = center + n * step
-            cosine, sine = np.cos(angle)[owner], np.sin(angle)[owner]
-            sides = [
-                np.maximum.reduceat(v, first) - np.minimum.reduceat(v, first)
-                for v in (x * cosine - y * sine, x * sine + y * cosine)
-            ]
-            area = sides[0] * sides[1]
-            best, smallest = np.where(area < smallest, angle, best), np.minimum(area, smallest)
+        angle = center[:, None] + steps * step
+        turns = np.stack((np.cos(angle), np.sin(angle)), axis=2)
+        area = np.concatenate(list(share(lambda s, turns=turns: box_areas(outlines.span(*s), turns[slice(*s)]), spans)))
+        first = area.argmin(axis=1)[:, None]
+        found = np.take_along_axis(area, first, 1)[:, 0]
+        best = np.where(found < smallest, np.take_along_axis(angle, first, 1)[:, 0], best)
+        smallest = np.minimum(found, smallest)
         center, step, steps = best, step / 8, np.arange(-7, 8)
     return best
+
+
+def _spans(charts: int) -> list[tuple[int, int]]:
+    """Divides `charts` into at most TRACE_PARTS spans."""
+    parts = np.array_split(np.arange(charts), min(charts, TRACE_PARTS))
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts]
 
 
 def chart_sizes(outlines: Outlines) -> list[ndarray]:

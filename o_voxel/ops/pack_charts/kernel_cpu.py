@@ -33,6 +33,27 @@ def place_charts(
     return place_all(*runs, order, start, *size, gutter, turn, place), turn, place
 
 
+def box_areas(outlines: Outlines, turns: ndarray) -> ndarray:
+    """As `reference.box_areas`: [K, T], to the bit."""
+    return box_areas_of(outlines.start, outlines.first, turns)
+
+
+def box_areas_of(start, first, turns):
+    """Returns the areas [K, T]."""
+    charts, count = turns.shape[:2]
+    areas = np.empty((charts, count))
+    for k in range(charts):
+        for t in range(count):
+            cosine, sine = turns[k, t, 0], turns[k, t, 1]
+            low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+            for s in range(first[k], first[k + 1]):
+                x, y = start[s, 0] * cosine - start[s, 1] * sine, start[s, 0] * sine + start[s, 1] * cosine
+                low_x, high_x = x if x < low_x else low_x, x if x > high_x else high_x
+                low_y, high_y = y if y < low_y else low_y, y if y > high_y else high_y
+            areas[k, t] = (high_x - low_x) * (high_y - low_y)
+    return areas
+
+
 def trace_all(start, end, first, turns, scale):
     """Returns the fields of Traces, of every chart in each of its rotations `turns` [K, T, 2]."""
     charts, count = turns.shape[:2]
@@ -258,6 +279,7 @@ _next = cached_njit(_next, reference)
 _free = cached_njit(_free, reference)
 _find = cached_njit(_find, reference)
 _use = cached_njit(_use, reference)
+box_areas_of = cached_njit(box_areas_of, reference)
 trace = cached_njit(trace, reference)
 trace_all = cached_njit(trace_all, reference)
 place_all = cached_njit(place_all, reference)

@@ -53,6 +53,22 @@ class Traces:
     overlaps: ndarray
 
 
+def box_areas(outlines: Outlines, turns: ndarray) -> ndarray:
+    """Areas [K, T] of the bounding boxes of K charts, each in T rotations `turns` [K, T, 2] (cosine, sine)."""
+    first = outlines.first[:-1]
+    owner = np.repeat(np.arange(len(first)), np.diff(outlines.first))
+    x, y = outlines.start.T
+    areas = np.empty(turns.shape[:2])
+    for t in range(turns.shape[1]):
+        cosine, sine = turns[owner, t].T
+        sides = [
+            np.maximum.reduceat(v, first) - np.minimum.reduceat(v, first)
+            for v in (x * cosine - y * sine, x * sine + y * cosine)
+        ]
+        areas[:, t] = sides[0] * sides[1]
+    return areas
+
+
 def joined(parts: list[Traces]) -> Traces:
     """Concatenates traces (runs [R, 3]) of one or more sets of charts with the same number of rotations."""
     counts = np.concatenate([np.diff(part.first) for part in parts])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ...core.progress import Progress, silent
-from .graph import BORDER_WEIGHT, build_graph, edges_of
+from .graph import build_graph
 from .rounds import run_rounds
 
 
@@ -26,8 +25,6 @@ BACKENDS = (
     Backend("reference", always),
     Backend("library", _probe_library),
 )
-# Collapses between two reports: about a tenth of a second.
-STEPS = 5_000
 
 
 def collapse_edges(
@@ -51,7 +48,9 @@ def collapse_edges(
     """
     chosen = resolve_backend(backend, BACKENDS, position.device)
     if chosen == "numba":
-        return _collapse_one_by_one(position, faces, (target, max_error), locked, progress or silent)
+        from .one_by_one import collapse_one_by_one
+
+        return collapse_one_by_one(position, faces, (target, max_error), locked, progress or silent)
     if chosen == "library":
         return _collapse_library(position, faces, target, progress)
     if chosen == "triton":
@@ -60,30 +59,6 @@ def collapse_edges(
         from . import reference as steps
     graph = run_rounds(build_graph(position, faces, locked), steps, target, max_error, progress)
     return graph.position, graph.faces
-
-
-def _collapse_one_by_one(
-    position: Tensor,
-    faces: Tensor,
-    limits: tuple[int, float],
-    locked: Tensor | None,
-    progress: Progress,
-) -> tuple[Tensor, Tensor]:
-    """`collapse_edges` by a heap. limits: target and max_error."""
-    from . import kernel_cpu
-    from .kernel_cpu_heap import LEFT, prepare
-
-    (target, max_error), total = limits, len(faces)
-    ends, count = (column.numpy() for column in edges_of(faces, len(position)))
-    fixed = np.zeros(len(position), np.bool_) if locked is None else locked.numpy()
-    state = prepare(position.double().numpy(), faces.numpy(), ends, count, BORDER_WEIGHT, fixed)
-    kernel_cpu.start(state, max_error)
-    may = kernel_cpu.LOOSE if target else kernel_cpu.STRICT
-    while not kernel_cpu.run(state, target, max_error, may, STEPS):
-        progress((total - state.size[LEFT]) / (total - target))
-    left = torch.from_numpy(state.faces[state.faces[:, 0] >= 0])
-    moved = torch.from_numpy((state.stamp > 0)[:, None])
-    return torch.where(moved, torch.from_numpy(state.place).float(), position), left
 
 
 def _collapse_library(position: Tensor, faces: Tensor, target: int, progress: Progress | None) -> tuple[Tensor, Tensor]:

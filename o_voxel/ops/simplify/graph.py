@@ -63,9 +63,11 @@ def build_graph(position: Tensor, faces: Tensor, locked: Tensor | None) -> Graph
     return Graph(position, quadric, degree, faces, facing, ends, count, zeros, zeros)
 
 
-def edges_of(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
-    """ends [E, 2] int32, the lower first, and count [E] int32, the faces of each, of `faces` [F, 3] int32."""
-    return _edges(faces, vertices)[:2]
+def open_sides_of(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
+    """ends [B, 2] int32 of the edges with one face, of `faces` [F, 3] int32, and that face [B] int64."""
+    sides = _edges(faces, vertices)[2]
+    corner, face = sides // len(faces), sides % len(faces)
+    return torch.stack([faces[face, corner], faces[face, (corner + 1) % 3]], dim=1), face
 
 
 def _edges(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor, Tensor]:

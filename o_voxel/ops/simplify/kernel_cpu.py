@@ -12,6 +12,7 @@ from ...core.kernel_cpu import cached_njit
 from . import kernel_cpu_heap
 from .kernel_cpu_heap import (
     ASIDE,
+    BLOCK,
     EPOCH,
     FORCED,
     GONE,
@@ -40,8 +41,11 @@ STRICT, LOOSE = 0, 1
 DONE, REFUSED, NO_EDGE = -1.0, -2.0, -3.0
 
 
-def run(s, target, max_error, may, steps):
-    """Collapses at most `steps` edges, until at most `target` faces are left; returns whether that is the end."""
+def run(s, target, max_error, may, steps, most):
+    """Collapses at most `steps` edges, until at most `target` faces are left; returns whether that is the end.
+
+    most: no edge that costs more is collapsed; they stay on the heap.
+    """
     while steps > 0:
         if s.size[LEFT] <= target:
             return True
@@ -49,6 +53,8 @@ def run(s, target, max_error, may, steps):
             if s.size[ASIDE] == 0 or not _retry(s, may, max_error):
                 return True
             continue
+        if s.price[0] > most:
+            return True
         price, u, v, at_u, at_v = pop(s)
         if s.stamp[u] != at_u:
             continue
@@ -97,7 +103,7 @@ def _put_aside(s, u, v):
 def _retry(s, may, max_error):
     """Puts the edges that were put aside on the heap again; False where all has been tried."""
     if s.size[RETRIED] == s.size[LEFT]:
-        if s.size[FORCED] == 1 or may == STRICT or max_error < np.inf:
+        if s.size[FORCED] == 1 or may == STRICT or max_error < np.inf or s.size[BLOCK] == 1:
             return False
         s.size[FORCED] = 1
     s.size[RETRIED] = s.size[LEFT]

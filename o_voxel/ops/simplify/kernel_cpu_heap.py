@@ -18,8 +18,9 @@ LENGTH_WEIGHT = 1e-6
 # Neighbours of an edge's ends.
 MOST_AROUND = 4096
 # Places in `State.size`: entries of the heap, of those put aside, faces left, faces at the last retry, whether faces
-# may turn and thin as they must (0 or 1), the last number in `seen`, how many moves were made.
-HEAP, ASIDE, LEFT, RETRIED, FORCED, EPOCH, MOVES = range(7)
+# may turn and thin as they must (0 or 1), the last number in `seen`, how many moves were made, whether this is a block
+# of a larger surface (0 or 1): edges with a locked end, whose other faces it does not see, are left alone.
+HEAP, ASIDE, LEFT, RETRIED, FORCED, EPOCH, MOVES, BLOCK = range(8)
 # The stamp of a vertex that is no more.
 GONE = np.iinfo(np.int32).max
 
@@ -33,7 +34,7 @@ class State(NamedTuple):
     stamp: [V] int32, when it moved last, less than 0 before; GONE once gone.  locked: [V] bool.
     alone: [V] bool, whether only the cheapest of its edges is on the heap.
     price: [H] float64.  edge: [H, 4] int32: owner, other end, the stamp of each.  aside: [H, 4] int32, as edge.
-    seen, slot: [V] int32.  around: [MOST_AROUND, 6] int32 (see `_survey`).  size: [7] int64.
+    seen, slot: [V] int32.  around: [MOST_AROUND, 6] int32 (see `_survey`).  size: [8] int64.
     """
 
     place: ndarray
@@ -55,10 +56,28 @@ class State(NamedTuple):
     size: ndarray
 
 
-def prepare(place: ndarray, faces: ndarray, ends: ndarray, count: ndarray, border_weight: float, locked: ndarray):
-    """The State of a mesh before `run`. ends: [E, 2] int32 edges; count: [E] int32 faces of each."""
+def prepare(place: ndarray, faces: ndarray, open_ends: ndarray, border_weight: float, locked: ndarray):
+    """The State of a mesh before `run`, with its quadrics. open_ends: [B, 2] int32, edges with one face."""
+    state = _empty(place, faces, locked)
+    _link_faces(state)
+    _add_planes(state, open_ends, border_weight)
+    return state
+
+
+def resume(place: ndarray, faces: ndarray, quadric: ndarray, facing: ndarray, locked: ndarray):
+    """The State of a mesh in the midst of its collapses. quadric: [V, 10] float64.  facing: [F, 3] float32."""
+    state = _empty(place, faces, locked)
+    _link_faces(state)
+    state.quadric[:] = quadric
+    state.facing[:] = facing
+    return state
+
+
+def _empty(place, faces, locked):
+    """A State without quadrics and lists."""
     vertices, rows = len(place), len(faces)
-    room = 2 * len(ends) + vertices + 64
+    # At most three edges a face, each twice.
+    room = 6 * rows + vertices + 64
     state = State(
         place.copy(),
         np.zeros((vertices, 10)),
@@ -76,17 +95,15 @@ def prepare(place: ndarray, faces: ndarray, ends: ndarray, count: ndarray, borde
         np.zeros(vertices, np.int32),
         np.zeros(vertices, np.int32),
         np.zeros((MOST_AROUND, 6), np.int32),
-        np.zeros(7, np.int64),
+        np.zeros(8, np.int64),
     )
     state.size[LEFT] = state.size[RETRIED] = rows
-    _fill(state, ends, count, border_weight)
     return state
 
 
-def _fill(s, ends, count, border_weight):
-    """Faces into the lists, and all quadrics."""
+def _link_faces(s):
+    """Puts the faces into the lists of their corners."""
     for f in range(len(s.faces)):
-        a, b, c = s.faces[f, 0], s.faces[f, 1], s.faces[f, 2]
         for k in range(3):
             v, corner = s.faces[f, k], 3 * f + k
             if s.first[v] < 0:
@@ -94,16 +111,21 @@ def _fill(s, ends, count, border_weight):
             else:
                 s.after[s.last[v]] = corner
             s.last[v] = corner
-        x, y, z = normal_of(s.place, a, b, c)
+
+
+def _add_planes(s, open_ends, border_weight):
+    """Adds the planes of the faces, and those that hold open edges, to the quadrics."""
+    for f in range(len(s.faces)):
+        a = s.faces[f, 0]
+        x, y, z = normal_of(s.place, a, s.faces[f, 1], s.faces[f, 2])
         twice = np.sqrt(x * x + y * y + z * z)
         if twice > 0:
             x, y, z = x / twice, y / twice, z / twice
             s.facing[f, 0], s.facing[f, 1], s.facing[f, 2] = x, y, z
             for k in range(3):
                 _add_plane(s.quadric[s.faces[f, k]], s.place[a], x, y, z, twice / 2)
-    for e in range(len(ends)):
-        if count[e] == 1:
-            _hold_border(s, ends[e, 0], ends[e, 1], border_weight)
+    for e in range(len(open_ends)):
+        _hold_border(s, open_ends[e, 0], open_ends[e, 1], border_weight)
 
 
 def _hold_border(s, u, v, weight):
@@ -261,6 +283,8 @@ def offer(s, u, max_error, all_but):
             x = s.faces[f, (k + j) % 3]
             if s.seen[x] == epoch or s.stamp[x] > s.stamp[u] or x == all_but or (s.locked[u] and s.locked[x]):
                 continue
+            if s.size[BLOCK] == 1 and (s.locked[u] or s.locked[x]):
+                continue
             s.seen[x] = epoch
             _, _, _, error, square, weight = meet(s, u, x)
             price = error + LENGTH_WEIGHT * square
@@ -278,7 +302,8 @@ def offer(s, u, max_error, all_but):
 _add_plane = cached_njit(_add_plane)
 normal_of = cached_njit(normal_of)
 _hold_border = cached_njit(_hold_border)
-_fill = cached_njit(_fill)
+_link_faces = cached_njit(_link_faces)
+_add_planes = cached_njit(_add_planes)
 meet = cached_njit(meet)
 _move = cached_njit(_move)
 _sink = cached_njit(_sink)

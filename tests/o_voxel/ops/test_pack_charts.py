@@ -137,6 +137,14 @@ def test_boxes_stand_upright():
     assert np.abs(left - left.round()).max() < 1e-3
 
 
+def test_boxes_are_the_same_to_the_bit_on_both_backends():
+    outlines = stars(60)
+    first = upright(outlines)
+    assert np.array_equal(upright(outlines, kernel_cpu.box_areas), first)
+    parts = [upright(outlines.span(k, k + 1))[0] for k in range(len(first))]
+    assert np.array_equal(parts, first)
+
+
 def test_threads_do_not_matter(monkeypatch):
     found = []
     for count in (1, 3):

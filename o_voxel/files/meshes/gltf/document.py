@@ -25,7 +25,9 @@ class Document:
 
     def __init__(self) -> None:
         self._lists: dict[str, list[dict[str, Any]]] = {}
-        self._binary = bytearray()
+        # Joined once, at the end: textures are many megabytes.
+        self._parts: list[bytes] = []
+        self._size = 0
         self._extensions: dict[str, bool] = {}
 
     def add(self, name: str, value: dict[str, Any]) -> int:
@@ -45,10 +47,14 @@ class Document:
 
     def add_view(self, content: bytes, **more: Any) -> int:
         """Adds a buffer view of `content`, aligned to four bytes; returns its index."""
-        self._binary.extend(bytes(-len(self._binary) % 4))
-        view = {"buffer": 0, "byteOffset": len(self._binary), "byteLength": len(content), **more}
-        self._binary.extend(content)
+        self._append(bytes(-self._size % 4))
+        view = {"buffer": 0, "byteOffset": self._size, "byteLength": len(content), **more}
+        self._append(content)
         return self.add("bufferViews", view)
+
+    def _append(self, content: bytes) -> None:
+        self._parts.append(content)
+        self._size += len(content)
 
     def add_indices(self, indices: np.ndarray) -> int:
         """Adds an accessor of `indices` [N] int; returns its index."""
@@ -84,14 +90,14 @@ class Document:
 
     def to_glb(self, extras: Mapping[str, Any] | None = None) -> bytes:
         """Returns the GLB file. extras: JSON values for `asset.extras`."""
-        binary = bytes(self._binary) + bytes(-len(self._binary) % 4)
+        self._append(bytes(-self._size % 4))
         asset = {"version": "2.0", "generator": GENERATOR, **({"extras": dict(extras)} if extras else {})}
         top: dict[str, Any] = {"asset": asset, "scene": 0, **self._lists}
-        top["buffers"] = [{"byteLength": len(binary)}]
+        top["buffers"] = [{"byteLength": self._size}]
         for key, names in (("extensionsUsed", list(self._extensions)), ("extensionsRequired", self._required())):
             if names:
                 top[key] = names
-        return pack_glb(top, binary)
+        return pack_glb(top, *self._parts)
 
     def _required(self) -> list[str]:
         return [name for name, required in self._extensions.items() if required]
@@ -102,15 +108,16 @@ def narrow_indices(indices: np.ndarray) -> np.ndarray:
     return indices.astype(np.uint16 if indices.max() < 65535 else np.uint32)
 
 
-def pack_glb(document: Mapping[str, Any], binary: bytes) -> bytes:
-    """Packs a JSON document and its buffer, of a length divisible by four, into a GLB container.
+def pack_glb(document: Mapping[str, Any], *binary: bytes) -> bytes:
+    """Packs a JSON document and its buffer, in parts with a sum of lengths divisible by four, into a GLB container.
 
     Raises ValueError beyond 4 GiB, the limit of the container's length fields.
     """
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
-    size = 28 + len(text) + len(binary)
+    stored = sum(map(len, binary))
+    size = 28 + len(text) + stored
     if size > MAX_SIZE:
         raise ValueError(f"mesh: expected a file of at most {MAX_SIZE:,} bytes, got {size:,}; simplify it")
     parts = [struct.pack("<5I", GLB_MAGIC, 2, size, len(text), JSON_CHUNK), text]
-    return b"".join([*parts, struct.pack("<II", len(binary), BINARY_CHUNK), binary])
+    return b"".join([*parts, struct.pack("<II", stored, BINARY_CHUNK), *binary])

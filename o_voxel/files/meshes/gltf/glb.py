@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ....core.progress import Progress, in_background, scaled
 from ....material import Material, TexturedMesh
 from ....values import Mesh
 from ....voxels.sample import colored
+from ..images import ImageFile
 from ..options import SaveOptions
 from ..prepare import pivot_point, prepared
 from ..size_budget import SizedFile, fit_size_budget
@@ -88,28 +90,50 @@ def _encoded(
     if materials is not None:
         whole = checked(colored(whole.mesh, materials))
     start = pivot_point(whole.mesh.vertices[whole.mesh.faces.long().unique()], options.pivot)
-    wholes = [prepared(part, options, start) for part in (whole, *(checked(lod) for lod in more.lods))]
-    pieces = [piece for part in wholes for piece in _pieces(part, options)]
-    hulls = [prepared(checked(TexturedMesh(hull)), options, start) for hull in more.collision]
-    geometry = [piece for piece, _ in pieces] + [_hull(hull, options) for hull in hulls]
-    counts = [len(part.materials) for part in map(_used, wholes)]
+    whole, images = prepared(whole, options, start), {}
+    # Images take all cores, geometry about one: both at once.
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(_encode_images, whole, options, images, report)
+        geometry, counts, used = _geometry(whole, start, options, more)
+        early.result()
     report(GEOMETRY_SHARE)
-    used = tuple(material for _, material in pieces)
+    hulls = len(more.collision)
 
     def encode(chosen: SaveOptions) -> bytes:
         document = Document()
         # Each call says that it goes on; how many images and tries there will be is not known.
-        writer = MaterialWriter(document, chosen, lambda fraction: report(GEOMETRY_SHARE))
+        ready = images if chosen is options else None
+        writer = MaterialWriter(document, chosen, lambda fraction: report(GEOMETRY_SHARE), ready)
         stored, transform = quantized(geometry) if chosen.quantize else (geometry, {})
         if chosen.quantize:
             document.use("KHR_mesh_quantization", required=True)
         add = add_compressed_primitive if chosen.draco else add_primitive
-        rows = [writer.add(material) for material in used] + [None] * len(hulls)
+        rows = [writer.add(material) for material in used] + [None] * hulls
         primitives = [add(document, piece, row) for piece, row in zip(stored, rows, strict=True)]
         _add_nodes(document, primitives, counts, transform, more)
         return document.to_glb(chosen.extras)
 
     return fit_size_budget(encode, options, largest_side(used))
+
+
+def _encode_images(mesh: TexturedMesh, options: SaveOptions, images: dict[tuple, ImageFile], report: Progress) -> None:
+    """Encodes the images of a mesh's materials into `images`, for MaterialWriters with these options."""
+    writer = MaterialWriter(Document(), options, lambda fraction: report(0.0), images)
+    for material in _used(mesh).materials:
+        writer.add(material)
+
+
+def _geometry(
+    whole: TexturedMesh, start: Tensor, options: SaveOptions, more: MoreNodes
+) -> tuple[list[Primitive], list[int], tuple[Material, ...]]:
+    """The primitives of a prepared mesh, its levels of detail and its hulls, how many each of the former has, and the
+    materials of those. start: [3], what is put at the origin."""
+    wholes = [whole, *(prepared(checked(lod), options, start) for lod in more.lods)]
+    pieces = [piece for part in wholes for piece in _pieces(part, options)]
+    hulls = [prepared(checked(TexturedMesh(hull)), options, start) for hull in more.collision]
+    geometry = [piece for piece, _ in pieces] + [_hull(hull, options) for hull in hulls]
+    counts = [len(part.materials) for part in map(_used, wholes)]
+    return geometry, counts, tuple(material for _, material in pieces)
 
 
 def _used(mesh: TexturedMesh) -> TexturedMesh:

@@ -10,7 +10,7 @@ import torch
 from ....core.color import to_linear
 from ....core.progress import Progress, silent
 from ....material import Material, Texture
-from ..images import encode_image, pack_channels
+from ..images import ImageFile, encode_image, pack_channels
 from ..options import SaveOptions
 from .document import Document
 
@@ -22,8 +22,18 @@ FILTER_CODES = {"linear": (9729, 9987), "nearest": (9728, 9728)}
 class MaterialWriter:
     """Adds materials to a document; shared images are stored once."""
 
-    def __init__(self, document: Document, options: SaveOptions, report: Progress = silent) -> None:
-        """report: called while images are encoded, with the fraction of one; may raise."""
+    def __init__(
+        self,
+        document: Document,
+        options: SaveOptions,
+        report: Progress = silent,
+        images: dict[tuple, ImageFile] | None = None,
+    ) -> None:
+        """report: called while images are encoded, with the fraction of one; may raise.
+
+        images: those that another writer with the same options has encoded; new ones are added.
+        """
+        self._images = {} if images is None else images
         self._document = document
         self._options = options
         self._report = report
@@ -104,8 +114,10 @@ class MaterialWriter:
         # The mesh keeps the textures alive, so ids are unique.
         key = (*map(id, parts), color)
         if key not in self._textures:
-            whole = pack_channels(parts, channels, self._options.max_texture)
-            file = encode_image(whole, self._options, color=color, progress=self._report)
+            if key not in self._images:
+                whole = pack_channels(parts, channels, self._options.max_texture)
+                self._images[key] = encode_image(whole, self._options, color=color, progress=self._report)
+            file = self._images[key]
             self._textures[key] = self._add_texture(file.content, file.media_type, present[0])
         return self._textures[key]
 

@@ -6,7 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
-from comfyui_trellis2.o_voxel.files.meshes.png import BAND_BYTES, encode_png
+from comfyui_trellis2.o_voxel.files.meshes.png import BAND_BYTES, NUMBA_BYTES, encode_png
+from comfyui_trellis2.o_voxel.files.meshes.png.kernel_cpu import deflate
 from PIL import Image
 
 
@@ -65,6 +66,58 @@ def test_the_stream_is_one_zlib_stream():
         at += 12 + size
     assert (kinds[0], kinds[-1]) == (b"IHDR", b"IEND") and kinds.count(b"IDAT") > 3
     assert len(zlib.decompress(stream)) == image.nbytes + len(image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (63, 65), (1000, 301)], ids=str)
+def test_the_compiled_encoder_gives_every_pixel_back(size):
+    for channels in (1, 2, 3, 4):
+        for image in (noise(*size, channels), np.zeros((*size, channels), np.uint8), waves(*size, channels)):
+            content = encode_png(image, backend="numba")
+            np.testing.assert_array_equal(read(content, channels), image)
+            for level in (0, 6):
+                assert encode_png(image, level, backend="numba") == encode_png(image, level, backend="zlib")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.repeat(np.arange(300) % 256, np.arange(300) + 1).astype(np.uint8),
+        np.zeros(3 * (1 << 16) + 259, np.uint8),
+        # Counts as Fibonacci's numbers: without a limit the rarest of their symbols would have codes of 23 bits.
+        np.random.default_rng(0).permutation(
+            np.concatenate([np.full(int(1.618**n / 2.236 + 0.5), 2 * n, np.uint8) for n in range(1, 24)])
+        ),
+        noise(1 << 17),
+        np.tile(np.array([5, 9], np.uint8), 500),
+    ],
+    ids=["runs of every length", "one byte", "deep code", "noise", "two bytes"],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_what_is_deflated_is_inflated_by_zlib(data, last):
+    packed = deflate(data, last).tobytes()
+    inflate = zlib.decompressobj(-15)
+    assert inflate.decompress(packed) == data.tobytes()
+    assert inflate.eof is last
+    if not last:
+        # Byte-aligned: what follows is a stream of its own.
+        assert inflate.decompress(deflate(data[:9], True).tobytes()) == data[:9].tobytes()
+        assert inflate.eof
+    by_zlib = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_RLE)
+    assert len(packed) <= 1.03 * len(by_zlib.compress(data.tobytes()) + by_zlib.flush()) + 200 * (
+        1 + len(data) // 65536
+    )
+
+
+@pytest.mark.slow
+def test_large_images_are_encoded_by_the_compiled_encoder_and_as_small():
+    image = waves(700, 701, 3)
+    assert image.nbytes > NUMBA_BYTES
+    content = encode_png(image)
+    assert content == encode_png(image, backend="numba", threads=3) != encode_png(image, backend="zlib")
+    assert len(content) <= 1.01 * len(encode_png(image, backend="zlib"))
+    assert encode_png(image[:300]) == encode_png(image[:300], backend="zlib")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
