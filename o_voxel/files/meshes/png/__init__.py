@@ -18,11 +18,11 @@ import torch
 from ....core.backend import Backend, always, numba_probe, resolve_backend
 from ....core.progress import Progress, silent
 
-BACKENDS = (Backend("numba", numba_probe, when="for images of 1 MiB and more"), Backend("zlib", always))
+BACKENDS = (Backend("numba", numba_probe, when="for images of 8 MiB and more"), Backend("zlib", always))
 # Bytes per band. Fixed, so that the file does not depend on the number of threads.
 BAND_BYTES = 1 << 18
-# Images with fewer bytes are not worth loading numba for.
-NUMBA_BYTES = 1 << 20
+# Images with fewer bytes, 1024 texels square among them, are not worth the seconds that numba compiles once a machine.
+NUMBA_BYTES = 8 << 20
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 ADLER_MODULUS = 65521

@@ -112,7 +112,7 @@ def test_what_is_deflated_is_inflated_by_zlib(data, last):
 
 @pytest.mark.slow
 def test_large_images_are_encoded_by_the_compiled_encoder_and_as_small():
-    image = waves(700, 701, 3)
+    image = waves(1700, 1701, 3)
     assert image.nbytes > NUMBA_BYTES
     content = encode_png(image)
     assert content == encode_png(image, backend="numba", threads=3) != encode_png(image, backend="zlib")
