@@ -19,7 +19,7 @@ from comfyui_trellis2.o_voxel.values import Mesh, OVoxel, to_device
 from comfyui_trellis2.o_voxel.voxels.from_mesh import voxelize
 from comfyui_trellis2.o_voxel.voxels.to_mesh import dual_grid_to_mesh
 from comfyui_trellis2.trellis2.image import prepare_image
-from comfyui_trellis2.trellis2.training.data.stream import worker_context
+from comfyui_trellis2.trellis2.training.data.stream import end_with_parent, worker_context
 from comfyui_trellis2.trellis2.training.evaluation.evaluate import RESOLUTION, WorldCase
 from comfyui_trellis2.trellis2.training.world import View, draw_views
 from comfyui_trellis2.trellis2.training.world.dice import Dice
@@ -52,7 +52,7 @@ def _turned(case: WorldCase) -> TexturedMesh:
 def world_samples(cases: Sequence[WorldCase], device: torch.device) -> Iterator[WorldSample]:
     """The objects of `cases`, voxelised at RESOLUTION on `device`."""
     workers = max(1, min(AHEAD, (os.cpu_count() or 1) - 1))
-    with ProcessPoolExecutor(workers, worker_context()) as pool:
+    with ProcessPoolExecutor(workers, worker_context(), end_with_parent) as pool:
         waiting: list[Future[TexturedMesh]] = []
         for number, case in enumerate(cases):
             while len(waiting) <= min(AHEAD, len(cases) - number - 1):

@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,7 @@ def make_loader(
         collate_fn=collate,
         num_workers=workers,
         multiprocessing_context=worker_context() if workers else None,
+        worker_init_fn=end_with_parent if workers else None,
         prefetch_factor=2 if workers else None,
         pin_memory=pin,
         # DataLoader draws a base seed for its workers: from a generator of its own, to leave torch's global one alone.
@@ -131,6 +134,21 @@ def worker_context() -> BaseContext:
     # It takes effect before the first process starts; modules that cannot be imported there are left out.
     context.set_forkserver_preload(["__main__", "torch", "numba", *(f"{PACKAGE}.{name}" for name in PRELOADED)])
     return context
+
+
+def end_with_parent(_: int = 0) -> None:
+    """Run in a worker: ends it when the process that started it is gone, killed ones too.
+
+    torch's own worker watches its parent by number, which is the server's; the server waits for the workers.
+    """
+    parent = parent_process()
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    if parent is not None:
+        Thread(target=watch, name="parent", daemon=True).start()
 
 
 def map_in_order(
