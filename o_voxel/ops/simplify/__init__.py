@@ -48,7 +48,7 @@ def collapse_edges(
     """
     chosen = resolve_backend(backend, BACKENDS, position.device)
     if chosen == "numba":
-        from .one_by_one import collapse_one_by_one
+        from .kernel_cpu_blocks import collapse_one_by_one
 
         return collapse_one_by_one(position, faces, (target, max_error), locked, progress or silent)
     if chosen == "library":

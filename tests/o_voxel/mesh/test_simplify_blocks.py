@@ -6,7 +6,7 @@ import torch
 import trimesh
 from comfyui_trellis2.o_voxel.mesh.simplify import edge_faces, simplify
 from comfyui_trellis2.o_voxel.ops.closest_point import build_index, closest_point
-from comfyui_trellis2.o_voxel.ops.simplify import one_by_one
+from comfyui_trellis2.o_voxel.ops.simplify import kernel_cpu_blocks
 from comfyui_trellis2.o_voxel.values import Mesh
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ def distance(a: Mesh, b: Mesh) -> float:
 
 
 def in_blocks(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, faces: int = 2000) -> Mesh:
-    monkeypatch.setattr(one_by_one, "BLOCK_FACES", faces)
+    monkeypatch.setattr(kernel_cpu_blocks, "BLOCK_FACES", faces)
     return simplify(mesh, TARGET, backend="numba")
 
 
@@ -67,7 +67,7 @@ def test_the_number_of_cores_does_not_matter(monkeypatch):
 def test_vertices_that_are_locked_stay(monkeypatch):
     mesh = bumpy(False)
     locked = mesh.vertices[:, 0].abs() < 3
-    monkeypatch.setattr(one_by_one, "BLOCK_FACES", 2000)
+    monkeypatch.setattr(kernel_cpu_blocks, "BLOCK_FACES", 2000)
     made = simplify(mesh, 2000, locked=locked, backend="numba")
     kept = set(map(tuple, made.vertices.tolist()))
     assert set(map(tuple, mesh.vertices[locked].tolist())) <= kept

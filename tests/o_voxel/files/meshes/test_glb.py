@@ -244,6 +244,9 @@ class Broken:
         self.handle.flush()
         raise OSError("stopped halfway")
 
+    def fileno(self) -> int:
+        return self.handle.fileno()
+
     def __enter__(self):
         return self
 

@@ -100,7 +100,9 @@ def test_terms_and_stages_that_are_not_there(toy, source, alone, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(toy, source, alone, tmp_path):
-    recipe = toy(3, ["texture_vae"], weights={"kl": float("nan")})
+    recipe = toy(3, ["texture_vae"])
+    stage = replace(recipe.stages["texture_vae"], weights={"kl": float("nan")})  # a recipe's file would be refused
+    recipe = replace(recipe, stages={"texture_vae": stage})
     with pytest.raises(TrainingError, match="step 1: a loss is not finite"):
         Run.open(recipe, tmp_path, alone, source=source).train()
 
