@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from .canvas import BLUE, GREEN, ORANGE, Canvas
+from .example import MINI, Types, new_canvas
 
 
-def batch_folder(types: Mapping[str, type]) -> Canvas:
+def batch_folder(types: Types) -> Canvas:
     """A folder of pictures to a folder of files, with a table of results."""
-    from .workflows import MINI, new_canvas  # it lists this one
-
     canvas = new_canvas("batch_folder", types)
     with canvas.group("1. Model", BLUE):
         model = canvas.add("T2LoadModel", model=MINI)

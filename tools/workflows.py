@@ -7,15 +7,15 @@ in the form that /prompt takes, without what is muted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from .batch_workflow import batch_folder
 from .canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, Canvas, Node
+from .example import MINI, Types, new_canvas, note
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "workflows"
-NOTES = ROOT / "tools" / "notes"
 PAGE = ROOT / "docs" / "workflows.md"
 CANVASES = ROOT / "assets" / "docs"
 PREFACE = """\
@@ -24,10 +24,8 @@ drag a file of `workflows/` onto the canvas. Each has this note on its canvas. W
 makes, and for Pixal3D, which downloads its weights, what goes in.
 
 {large}"""
-MINI = "mini (built in)"
 PIXAL3D, PIXAL3D_VIEWS = "Comfy-Org/Pixal3D", "Comfy-Org/Pixal3D:multiview"
 TRUCK_FOV = 30.0  # degrees, of the example's views
-Types = Mapping[str, type]
 
 
 def own_photo_to_asset(types: Types) -> Canvas:
@@ -304,15 +302,6 @@ WORKFLOWS: tuple[Callable[[Types], Canvas], ...] = (
 )
 
 
-def new_canvas(name: str, types: Types) -> Canvas:
-    """A canvas with the note of tools/notes/NAME.md; {large} there is large_model.md."""
-    return Canvas(name, _note(name).replace("{large}", _note("large_model")), types)
-
-
-def _note(name: str) -> str:
-    return (NOTES / f"{name}.md").read_text(encoding="utf-8").strip()
-
-
 def _picture(canvas: Canvas) -> Node:
     example = canvas.add("T2ExampleImage")
     images = canvas.add("T2PrepareImage", image=example["image"], mask=example["mask"])
@@ -388,10 +377,10 @@ def texts(types: Types) -> dict[Path, str]:
 
 def page() -> str:
     """Returns docs/workflows.md: every workflow's note with a picture of its canvas and one of what it makes."""
-    lines = ["# Workflows", "", PREFACE.format(large=_note("large_model"))]
+    lines = ["# Workflows", "", PREFACE.format(large=note("large_model"))]
     for make in WORKFLOWS:
         name = make.__name__
-        text = _note(name).replace("{large}", "").strip()
+        text = note(name).replace("{large}", "").strip()
         lines += ["", f"#{text}", ""]
         if (CANVASES / f"{name}.webp").is_file():
             lines += [f"![The canvas of {name}](../assets/docs/{name}.webp)", ""]

@@ -62,7 +62,7 @@ def input_path(name: str) -> Path:
     )
     plain = plain.replace("\\", "/")
     drive = folders.DRIVE.match(plain) is not None and os.name != "nt"
-    if not plain.strip() or any(ord(letter) < 32 for letter in plain) or ".." in plain.split("/") or drive:
+    if folders.leads_out(plain) or drive:
         raise ValueError(outside)
     candidates = [base / plain for base in places]
     if not all(inside(path) for path in candidates):

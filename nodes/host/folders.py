@@ -58,8 +58,7 @@ def model_source(choice: str) -> tuple[str, Path]:
     """Returns (source, folder) for `Checkpoint.open`. Downloads go where ComfyUI and its core nodes look for them.
     Raises FileNotFoundError for the built-in checkpoint if absent, ValueError for a name that leads out of the models
     folder."""
-    parts = choice.replace("\\", "/").split("/")
-    if ".." in parts or not parts[0].strip() or DRIVE.match(choice) or any(ord(letter) < 32 for letter in choice):
+    if leads_out(choice) or choice.lstrip().startswith(("/", "\\")) or DRIVE.match(choice):
         raise ValueError(f"model: expected a checkpoint inside ComfyUI's models folder, got {choice!r:.200}")
     if choice == BUILT_IN:
         return str(built_in()), built_in()
@@ -95,19 +94,32 @@ def output_folder() -> Path:
     return Path(folders.get_output_directory()) if folders else ROOT / "output"
 
 
+def leads_out(name: str) -> bool:
+    """Whether a name from a widget is blank, has control characters, or climbs out of the folder it is joined to."""
+    plain = name.replace("\\", "/")
+    return not plain.strip() or ".." in plain.split("/") or any(ord(letter) < 32 for letter in plain)
+
+
+def inside_output(name: str, refusal: str) -> Path:
+    """Returns a path in the output folder, links resolved. Raises ValueError(refusal) for any other, also through a
+    symbolic link, and for the folder itself."""
+    base = output_folder().resolve()
+    try:
+        target = (base / name.replace("\\", "/")).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links; a NUL
+        raise ValueError(refusal) from None
+    if not target.is_relative_to(base) or target == base or DRIVE.match(name):
+        raise ValueError(refusal)
+    return target
+
+
 def output_path(prefix: str, extension: str) -> tuple[Path, str]:
     """Returns (file to write, its subfolder of the output folder), numbered by ComfyUI's rules and never outside it.
 
     Raises ValueError for a prefix that leaves the folder, also through a symbolic link.
     """
     folders, base = comfyui.module("folder_paths"), output_folder().resolve()
-    refusal = f"filename_prefix: expected a path inside ComfyUI's output folder, got {prefix!r}"
-    try:
-        target = (base / prefix.replace("\\", "/")).resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links; a NUL
-        raise ValueError(refusal) from None
-    if not target.is_relative_to(base) or target == base or DRIVE.match(prefix):
-        raise ValueError(refusal)
+    target = inside_output(prefix, f"filename_prefix: expected a path inside ComfyUI's output folder, got {prefix!r}")
     if folders:
         folder, name, counter, subfolder, _ = folders.get_save_image_path(prefix, str(base))
         return Path(folder) / f"{name}_{counter:05}_.{extension}", subfolder

@@ -49,8 +49,7 @@ def picture_source(name: Any) -> Path:
         return input_path(name)
     plain = name.replace("\\", "/").rstrip("/")
     base = folders.input_folder()
-    bad = not plain or any(ord(letter) < 32 for letter in plain) or ".." in plain.split("/")
-    if bad or folders.DRIVE.match(plain) or not inside(base / plain):
+    if folders.leads_out(plain) or folders.DRIVE.match(plain) or not inside(base / plain):
         raise ValueError(f"source: expected a subfolder of ComfyUI's input folder, got {name!r}: {HERE}")
     if not (base / plain).is_dir():
         raise FileNotFoundError(f"source: there is no folder {name!r} in ComfyUI's input folder: {HERE}")
@@ -65,15 +64,9 @@ def readable(path: Path) -> bool:
 def output_subfolder(name: str) -> tuple[Path, str]:
     """Returns (a folder inside the output folder, its name from there); it may not exist yet. Raises ValueError for
     another place."""
-    base = folders.output_folder().resolve()
     refusal = f"output_folder: expected a subfolder of ComfyUI's output folder, got {name!r}"
-    try:
-        target = (base / str(name).replace("\\", "/")).resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links; a NUL
-        raise ValueError(refusal) from None
-    if not target.is_relative_to(base) or target == base or folders.DRIVE.match(str(name)):
-        raise ValueError(refusal)
-    return target, target.relative_to(base).as_posix()
+    target = folders.inside_output(str(name), refusal)
+    return target, target.relative_to(folders.output_folder().resolve()).as_posix()
 
 
 def source_changed(name: Any, output: Any) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -22,8 +21,6 @@ from .rows import Row
 
 TABLE = "results.csv"
 DONE, FAILED = "done", "failed"
-# As `atomic_write` names what it has not finished.
-LEFT_OVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +147,8 @@ def opened(folder: Path, order: Sequence[str]) -> Iterator[ResultsTable]:
     except NotImplementedError:
         pass  # a file system without locks
     try:
-        for path in folder.glob(".*.tmp"):  # what a kill cut short
-            if LEFT_OVER.fullmatch(path.name) and LEFT_OVER.fullmatch(path.name)[1] in {TABLE, *order}:
-                path.unlink(missing_ok=True)
         table = ResultsTable(folder, _read(folder / TABLE))
-        table.write(order)
+        table.write(order)  # and removes what a kill cut short, as `atomic_write` does
         try:
             yield table
         finally:

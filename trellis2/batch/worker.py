@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ...o_voxel.asset import PRESETS, AssetOptions
 from ...o_voxel.asset import STAGES as ASSET_STAGES
 from ...o_voxel.core.progress import Progress, silent
 from ...o_voxel.files.meshes.options import SaveOptions
-from ...o_voxel.files.meshes.reading.images import opened
 from ...o_voxel.files.meshes.write import save_mesh
-from ..image import cut_out, prepare_image
+from ..image import cut_out, prepare_image, read_picture
 from ..pipeline import MAX_TOKENS, Pipeline
 from ..projection.camera import ViewRig
 from ..values import Asset
@@ -187,12 +186,7 @@ def prepare(row: Row) -> Prepared:
     `cut_out`."""
     begun = time.monotonic()
     digest = sha256_of(row.image)
-    try:
-        with opened(row.image) as image:
-            whole = ImageOps.exif_transpose(image)
-    except ValueError as error:
-        raise ValueError(f"expected a picture: {error}") from error
-    cut = cut_out(whole, row.options.background)
+    cut = cut_out(read_picture(row.image), row.options.background)
     notes = (cut.used, *([f"not sure: {cut.warning}"] if cut.warning else []))
     return Prepared(digest, cut.image, notes, time.monotonic() - begun)
 

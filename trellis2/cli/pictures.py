@@ -34,20 +34,18 @@ def cut_pictures(paths: Sequence[Path], background: str, use: Callable[[Image.Im
     Raises ValueError naming the first file, before any is read, that is not there; or that is no picture, or of which
     `use` raises one.
     """
-    from PIL import ImageOps
-
-    from ...o_voxel.files.meshes.reading.images import opened
-    from ..image import cut_out
+    from ..image import cut_out, read_picture
 
     for path in paths:
         check_file(path)
     made = []
     for path in paths:
         try:
-            with opened(path) as image:
-                whole = ImageOps.exif_transpose(image)
-        except (OSError, ValueError) as error:
+            whole = read_picture(path)
+        except OSError as error:
             raise ValueError(f"{path}: expected a picture: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         try:
             cut = cut_out(whole, BACKGROUND_CHOICES[background])
             made.append(use(cut.image))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .comfy import from_comfy, to_comfy
-from .cut_out import ALPHA, AUTO, BACKGROUNDS, PLAIN, REMBG, CutOut, cut_out
+from .cut_out import ALPHA, AUTO, BACKGROUNDS, PLAIN, REMBG, CutOut, cut_out, read_picture
 from .matte import BackgroundError, Matte, remove_background
 from .prepare import IMAGENET_MEAN, IMAGENET_STD, normalize_pixels, prepare_image, to_pixels
 
@@ -22,6 +22,7 @@ __all__ = [
     "from_comfy",
     "normalize_pixels",
     "prepare_image",
+    "read_picture",
     "remove_background",
     "to_comfy",
     "to_pixels",

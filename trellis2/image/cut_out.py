@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ...o_voxel.files.meshes.reading.images import opened
 from .matte import BackgroundError, remove_background
 from .prepare import downscale
 
@@ -25,6 +27,15 @@ class CutOut:
     image: Image.Image
     used: str
     warning: str = ""
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Returns the picture of a file, upright. Raises OSError; ValueError for what is no picture."""
+    try:
+        with opened(path) as image:
+            return ImageOps.exif_transpose(image)
+    except ValueError as error:
+        raise ValueError(f"expected a picture: {error}") from error
 
 
 def cut_out(image: Image.Image, background: str = AUTO) -> CutOut:

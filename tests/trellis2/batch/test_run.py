@@ -118,7 +118,7 @@ def test_a_kill_loses_the_line_that_it_cut_short(pictures, tmp_path):
     run_batch(rows_of(pictures), out, Copies(), COMMON)
     table = out / "results.csv"
     table.write_bytes(table.read_bytes()[:-20])
-    (out / ".c.glb.0123abcd.tmp").write_text("half a file")
+    (out / ".c.glb.0123abcd.o_voxel.tmp").write_text("half a file")
     (out / ".other.0123abcd.tmp").write_text("another's")
     engine = Copies()
     run_batch(rows_of(pictures), out, engine, COMMON)
