@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,11 @@ class OrbitView:
     pitch_deg: float
     fov_deg: float
 
+    @property
+    def angles(self) -> tuple[float, float, float]:
+        """Yaw, pitch and field of view."""
+        return self.yaw_deg, self.pitch_deg, self.fov_deg
+
 
 @dataclass(frozen=True, eq=False)
 class CropViews:
@@ -60,47 +65,37 @@ class CropViews:
             raise ValueError(f"views: expected {views} of each of {items} objects, got {[len(v) for v in self.views]}")
 
 
-def cropped(points: Tensor, around: Tensor, view: OrbitView) -> Tensor:
-    """Returns where points are in the square crop that the points `around` just fill: [N, 2] fp32, x to the right and
-    y down, from 0 to 1 inside it.
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """How B crops were taken: the cameras of `frames`, in their own axes (right, up, towards the camera).
 
-    points: [N, 3], around: [M, 3], world, z up.  The camera is as near as the crop's longer side allows, and its line
-    of sight goes through the middle of what it sees; the shorter side is centred too, as `prepare_image` does.
-    """
-    yaw, pitch, slope = (math.radians(a) for a in (view.yaw_deg, view.pitch_deg, view.fov_deg / 2))
-    slope = math.tan(slope)
-    axes = torch.tensor(
-        [
-            [math.cos(yaw), math.sin(yaw), 0.0],
-            [-math.sin(yaw) * math.sin(pitch), math.cos(yaw) * math.sin(pitch), math.cos(pitch)],
-            [math.sin(yaw) * math.cos(pitch), -math.cos(yaw) * math.cos(pitch), math.sin(pitch)],
-        ],
-        dtype=torch.float32,
-        device=points.device,
-    )
-    near = (around.float()[:, None] * axes).sum(2)
-    # (x, y, d), d towards the camera, is seen by one at (0, 0, e) if |x|, |y| <= slope (e - d): so e is known.
-    towards = slope * near[:, 2]
-    reach = [(towards + sign * near[:, axis]).amax() for axis in (0, 1) for sign in (1, -1)]
-    middle = torch.stack([reach[0] - reach[1], reach[2] - reach[3]]) / 2
-    eye = torch.stack([reach[0] + reach[1], reach[2] + reach[3]]).amax() / (2 * slope)
-    eye = torch.maximum(eye, near[:, 2].amax() + CLEARANCE)
+    axes: [B, 3, 3], rows.  middle: [B, 2], where the line of sight goes through.  eye: [B], how far along it the camera
+    is.  center: [B, 2] and side: [B] of the square that was cut out, in slopes. All fp32."""
 
-    def seen(at: Tensor) -> Tensor:
-        return (at[:, :2] - middle) / (eye - at[:, 2:]).clamp_min(CLEARANCE)
+    axes: Tensor
+    middle: Tensor
+    eye: Tensor
+    center: Tensor
+    side: Tensor
 
-    box = seen(near)
-    low, high = box.amin(0), box.amax(0)
-    side = (high - low).amax().clamp_min(1e-6)
-    place = (seen((points.float()[:, None] * axes).sum(2)) - (low + high) / 2) / side
-    return torch.stack([0.5 + place[:, 0], 0.5 - place[:, 1]], dim=1)
+    def places(self, points: Tensor, item: Tensor) -> Tensor:
+        """Returns where points [N, 3] of the objects item [N] int64 are in their crops: [N, 2] fp32, x to the right and
+        y down, from 0 to 1 inside."""
+        own = (points.float()[:, None] * self.axes[item]).sum(2)
+        place = (self._seen(own, item) - self.center[item]) / self.side[item][:, None]
+        return torch.stack([0.5 + place[:, 0], 0.5 - place[:, 1]], dim=1)
+
+    def _seen(self, own: Tensor, item: Tensor) -> Tensor:
+        """Slopes [N, 2] at which the cameras see points in their own axes."""
+        return (own[:, :2] - self.middle[item]) / (self.eye[item] - own[:, 2]).clamp_min(CLEARANCE)[:, None]
 
 
-def cropped_each(points: Tensor, item: Tensor, around: Tensor, owner: Tensor, views: Tensor) -> Tensor:
-    """`cropped` for B objects at once: [N, 2] fp32.
+def frames(around: Tensor, owner: Tensor, views: Tensor) -> Frames:
+    """The square crops that the points around [M, 3] of the objects owner [M] int64 just fill, seen from views [B, 3],
+    yaw, pitch and field of view in degrees.
 
-    points: [N, 3] of the objects item [N] int64.  around: [M, 3] of the objects owner [M] int64.  views: [B, 3], yaw,
-    pitch and field of view in degrees.
+    A camera is as near as the crop's longer side allows, and its line of sight goes through the middle of what it sees;
+    the shorter side is centred too, as `prepare_image` does.
     """
     yaw, pitch, half = (views.double() * (math.pi / 180)).unbind(1)
     slope, zero = (half / 2).tan().float(), torch.zeros_like(yaw)
@@ -118,6 +113,7 @@ def cropped_each(points: Tensor, item: Tensor, around: Tensor, owner: Tensor, vi
         return start.scatter_reduce(0, owner[:, None].expand_as(values), values, "amax")
 
     near = (around.float()[:, None] * axes[owner]).sum(2)
+    # (x, y, d), d towards the camera, is seen by one at (0, 0, e) if |x|, |y| <= slope (e - d): so e is known.
     towards = (slope[owner] * near[:, 2])[:, None]
     right, left, up, down, nearest = largest(
         torch.cat(
@@ -127,16 +123,22 @@ def cropped_each(points: Tensor, item: Tensor, around: Tensor, owner: Tensor, vi
     ).unbind(1)
     middle = torch.stack([right - left, up - down], 1) / 2
     eye = torch.maximum(torch.maximum(right + left, up + down) / (2 * slope), nearest + CLEARANCE)
-
-    def seen(at: Tensor, whose: Tensor) -> Tensor:
-        return (at[:, :2] - middle[whose]) / (eye[whose] - at[:, 2]).clamp_min(CLEARANCE)[:, None]
-
-    box = seen(near, owner)
+    found = Frames(axes, middle, eye, torch.zeros_like(middle), torch.ones_like(eye))
+    box = found._seen(near, owner)
     high, low = largest(torch.cat([box, -box], 1)).split(2, 1)
-    side = (high + low).amax(1).clamp_min(1e-6)
-    own = (points.float()[:, None] * axes[item]).sum(2)
-    place = (seen(own, item) - ((high - low) / 2)[item]) / side[item][:, None]
-    return torch.stack([0.5 + place[:, 0], 0.5 - place[:, 1]], dim=1)
+    return replace(found, center=(high - low) / 2, side=(high + low).amax(1).clamp_min(1e-6))
+
+
+def framed(around: Tensor, view: OrbitView) -> Frames:
+    """`frames` of one crop, around the points [M, 3]."""
+    owner = torch.zeros(len(around), dtype=torch.int64, device=around.device)
+    return frames(around, owner, torch.tensor([view.angles], dtype=torch.float64, device=around.device))
+
+
+def cropped(points: Tensor, around: Tensor, view: OrbitView) -> Tensor:
+    """Where points [N, 3] are in the square crop that the points around [M, 3] just fill: [N, 2], see `Frames.places`.
+    World, z up."""
+    return framed(around, view).places(points, torch.zeros(len(points), dtype=torch.int64, device=points.device))
 
 
 def ball() -> Tensor:
@@ -147,6 +149,12 @@ def ball() -> Tensor:
     height, turn = 2 * steps - 1, math.pi * (3 - math.sqrt(5)) * torch.arange(BALL_POINTS)
     ring = (1 - height.square()).sqrt()
     return torch.stack([ring * turn.cos(), ring * turn.sin(), height], dim=1) / 2
+
+
+def support(points: Tensor) -> Tensor:
+    """The points [BALL_POINTS, 3] of points [N, 3] that lie farthest in the directions of `ball`: a crop around them is
+    about the crop around all."""
+    return points[(points @ ball().to(points).T).argmax(0)]
 
 
 def colors(pixels: Tensor, cells: int, side: int) -> Tensor:

@@ -31,6 +31,7 @@ from .flow_matching import (
     model_time,
     schedule,
     sparse_deviation,
+    to_sample,
 )
 from .projected import StageGuide
 from .step_cache import with_step_cache
@@ -83,17 +84,20 @@ def sample_flow(
     views = [view.to(device) for view in condition.views(image_size)]
     _begin_stage(call, noise, views)
 
-    def velocities(branch: str, conditions: Sequence[PackedSequences]) -> list[Velocity]:
-        found = _velocities(call, branch, noise, conditions)
-        return [with_step_cache(velocity, times) for velocity in found] if params.step_cache else found
+    def branch(name: str, conditions: Sequence[PackedSequences]) -> tuple[Branch, list[Velocity]]:
+        found = Branch(call, name, noise, conditions)
+        own = [partial(found.velocity, view) for view in range(len(conditions))]
+        return found, [with_step_cache(velocity, times) for velocity in own] if params.step_cache else own
 
-    positives = velocities("positive", views)
+    seen, positives = branch("positive", views)
     positive_of = _of_views(condition, positives, _view_weights(call, noise, condition))
     guidance = Guidance(params.guidance_strength, params.guidance_rescale, params.guidance_interval)
     negative = positives[0]  # never called unless guidance applies
     if any(guidance.applies(t) for step in evaluation_times(times, params.integrator) for t in step):
         zeros = views[0].feats.new_zeros(condition.batch_size, views[0].feats.shape[1])
-        (negative,) = velocities("negative", [PackedSequences(zeros, (1,) * condition.batch_size)])
+        _, (negative,) = branch("negative", [PackedSequences(zeros, (1,) * condition.batch_size)])
+    if isinstance(condition, CropGuide) and condition.follow is not None:
+        positive_of = _followed(positive_of, seen, condition.follow, sampler.args.sigma_min)
 
     def velocity_of(step: int) -> Velocity:
         return guided(positive_of(step), negative, guidance, call.deviation, sampler.args.sigma_min)
@@ -164,19 +168,51 @@ def _begin_stage(call: FlowCall, noise: Tensor, views: Sequence[PackedSequences]
     flow.graphs.begin(flow, noise.device, launch=flow.backends.launch, tokens=num_tokens, key=key, coords=call.coords)
 
 
-def _velocities(call: FlowCall, branch: str, noise: Tensor, conditions: Sequence[PackedSequences]) -> list[Velocity]:
-    """The network's velocity under each condition, equally long ones, which share the CUDA graph of `branch`."""
-    lengths, num_extra = conditions[0].lengths, len(call.extra_inputs)
+class Branch:
+    """The network's velocity under each of some conditions, equally long ones, which share the CUDA graph `name`."""
 
-    def forward(x: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
-        return call.forward(x, t, PreparedCondition.of(inputs[num_extra:], lengths), *inputs[:num_extra])
+    def __init__(self, call: FlowCall, name: str, noise: Tensor, conditions: Sequence[PackedSequences]) -> None:
+        self.call, self.lengths, num_extra = call, conditions[0].lengths, len(call.extra_inputs)
 
-    inputs = [(*call.extra_inputs, *call.flow.prepare(condition).tensors()) for condition in conditions]
-    step = call.flow.graphs.step(branch, forward, noise, inputs[0])
-    # A recorded step copied its inputs: with a single view no closure may keep the originals alive.
-    to_load = inputs if len(inputs) > 1 else [None]
+        def forward(x: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
+            return call.forward(x, t, PreparedCondition.of(inputs[num_extra:], self.lengths), *inputs[:num_extra])
 
-    def velocity(x: Tensor, t: float, own_inputs: Sequence[Tensor] | None) -> Tensor:
-        return step(x, model_time(t, len(lengths), x.device), own_inputs)
+        inputs = self._inputs(conditions)
+        self._step = call.flow.graphs.step(name, forward, noise, inputs[0])
+        # A recorded step copied its inputs: with a single view nothing may keep the originals alive.
+        self._to_load = inputs if len(inputs) > 1 else [None]
 
-    return [partial(velocity, own_inputs=own) for own in to_load]
+    def load(self, conditions: Sequence[PackedSequences]) -> None:
+        """Take other conditions of the same lengths from now on."""
+        self._to_load = self._inputs(conditions)
+
+    def velocity(self, view: int, x: Tensor, t: float) -> Tensor:
+        """The velocity at `x` and time t under condition number `view`."""
+        return self._step(x, model_time(t, len(self.lengths), x.device), self._to_load[view])
+
+    def _inputs(self, conditions: Sequence[PackedSequences]) -> list[tuple[Tensor, ...] | None]:
+        return [(*self.call.extra_inputs, *self.call.flow.prepare(item).tensors()) for item in conditions]
+
+
+def _followed(
+    positive_of: StepVelocity,
+    branch: Branch,
+    follow: Callable[[Tensor], Sequence[PackedSequences]],
+    sigma_min: float,
+) -> StepVelocity:
+    """The velocity of each step, the conditions of step 1, 2, 4, 8 and so on from where the step before was heading."""
+    heading: list[Tensor] = []
+
+    def velocity_of(step: int) -> Velocity:
+        if heading and step.bit_count() == 1:
+            branch.load(follow(heading.pop()))
+        velocity = positive_of(step)
+
+        def at(x: Tensor, t: float) -> Tensor:
+            found = velocity(x, t)
+            heading[:] = [to_sample(x, found, t, sigma_min)]
+            return found
+
+        return at
+
+    return velocity_of

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ...o_voxel.core.grid import Grid
 from ...o_voxel.core.progress import Progress, scaled
 from ..capabilities import LATENT_STRIDE, Capabilities, image_size_of
 from ..image.prepare import normalize_unit
 from ..image.views import ViewBlend
 from ..models.naf import NafUpsampler
+from ..models.structure_vae import occupied_voxels
 from ..networks import Networks
 from ..projection.camera import ViewRig
 from ..projection.frame import grid_points
@@ -26,7 +29,7 @@ from ..projection.pictures import ViewProjection, view_pictures
 from ..projection.project import corners, project, sampled
 from ..sparse import CoordSet, ProjectedSequences
 from ..values import ImageCondition, whole_picture
-from .cropped import CropGuide, crop_guide
+from .cropped import CropGuide, block_guide, crop_guide
 
 # Share of a stage's progress before it samples.
 GUIDE_SHARE = 0.05
@@ -95,13 +98,13 @@ def structure_guide(
     """The condition of the sparse structure, whose tokens are all voxels of a grid of `resolution` a side. A condition
     without projection stays as it is; raises ValueError where the checkpoint does not take its kind."""
     check_projection(networks, condition)
-    if condition.projection is None and condition.crop is None:
+    if condition.crop is not None:
+        return block_guide(condition, resolution, partial(_occupied, networks), networks.device)
+    if condition.projection is None:
         return condition
     axis = torch.arange(resolution, dtype=torch.int32)
     cells = torch.cartesian_prod(axis, axis, axis)
     coords = CoordSet.from_items([cells.to(networks.device)] * condition.batch_size)
-    if condition.crop is not None:
-        return crop_guide(condition, 512, coords, (resolution,) * condition.batch_size, known=False)
     return _guide(condition, 512, coords, (resolution,) * condition.batch_size, None, None, None)
 
 
@@ -120,7 +123,7 @@ def latent_guide(
     check_projection(networks, condition)
     image_size, grids = image_size_of(resolutions), [resolution // LATENT_STRIDE for resolution in resolutions]
     if condition.crop is not None:
-        return crop_guide(condition, image_size, coords.to(networks.device), grids, known=True), progress
+        return crop_guide(condition, image_size, coords.to(networks.device), grids), progress
     if condition.projection is None:
         return condition, progress
     target = getattr(condition.projection.upsampling, f"{kind}_{image_size}")
@@ -147,6 +150,14 @@ def check_projection(networks: Networks, condition: ImageCondition) -> None:
             f"condition: expected {wanted}, got {got}, of another checkpoint; connect Image Condition and this stage "
             "to the same Load Model"
         )
+
+
+def _occupied(networks: Networks, latent: Tensor) -> list[Tensor]:
+    """World points [N, 3] of each object of a structure latent [B, C, R, R, R], the centres of occupied voxels."""
+    with networks.structure_decoder() as decoder:
+        logits = decoder(latent)
+    grid = Grid.cube(logits.shape[-1])
+    return [grid.centers(voxels) for voxels in occupied_voxels(logits, logits.shape[-1])]
 
 
 def _guide(

@@ -6,10 +6,11 @@ import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.trellis2.image.views import NAMED_VIEWS, ViewBlend
+from comfyui_trellis2.trellis2.projection.blocks import block_channels, block_features, block_places
 from comfyui_trellis2.trellis2.projection.camera import ViewRig
-from comfyui_trellis2.trellis2.projection.framing import CropConfig, cropped, features
-from comfyui_trellis2.trellis2.sampling.cropped import crop_guide, crop_views
-from comfyui_trellis2.trellis2.sampling.projected import latent_guide, structure_guide
+from comfyui_trellis2.trellis2.projection.framing import CropConfig, ball, cropped, features, frames
+from comfyui_trellis2.trellis2.sampling.cropped import block_guide, crop_guide, crop_views
+from comfyui_trellis2.trellis2.sampling.projected import latent_guide
 from comfyui_trellis2.trellis2.sparse import CoordSet
 from comfyui_trellis2.trellis2.values import ImageCondition
 from PIL import Image
@@ -29,7 +30,7 @@ def condition_of(objects, views=1, taken="average"):
 
 def guide_of(condition, items):
     coords = CoordSet.from_items([item.int() for item in items])
-    return crop_guide(condition, 512, coords, (32,) * len(items), known=True)
+    return crop_guide(condition, 512, coords, (32,) * len(items))
 
 
 def test_a_batch_is_its_objects_and_tokens_stay():
@@ -67,10 +68,25 @@ def test_a_side_for_every_picture():
         condition_of(1, taken=ViewRig(directions=(NAMED_VIEWS["front"], NAMED_VIEWS["left"])))
 
 
-def test_the_structure_is_read_in_front_of_a_ball():
-    networks = SimpleNamespace(config=SimpleNamespace(crop=CONFIG, models={}), device=torch.device("cpu"))
-    (sequences,) = structure_guide(networks, condition_of(2), 4).views(512)
-    assert sequences.projected.shape == (2 * 64, 18) and bool(sequences.projected.isfinite().all())
+def test_a_structure_is_read_in_front_of_a_ball_and_then_of_itself():
+    """Points that the latent is heading for take the ball's place, of each object where there are any."""
+    condition, half = condition_of(2), ball() / 2
+
+    def occupied(latent):
+        return [half if float(item.sum()) > 0 else half[:0] for item in latent]
+
+    guide = block_guide(condition, 4, occupied, torch.device("cpu"))
+    (first,), (then,) = guide.views(512), guide.follow(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1, 1))
+    assert first.projected.shape == (2 * 64, block_channels(6)) and then.lengths == first.lengths
+    assert first.projected[:, -1].tolist() == [0.0] * 128 and then.projected[:, -1].tolist() == [1.0] * 64 + [0.0] * 64
+    torch.testing.assert_close(then.projected[64:], first.projected[64:])
+    assert not torch.allclose(then.projected[:64], first.projected[:64])
+    views = torch.tensor([view[0].angles for view in condition.crop.views])
+    owner = torch.arange(2).repeat_interleave(len(half))
+    places = block_places(frames(torch.cat([half, ball()]), owner, views), 4)
+    patches = condition.tokens_512[:, 0, 5:]
+    wanted = block_features(places, patches, condition.crop.colors[:, 0], torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(then.projected, wanted)
 
 
 @pytest.mark.parametrize("crop", [CONFIG, None], ids=["expected", "not expected"])

@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 # Files that a mesh file may refer to: buffers, materials, textures.
 SIDECAR_SUFFIXES = (".bin", ".mtl", ".png", ".jpg", ".jpeg", ".webp", ".tga", ".bmp")
-# Version of the voxelisation and rendering of mesh files and of the cached files. Raise it when a change alters them.
-SAMPLE_VERSION = 2
+# Version of the voxelisation and rendering of mesh files, and of the cached files and latents. Raise it when a change
+# alters them.
+SAMPLE_VERSION = 3
 INTERSECTED_BITS = (1, 2, 4)  # of x, y and z in a cached file
 # Attempts for an object, and the distance between their seeds: beyond the seeds of any other object in a run.
 ATTEMPTS, SEED_STRIDE = 4, 1 << 26

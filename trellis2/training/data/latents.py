@@ -16,6 +16,7 @@ from ...checkpoint.weights import read_metadata, read_tensors, save_weights
 STATISTICS = "statistics.json"
 # Latent -> role of the encoder that makes it.
 ENCODERS = {"structure": "sparse_structure_encoder", "shape": "shape_slat_encoder", "texture": "tex_slat_encoder"}
+SUPPORT = "support"  # beside a structure: points that say how a picture of the object was cropped
 SLATS = ("shape", "texture")  # structured latents: tokens on voxels, normalised with the statistics in pipeline.json
 
 
@@ -23,8 +24,9 @@ SLATS = ("shape", "texture")  # structured latents: tokens on voxels, normalised
 class LatentSample:
     """One object as the flows see it.
 
-    latents: the encoders' means by name, not normalised, fp32: "structure" [C, R, R, R]; "shape" and "texture" [T, C],
-    on the voxels "coords" [T, 3] int32.  images: [V, S, S, 3] uint8, cameras: [V, 3] fp32, as in Sample.
+    latents: the encoders' means by name, not normalised, fp32: "structure" [C, R, R, R], with "support" [P, 3], see
+    `projection.framing.support`; "shape" and "texture" [T, C], on the voxels "coords" [T, 3] int32.  images: [V, S, S,
+    3] uint8, cameras: [V, 3] fp32, as in Sample.
     """
 
     latents: Mapping[str, Tensor]

@@ -17,11 +17,13 @@ from torch import Tensor
 from ..recipe import StageConfig
 from .batches import Batch, to_device
 from .draws import mixed_seeds
-from .latents import LatentFolder, LatentSample
+from .latents import SUPPORT, LatentFolder, LatentSample
 from .stream import permutation
 
 # Shares of the free memory that a pool may take.
 DEVICE_SHARE, HOST_SHARE = 0.4, 0.4
+# What is equally large of all objects; latents on voxels are not.
+DENSE = ("images", "cameras", "structure", SUPPORT)
 READERS = 8  # threads that read files
 
 
@@ -38,7 +40,7 @@ class LatentPool:
     def add(self, index: int, sample: LatentSample) -> None:
         """Add an object."""
         parts = {**sample.latents, "images": sample.images, "cameras": sample.cameras}
-        dense = {name: value for name, value in parts.items() if name in ("images", "cameras", "structure")}
+        dense = {name: value for name, value in parts.items() if name in DENSE}
         for name, value in dense.items():
             if name not in self._dense:
                 self._dense[name] = torch.empty((self.objects, *value.shape), dtype=value.dtype, device=self.device)

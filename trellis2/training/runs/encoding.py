@@ -11,14 +11,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ....o_voxel.core.grid import Grid
 from ....o_voxel.core.progress import Progress
 from ....o_voxel.values import OVoxel
 from ...models.shape_vae import dual_grid_features
 from ...models.texture_vae import field_features
+from ...projection.framing import support
 from ...sparse import SparseTensor
 from ..data.batches import Batch, Item, occupancy, pack_voxels, to_device, unpack_voxels
 from ..data.dataset import Sample
-from ..data.latents import SLATS, LatentFolder, LatentSample
+from ..data.latents import SLATS, SUPPORT, LatentFolder, LatentSample
 from ..data.stream import map_in_order
 from ..loop.distributed import DistributedContext
 from ..loop.trainer import precision
@@ -91,12 +93,14 @@ def collate_objects(names: Sequence[str], structure_side: int, items: Sequence[I
     """The inputs of the encoders of the latents `names`, for B objects.
 
     Returns images [B, V, S, S, 3] uint8 and cameras [B, V, 3] fp32; for "structure" occupied [B, 1, R, R, R] bool with
-    R = structure_side; for "shape" and "texture" the tensors of `pack_voxels`.
+    R = structure_side and support [B, P, 3] fp32; for "shape" and "texture" the tensors of `pack_voxels`.
     """
     samples: list[Sample] = [sample for sample, _ in items]
     batch: Batch = {name: torch.stack([getattr(sample, name) for sample in samples]) for name in ("images", "cameras")}
     if "structure" in names:
-        batch["occupied"] = occupancy([sample.voxels.dual_grid for sample in samples], structure_side).bool()
+        occupied = occupancy([sample.voxels.dual_grid for sample in samples], structure_side).bool()
+        centers = [Grid.cube(structure_side).centers(cells[0].nonzero()) for cells in occupied]
+        batch |= {"occupied": occupied, SUPPORT: torch.stack([support(points) for points in centers])}
     if set(names) & set(SLATS):
         batch |= pack_voxels([sample.voxels for sample in samples])
     return batch
@@ -115,6 +119,7 @@ def _encode(encoders: Mapping[str, nn.Module], batch: Batch, device: torch.devic
     found: list[dict[str, Tensor]] = [{} for _ in images]
     if "structure" in encoders:
         _assign(found, "structure", encoders["structure"](inputs["occupied"].float())[0])
+        _assign(found, SUPPORT, batch[SUPPORT])
     slats = [name for name in SLATS if name in encoders]
     objects = unpack_voxels(inputs) if slats else []
     for name in slats:

@@ -20,21 +20,25 @@ from ...checkpoint.config import Normalization
 from ...checkpoint.layouts import IMAGE_ENCODER
 from ...image import normalize_pixels
 from ...models.dino import DinoVisionTransformer
-from ...projection.framing import CROP, ball, colors, cropped_each, features
+from ...projection.blocks import block_features, block_places
+from ...projection.framing import BALL_POINTS, CROP, ball, colors, features, frames
 from ...sampling.stages import normalize
 from ...sparse import CoordSet, PackedSequences, ProjectedSequences, SparseTensor
 from ...values import whole_picture
 from ..data.batches import Batch, Item
 from ..data.draws import normal, packed_normal, uniform
-from ..data.latents import LatentSample
+from ..data.latents import SUPPORT, LatentSample
 from ..recipe import DataConfig, StageConfig
 from .losses import item_mean, logit_normal_time, noisy, velocity_target
 from .task import Task
 
 # How far the known camera of a picture is off in training, degrees and a share.
 ANGLE_SPREAD_DEG, FOV_SPREAD = 2.0, 0.1
+# At time t nothing is known of a structure's crop with the probability BALL_FLOOR + (1 - BALL_FLOOR) t^BALL_POWER; what
+# is known is off by these shares of its side at t = 1.
+BALL_FLOOR, BALL_POWER, SCALE_SPREAD, SHIFT_SPREAD = 0.03, 6, 0.08, 0.03
 # Streams of an object's random numbers.
-TIME, SHOWN, NOISE, CHANCE, CAMERA = range(5)
+TIME, SHOWN, NOISE, CHANCE, CAMERA, FRAMED, FRAME = range(7)
 PATCH_SIDE = 4  # the auxiliary loss predicts PATCH_SIDE x PATCH_SIDE mean colours of each patch
 
 
@@ -56,9 +60,8 @@ class FlowTask(Task):
     """A flow, trained alone or, with `train_image_encoder`, together with the image encoder.
 
     frozen: networks that are used but not trained, by role.
-    Batch: images [B, S, S, 3] uint8; time [B] fp32 standard normal; shown [B] fp32 uniform; noise of the predicted
-    latent's shape; places [T, 2] fp32, where each of the flow's tokens is in its object's picture, and item [T] int64;
-    the latents of `latents`.
+    Batch: images [B, S, S, 3] uint8; cameras [B, 3] fp32, as they are thought to be; time [B] fp32 standard normal;
+    shown [B] fp32 uniform; noise of the predicted latent's shape; the latents of `latents`.
     """
 
     inputs = "latents"
@@ -66,7 +69,6 @@ class FlowTask(Task):
     flow_role: ClassVar[str]
     learns: ClassVar[tuple[str, ...]]  # the latents that it reads, keys of `latents.ENCODERS`
     predicts: ClassVar[str]  # the latent whose velocity it predicts
-    knows_surface: ClassVar[bool] = True  # its tokens are the object's own voxels, which say how a crop was taken
 
     def __init__(
         self, networks: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module], setting: FlowSettings
@@ -109,39 +111,25 @@ class FlowTask(Task):
 
         batch: images, cameras [B, 3] and the entries of `latents`.  seeds: [B] int64, which decide all of it.
         """
-        batch = dict(batch)
-        views = camera_of(batch.pop("cameras"), stage.guess_camera, seeds)
-        points, item = cls.cells(batch, stage)
-        around, owner = (points, item) if cls.knows_surface else cls.ball_each(len(seeds), seeds.device)
-        return {
-            **batch,
-            "time": normal(seeds, TIME)[:, 0],
-            "shown": uniform(seeds, SHOWN)[:, 0],
-            "noise": cls.noise(batch, seeds, item),
-            "places": cropped_each(points, item, around, owner, views),
-            "item": item,
-        }
+        time, shown = normal(seeds, TIME)[:, 0], uniform(seeds, SHOWN)[:, 0]
+        cameras = camera_of(batch["cameras"], stage.guess_camera, seeds)
+        batch = {**batch, "cameras": cameras, "time": time, "shown": shown}
+        return batch | cls.draws(batch, seeds, stage)
 
     @classmethod
-    def cells(cls, batch: Batch, stage: StageConfig) -> tuple[Tensor, Tensor]:
-        """World centres [T, 3] fp32 of all tokens, and item [T] int64, the object of each."""
+    def draws(cls, batch: Batch, seeds: Tensor, stage: StageConfig) -> Batch:
+        """What else a flow draws: the noise of the latent that it predicts. seeds: [B] int64."""
         raise NotImplementedError
 
-    @classmethod
-    def noise(cls, batch: Batch, seeds: Tensor, item: Tensor) -> Tensor:
-        """Standard normal noise of the predicted latent's shape. seeds: [B] int64.  item: [T], see `cells`."""
+    def read(self, batch: Batch, patches: Tensor, pixels: Tensor, shown: Tensor) -> Tensor:
+        """The features [T, P] fp32 that tokens read in the pictures [B, 3, S, S]; zeros for objects not shown [B] bool.
+        patches: [B, L, C] fp32, their tokens."""
         raise NotImplementedError
 
     @classmethod
     def latents(cls, samples: Sequence[Mapping[str, Tensor]]) -> Batch:
         """The batch entries of the latents of B objects."""
         raise NotImplementedError
-
-    @staticmethod
-    def ball_each(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Points [M, 3] of a ball for each of `count` objects, and owner [M] int64."""
-        points = ball().to(device)
-        return points.repeat(count, 1), torch.arange(count, device=device).repeat_interleave(len(points))
 
     @property
     def flow(self) -> nn.Module:
@@ -160,9 +148,7 @@ class FlowTask(Task):
         tokens = self._tokens(pixels)
         condition = PackedSequences.from_items(tokens * shown[:, None, None])
         if self.flow.config.projected_channels:
-            patches = tokens[:, whole_picture(tokens) :]
-            found = features(batch["places"], batch["item"], [patches, colors(pixels, CROP.cells, CROP.side)])
-            projected = found * shown[batch["item"]][:, None]
+            projected = self.read(batch, tokens[:, whole_picture(tokens) :], pixels, shown)
             condition = ProjectedSequences(condition.feats, condition.lengths, projected)
         terms = {"velocity": self.velocity(batch, t, condition)}
         if stage.train_image_encoder:
@@ -220,29 +206,37 @@ def init_average_patch(encoder: DinoVisionTransformer, times: int) -> None:
 
 
 class StructureFlowTask(FlowTask):
-    """Flow of the structure latent [B, C, R, R, R], not normalised."""
+    """Flow of the structure latent [B, C, R, R, R], not normalised.
+
+    known: [B] fp32, 1 where a guess at the structure says how its picture was cropped, 0 where a ball stands for it.
+    off: [B, 3] fp32 standard normal, by which such a guess errs: in scale and place.
+    """
 
     flow_role = "sparse_structure_flow_model"
     materials = False
     learns, predicts = ("structure",), "structure"
-    knows_surface = False
 
     @classmethod
     def latents(cls, samples: Sequence[Mapping[str, Tensor]]) -> Batch:
-        return {"structure": torch.stack([sample["structure"] for sample in samples])}
+        return {name: torch.stack([sample[name] for sample in samples]) for name in ("structure", SUPPORT)}
 
     @classmethod
-    def cells(cls, batch: Batch, stage: StageConfig) -> tuple[Tensor, Tensor]:
-        latent = batch["structure"]
-        count, device = len(latent), latent.device
-        axis = torch.arange(latent.shape[-1], dtype=torch.int32, device=device)
-        points = Grid.cube(len(axis)).centers(torch.cartesian_prod(axis, axis, axis))
-        return points.repeat(count, 1), torch.arange(count, device=device).repeat_interleave(len(points))
+    def draws(cls, batch: Batch, seeds: Tensor, stage: StageConfig) -> Batch:
+        latent, t = batch["structure"], logit_normal_time(batch["time"], stage.time_mean, stage.time_std)
+        known = uniform(seeds, FRAMED)[:, 0] >= BALL_FLOOR + (1 - BALL_FLOOR) * t**BALL_POWER
+        noise = normal(seeds, NOISE, latent[0].numel()).view(latent.shape)
+        # A guess is off the more, the earlier it is made.
+        return {"noise": noise, "known": known.float(), "off": normal(seeds, FRAME, 3) * (t * known)[:, None]}
 
-    @classmethod
-    def noise(cls, batch: Batch, seeds: Tensor, item: Tensor) -> Tensor:
-        latent = batch["structure"]
-        return normal(seeds, NOISE, latent[0].numel()).view(latent.shape)
+    def read(self, batch: Batch, patches: Tensor, pixels: Tensor, shown: Tensor) -> Tensor:
+        points, known = batch[SUPPORT], batch["known"]
+        around = torch.where(known[:, None, None] > 0, points, ball().to(points))
+        owner = torch.arange(len(points), device=points.device).repeat_interleave(BALL_POINTS)
+        places = block_places(frames(around.flatten(0, 1), owner, batch["cameras"]), batch["structure"].shape[-1])
+        off = batch["off"][:, None, None]
+        places = 0.5 + (places - 0.5) * (SCALE_SPREAD * off[..., :1]).exp() + SHIFT_SPREAD * off[..., 1:]
+        found = block_features(places, patches, colors(pixels, CROP.cells, CROP.side), known)
+        return (found.unflatten(0, (len(shown), -1)) * shown[:, None, None]).flatten(0, 1)
 
     def velocity(self, batch: Batch, t: Tensor, condition: PackedSequences) -> Tensor:
         x, wanted = self._step(batch["structure"], batch["noise"], t[:, None, None, None, None])
@@ -263,13 +257,16 @@ class LatentFlowTask(FlowTask):
         }
 
     @classmethod
-    def cells(cls, batch: Batch, stage: StageConfig) -> tuple[Tensor, Tensor]:
-        coords = batch["coords"]
-        return Grid.cube(stage.resolution // LATENT_STRIDE).centers(coords[:, 1:]), coords[:, 0].long()
+    def draws(cls, batch: Batch, seeds: Tensor, stage: StageConfig) -> Batch:
+        item = batch["coords"][:, 0].long()
+        return {"noise": packed_normal(seeds, NOISE, item, batch[cls.predicts].shape[1])}
 
-    @classmethod
-    def noise(cls, batch: Batch, seeds: Tensor, item: Tensor) -> Tensor:
-        return packed_normal(seeds, NOISE, item, batch[cls.predicts].shape[1])
+    def read(self, batch: Batch, patches: Tensor, pixels: Tensor, shown: Tensor) -> Tensor:
+        item, voxels = batch["coords"][:, 0].long(), batch["coords"][:, 1:]
+        points = Grid.cube(self.setting.stage.resolution // LATENT_STRIDE).centers(voxels)
+        places = frames(points, item, batch["cameras"]).places(points, item)
+        found = features(places, item, [patches, colors(pixels, CROP.cells, CROP.side)])
+        return found * shown[item][:, None]
 
     def _latent(self, batch: Batch, name: str) -> SparseTensor:
         coords = CoordSet(batch["coords"], batch["lengths"])

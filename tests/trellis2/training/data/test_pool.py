@@ -4,7 +4,6 @@ import threading
 
 import pytest
 import torch
-from comfyui_trellis2.trellis2.projection.framing import OrbitView, ball, cropped, cropped_each
 from comfyui_trellis2.trellis2.training.data.draws import mixed_seeds, normal, packed_normal, uniform
 from comfyui_trellis2.trellis2.training.data.latents import LatentFolder, LatentSample
 from comfyui_trellis2.trellis2.training.data.pool import LatentPool, PoolStream, place_of, read_pool
@@ -48,21 +47,6 @@ def test_numbers_belong_to_their_object():
     assert torch.equal(both[:3].flatten(), normal(seeds[:1], 0, 12)[0])
 
 
-def test_places_of_many_are_those_of_each():
-    draw = torch.Generator().manual_seed(0)
-    clouds = [torch.rand(n, 3, generator=draw) - 0.5 for n in (5, 40)]
-    views = [OrbitView(30.0, 20.0, 30.0), OrbitView(-80.0, 60.0, 55.0)]
-    item = torch.tensor([0] * 5 + [1] * 40)
-    table = torch.tensor([[v.yaw_deg, v.pitch_deg, v.fov_deg] for v in views])
-    found = cropped_each(torch.cat(clouds), item, torch.cat(clouds), item, table)
-    expected = torch.cat([cropped(cloud, cloud, view) for cloud, view in zip(clouds, views, strict=True)])
-    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
-    owner = torch.arange(2).repeat_interleave(len(ball()))
-    found = cropped_each(torch.cat(clouds), item, ball().repeat(2, 1), owner, table)
-    expected = torch.cat([cropped(cloud, ball(), view) for cloud, view in zip(clouds, views, strict=True)])
-    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
-
-
 def batches(pool: LatentPool, first: int, positions):
     kind = TASKS["texture_flow"]
     return PoolStream(pool, first, 1, "x").batches(positions, kind.latents, kind.drawn, STAGE, CPU)
@@ -79,7 +63,7 @@ def test_a_whole_pool_is_read_like_files(tmp_path):
         assert batch["lengths"] == tuple(row + 3 for row in rows)
         assert [int(part[0, 0]) for part in batch["shape"].split(batch["lengths"])] == rows
         assert [int(image[0, 0, 0]) % 100 for image in batch["images"]] == rows
-        assert batch["noise"].shape == batch["texture"].shape and batch["places"].shape == (len(batch["item"]), 2)
+        assert batch["noise"].shape == batch["texture"].shape and batch["cameras"].shape == (3, 3)
 
 
 def test_a_pool_grows_under_its_reader():

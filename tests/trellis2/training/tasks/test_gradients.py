@@ -5,7 +5,8 @@ import torch
 from comfyui_trellis2.trellis2.checkpoint.config import Normalization
 from comfyui_trellis2.trellis2.checkpoint.layouts import IMAGE_ENCODER
 from comfyui_trellis2.trellis2.checkpoint.weights import randomize
-from comfyui_trellis2.trellis2.projection.framing import CROP
+from comfyui_trellis2.trellis2.projection.blocks import block_channels
+from comfyui_trellis2.trellis2.projection.framing import CROP, support
 from comfyui_trellis2.trellis2.training.data.latents import LatentSample
 from comfyui_trellis2.trellis2.training.loop.compilation import compile_parts
 from comfyui_trellis2.trellis2.training.runs.networks import make_trainable, new_network
@@ -24,7 +25,8 @@ def latent_object(tokens: int) -> LatentSample:
     shape, texture = (torch.randn(tokens, CHANNELS, generator=draw) for _ in range(2))
     image = torch.randint(0, 256, (1, 256, 256, 3), generator=draw, dtype=torch.uint8)
     structure = torch.randn(CHANNELS, 8, 8, 8, generator=draw)
-    latents = {"coords": coords, "shape": shape, "texture": texture, "structure": structure}
+    points = support(torch.rand(50, 3, generator=draw) - 0.5)
+    latents = {"coords": coords, "shape": shape, "texture": texture, "structure": structure, "support": points}
     return LatentSample(latents, image, torch.tensor([[0.0, 20.0, 30.0]]))
 
 
@@ -120,7 +122,8 @@ def test_a_dropped_image_leaves_no_trace(toy, source):
 def projecting(recipe, name: str):
     """The recipe with a flow that also reads the picture where its tokens are."""
     role = TASKS[name].roles(recipe.stages[name])[1]
-    recipe.networks[role]["args"] |= {"image_attn_mode": "proj", "proj_in_channels": 32 + 3 * CROP.side**2}
+    channels = block_channels(32) if name == "structure_flow" else 32 + 3 * CROP.side**2
+    recipe.networks[role]["args"] |= {"image_attn_mode": "proj", "proj_in_channels": channels}
     return recipe
 
 
@@ -132,7 +135,7 @@ def test_a_flow_reads_the_picture_where_its_tokens_are(toy, source, name):
     terms["velocity"].backward()
     blocks = task.flow.blocks
     assert all(block.cross_attn.proj_linear.weight.grad.any() for block in blocks)
-    moved = task({**batch, "places": batch["places"].flip(0)})["velocity"]
+    moved = task({**batch, "cameras": batch["cameras"] + torch.tensor([90.0, 0.0, 0.0])})["velocity"]
     assert not torch.equal(moved, terms["velocity"])
     hidden = projecting(toy(1, [name], drop_condition=1.0), name)
     task = build(name, hidden)
