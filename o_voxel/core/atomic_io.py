@@ -22,7 +22,7 @@ except ImportError:  # Windows
 MAX_BYTES = 4 << 30
 # Bytes written between two reports.
 BLOCK = 8 << 20
-# The end of the names of hidden files that are being written; seconds after which one is stale where none is locked.
+# The end of the names of hidden files that are being written; seconds after which one that nobody holds is stale.
 STALE, STALE_SECONDS = ".o_voxel.tmp", 60
 _FULL = "the disk is full; free some of it, or choose another folder"
 _CLOSED = "the folder is read-only; give this program the right to write there, or choose another folder"
@@ -78,8 +78,8 @@ def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     while True:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{STALE}")
         file = open(temporary, "xb")  # noqa: SIM115 closed below, after it has moved where that is possible
-        # Before the lock, another process may have taken it for a dead one's.
-        if not _lock(file) or os.fstat(file.fileno()).st_nlink:
+        # Before the lock, another process may have taken it for a dead one's: it holds the lock, or has removed it.
+        if _lock(file) is not False and os.fstat(file.fileno()).st_nlink:
             break
         file.close()
     try:
@@ -94,25 +94,28 @@ def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
         temporary.unlink(missing_ok=True)
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Locks an open file until it is closed, or its process dies; False where that is not possible."""
+def _lock(file: BinaryIO) -> bool | None:
+    """Locks an open file until it is closed, or its process dies; False where another process holds the lock, None
+    where files cannot be locked."""
     if fcntl is None:
-        return False
+        return None
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes hidden files of writers that are no more: nobody holds their lock. Where there are no locks, on Windows,
-    those that nobody has open and that have not changed for a minute."""
+    """Removes hidden files of writers that are no more: those that have not changed for a minute and that nobody has
+    locked, or, where there are no locks, on Windows, has open. A library that writes to a path may put another file
+    there, without the lock: its time tells it from a dead writer's."""
     for path in folder.glob(f".*{STALE}"):
         with suppress(OSError):
+            if time.time() - path.stat().st_mtime <= STALE_SECONDS:
+                continue
             if fcntl is None:
-                if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                    path.unlink()
+                path.unlink()
                 continue
             with path.open("rb") as file:
                 if _lock(file):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,10 @@ def test_after_a_kill_nothing_is_half_written_and_the_next_run_cleans_up(tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     assert all((tmp_path / name).read_bytes() == b"before" for name in KILLED)
-    # Each child removes what the one before it left; the last one's is here.
-    assert [name for name in left(tmp_path) if name not in KILLED]
+    stale = [tmp_path / name for name in left(tmp_path) if name not in KILLED]
+    assert stale
+    for path in stale:
+        os.utime(path, (time.time() - 600,) * 2)
     WRITERS["a.ply"](tmp_path / "a.ply")
     assert set(left(tmp_path)) == {*KILLED}
     assert (tmp_path / "a.ply").read_bytes() != b"before"
@@ -77,6 +80,7 @@ def test_after_a_kill_nothing_is_half_written_and_the_next_run_cleans_up(tmp_pat
 def test_what_a_living_writer_holds_stays(tmp_path):
     stale = tmp_path / f".old.glb.0123abcd{atomic_io.STALE}"
     stale.write_bytes(b"half")
+    os.utime(stale, (time.time() - 600,) * 2)
     others = tmp_path / ".theirs.tmp"
     others.write_bytes(b"")
     with atomic_write(tmp_path / "a") as first:
@@ -87,6 +91,21 @@ def test_what_a_living_writer_holds_stays(tmp_path):
         assert [name for name in left(tmp_path) if name.startswith(".a.")]
     assert left(tmp_path) == [".theirs.tmp", "a", "b"]
     assert (tmp_path / "a").read_bytes() == b"1"
+
+
+@posix
+@pytest.mark.parametrize("name", ["a.ply", "w.safetensors"])
+def test_writers_of_one_folder_leave_each_other_alone(tmp_path, name):
+    """Files appear and vanish under the eyes of those who look for stale ones. safetensors replaces the locked file."""
+
+    def turns(_: int) -> None:
+        for turn in range(60):
+            WRITERS[name](tmp_path / f"{turn % 3}{name}")
+
+    # Locks belong to open files, so that threads meet as processes do.
+    with ThreadPoolExecutor(4) as writing:
+        list(writing.map(turns, range(4)))
+    assert left(tmp_path) == [f"{number}{name}" for number in range(3)]
 
 
 def test_without_locks_only_what_is_old_is_removed(tmp_path, monkeypatch):

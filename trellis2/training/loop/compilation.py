@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 import torch
 from torch import nn
 
@@ -12,6 +14,9 @@ from ...models.sparse_vae import ConvNeXtBlock, DownBlock, UpBlock
 from ...models.structure_flow import StructureFlow
 from ...models.structure_vae import ResBlock3d
 
+# Held while torch.compile may trace: it traces the modules of every thread, and fails on those that it does not know.
+TRACING = Lock()
+FIRST_STEPS = 3  # of training, in which all parts are compiled
 VARIANTS = 64  # specialisations that torch.compile may keep of one function: widths, dtypes, activation or none
 
 

@@ -20,7 +20,7 @@ from ..data.pool import LatentPool, PoolStream
 from ..data.stream import Positions, Stream, make_loader
 from ..recipe import DataConfig, StageConfig
 from ..tasks.task import Task
-from .compilation import compile_parts
+from .compilation import FIRST_STEPS, TRACING, compile_parts
 from .distributed import DistributedContext
 from .state import EMA, load_state, save_state, trained_parameters
 
@@ -93,7 +93,8 @@ def train_stage(setup: StageSetup, context: DistributedContext, on_progress: Ste
         rate = learning_rate(stage, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        terms = accumulate(model, batches, positions.micro_batches, stage, context)
+        compiles = step < start + FIRST_STEPS
+        terms = accumulate(model, batches, positions.micro_batches, stage, context, compiles=compiles)
         norm = nn.utils.clip_grad_norm_(task.parameters(), stage.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -120,16 +121,24 @@ def make_batches(setup: StageSetup, positions: Positions, device: torch.device) 
 
 
 def accumulate(
-    model: nn.Module, batches: Iterator[Batch], count: int, stage: StageConfig, context: DistributedContext
+    model: nn.Module,
+    batches: Iterator[Batch],
+    count: int,
+    stage: StageConfig,
+    context: DistributedContext,
+    *,
+    compiles: bool = False,
 ) -> dict[str, Tensor]:
-    """Accumulate one step's gradients over `count` micro-batches; returns the mean loss and terms, detached scalars."""
+    """Accumulate one step's gradients over `count` micro-batches; returns the mean loss and terms, detached scalars.
+
+    compiles: parts of the model are compiled in this step."""
     weights = term_weights(type(getattr(model, "module", model)), stage)
     total: dict[str, Tensor] = {}
     for k in range(count):
         batch = to_device(next(batches), context.device)
         # All-reduce the gradients with the last micro-batch only.
         sync = model.no_sync() if context.world_size > 1 and k + 1 < count else nullcontext()
-        with sync:
+        with sync, TRACING if compiles else nullcontext():
             with precision(context.device):
                 terms = model(batch)
             loss = sum(weights[name] * term for name, term in terms.items())

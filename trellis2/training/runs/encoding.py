@@ -22,6 +22,7 @@ from ..data.batches import Batch, Item, occupancy, pack_voxels, to_device, unpac
 from ..data.dataset import Sample
 from ..data.latents import SLATS, SUPPORT, LatentFolder, LatentSample
 from ..data.stream import map_in_order
+from ..loop.compilation import TRACING
 from ..loop.distributed import DistributedContext
 from ..loop.trainer import precision
 from ..recipe import DataConfig
@@ -109,8 +110,8 @@ def collate_objects(names: Sequence[str], structure_side: int, items: Sequence[I
 @torch.no_grad()
 def encode(encoders: Mapping[str, nn.Module], batch: Batch, device: torch.device) -> list[LatentSample]:
     """Encode a batch by `collate_objects` on `device`, in bf16 on a GPU as in training; the B samples are on the
-    CPU."""
-    with precision(device):
+    CPU. A thread may do so while another one trains."""
+    with TRACING, precision(device):
         return _encode(encoders, batch, device)
 
 
