@@ -4,6 +4,7 @@
     python3 install.py --demo    a fresh machine: makes .venv, installs, turns an image into output/demo.glb with the
                                  built-in checkpoint; --picture FILE for another image
     python3 install.py --test    a fresh machine: makes .venv, installs, runs the tests; with --fast only the quick ones
+    python3 install.py --types   the same with mypy, which checks the types
 
     python install.py --accelerator NAME     adds an optional accelerator that was checked to load here
     python install.py --check-wheel FILE     says whether a wheel would load here, and why not
@@ -33,6 +34,8 @@ OLDEST_PYTHON = (3, 10)
 TRITON_PINNED = "3.7.1"  # by torch's own metadata in its CUDA build; its CPU build comes without Triton
 TRITON = ("triton",) if sys.platform == "linux" else ()  # interprets kernels where there is no GPU; wheels: Linux
 TEST_REQUIREMENTS = ("pytest", "pytest-xdist", "hypothesis", "ruff", "gguf", "setuptools>=77", "zstandard", *TRITON)
+TYPE_REQUIREMENTS = ("mypy>=2.4",)  # not needed to run the tests
+CHECKED = ("o_voxel", "trellis2", "nodes")  # folders whose types are checked
 
 TINY_MODEL = "output/tiny"
 NO_MODEL = """this copy of the pack comes without its trained checkpoint: the demo's model is random and tiny.
@@ -157,7 +160,26 @@ def run_linter(machine: Machine, arguments: Sequence[str], chosen: Options) -> i
     return prepare(machine, TEST_REQUIREMENTS, build=chosen.build) or machine.run(ruff)
 
 
-JOBS = {"--demo": run_demo, "--test": run_tests, "--test-kernels": run_kernel_tests, "--lint": run_linter}
+def run_type_checker(machine: Machine, arguments: Sequence[str], chosen: Options) -> int:
+    """Checks the types. mypy refuses a package whose folder has a name that is none in Python, such as that of a clone:
+    it sees the tree by a link that has one."""
+    link = machine.root / ".mypy_cache" / "tree" / ALIAS
+    if code := prepare(machine, TYPE_REQUIREMENTS, build=chosen.build):
+        return code
+    if not link.is_dir():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(machine.root, target_is_directory=True)
+    folders = [str(link.relative_to(machine.root) / name) for name in CHECKED]
+    return machine.run([machine.python, "-m", "mypy", *arguments, *folders])
+
+
+JOBS = {
+    "--demo": run_demo,
+    "--test": run_tests,
+    "--test-kernels": run_kernel_tests,
+    "--lint": run_linter,
+    "--types": run_type_checker,
+}
 
 
 def run_cli(machine: Machine, arguments: Sequence[str]) -> int:
@@ -195,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--test", action="store_true", help="run the tests, in .venv")
     mode.add_argument("--test-kernels", action="store_true", help="run the kernels' tests under another Triton")
     mode.add_argument("--lint", action="store_true", help="run ruff, in .venv")
+    mode.add_argument("--types", action="store_true", help="check the types with mypy, in .venv")
     mode.add_argument("--accelerator", metavar="NAME", help="add an optional accelerator to this Python")
     mode.add_argument("--run-cli", nargs=argparse.REMAINDER, metavar="...", help="the trellis2 command")
     mode.add_argument("--check-wheel", nargs="+", metavar="FILE", help="say whether wheels would load on this machine")

@@ -198,7 +198,8 @@ class SamplerSettings:
             raise ValueError(f"step_cache: expected integrator euler, got {integrator}; switch the step cache off")
         numbers = (guidance_rescale, interval_start, interval_end, rescale_t)
         times = None if sigmas is None else schedule_of(sigmas)
-        return (SamplerOverrides(*map(override, numbers), step_cache, integrator, times),)
+        rescale, start, end, shift = map(override, numbers)
+        return (SamplerOverrides(rescale, start, end, shift, step_cache, integrator, times),)
 
 
 def schedule_of(sigmas: Any) -> tuple[float, ...]:

@@ -115,14 +115,14 @@ class ProjectPicture:
         report = host.progress()
         cuts, lines = cut_pictures(image, mask_marks, mask, AUTO, scaled(report, 0.0, 0.1))
         pictures = [Picture.cropped(torch.from_numpy(np.array(cut))) for cut in cuts]
-        given = (azimuth_deg, elevation_deg) if camera == GIVEN else (None, None)
+        azimuth, elevation = (azimuth_deg, elevation_deg) if camera == GIVEN else (None, None)
         options = ProjectOptions(
             strength=strength,
             color_match=color_match,
             feather=feather / 100,
             max_texture=0 if max_texture == LARGEST[0] else int(max_texture),
         )
-        fitting = FitOptions(*given, fov_deg or None, min_overlap, max_apart / 100)
+        fitting = FitOptions(azimuth, elevation, fov_deg or None, min_overlap, max_apart / 100)
         target = host.at_work(target)
         made, fits = project_found(
             target, pictures, fitting, options, on_warning=lines.append, progress=scaled(report, 0.1, 0.9)

@@ -54,7 +54,8 @@ class TexturesToImages:
         check_material(mesh, material)
         images = texture_images(mesh.materials[material])
         maps = (images.base_color, images.orm, images.normal, images.emissive)
-        return *(picture[None].float() / 255 for picture in maps), images.alpha[None, ..., 0].float() / 255
+        color, orm, normal, emissive = (picture[None].float() / 255 for picture in maps)
+        return color, orm, normal, emissive, images.alpha[None, ..., 0].float() / 255
 
 
 class ImagesToTextures:

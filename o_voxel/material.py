@@ -170,7 +170,7 @@ class TexturedMesh:
             raise ValueError("TexturedMesh.materials: expected at least one Material, got none")
         faces, vertices = len(self.mesh.faces), len(self.mesh.vertices)
         integers = (torch.int32, torch.int64)
-        expected = {
+        expected: dict[str, tuple[tuple[int | None, ...], torch.dtype | tuple[torch.dtype, ...]]] = {
             "material_ids": ((faces,), integers),
             "uv": ((None, 2), torch.float32),
             "uv_faces": ((faces, 3), integers),
@@ -204,6 +204,7 @@ class TexturedMesh:
     @property
     def uv_map(self) -> UVMap:
         """The texture coordinates, which must be there, as one chart."""
+        assert self.uv is not None
         return UVMap(self.uv, self.uv_rows, self.uv_rows.new_zeros(len(self.uv_rows)))
 
     @property

@@ -83,7 +83,8 @@ def check_material(mesh: TexturedMesh, material: int) -> None:
 
 def _changed(material: Material, images: TextureImages) -> dict[str, Any]:
     """The fields of `material` that the pictures replace."""
-    before, changed = texture_images(material), {}
+    before = texture_images(material)
+    changed: dict[str, Any] = {}
     for item in fields(images):
         picture, old = getattr(images, item.name), getattr(before, item.name)
         if picture is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -98,10 +98,10 @@ def to_device(value: T, device: torch.device | str) -> T:
     if isinstance(value, HOST_TYPES):
         return value
     if isinstance(value, Movable):
-        return value.to(device)
+        return cast(T, value.to(device))
     if isinstance(value, tuple):
         moved = tuple(to_device(part, device) for part in value)
-        return value if all(a is b for a, b in zip(moved, value, strict=True)) else moved
+        return value if all(a is b for a, b in zip(moved, value, strict=True)) else cast(T, moved)
     if not is_dataclass(value) or isinstance(value, type):
         kind = type(value)
         raise TypeError(

@@ -158,7 +158,7 @@ def test_neither_pip_nor_uv_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "ensurepip" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("mode", ["--test", "--test-kernels", "--demo", "--lint"])
+@pytest.mark.parametrize("mode", ["--test", "--test-kernels", "--demo", "--lint", "--types"])
 def test_outside_an_environment_the_script_runs_again_in_one(tmp_path: Path, mode: str):
     run = Commands(lambda command: 5 if "install.py" in command[1] else 0)
     assert install.main([mode, "-k", "grid"], machine(run, root=tmp_path, in_venv=False)) == 5
@@ -167,6 +167,19 @@ def test_outside_an_environment_the_script_runs_again_in_one(tmp_path: Path, mod
         ["python", "-m", "venv", "--clear", str(tmp_path / ".venv")],
         [python, str(tmp_path / "install.py"), mode, "-k", "grid"],
     ]
+
+
+def test_types_are_checked_under_the_name_of_the_package(tmp_path: Path):
+    """mypy refuses a package in a folder such as trellis2-assets, whose name is none in Python."""
+    (tmp_path / "requirements.txt").touch()
+    (tmp_path / "o_voxel").mkdir()
+    run = Commands()
+    assert install.main(["--types", "--strict"], machine(run, {"torch": "2.7", "mypy": "2.4.1"}, root=tmp_path)) == 0
+    (command,) = run.ran
+    assert command[1:4] == ["-m", "mypy", "--strict"]
+    assert (tmp_path / command[4]).samefile(tmp_path / "o_voxel")
+    assert Path(command[4]).parent.name == install.ALIAS
+    assert install.main(["--types"], machine(run, {"torch": "2.7", "mypy": "2.4.1"}, root=tmp_path)) == 0
 
 
 def existing_venv(root: Path) -> str:

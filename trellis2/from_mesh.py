@@ -107,7 +107,7 @@ def texture_mesh(
     texture = pipeline.sample_texture(condition, shape, seed=settings.seed, sampler=sampler, progress=report("texture"))
     (field,) = pipeline.decode_materials(shape, texture, progress=report("decode"))
     device = torch.device("cpu") if field.coords.device.type == "mps" else field.coords.device
-    field, surface, moved = (to_device(value, device) for value in (field, surface, mesh))
+    field, surface, moved = to_device((field, surface, mesh), device)
     made = bake_own_uvs(
         moved,
         field,

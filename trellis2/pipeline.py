@@ -63,8 +63,8 @@ class Pipeline:
             raise ValueError(problem)
         if checkpoint.quantization != "none":
             check_format(checkpoint.quantization, residency.device)
-        dtype = default_dtype(residency.device) if dtype == "auto" else dtype
-        self.networks = Networks(checkpoint, residency, dtype, backends)
+        chosen = default_dtype(residency.device) if dtype == "auto" else dtype
+        self.networks = Networks(checkpoint, residency, chosen, backends)
 
     @classmethod
     def load(
@@ -291,6 +291,7 @@ class Pipeline:
     ) -> list[Asset]:
         """Runs all six stages: `sample` with the same arguments, then `decode`."""
         latents = self.sample(objects, progress=progress, **settings)
+        assert latents.shape is not None  # `sample` returns all of them
         return self.decode(latents.shape, latents.texture, progress=staged(progress, "decode"))
 
     def sample(
@@ -341,6 +342,7 @@ class Pipeline:
             )
             self._show("structure", structure)
         if shape is None:
+            assert structure is not None  # given, or sampled above
             shape = self.sample_shape(condition, structure, seed=seed, sampler=shape_sampler, progress=report("shape"))
             self._show("shape", shape)
         if kind.cascade is not None and max(shape.resolutions) < kind.cascade:

@@ -46,13 +46,13 @@ ELSEWHERE: Mapping[str, str] = {
 PARTS: Mapping[str, str] = {"T2VoxelsToMesh": "set tile_size to 256 or less"}
 
 
-def guard_memory(node: type, name: str) -> type:
+def guard_memory(node: Any, name: str) -> Any:
     """Has the call of a node class, whose id is `name`, run once more where a device's memory runs out, and then raise
     an error of the same type that says what to change. Returns `node`."""
     call = getattr(node, node.FUNCTION)
     if not hasattr(call, "guards_memory"):
         guarded = _guarded(call, node, name)
-        guarded.guards_memory = True
+        vars(guarded)["guards_memory"] = True
         setattr(node, node.FUNCTION, guarded)
     return node
 
@@ -90,7 +90,7 @@ def free_device() -> None:
     empty_cache(working_device())
 
 
-def remedy(node: type, name: str, widgets: Mapping[str, Any]) -> str:
+def remedy(node: Any, name: str, widgets: Mapping[str, Any]) -> str:
     """Returns the sentence that says what to change: the node's own widgets that memory follows, with their values, and
     what helps before the node."""
     inputs = node.INPUT_TYPES()

@@ -95,7 +95,8 @@ class MeshMaterials:
         parts = [self._sample(*part) for part in zip(*(_passes(v) for v in (*found, facing, size)), strict=True)]
         columns = list(zip(*parts, strict=True))
         normals = None if columns[3][0] is None else torch.cat(columns[3])
-        return MaterialSamples(*(torch.cat(column) for column in columns[:3]), normals)
+        first, second, third = (torch.cat(column) for column in columns[:3])
+        return MaterialSamples(first, second, third, normals)
 
     def _sample(self, *parts: Tensor) -> MaterialSamples:
         flat, face, bary, facing, size = parts[2], parts[4].clamp_min(0), parts[5].T.contiguous(), *parts[-2:]

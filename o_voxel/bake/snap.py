@@ -100,4 +100,5 @@ class DenseSurface:
         found = (nearest.face >= 0) & (cosine >= min_cosine) & (dot(offset, offset) <= max_distance**2)
         kept = zip((closest, smooth, flat), (points, normals, normals), strict=True)
         face = torch.where(found, nearest.face, -1)
-        return Snapped(*(torch.where(found[:, None], new, old) for new, old in kept), found, face, nearest.barycentric)
+        points, smooth, flat = (torch.where(found[:, None], new, old) for new, old in kept)
+        return Snapped(points, smooth, flat, found, face, nearest.barycentric)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
 from functools import cache, wraps
-from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ def cached_per_device(probe: Callable[P, R]) -> Callable[P, R]:
     def on_indexed(device: torch.device, *rest: object) -> R:
         return cached(indexed(device), *rest)
 
-    return on_indexed
+    return cast(Callable[P, R], on_indexed)
 
 
 def indexed(device: torch.device) -> torch.device:

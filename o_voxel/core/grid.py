@@ -38,14 +38,15 @@ class Grid:
     @classmethod
     def fit(cls, low: Vector3, high: Vector3, shape: tuple[int, int, int]) -> Grid:
         """Returns the grid of `shape` voxels over the world box from `low` to `high`."""
-        return cls(
-            tuple(shape), tuple(low), tuple((far - near) / n for near, far, n in zip(low, high, shape, strict=True))
-        )
+        (nx, ny, nz), (x, y, z) = shape, low
+        a, b, c = ((far - near) / n for near, far, n in zip(low, high, shape, strict=True))
+        return cls((nx, ny, nz), (x, y, z), (a, b, c))
 
     @property
     def high(self) -> Vector3:
         """World position of the high corner."""
-        return tuple(o + n * s for o, n, s in zip(self.origin, self.shape, self.voxel_size, strict=True))
+        x, y, z = (o + n * s for o, n, s in zip(self.origin, self.shape, self.voxel_size, strict=True))
+        return x, y, z
 
     def to_world(self, points: Tensor) -> Tensor:
         """Converts points [..., 3] float from grid to world units."""

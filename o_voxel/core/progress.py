@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -69,8 +69,9 @@ def in_background(work: Callable[[Progress], T], progress: Progress | None, seco
     """
     if progress is None or progress is silent:
         return work(silent)
-    left, reports = threading.Event(), SimpleQueue()
-    settings, outcome = _thread_settings(), []
+    left, settings = threading.Event(), _thread_settings()
+    reports: SimpleQueue[float | None] = SimpleQueue()
+    outcome: list[tuple[Any, BaseException | None]] = []
 
     def report(fraction: float) -> None:
         if left.is_set():

@@ -93,14 +93,14 @@ def _sampled(
     (coords, wanted), (extras, mip_offset) = voxels, options
     scene = pack_scene(mesh, grid, emissive="emissive" in extras, normal="normal" in extras, mip_offset=mip_offset)
     keys = find_pairs(scene, backend=backend, report=scaled(report, 0.0, SCAN_SHARE))
-    keys, voxels, rows, reached = _plan(scene, keys, wanted)
+    keys, numbers, rows, reached = _plan(scene, keys, wanted)
 
     def sampling(done: float) -> None:
         report(SCAN_SHARE + (1 - SCAN_SHARE) * done)
 
-    values = voxel_means(scene, keys, voxels, backend=backend, report=sampling)[rows]
+    values = voxel_means(scene, keys, numbers, backend=backend, report=sampling)[rows]
     report(1.0)
-    coords = _coords(scene, voxels).to(torch.int32) if coords is None else coords
+    coords = _coords(scene, numbers).to(torch.int32) if coords is None else coords
     return _named(values, reached, coords, grid, extras)
 
 

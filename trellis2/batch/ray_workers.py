@@ -116,7 +116,8 @@ def _actor() -> type:
             pack.__path__ = [root]
             sys.modules[pack.__name__] = pack
             self.remote = importlib.import_module(f"{pack.__name__}.trellis2.batch.remote")
-            self.setup, self.worker = setup, None
+            self.setup = setup
+            self.worker: Any = None
             self.folder = Path(tempfile.mkdtemp(prefix="trellis2_"))
 
         def make(

@@ -171,7 +171,8 @@ class _Reporter:
     """One row's progress over STAGES. cancelled: what the caller's progress raised, which is no fault of the row."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self.cancelled = progress, None
+        self._progress = progress
+        self.cancelled: BaseException | None = None
 
     def stage(self, stage: str, fraction: float) -> None:
         try:

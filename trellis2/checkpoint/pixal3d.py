@@ -52,7 +52,8 @@ class FileSet:
 
 
 def _flows(name: str) -> tuple[str, str]:
-    return tuple(f"diffusion_models/{name}_{form}.safetensors" for form in ("bf16", "int8_convrot"))
+    plain, small = (f"diffusion_models/{name}_{form}.safetensors" for form in ("bf16", "int8_convrot"))
+    return plain, small
 
 
 TRELLIS2_FILES = FileSet("Comfy-Org/TRELLIS.2", _flows("trellis_2"), "clip_vision/dino_v3_vit_l.safetensors")

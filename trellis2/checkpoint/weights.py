@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from ..ops.quantized_linear import FORMATS, Format, Quantized, quantize_rows
 from .config import PipelineConfig
 from .int8_file import MARK, SCALE, WEIGHT, split_int8_layers
 from .stored import CheckpointError, FileTensor, Stored, check_format, read_header
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ def read_stored(path: Path, prefix: str = "") -> dict[str, FileTensor]:
 
 
 def load_weights(
-    model: nn.Module,
+    model: M,
     tensors: Mapping[str, Tensor | Stored],
     where: str,
     *,
     keep_int8: bool = False,
     quantization: Quantization | None = None,
-) -> nn.Module:
+) -> M:
     """Sets the weights of `model`, built on the meta device, in the dtypes that it declares. Returns `model`.
 
     Buffers determined by the configuration (the model's `derived_buffers`) may be absent. Tensors of the right dtype

@@ -150,6 +150,7 @@ def _checked(
 ) -> ViewCheck:
     names = tuple(direction_name(direction) for direction in directions)
     changes = _swaps_and_mirrors(names, directions)
+    rough: list[float] | None
     rigs, crops, losses, rough = _tried(changes, mattes, fov_deg)
     report(0.6)
     coverage, shown = _coverage(rigs.chosen([0]), crops.chosen([0]), mattes)

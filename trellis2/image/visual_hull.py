@@ -125,7 +125,8 @@ def _inside(rigs: Rigs, crops: Crops, mattes: Mattes, ray: tuple[int, Tensor, Te
     """How far points are inside the mattes of all other views: [R, Q, D] float32, world units. ray: the view, the
     places [R, Q, 2] of its pixels, and how far towards the camera the points are, [R, Q, D]."""
     view, place, along = ray
-    half, inside = crops.scales.exp()[..., None, None], None
+    half = crops.scales.exp()[..., None, None]
+    inside: Tensor | None = None
     plane = crops.offsets[:, view, None] + half[:, view] * place
     own = plane[:, :, None] * (1 - along / rigs.distance)[..., None]  # [R, Q, D, 2]
     for other in range(rigs.rows.shape[1]):
@@ -144,6 +145,7 @@ def _inside(rigs: Rigs, crops: Crops, mattes: Mattes, ray: tuple[int, Tensor, Te
         beyond = (grid.detach().abs() - 1).clamp_min(0).sum(-1)
         read = (read - 2 * beyond) * half[:, other]
         inside = read if inside is None else torch.minimum(inside, read)
+    assert inside is not None  # there are two views or more
     return inside
 
 

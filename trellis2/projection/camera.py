@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -84,11 +85,11 @@ class ViewRig:
             fov = torch.tensor([math.radians(pose.fov_deg) for pose in self.poses], dtype=torch.float32)
             return relative_to_first(torch.tensor([pose.to_world for pose in self.poses])), fov
         wide = math.radians(self.fov_deg or (FOV_DEG if views == 1 else VIEWS_FOV_DEG))
-        fov = 2 * math.atan(zoom * math.tan(wide / 2))
-        angles = torch.full((views,), fov, dtype=torch.float32)
+        angle = 2 * math.atan(zoom * math.tan(wide / 2))
+        angles = torch.full((views,), angle, dtype=torch.float32)
         if views == 1:
-            return canonical(distance_of(fov))[None], angles
-        around = [orbit(direction, MARGIN * distance_of(fov)) for direction in self.directions]
+            return canonical(distance_of(angle))[None], angles
+        around = [orbit(direction, MARGIN * distance_of(angle)) for direction in self.directions]
         return relative_to_first(torch.stack(around)), angles
 
 
@@ -99,6 +100,14 @@ def check_fov(degrees: float) -> None:
             f"fov: expected {LEAST_FOV:g} to {MOST_FOV:g} degrees, got {degrees:g}; degrees, not radians, or leave it "
             "out (in ComfyUI: 0) for the usual one"
         )
+
+
+@overload
+def focal_pixels(fov: float, size: int) -> float: ...
+
+
+@overload
+def focal_pixels(fov: Tensor, size: int) -> Tensor: ...
 
 
 def focal_pixels(fov: float | Tensor, size: int) -> float | Tensor:

@@ -39,6 +39,8 @@ class CudaGraph:
 
     device_type = "cuda"
     _living: ClassVar[WeakSet[CudaGraph]] = WeakSet()
+    _graph: torch.cuda.CUDAGraph
+    _device: torch.device
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         self.inputs = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs]

@@ -15,7 +15,8 @@ from ..checkpoint.config import FlowConfig, SparseDecoderConfig
 
 log = logging.getLogger(__name__)
 
-T, B = TypeVar("T"), TypeVar("B")
+T = TypeVar("T")
+B = TypeVar("B")
 GIB = 2**30
 MEMINFO = Path("/proc/meminfo")
 # Assumed for a device that does not report its memory.

@@ -256,7 +256,7 @@ def _find_packed(block: nn.Module) -> Tensor | None:
         if tensor.device.type != "cpu" or tensor.data_ptr() != storage.data_ptr() + offset:
             return None
         offset += _padded(tensor)
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (offset,)) if storage.nbytes() == offset else None
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (offset,), (1,)) if storage.nbytes() == offset else None
 
 
 def _bytes(model: nn.Module) -> int:

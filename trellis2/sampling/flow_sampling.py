@@ -134,7 +134,7 @@ def sample_sparse_latent(
     coords = noise.coords
 
     def forward(x: Tensor, t: Tensor, image: PreparedCondition, *extra_inputs: Tensor) -> Tensor:
-        more = SparseTensor(*extra_inputs, coords) if extra_inputs else None
+        more = SparseTensor(extra_inputs[0], coords) if extra_inputs else None
         return flow(SparseTensor(x, coords), t, image, more).feats
 
     extra_inputs = () if concat is None else (concat.feats,)

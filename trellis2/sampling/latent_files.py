@@ -128,7 +128,8 @@ def summary(latents: Latents) -> list[str]:
 def _tensors(value: SparseStructure | Latent) -> dict[str, Tensor]:
     if isinstance(value, SparseStructure):
         return {"voxels": torch.cat(value.items).to(torch.int32)}
-    surface = {} if getattr(value, "surface", None) is None else {"surface": value.surface.voxels}
+    found = getattr(value, "surface", None)
+    surface = {} if found is None else {"surface": found.voxels}
     return {"voxels": value.slat.coords.voxels, "feats": value.slat.feats.float(), **surface}
 
 
@@ -271,6 +272,7 @@ def _list(data: object, length: int | None, name: str) -> list[Any]:
 
 
 def _integers(data: object, name: str) -> list[int]:
-    if any(type(number) is not int or not 0 <= number < 1 << 62 for number in _list(data, None, name)):
+    numbers = _list(data, None, name)
+    if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
         raise ValueError(f"{name}: expected whole numbers, got {str(data)[:80]}")
-    return data
+    return numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ class CoordSet:
         """Returns the cached result of `build()` under `key`, computed at the first call with this key."""
         if key not in self._derived:
             self._derived[key] = normal_tensors(build)()
-        return self._derived[key]
+        return cast(T, self._derived[key])
 
     def index(self) -> HashGrid:
         """Returns the cached hash grid that finds a row by its coordinates."""

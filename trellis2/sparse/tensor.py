@@ -56,7 +56,7 @@ class PackedSequences:
         check_tensor(self.feats, "PackedSequences.feats", (sum(self.lengths), None))
 
     @classmethod
-    def from_items(cls, items: Sequence[Tensor]) -> PackedSequences:
+    def from_items(cls, items: Sequence[Tensor] | Tensor) -> PackedSequences:
         """Makes one sequence of each [L_i, C] tensor; a [B, L, C] tensor gives B sequences."""
         return cls(torch.cat(list(items)), tuple(len(item) for item in items))
 

@@ -117,7 +117,7 @@ class _MaterialReader:
             self.materials.append(self._read(material))
         return self.rows[id(material)]
 
-    def _read(self, material: object) -> Material:
+    def _read(self, material: Any) -> Material:
         if material is None or _is_placeholder(material):
             return PLAIN
         if hasattr(material, "baseColorFactor"):

@@ -35,7 +35,8 @@ class VertexBuffer:
         """Extracts the faces of one material and their vertices, in order."""
         mesh, rows = select_faces(self.mesh, self.material_ids == material)
         picked = [self.uv, self.normals, self.tangents, self.colors]
-        return VertexBuffer(mesh, *(_rows(values, rows.vertices) for values in picked), self.material_ids[rows.faces])
+        uv, normals, tangents, colors = (_rows(values, rows.vertices) for values in picked)
+        return VertexBuffer(mesh, uv, normals, tangents, colors, self.material_ids[rows.faces])
 
 
 def as_textured(mesh: Mesh | TexturedMesh) -> TexturedMesh:

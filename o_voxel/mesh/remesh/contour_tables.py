@@ -58,7 +58,8 @@ def _face_pairs(axis: int, side: int, inside: set[Corner]) -> list[tuple[int, in
 def _ends(edge: int) -> tuple[Corner, Corner]:
     axis, position = edge // 4, (edge // 2 % 2, edge % 2)
     low, high = ([*position[:axis], end, *position[axis:]] for end in (0, 1))
-    return tuple(low), tuple(high)
+    (a, b, c), (x, y, z) = low, high
+    return (a, b, c), (x, y, z)
 
 
 def _crosses(edge: int, inside: set[Corner]) -> bool:

@@ -80,4 +80,5 @@ def _inverse(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     a, b, c = (torch.stack(column, 1) for column in ((xx + PULL, xy, xz), (xy, yy + PULL, yz), (xz, yz, zz + PULL)))
     adjugate = cross(b, c), cross(c, a), cross(a, b)
     scale = dot(a, adjugate[0])[:, None]
-    return tuple(column / scale for column in adjugate)
+    x, y, z = (column / scale for column in adjugate)
+    return x, y, z

@@ -121,7 +121,8 @@ def ambient_occlusion(
     else:
         from .reference import ambient_occlusion_torch as implementation
     parts = depth_maps.depth, depth_maps.axes, depth_maps.center, depth_maps.radius, points, normals, flat
-    return implementation(*(part.contiguous() for part in parts), limit)
+    depth, axes, center, radius, points, normals, flat = (part.contiguous() for part in parts)
+    return implementation(depth, axes, center, radius, points, normals, flat, limit)
 
 
 __all__ = ["BACKENDS", "DepthMaps", "ambient_occlusion", "picture_axes", "render_depth_maps", "sphere_directions"]

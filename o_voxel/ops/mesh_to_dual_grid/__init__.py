@@ -6,7 +6,7 @@ and add in integers, so that all agree on voxels and flags, and on vertices up t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -47,7 +47,7 @@ def _voxelize(module: ModuleType, soup: Soup, weights: QefWeights, slab: Slab) -
     return module.voxelize_slab(soup, slab, weights)
 
 
-def _in_order(work: Callable[[Slab], Part], slabs: list[Slab], workers: int) -> Iterator[Part]:
+def _in_order(work: Callable[[Slab], Part], slabs: list[Slab], workers: int) -> Generator[Part, None, None]:
     if workers == 1:
         yield from map(work, slabs)
         return

@@ -175,8 +175,8 @@ def _span(corners: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         corners[:, :, 0] + ((row[:, None] + d - corners[:, :, 1]) / rise).clamp(0, 1) * (to - corners)[:, :, 0]
         for d in (0, 1)
     ]
-    ends = torch.cat(ends, dim=1)
-    return ends.amin(dim=1), ends.amax(dim=1)
+    both = torch.cat(ends, dim=1)
+    return both.amin(dim=1), both.amax(dim=1)
 
 
 def _overlaps(pairs: tuple[Tensor, Tensor], soup: Soup) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,8 @@ def triangle_soup(mesh: Mesh, grid: Grid) -> Soup:
 
 
 def _stretch(voxel_size: Vector3) -> Vector3:
-    return tuple(s / max(voxel_size) for s in voxel_size)
+    x, y, z = (s / max(voxel_size) for s in voxel_size)
+    return x, y, z
 
 
 def _planes(corners: Tensor, voxel_size: Vector3) -> tuple[Tensor, Tensor]:

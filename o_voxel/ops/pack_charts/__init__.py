@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 from numpy import ndarray
@@ -146,10 +147,11 @@ class _Packer:
     """
 
     def __init__(self, outlines: Outlines, side: int, gap: int, backend: str, share: Callable):
+        kernels: ModuleType = reference
         if backend == "numba":
-            from . import kernel_cpu as kernels
-        else:
-            kernels = reference
+            from . import kernel_cpu
+
+            kernels = kernel_cpu
         self.outlines, self.side, self.gap, self.share = outlines, side, gap, share
         self.trace_charts, self.place_charts = kernels.trace_charts, kernels.place_charts
         self.box_areas = kernels.box_areas
@@ -243,8 +245,8 @@ class _Packer:
         low = np.maximum(((sketch.low - slack) * (scale / sketch.scale)).astype(np.int64), 0)
         room = math.ceil(1.05 * self.side), self.side
         rows, _, place = self.place_charts(traces, sketch.order, room, self.gap, low)
-        rows = math.inf if rows == NOWHERE else rows / self.side
-        return _Placed(rows, scale, sketch.turns, place, traces.origin[:, 0], traces.overlaps[:, 0])
+        share = math.inf if rows == NOWHERE else rows / self.side
+        return _Placed(share, scale, sketch.turns, place, traces.origin[:, 0], traces.overlaps[:, 0])
 
     @staticmethod
     def _better_half(sketches: list[_Sketch], placed: list[_Placed]) -> list[_Sketch]:

@@ -54,10 +54,15 @@ def _in_process(
     """The library's result by another process; None, with a warning in the log, where that does not work here."""
     given = io.BytesIO()
     np.savez(given, vertices=vertices, faces=faces, target=target)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     hidden = getattr(subprocess, "CREATE_NO_WINDOW", 0)
     try:
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(sys.path)], creationflags=hidden, **pipes)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            creationflags=hidden,
+        )
     except OSError as error:
         log.warning("no process for fast-simplification (%s); the bar stands still while it runs here", error)
         return None

@@ -31,6 +31,7 @@ def _bilinear(table: TextureTable, material: Tensor, uv: Tensor, level: Tensor) 
         for column, column_weight in zip(x, x_weight, strict=True):
             part = (column_weight * row_weight)[:, None] * table.texels[start + column]
             total = part if total is None else total + part
+    assert total is not None  # there are taps
     return total / 255.0
 
 

@@ -49,8 +49,8 @@ def _in_threads(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> t
     """Runs the numba kernel on ranges of loops of about equal cost, on as many threads as the work justifies."""
     from . import kernel_cpu
 
-    points, rim, starts, barred = (column.contiguous().numpy() for column in (points, rim, start, barred))
-    bars = kernel_cpu.bars_by_loop(starts, barred)
+    place, edge, starts, pairs = (column.contiguous().numpy() for column in (points, rim, start, barred))
+    bars = kernel_cpu.bars_by_loop(starts, pairs)
     work = torch.cat([start.new_zeros(1), start.diff().pow(3).cumsum(0)])
     threads = min(torch.get_num_threads(), 1 + int(work[-1]) // THREAD_WORK)
     shares = torch.arange(1, threads) * work[-1] // threads
@@ -58,7 +58,7 @@ def _in_threads(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> t
 
     def run(span: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         weights = reference.BEND, reference.FOLD, reference.FLAT
-        return kernel_cpu.triangulate_loops(points, rim, starts, *bars, span, *weights)
+        return kernel_cpu.triangulate_loops(place, edge, starts, *bars, span, *weights)
 
     spans = [span for span in zip(ends[:-1], ends[1:], strict=True) if span[0] < span[1]]
     with ThreadPoolExecutor(threads) as pool:

@@ -76,8 +76,8 @@ def resolve(layers: Layers, size: tuple[int, int], side: int) -> tuple[Tensor, T
     _in_threads(
         lambda rows: resolve_pixels((color, alpha, normal, depth), side, (rows.start, rows.stop), *found), height
     )
-    color, alpha, normal, depth = (torch.from_numpy(part) for part in found)
-    return color.permute(2, 0, 1), alpha, normal.permute(2, 0, 1), depth
+    colors, alphas, normals, depths = (torch.from_numpy(part) for part in found)
+    return colors.permute(2, 0, 1), alphas, normals.permute(2, 0, 1), depths
 
 
 def attenuate(color: Tensor, depth: Tensor, normal: Tensor, view: View, reach: float) -> None:

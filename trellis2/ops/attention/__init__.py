@@ -5,6 +5,7 @@ Letters: T query tokens and S key tokens of all items together, H heads, d chann
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -101,7 +102,7 @@ def attention(
             f"got {list(query_lengths)} and {list(key_lengths)}"
         )
     learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
-    choices = BACKENDS
+    choices: Sequence[Backend] = BACKENDS
     if backend == "auto":
         most = max(query_lengths, default=0)
         choices = [choice for choice in BACKENDS if choice.automatic and _fits(choice, query.device, width, most)]
@@ -122,8 +123,8 @@ def attention(
         return libraries.attend_packed(query, key, value, (query_lengths, key_lengths), library)
     if learning and chosen == "sdpa" and sdpa.packed_probe(query.device, query.dtype) is None:
         return sdpa.attend_packed(query, key, value, query_lengths, key_lengths)
-    items = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
-    parts = (attend(q[None], k[None], v[None])[0] for q, k, v in items)
+    objects = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
+    parts = (attend(q[None], k[None], v[None])[0] for q, k, v in objects)
     if learning:
         return torch.cat(list(parts))
     out = query.new_empty(query.shape)

@@ -6,6 +6,9 @@ Letters: T packed tokens, B batch items, C channels.
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -29,7 +32,7 @@ def norm_modulate(
 ) -> Tensor:  # [T, C]
     """Returns LN(x) * (1 + scale[item]) + shift[item], [T, C] in x's dtype; the norm has no weights and runs in
     fp32."""
-    return add_norm_modulate(x, None, scale, shift, item, eps=eps, backend=backend)[1]
+    return cast(Tensor, add_norm_modulate(x, None, scale, shift, item, eps=eps, backend=backend)[1])
 
 
 def layer_norm(
@@ -101,7 +104,7 @@ def _check_sum(x: Tensor, branch: ResidualBranch | None, item: Tensor | None) ->
     return c
 
 
-def _backend(x: Tensor, weight: Tensor | None, backend: str):  # noqa: ANN202 a module: the kernel's or the reference
+def _backend(x: Tensor, weight: Tensor | None, backend: str) -> ModuleType:
     trained = torch.is_grad_enabled() and (x.requires_grad or (weight is not None and weight.requires_grad))
     if resolve_backend(backend, BACKENDS, x.device, x.dtype) == "triton" and not trained:
         from . import kernel

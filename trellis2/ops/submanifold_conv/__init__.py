@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from ....o_voxel.core.backend import Backend, always, resolve_backend, triton_probe
 from ....o_voxel.core.checks import FLOATS, check_tensor
@@ -192,14 +192,14 @@ class _Convolution(torch.autograd.Function):
     """The input's gradient is the same convolution of the output's gradient, with flipped taps."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, feats: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    def forward(ctx: Any, feats: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
         ctx.save_for_backward(feats, weight)
         ctx.plan = plan
         return plan.convolve(feats, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (feats, weight), wanted = ctx.saved_tensors, ctx.needs_input_grad
         return (
             ctx.plan.convolve(grad, reference.transpose_weight(weight), None) if wanted[0] else None,
@@ -214,7 +214,7 @@ def _wants_gradients(feats: Tensor, weight: Tensor, bias: Tensor | None) -> bool
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def _autocast(*tensors: Any) -> tuple[Any, ...]:
     """Casts tensors to the dtype of the autocast active on the first one's device; unchanged without one.
 
     Arguments that are no tensors are left to the checks that follow.

@@ -106,7 +106,7 @@ def _world(nodes: list[dict[str, Any]]) -> list[np.ndarray]:
         for i in reversed(above):
             local = _local(nodes[i], f"node {i}")
             world[i] = world[parent[i]] @ local if i in parent else local
-    return world
+    return [matrix for matrix in world if matrix is not None]
 
 
 def _shown(source: Source, nodes: list[dict[str, Any]]) -> Iterator[int]:
