@@ -122,7 +122,9 @@ def _hidden(
         raster = rasterize(_turned(points, picture), mesh.faces, (side, side), backend=backend)
         seen[raster.face[raster.face >= 0].long()] = True
         rows = (~seen).nonzero().squeeze(1)
-        seen[rows] = _on_top(_turned(middle[rows], picture), normal[rows], picture[2], raster.depth)
+        # `index_select` is several times faster than an index of two dimensions on a CPU.
+        place, facing = middle.index_select(0, rows), normal.index_select(0, rows)
+        seen[rows] = _on_top(_turned(place, picture), facing, picture[2], raster.depth)
         report((done + 1) / len(axes))
         if enough < 1 and done % LOOKS == LOOKS - 1 and float(area[seen].sum()) > wanted:
             break

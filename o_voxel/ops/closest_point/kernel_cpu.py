@@ -10,15 +10,15 @@ from functools import partial
 
 import numpy as np
 import torch
+from numba import uint64
 from torch import Tensor
 
 from ...core.kernel_cpu import cached_njit
 from .reference import first_key
-from .tree import BITS, SLACK, Tree
+from .tree import SLACK, Tree
 
 QUERIES_A_TASK = 1 << 13
 NOTHING = np.int64(0xFFFFFFFF)
-MASK = np.int64(2**BITS - 1)
 
 _compiled = partial(cached_njit, error_model="numpy")
 
@@ -51,37 +51,39 @@ def find_range(index, points, visits, likely, first, distance, face, weights):
 
     likely: [n] int32 leaves.  first: the initial key.
     """
+    boxes, corners, faces, slots, frame = index
     bits = np.empty(1, np.float32)
-    for i, query in enumerate(visits):
-        point = points[query]
+    for i in range(len(visits)):
+        query = visits[i]
+        point = np.float64(points[query, 0]), np.float64(points[query, 1]), np.float64(points[query, 2])
         # searchsorted returns the first leaf whose code is past the point's; the one before holds its neighbours.
         leaf = max(likely[i] - 1, 0)
-        key = search_leaf(index, point, leaf, first, bits)
-        key = search(index, point, leaf, key, bits)
+        key = search_leaf(corners, faces, len(boxes), point, leaf, first, bits)
+        key = search(boxes, corners, faces, frame, point, leaf, key, bits)
         if key & NOTHING == NOTHING:
             distance[query], face[query], weights[query] = np.inf, -1, 0.0
             continue
         face[query] = key & NOTHING
-        square, edge, part = closest_on_triangle(point, index[1][index[3][face[query]]])
+        slot = uint64(slots[face[query]])
+        square, edge, part = closest_on_triangle(point, corners, slot)
         distance[query] = np.sqrt(square)
-        inside_weights(point, index[1][index[3][face[query]]], edge, part, weights[query])
+        inside_weights(point, corners, slot, (edge, part), weights, query)
 
 
-@_compiled
-def search_leaf(index, point, leaf, key, bits):
+@partial(_compiled, forceinline=True)
+def search_leaf(corners, faces, leaves, point, leaf, key, bits):
     """Returns the smallest of `key` and a leaf's keys: the bits of the squared distance above, the face below.
 
-    bits: [1] float32 scratch; on return it holds the squared distance.
+    leaves: how many there are.  bits: [1] float32 scratch; on return it holds the squared distance.
     """
-    boxes, corners, faces, _, _ = index
-    leaves, count = len(boxes), len(corners)
+    count = len(corners)
     as_bits = bits.view(np.int32)
     as_bits[0] = key >> 32
     limit = np.float64(bits[0]) * (1 + SLACK)
-    for slot in range(leaf * count // leaves, (leaf + 1) * count // leaves):
+    for slot in range(uint64(leaf * count // leaves), uint64((leaf + 1) * count // leaves)):
         if box_distance(point, corners, slot) > limit:
             continue
-        bits[0], _, _ = closest_on_triangle(point, corners[slot])
+        bits[0], _, _ = closest_on_triangle(point, corners, slot)
         here = np.int64(as_bits[0]) << 32 | np.int64(faces[slot])
         if here < key:
             key = here
@@ -90,30 +92,28 @@ def search_leaf(index, point, leaf, key, bits):
     return key
 
 
-@_compiled
+@partial(_compiled, forceinline=True)
 def box_distance(point, corners, slot):
     """Returns the squared distance from a point to a triangle's bounding box: far less work than to the triangle."""
-    square = 0.0
-    for axis in range(3):
-        a, b, c = corners[slot, axis], corners[slot, 3 + axis], corners[slot, 6 + axis]
-        low, high = (a, b) if a < b else (b, a)
-        low, high = c if c < low else low, c if c > high else high
-        at = np.float64(point[axis])
-        gap = low - at if at < low else (at - high if at > high else 0.0)
-        square += gap * gap
-    return square
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = triangle(corners, slot)
+    x = max(min(ax, bx, cx) - point[0], point[0] - max(ax, bx, cx), 0.0)
+    y = max(min(ay, by, cy) - point[1], point[1] - max(ay, by, cy), 0.0)
+    z = max(min(az, bz, cz) - point[2], point[2] - max(az, bz, cz), 0.0)
+    return x * x + y * y + z * z
 
 
 @_compiled
-def search(index, point, leaf, key, bits):
+def search(boxes, corners, faces, frame, point, leaf, key, bits):
     """Returns the smallest key of all, from that of `leaf` or the initial one; `bits` holds its squared distance.
 
     Goes up from that leaf and descends into each sibling: near triangles are mostly in the first ones, so the top of
     the tree is rarely descended.
     """
-    boxes, _, _, _, frame = index
     leaves = len(boxes)
-    x, y, z = (point[0] - frame[0]) / frame[3], (point[1] - frame[1]) / frame[3], (point[2] - frame[2]) / frame[3]
+    bounds = boxes.view(np.uint16)  # four numbers of 16 bits for each of a row's
+    x = (np.float32(point[0]) - frame[0]) / frame[3]
+    y = (np.float32(point[1]) - frame[1]) / frame[3]
+    z = (np.float32(point[2]) - frame[2]) / frame[3]
     to_steps = np.float32(1 + SLACK) / (frame[3] * frame[3])
     bound = bits[0] * to_steps
     # Bit k of `pending` is set while the sibling k levels up from `node` is unvisited.
@@ -124,10 +124,12 @@ def search(index, point, leaf, key, bits):
             pending >>= 1
         node ^= 1
         pending ^= 1
-        if child_distance(boxes[node >> 1], (node & 1) * 2 * BITS, x, y, z) > bound:
+        if child_distance(bounds, uint64(node >> 1), uint64((node & 1) * 2), x, y, z) > bound:
             continue
         while node < leaves:
-            near, far = child_distance(boxes[node], 0, x, y, z), child_distance(boxes[node], 2 * BITS, x, y, z)
+            row = uint64(node)
+            near = child_distance(bounds, row, uint64(0), x, y, z)
+            far = child_distance(bounds, row, uint64(2), x, y, z)
             first = 2 * node
             if far < near:
                 near, far, first = far, near, first + 1
@@ -136,76 +138,95 @@ def search(index, point, leaf, key, bits):
             node = first
             pending = pending << 1 | int(far <= bound)
         if node >= leaves:
-            key = search_leaf(index, point, node - leaves, key, bits)
+            key = search_leaf(corners, faces, leaves, point, node - leaves, key, bits)
             bound = bits[0] * to_steps
     return key
 
 
-@_compiled
-def child_distance(row, shift, x, y, z):
-    """Returns the squared distance, in steps, from (x, y, z) to the box of a row's first (shift 0) or second child."""
-    square = np.float32(0)
-    for axis, place in enumerate((x, y, z)):
-        below = np.float32(row[axis] >> shift & MASK) - place
-        above = place - np.float32(row[axis] >> (shift + BITS) & MASK)
-        gap = max(below, above, np.float32(0))
-        square += gap * gap
-    return square
+@partial(_compiled, forceinline=True)
+def child_distance(bounds, row, side, x, y, z):
+    """Returns the squared distance, in steps, from (x, y, z) to the box of a row's first (side 0) or second child (2).
+
+    bounds: [L, 16] uint16, the boxes as they lie in memory, the low bits first.
+    """
+    one = uint64(1)
+    p, q, r = side, side + uint64(4), side + uint64(8)
+    nothing = np.float32(0)
+    x = max(np.float32(bounds[row, p]) - x, x - np.float32(bounds[row, p + one]), nothing)
+    y = max(np.float32(bounds[row, q]) - y, y - np.float32(bounds[row, q + one]), nothing)
+    z = max(np.float32(bounds[row, r]) - z, z - np.float32(bounds[row, r + one]), nothing)
+    return x * x + y * y + z * z
 
 
 @_compiled
-def closest_on_triangle(point, corners):
+def closest_on_triangle(point, corners, slot):
     """Returns (squared distance, nearest edge, parameter) as reference.closest_on_triangles; edge -1: interior."""
-    height, area, inner = above_triangle(point, corners)
-    if area > 0.0 and min(inner) >= 0.0:
+    a, b, c = triangle(corners, slot)
+    height, area, (first, second, third) = above_triangle(point, a, b, c)
+    if area > 0.0 and min(first, second, third) >= 0.0:
         return height * height / area, -1, 0.0
+    # The nearest edge has the point on its outer side; which of two that share a corner does not matter.
     square, edge, part = np.inf, 0, 0.0
-    for k in range(3):
-        i, j = 3 * k, 3 * ((k + 1) % 3)
-        ax, ay, az = to_float64(corners, i)
-        bx, by, bz = to_float64(corners, j)
-        px, py, pz = point[0] - ax, point[1] - ay, point[2] - az
-        bx, by, bz = bx - ax, by - ay, bz - az
-        length = bx * bx + by * by + bz * bz
-        along = (px * bx + py * by + pz * bz) / (length if length > 0.0 else 1.0)
-        along = min(max(along, 0.0), 1.0)
-        dx, dy, dz = px - along * bx, py - along * by, pz - along * bz
-        here = dx * dx + dy * dy + dz * dz
+    if not (area > 0.0 and third > 0.0):
+        square, part = to_edge(point, a, b)
+    if not (area > 0.0 and first > 0.0):
+        here, along = to_edge(point, b, c)
         if here < square:
-            square, edge, part = here, k, along
+            square, edge, part = here, 1, along
+    if not (area > 0.0 and second > 0.0):
+        here, along = to_edge(point, c, a)
+        if here < square:
+            square, edge, part = here, 2, along
     return square, edge, part
 
 
-@_compiled
-def above_triangle(point, corners):
-    """Returns (height * sqrt(area), area, weights [3]) of a point over a triangle's plane; area: the squared normal."""
-    ax, ay, az = to_float64(corners, 0)
-    bx, by, bz = to_float64(corners, 3)
-    cx, cy, cz = to_float64(corners, 6)
-    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
+@partial(_compiled, forceinline=True)
+def to_edge(point, a, b):
+    """Returns (squared distance, parameter from 0 at a to 1 at b) of the closest point of an edge."""
+    px, py, pz = point[0] - a[0], point[1] - a[1], point[2] - a[2]
+    bx, by, bz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+    length = bx * bx + by * by + bz * bz
+    along = (px * bx + py * by + pz * bz) / (length if length > 0.0 else 1.0)
+    along = min(max(along, 0.0), 1.0)
+    dx, dy, dz = px - along * bx, py - along * by, pz - along * bz
+    return dx * dx + dy * dy + dz * dz, along
+
+
+@partial(_compiled, forceinline=True)
+def above_triangle(point, a, b, c):
+    """Returns (height * sqrt(area), area, weights [3] times the area) of a point over the plane of the triangle abc;
+    area: the squared normal."""
+    ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+    vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
     nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
     area = nx * nx + ny * ny + nz * nz
-    scale = area if area > 0.0 else 1.0
-    px, py, pz = point[0] - ax, point[1] - ay, point[2] - az
-    qx, qy, qz = point[0] - bx, point[1] - by, point[2] - bz
-    wx, wy, wz = cx - bx, cy - by, cz - bz
+    px, py, pz = point[0] - a[0], point[1] - a[1], point[2] - a[2]
+    qx, qy, qz = point[0] - b[0], point[1] - b[1], point[2] - b[2]
+    wx, wy, wz = c[0] - b[0], c[1] - b[1], c[2] - b[2]
     first = nx * (wy * qz - wz * qy) + ny * (wz * qx - wx * qz) + nz * (wx * qy - wy * qx)
     second = nx * (py * vz - pz * vy) + ny * (pz * vx - px * vz) + nz * (px * vy - py * vx)
     third = nx * (uy * pz - uz * py) + ny * (uz * px - ux * pz) + nz * (ux * py - uy * px)
-    return px * nx + py * ny + pz * nz, area, (first / scale, second / scale, third / scale)
+    return px * nx + py * ny + pz * nz, area, (first, second, third)
 
 
 @_compiled
-def inside_weights(point, corners, edge, part, out):
-    """Writes the corners' weights [3] of the point found by `closest_on_triangle`."""
+def inside_weights(point, corners, slot, place, weights, query):
+    """Writes the corners' weights [3] of the point found by `closest_on_triangle`. place: its edge and parameter."""
+    edge, part = place
     if edge < 0:
-        out[0], out[1], out[2] = above_triangle(point, corners)[2]
+        a, b, c = triangle(corners, slot)
+        _, area, inner = above_triangle(point, a, b, c)
+        weights[query, 0], weights[query, 1], weights[query, 2] = inner[0] / area, inner[1] / area, inner[2] / area
         return
-    out[:] = 0.0
-    out[edge], out[(edge + 1) % 3] = 1.0 - part, part
+    weights[query, 0], weights[query, 1], weights[query, 2] = 0.0, 0.0, 0.0
+    weights[query, edge], weights[query, (edge + 1) % 3] = 1.0 - part, part
 
 
-@_compiled
-def to_float64(corners, k):
-    """Returns the three coordinates from the k-th number on as float64."""
-    return np.float64(corners[k]), np.float64(corners[k + 1]), np.float64(corners[k + 2])
+@partial(_compiled, forceinline=True)
+def triangle(corners, slot):
+    """Returns the three corners of the triangle in a slot of corners [F, 9], three float64 each."""
+    return (
+        (np.float64(corners[slot, 0]), np.float64(corners[slot, 1]), np.float64(corners[slot, 2])),
+        (np.float64(corners[slot, 3]), np.float64(corners[slot, 4]), np.float64(corners[slot, 5])),
+        (np.float64(corners[slot, 6]), np.float64(corners[slot, 7]), np.float64(corners[slot, 8])),
+    )

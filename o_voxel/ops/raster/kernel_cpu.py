@@ -76,37 +76,35 @@ def _edges(corners, i, j, k):
 @_compiled
 def find_boxes(corners, faces, height, width, first, last, boxes, counts):
     """Writes boxes [F, 4] int32 (x0, y0, x1, y1) of faces first to last, and counts the faces per band [B]."""
-    over, under = np.empty(3, np.int64), np.empty(3, np.int64)
     for f in range(first, last):
-        boxes[f] = 0
         low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
-        over[:], under[:] = 0, 0
-        behind = 0
+        # A bit for each side of the view volume that all corners so far lie beyond.
+        beyond, behind = 63, 0
         for corner in range(3):
             v = faces[f, corner]
+            x, y, z = np.float64(corners[v, 0]), np.float64(corners[v, 1]), np.float64(corners[v, 2])
             w = np.float64(corners[v, 3])
-            for axis in range(3):
-                over[axis] += corners[v, axis] > w
-                under[axis] += corners[v, axis] < -w
+            beyond &= (x > w) | (y > w) << 1 | (z > w) << 2 | (x < -w) << 3 | (y < -w) << 4 | (z < -w) << 5
             if w <= 0:
                 behind += 1
-            else:
-                x = (corners[v, 0] / w + 1) * (width / 2) - 0.5
-                y = (1 - corners[v, 1] / w) * (height / 2) - 0.5
-                low_x, high_x = min(low_x, x), max(high_x, x)
-                low_y, high_y = min(low_y, y), max(high_y, y)
-        if behind == 3 or over.max() == 3 or under.max() == 3:
-            continue
-        box = boxes[f]
-        if behind > 0:
-            box[2], box[3] = width, height
-        else:
-            box[0] = min(max(np.ceil(low_x - MARGIN_PIXELS), 0), width)
-            box[1] = min(max(np.ceil(low_y - MARGIN_PIXELS), 0), height)
-            box[2] = max(min(np.floor(high_x + MARGIN_PIXELS) + 1, width), 0)
-            box[3] = max(min(np.floor(high_y + MARGIN_PIXELS) + 1, height), 0)
-        if box[2] > box[0] and box[3] > box[1]:
-            for band in range(box[1] // BAND_ROWS, (box[3] - 1) // BAND_ROWS + 1):
+                continue
+            if w != 1.0:
+                x, y = x / w, y / w
+            x = (x + 1) * (width / 2) - 0.5
+            y = (1 - y) * (height / 2) - 0.5
+            low_x, high_x = min(low_x, x), max(high_x, x)
+            low_y, high_y = min(low_y, y), max(high_y, y)
+        x0, y0, x1, y1 = 0, 0, 0, 0
+        if behind < 3 and beyond == 0:
+            x1, y1 = width, height
+            if behind == 0:
+                x0 = np.int64(min(max(np.ceil(low_x - MARGIN_PIXELS), 0), width))
+                y0 = np.int64(min(max(np.ceil(low_y - MARGIN_PIXELS), 0), height))
+                x1 = np.int64(max(min(np.floor(high_x + MARGIN_PIXELS) + 1, width), 0))
+                y1 = np.int64(max(min(np.floor(high_y + MARGIN_PIXELS) + 1, height), 0))
+        boxes[f, 0], boxes[f, 1], boxes[f, 2], boxes[f, 3] = x0, y0, x1, y1
+        if x1 > x0 and y1 > y0:
+            for band in range(y0 // BAND_ROWS, (y1 - 1) // BAND_ROWS + 1):
                 counts[band] += 1
 
 

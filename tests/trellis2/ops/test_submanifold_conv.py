@@ -536,3 +536,38 @@ def test_gradients_of_the_kernel(kernel, monkeypatch, dtype):
         submanifold_conv(given[0], around, given[1], given[2]).sum().backward()
     for ours_, plain_, exact_ in zip(ours, plain, exact, strict=True):
         assert_as_good(ours_.grad, plain_.grad, exact_.grad)
+
+
+@pytest.mark.parametrize(("cin", "cout"), [(5, 3), (8, 16), (72, 136)], ids=["padded", "one tile", "several tiles"])
+def test_numba_against_the_reference(cin, cout):
+    coords = voxels(1001)
+    near = neighbors(coords)
+    feats, weight = numbers(1001, cin, dtype=torch.float32), numbers(8 * cout, 3, 3, 3, cin, dtype=torch.float32)
+    bias, few = numbers(8 * cout, seed=5, dtype=torch.float32), near[100:233]
+    close = {"atol": 1e-5 * (10 * cin) ** 0.5, "rtol": 1e-5}
+    for rows, shift in ((near, bias[:cout]), (few, None)):
+        both = [submanifold_conv(feats, rows, weight[:cout], shift, backend=name) for name in ("numba", "reference")]
+        torch.testing.assert_close(*both, **close)
+    mask = numbers(1001, 8, seed=6) > 0
+    parent, child = mask.nonzero(as_tuple=True)
+    for some in (slice(None), slice(7, 7), torch.randperm(len(parent), generator=torch.Generator().manual_seed(1))):
+        which = parent[some], child[some]
+        both = [child_conv(feats, near, weight, bias, *which, backend=name) for name in ("numba", "reference")]
+        torch.testing.assert_close(*both, **close)
+    maps = [child_neighbors(near, parent, child, backend=name) for name in ("numba", "reference")]
+    assert torch.equal(*maps)
+
+
+def test_numba_does_not_depend_on_the_rows_beside():
+    """The same bits for a part of the rows, whatever they are paired with."""
+    near, feats = neighbors(voxels(1000)), numbers(1000, 16, dtype=torch.float32)
+    weight = numbers(16, 3, 3, 3, 16, seed=2, dtype=torch.float32)
+    whole = submanifold_conv(feats, near, weight, None, backend="numba")
+    for part in (slice(0, 1), slice(3, 700), slice(999, 1000)):
+        assert torch.equal(submanifold_conv(feats, near[part], weight, None, backend="numba"), whole[part])
+
+
+def test_numba_takes_float32_alone():
+    feats, (weight, bias) = numbers(1, CIN), weights()
+    with pytest.raises(ValueError, match="takes float32, not torch"):
+        submanifold_conv(feats, neighbors(voxels(1)), weight, bias, backend="numba")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ....o_voxel.core.backend import Backend, always, resolve_backend, triton_probe
+from ....o_voxel.core.backend import Backend, always, numba_probe, resolve_backend, triton_probe
 from ....o_voxel.core.checks import FLOATS, check_tensor
 from ....o_voxel.ops.hash_grid import hash_grid
 from . import reference
@@ -34,7 +34,11 @@ def _triton_probe(device: torch.device, dtype: torch.dtype) -> str | None:
     return "has no 64-bit matrix product" if dtype == torch.float64 else triton_probe(device, dtype)
 
 
-BACKENDS = (Backend("triton", _triton_probe), Backend("reference", always))
+def _numba_probe(device: torch.device, dtype: torch.dtype) -> str | None:
+    return f"takes float32, not {dtype}" if dtype != torch.float32 else numba_probe(device, dtype)
+
+
+BACKENDS = (Backend("triton", _triton_probe), Backend("numba", _numba_probe), Backend("reference", always))
 
 
 def neighbor_map(coords: Tensor, *, backend: str = "auto") -> Tensor:
@@ -49,7 +53,7 @@ def neighbor_map(coords: Tensor, *, backend: str = "auto") -> Tensor:
         from .kernel_blocks import neighbors_by_blocks
 
         return neighbors_by_blocks(coords)
-    index = hash_grid(coords, backend=chosen)
+    index = hash_grid(coords, backend="reference")
     rows = torch.arange(len(coords), dtype=torch.int32, device=coords.device)
     out = torch.full((len(coords), TAPS), -1, dtype=torch.int32, device=coords.device)
     out[:, TAPS // 2] = rows
@@ -85,11 +89,14 @@ def child_neighbors(
     if rows is None:
         rows = child_rows(len(neighbors), parent, child)
     check_tensor(rows, "rows", (len(neighbors), CHILDREN), torch.int32)
-    if resolve_backend(backend, BACKENDS, neighbors.device) == "triton":
-        from . import kernel_maps
-
-        return kernel_maps.child_neighbors(neighbors, parent, child, rows)
-    return reference.child_neighbors(neighbors, parent, child, rows)
+    chosen = resolve_backend(backend, BACKENDS, neighbors.device)
+    if chosen == "triton":
+        from . import kernel_maps as work
+    elif chosen == "numba":
+        from . import kernel_cpu as work
+    else:
+        work = reference
+    return work.child_neighbors(neighbors, parent, child, rows)
 
 
 def submanifold_conv(
@@ -105,9 +112,10 @@ def submanifold_conv(
 
     A cross-correlation whose first kernel axis is x, as in the published checkpoints (facts: FlexGEMM layout).
     Accumulates in fp32; deterministic. tiles: returns a cached `tile_neighbors(neighbors)`; called by the Triton
-    backend only. Differentiable once in feats, weight and bias, for a whole map made by `neighbor_map` or
-    `child_neighbors`, which is symmetric. Raises ValueError on a shape or dtype that does not fit, and if gradients are
-    required through a map of some rows only. Under torch.autocast it computes in that dtype, as torch's own layers do.
+    backend only.  backend: "triton" (GPU), "numba" (CPU, float32), "reference" (plain torch) or "auto". Differentiable
+    once in feats, weight and bias, for a whole map made by `neighbor_map` or `child_neighbors`, which is symmetric.
+    Raises ValueError on a shape or dtype that does not fit, and if gradients are required through a map of some rows
+    only. Under torch.autocast it computes in that dtype, as torch's own layers do.
     """
     feats, weight, bias = _autocast(feats, weight, bias)
     _check_conv(feats, neighbors, weight, bias)
@@ -132,7 +140,7 @@ def child_conv(
     channels child[m] * D to (child[m] + 1) * D of row parent[m].
 
     parent, child: some of the children, or all.  tiles: returns a cached `tile_neighbors(neighbors, parent, child)`.
-    The reference computes all eight children of the listed parents; gradients, of all parents.
+    The reference computes all eight children of the listed parents; gradients, those of all parents.
     """
     feats, weight, bias = _autocast(feats, weight, bias)
     _check_conv(feats, neighbors, weight, bias)
@@ -142,7 +150,12 @@ def child_conv(
     if _wants_gradients(feats, weight, bias):
         out = submanifold_conv(feats, neighbors, weight, bias, backend=backend)
         return out.unflatten(1, (CHILDREN, -1))[parent, child]
-    if resolve_backend(backend, BACKENDS, feats.device, feats.dtype) != "triton":
+    chosen = resolve_backend(backend, BACKENDS, feats.device, feats.dtype)
+    if chosen == "numba":
+        from .kernel_cpu import convolve
+
+        return convolve(feats, neighbors, weight, bias, parent, child)
+    if chosen != "triton":
         return reference.child_conv(feats, neighbors, weight, bias, parent, child)
     from . import kernel
 
@@ -174,7 +187,8 @@ class _Plan:
 
 def _plan(neighbors: Tensor, tiles: Callable[[], TiledMap], backend: str, feats: Tensor) -> _Plan:
     """Binds the backend for these features to the map."""
-    if resolve_backend(backend, BACKENDS, feats.device, feats.dtype) == "triton":
+    chosen = resolve_backend(backend, BACKENDS, feats.device, feats.dtype)
+    if chosen == "triton":
         from . import kernel
 
         arranged = tiles()
@@ -182,8 +196,11 @@ def _plan(neighbors: Tensor, tiles: Callable[[], TiledMap], backend: str, feats:
             lambda feats, weight, bias: kernel.convolve(feats, arranged, weight, bias),
             lambda grad, feats: kernel.weight_gradient(grad, feats, neighbors),
         )
+    work = reference
+    if chosen == "numba":
+        from . import kernel_cpu as work
     return _Plan(
-        lambda feats, weight, bias: reference.convolve(feats, neighbors, weight, bias),
+        lambda feats, weight, bias: work.convolve(feats, neighbors, weight, bias),
         lambda grad, feats: reference.weight_gradient(grad, feats, neighbors),
     )
 
