@@ -1,4 +1,5 @@
 """What a node does when memory runs out: once more in the room that other models leave, then an error with the widget.
+And after it: what is free of the main memory goes back to the system.
 
 Sizes of parts follow the free memory (decoding, meshing), so the second run works in smaller ones. Nodes are pure, so
 that it gives what the first would have.
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...trellis2.runtime.memory import empty_cache
+from ...trellis2.runtime.memory import empty_cache, trim_heap
 from . import comfyui
 from .devices import DEVICE, NETWORKS, POLICY, working_device
 
@@ -48,7 +49,7 @@ PARTS: Mapping[str, str] = {"T2VoxelsToMesh": "set tile_size to 256 or less"}
 
 def guard_memory(node: Any, name: str) -> Any:
     """Has the call of a node class, whose id is `name`, run once more where a device's memory runs out, and then raise
-    an error of the same type that says what to change. Returns `node`."""
+    an error of the same type that says what to change. The heap is trimmed after every call. Returns `node`."""
     call = getattr(node, node.FUNCTION)
     if not hasattr(call, "guards_memory"):
         guarded = _guarded(call, node, name)
@@ -58,8 +59,7 @@ def guard_memory(node: Any, name: str) -> Any:
 
 
 def _guarded(call: Callable[..., Any], node: type, name: str) -> Callable[..., Any]:
-    @functools.wraps(call)
-    def run(*given: Any, **widgets: Any) -> Any:
+    def attempts(*given: Any, **widgets: Any) -> Any:
         try:
             return call(*given, **widgets)
         except torch.OutOfMemoryError as error:
@@ -77,6 +77,13 @@ def _guarded(call: Callable[..., Any], node: type, name: str) -> Callable[..., A
         except torch.OutOfMemoryError as error:
             text = f"the memory of {working_device()} is full, also after other models have left it. "
             raise torch.OutOfMemoryError(f"{text}{remedy(node, name, widgets)} ({_first_line(error)})") from error
+
+    @functools.wraps(call)
+    def run(*given: Any, **widgets: Any) -> Any:
+        try:
+            return attempts(*given, **widgets)
+        finally:
+            trim_heap()  # here, where the call's own arrays are gone
 
     return run
 

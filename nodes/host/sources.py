@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...trellis2.batch.results import missing_files
+from ...trellis2.batch.results import to_make_again
+from ...trellis2.batch.rows import RowOptions, read_rows
 from . import folders
 from .files import NO_FILE, input_path, inside
 
@@ -70,13 +71,23 @@ def output_subfolder(name: str) -> tuple[Path, str]:
 
 
 def source_changed(name: Any, output: Any) -> str:
-    """Returns a digest of names, sizes and times of a source's files, and of what is gone from the folder that they
-    filled, for IS_CHANGED; "" where there is none."""
+    """Returns a digest of names, sizes and times of a source's pictures, and of what the next run makes again in the
+    folder that they fill, for IS_CHANGED; "" where there is none."""
     try:
         source = picture_source(name)
-        parts = [source, *(source if source.is_dir() else source.parent).glob("*")]
-        states = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in sorted(parts)]
-        gone = missing_files(output_subfolder(output)[0]) if isinstance(output, str) else []
+        rows = read_rows(source, RowOptions(), readable)
+        parts = sorted({source, *(row.image for row in rows if not row.problem)})
+        again = to_make_again(output_subfolder(output)[0]) if isinstance(output, str) else []
+        states = [(str(part), *_stamp(part)) for part in parts]
     except (OSError, ValueError):
         return ""
-    return hashlib.sha256(json.dumps([states, gone]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([states, again]).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file; zeros where a table names one that is not there."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns

@@ -20,6 +20,8 @@ from ..widgets import GENERATE_GROUP, SEED, STEP_CACHE, TOKENS, TYPE_FROM_MODEL,
 
 NO_PRESET = "none (vertex colours)"
 SHOWN_FAILURES = 5
+# An empty list ends a node of another pack in an error of ComfyUI's own.
+NOTHING_MADE = "Batch Images made no file. Its text says why, results.csv what became of each picture."
 
 
 class BatchImages:
@@ -147,7 +149,7 @@ class BatchImages:
         failed = len(summary.failed)
         return {
             "ui": {"text": [*shown, *more]},
-            "result": (f"{subfolder}/{TABLE}", len(files), failed, files),
+            "result": (f"{subfolder}/{TABLE}", len(files), failed, files or host.absent(NOTHING_MADE) or []),
         }
 
 

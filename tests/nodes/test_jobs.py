@@ -10,6 +10,7 @@ from comfyui_trellis2.nodes.jobs import doctor as doctor_module
 from comfyui_trellis2.nodes.jobs.batch import BatchImages
 from comfyui_trellis2.nodes.jobs.doctor import Doctor
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.trellis2.batch.results import DONE, FAILED, Result, opened
 from PIL import Image
 
 PICTURE = EXAMPLE_TABLE.with_name("hammer.png")
@@ -38,6 +39,7 @@ def prompt(**inputs):
 def test_a_folder_becomes_files_and_a_table(comfy, pictures, runner, monkeypatch):
     shown = []
     monkeypatch.setattr(host, "show_text", lambda lines: shown.append(list(lines)))
+    before = BatchImages.IS_CHANGED("toys/", "3d/toys")
     found = runner.run(prompt())["2"]
     assert found == [["3d/toys/results.csv"], [1], [1], ["3d/toys/hammer.glb"]]
     assert len(load_textured_mesh(comfy / "3d" / "toys" / "hammer.glb").mesh.faces)
@@ -46,8 +48,12 @@ def test_a_folder_becomes_files_and_a_table(comfy, pictures, runner, monkeypatch
     assert lines["broken.glb"]["error"].startswith("expected a picture") and lines["hammer.glb"]["seed"] == "1"
     assert shown[-1][1].startswith("broken.png: expected a picture")
     when = (comfy / "3d" / "toys" / "hammer.glb").stat().st_mtime_ns
+    # The failure is tried again; what is finished is kept.
+    assert BatchImages.IS_CHANGED("toys/", "3d/toys") != before
     runner.cache.clear()
-    assert runner.run(prompt())["2"] == found
+    Image.open(PICTURE).save(pictures / "broken.png")
+    again = runner.run(prompt())["2"]
+    assert again[1:] == [[2], [0], ["3d/toys/broken.glb", "3d/toys/hammer.glb"]]
     assert (comfy / "3d" / "toys" / "hammer.glb").stat().st_mtime_ns == when
 
 
@@ -93,12 +99,48 @@ def test_a_table_reads_no_picture_outside(comfy, pictures, runner):
     assert (comfy / "3d" / "toys" / "results.csv").read_text().count("other places are closed to graphs") == 2
 
 
+def test_no_file_at_all_is_told_to_the_next_node(comfy, pictures, runner, monkeypatch):
+    (pictures / "hammer.png").unlink()
+    assert runner.run(prompt())["2"][1:] == [[0], [1], []]
+    monkeypatch.setattr(host, "absent", lambda message: [message])
+    runner.cache.clear()
+    assert "made no file" in runner.run(prompt())["2"][3][0]
+
+
 def test_what_changes_is_seen(comfy, pictures):
     before = BatchImages.IS_CHANGED("toys/", "3d/toys")
     assert before and before == BatchImages.IS_CHANGED("toys/", "3d/toys")
     Image.new("RGB", (8, 8)).save(pictures / "new.png")
     assert BatchImages.IS_CHANGED("toys/", "3d/toys") != before
     assert BatchImages.IS_CHANGED("absent/", "3d/toys") == ""
+
+
+def test_a_table_sees_the_pictures_that_it_names(comfy, pictures):
+    (pictures.parent / "list.csv").write_text("image\ntoys/hammer.png\ntoys/later.png\n/etc/passwd.png\n")
+    states = [BatchImages.IS_CHANGED("list.csv", "3d/toys")]
+    for change in (lambda: Image.new("RGB", (8, 8)).save(pictures / "later.png"), (pictures / "hammer.png").unlink):
+        change()
+        states.append(BatchImages.IS_CHANGED("list.csv", "3d/toys"))
+    assert len(set(states)) == 3 and all(states)
+
+
+def test_failures_are_tried_again_and_nothing_else(comfy, pictures):
+    states = [BatchImages.IS_CHANGED("toys/", "3d/toys")]
+    folder, about = comfy / "3d" / "toys", {"image": "a.png", "seed": 1}
+    with opened(folder, ["broken.glb", "hammer.glb"]) as table:
+        (folder / "hammer.glb").write_bytes(b"made")
+        table.add(Result(**about, file="hammer.glb", status=DONE, bytes=4))
+        states.append(BatchImages.IS_CHANGED("toys/", "3d/toys"))
+        for day in (1, 2):
+            table.add(Result(**about, file="broken.glb", status=FAILED, finished=f"2026-01-0{day}T00:00:00+00:00"))
+            states.append(BatchImages.IS_CHANGED("toys/", "3d/toys"))
+        table.add(Result(**about, file="broken.glb", status=DONE, bytes=5))
+        (folder / "broken.glb").write_bytes(b"made!")
+        states.append(BatchImages.IS_CHANGED("toys/", "3d/toys"))
+    (folder / "hammer.glb").write_bytes(b"cut")
+    states.append(BatchImages.IS_CHANGED("toys/", "3d/toys"))
+    assert states[0] == states[1] == states[4]
+    assert len(set(states)) == 4
 
 
 def test_the_doctor_shows_what_it_returns(comfy, monkeypatch):

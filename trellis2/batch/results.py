@@ -159,10 +159,18 @@ def opened(folder: Path, order: Sequence[str]) -> Iterator[ResultsTable]:
         lock.release()
 
 
-def missing_files(folder: Path) -> list[str]:
-    """Returns the files that the table of a folder has as done, and that are not there. Raises ValueError, OSError."""
+def to_make_again(folder: Path) -> list[str]:
+    """Returns what the next run makes again of the table of a folder: files that are not there as they were written,
+    and failures, with the times of their last try. Raises ValueError, OSError."""
     known = _read(folder / TABLE)
-    return sorted(name for name, result in known.items() if result.status == DONE and not (folder / name).is_file())
+    gone = (name for name, result in known.items() if result.status == DONE and _size(folder / name) != result.bytes)
+    failed = (f"{name} {result.finished}" for name, result in known.items() if result.status == FAILED)
+    return sorted([*gone, *failed])
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, None where there is none."""
+    return path.stat().st_size if path.is_file() else None
 
 
 def _writer(file: io.StringIO) -> csv.DictWriter:

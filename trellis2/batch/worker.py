@@ -22,6 +22,7 @@ from ...o_voxel.files.meshes.write import save_mesh
 from ..image import cut_out, prepare_image, read_picture
 from ..pipeline import MAX_TOKENS, Pipeline
 from ..projection.camera import ViewRig
+from ..runtime.memory import trim_heap
 from ..values import Asset
 from .finish import PROJECT, finish, triangles_of
 from .results import DONE, FAILED, Result, key_of, one_line, settings_of, sha256_of
@@ -92,6 +93,7 @@ class Worker:
                 raise report.cancelled from None
             self._check_alive(error)
             made = {"status": FAILED, "error": one_line(error)}
+        trim_heap()
         result = Result(**about, **made, input_sha256=digest, key=key_of(digest, settings) if digest else "")
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return replace(result, seconds=_rounded(time.monotonic() - begun), finished=now)

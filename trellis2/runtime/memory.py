@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +71,29 @@ def empty_cache(device: torch.device) -> None:
     backend = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.mps}.get(device.type)
     if backend is not None and backend.is_available():
         backend.empty_cache()
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Returns glibc's malloc_trim, None where the C library has none."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # musl
+        return None
+
+
+def trim_heap() -> None:
+    """Gives the pages that are free in the heap back to the system. Has no effect where the C library cannot.
+
+    glibc frees large arrays at once only until it has seen some (its threshold rises to 32 MiB); from then on they
+    lie in the heap, where one small object in use keeps what was freed below it. The resident memory of a process
+    that makes many objects would stay at the largest of them, and above.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
 
 
 def host_memory() -> DeviceMemory | None:
