@@ -172,10 +172,11 @@ class Branch:
     """The network's velocity under each of some conditions, equally long ones, which share the CUDA graph `name`."""
 
     def __init__(self, call: FlowCall, name: str, noise: Tensor, conditions: Sequence[PackedSequences]) -> None:
-        self.call, self.lengths, num_extra = call, conditions[0].lengths, len(call.extra_inputs)
+        lengths, num_extra = conditions[0].lengths, len(call.extra_inputs)
+        self.call, self.lengths = call, lengths
 
-        def forward(x: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
-            return call.forward(x, t, PreparedCondition.of(inputs[num_extra:], self.lengths), *inputs[:num_extra])
+        def forward(x: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:  # without self: graphs keep it
+            return call.forward(x, t, PreparedCondition.of(inputs[num_extra:], lengths), *inputs[:num_extra])
 
         inputs = self._inputs(conditions)
         self._step = call.flow.graphs.step(name, forward, noise, inputs[0])

@@ -126,7 +126,7 @@ def _read_arrays(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, np.ndarr
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Array:
     if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("expected a stored or deflated member, not an encrypted one")
+        raise ValueError("expected a stored or deflated member, got one that is encrypted or compressed otherwise")
     with archive.open(member) as stream:
         start = stream.read(10)
         if len(start) < 10 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2):

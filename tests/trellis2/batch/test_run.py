@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import threading
 import time
 from dataclasses import replace
@@ -119,6 +120,7 @@ def test_a_kill_loses_the_line_that_it_cut_short(pictures, tmp_path):
     table = out / "results.csv"
     table.write_bytes(table.read_bytes()[:-20])
     (out / ".c.glb.0123abcd.o_voxel.tmp").write_text("half a file")
+    os.utime(out / ".c.glb.0123abcd.o_voxel.tmp", (time.time() - 600,) * 2)
     (out / ".other.0123abcd.tmp").write_text("another's")
     engine = Copies()
     run_batch(rows_of(pictures), out, engine, COMMON)

@@ -1,15 +1,20 @@
 """The condition of flows that read a picture where their tokens are in it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.core.grid import Grid
+from comfyui_trellis2.trellis2.checkpoint.config import FlowConfig, SamplerArgs, SamplerConfig, SamplerParams
+from comfyui_trellis2.trellis2.checkpoint.weights import randomize
 from comfyui_trellis2.trellis2.image.views import NAMED_VIEWS, ViewBlend
+from comfyui_trellis2.trellis2.models.structure_flow import StructureFlow
 from comfyui_trellis2.trellis2.projection.blocks import block_channels, block_features, block_places
 from comfyui_trellis2.trellis2.projection.camera import ViewRig
 from comfyui_trellis2.trellis2.projection.framing import CropConfig, ball, cropped, features, frames
 from comfyui_trellis2.trellis2.sampling.cropped import block_guide, crop_guide, crop_views
+from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_structure_latent
 from comfyui_trellis2.trellis2.sampling.projected import latent_guide
 from comfyui_trellis2.trellis2.sparse import CoordSet
 from comfyui_trellis2.trellis2.values import ImageCondition
@@ -95,3 +100,32 @@ def test_another_checkpoints_condition_is_refused(crop):
     condition = condition_of(1) if crop is None else ImageCondition(torch.randn(1, 1, 21, 6), None)
     with pytest.raises(ValueError, match="same Load Model"):
         latent_guide(networks, condition, "shape", CoordSet.from_items([VOXELS[0]]), (512,))
+
+
+def test_conditions_follow_where_the_sample_is_heading():
+    """After steps 1, 2 and 4, from the clean sample that the step before points to; the sample depends on them."""
+    recipe = {"resolution": 4, "in_channels": 2, "out_channels": 2, "model_channels": 16, "cond_channels": 6}
+    args = {"num_blocks": 1, "num_heads": 2, "mlp_ratio": 2, "image_attn_mode": "proj"}
+    config = FlowConfig(**recipe, **args, pe_mode="rope", proj_in_channels=block_channels(6))
+    flow = StructureFlow(config)
+    randomize(flow, torch.Generator().manual_seed(0))
+    params = SamplerParams(
+        steps=6, guidance_strength=2.0, guidance_rescale=0.0, guidance_interval=(0.0, 1.0), rescale_t=1.0
+    )
+    sampler = SamplerConfig(name="FlowEulerGuidanceIntervalSampler", args=SamplerArgs(sigma_min=1e-5), params=params)
+    noise, headings = torch.randn(1, 2, 4, 4, 4, generator=torch.Generator().manual_seed(1)), []
+
+    def occupied(latent):
+        headings.append(latent)
+        return [ball() / 2]
+
+    guide = block_guide(condition_of(1), 4, occupied, torch.device("cpu"))
+    with torch.no_grad():
+        first = sample_structure_latent(flow, noise, guide, sampler)
+        assert len(headings) == 3
+        # A single step that goes all the way ends where the first one was heading.
+        once = replace(sampler, params=replace(params, steps=1, guidance_strength=1.0))
+        torch.testing.assert_close(sample_structure_latent(flow, noise, guide, once), headings[0], atol=1e-4, rtol=1e-4)
+        assert torch.equal(first, sample_structure_latent(flow, noise, guide, sampler))
+        alone = sample_structure_latent(flow, noise, replace(guide, follow=None), sampler)
+    assert not torch.allclose(first, alone)

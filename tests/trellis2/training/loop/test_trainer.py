@@ -181,7 +181,7 @@ def test_stages_have_objects_and_pictures_of_their_own(toy, source, alone, tmp_p
     run.make_latents(["structure_flow"])
     folder = tmp_path / "run/latents_64/structure"
     assert len(list(folder.glob("*.safetensors"))) == 5
-    assert set(LatentFolder(folder)(4).latents) == {"structure"} and len(LatentFolder(folder)(4).images) == 3
+    assert set(LatentFolder(folder)(4).latents) == {"structure", "support"} and len(LatentFolder(folder)(4).images) == 3
 
 
 def test_flows_begin_on_the_first_objects(toy, source, alone, tmp_path):
