@@ -86,7 +86,7 @@ def sample_flow(
 
     def branch(name: str, conditions: Sequence[PackedSequences]) -> tuple[Branch, list[Velocity]]:
         found = Branch(call, name, noise, conditions)
-        own = [partial(found.velocity, view) for view in range(len(conditions))]
+        own: list[Velocity] = [partial(found.velocity, view) for view in range(len(conditions))]
         return found, [with_step_cache(velocity, times) for velocity in own] if params.step_cache else own
 
     seen, positives = branch("positive", views)
