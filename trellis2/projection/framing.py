@@ -92,13 +92,13 @@ class Frames:
 
 def frames(around: Tensor, owner: Tensor, views: Tensor) -> Frames:
     """The square crops that the points around [M, 3] of the objects owner [M] int64 just fill, seen from views [B, 3],
-    yaw, pitch and field of view in degrees.
+    yaw, pitch and field of view in degrees, which may be on the CPU: not every device has float64.
 
     A camera is as near as the crop's longer side allows, and its line of sight goes through the middle of what it sees;
     the shorter side is centred too, as `prepare_image` does.
     """
     yaw, pitch, half = (views.double() * (math.pi / 180)).unbind(1)
-    slope, zero = (half / 2).tan().float(), torch.zeros_like(yaw)
+    slope, zero = (half / 2).tan().to(around.device, torch.float32), torch.zeros_like(yaw)
     axes = torch.stack(
         [
             torch.stack([yaw.cos(), yaw.sin(), zero], 1),
@@ -106,7 +106,7 @@ def frames(around: Tensor, owner: Tensor, views: Tensor) -> Frames:
             torch.stack([yaw.sin() * pitch.cos(), -yaw.cos() * pitch.cos(), pitch.sin()], 1),
         ],
         1,
-    ).float()
+    ).to(around.device, torch.float32)
 
     def largest(values: Tensor) -> Tensor:
         start = values.new_full((len(views), values.shape[1]), -torch.inf)
@@ -132,7 +132,7 @@ def frames(around: Tensor, owner: Tensor, views: Tensor) -> Frames:
 def framed(around: Tensor, view: OrbitView) -> Frames:
     """`frames` of one crop, around the points [M, 3]."""
     owner = torch.zeros(len(around), dtype=torch.int64, device=around.device)
-    return frames(around, owner, torch.tensor([view.angles], dtype=torch.float64, device=around.device))
+    return frames(around, owner, torch.tensor([view.angles], dtype=torch.float64))
 
 
 def cropped(points: Tensor, around: Tensor, view: OrbitView) -> Tensor:

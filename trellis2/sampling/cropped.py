@@ -118,7 +118,7 @@ def _blocks(
     own, crop = condition.tokens(512)[:, view].to(known.device).float(), condition.crop
     lengths = torch.tensor([len(points) for points in around])
     owner = torch.arange(len(around)).repeat_interleave(lengths).to(known.device)
-    angles = torch.tensor([views[view].angles for views in crop.views], dtype=torch.float64, device=known.device)
+    angles = torch.tensor([views[view].angles for views in crop.views], dtype=torch.float64)
     places = block_places(frames(torch.cat(list(around)), owner, angles), side)
     patches, cells = own[:, whole_picture(own) :], crop.colors[:, view].to(known.device)
     return _sequences(own, block_features(places, patches, cells, known))

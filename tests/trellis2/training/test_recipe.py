@@ -4,6 +4,8 @@ import json
 
 import pytest
 from comfyui_trellis2.trellis2.checkpoint.config import ConfigError
+from comfyui_trellis2.trellis2.projection.blocks import block_channels
+from comfyui_trellis2.trellis2.projection.framing import CROP
 from comfyui_trellis2.trellis2.training.recipe import RECIPES, load_recipe, parse_recipe
 from comfyui_trellis2.trellis2.training.tasks import TASKS
 
@@ -76,3 +78,15 @@ def test_changes_from_the_command_line(data, tmp_path):
 @pytest.mark.parametrize("name", sorted(file.stem for file in RECIPES.glob("*.json")))
 def test_the_recipes_of_the_package(name):
     assert load_recipe(name, TASKS).stages
+
+
+def test_flows_of_mini_take_what_their_tasks_read():
+    networks = load_recipe("mini", TASKS).networks
+    tokens = networks["image_encoder"]["hidden_size"]
+    found = {role: net["args"]["proj_in_channels"] for role, net in networks.items() if "flow" in role}
+    latents = tokens + 3 * CROP.side**2
+    assert found == {
+        "sparse_structure_flow_model": block_channels(tokens),
+        "shape_slat_flow_model_512": latents,
+        "tex_slat_flow_model_512": latents,
+    }
