@@ -52,8 +52,8 @@ def atomic_write(path: FilePath) -> Iterator[BinaryIO]:
     """Context manager: opens a binary file and moves it to `path` when the block ends without an error.
 
     Creates missing folders. The bytes go to a hidden file in the same folder, which then replaces `path`; if the block
-    raises, `path` keeps its previous content. What a killed process left of such files in the folder is removed after a minute.
-    Raises OSError as `open` does, with the remedy for a full disk and a folder that cannot be written to.
+    raises, `path` keeps its previous content. What a killed process left of such files in the folder is removed after
+    a minute. Raises OSError as `open` does, with the remedy for a full disk and a folder that cannot be written to.
     """
     target = Path(path)
     with _explained(target), _temporary(target) as (file, _):
