@@ -82,7 +82,7 @@ class Case:
             names = ("sparse_structure_sampler", "shape_slat_sampler", "tex_slat_sampler")
             samplers = {name: getattr(pipeline.config, name) for name in names}
             cached = {n: replace(s, params=replace(s.params, step_cache=True)) for n, s in samplers.items()}
-            pipeline.networks.config = replace(pipeline.config, **cached)
+            pipeline.config = replace(pipeline.config, **cached)
         return pipeline
 
 

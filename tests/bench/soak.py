@@ -3,6 +3,10 @@
     python tests/bench/soak.py --runs 200 --model tiny                       # a CPU
     python tests/bench/soak.py --runs 50 --device cuda --model mini --model microsoft/TRELLIS.2-4B --type 512 \
         --type 1024_cascade --preset preview --preset none --csv soak.csv
+    python tests/bench/soak.py --runs 50 --device cuda --published                 # no weights needed
+
+--published: networks of the published sizes with random weights, as `bench_pipeline` makes them: types and 8-bit copies
+take turns, and each run is of another picture.
 
 After each run the process's resident memory is noted, and of a card what tensors hold, what torch keeps, and what is
 free. A line is fitted to each, without the first runs, in which kernels are compiled and pools filled; what it rises
@@ -33,6 +37,8 @@ from comfyui_trellis2.trellis2.checkpoint.tiny import FEW_FACES, make_tiny
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 
 MIB = 2**20
+# Of --published: pipeline type and variant, see `bench_pipeline`.
+TURNS = (("1024_cascade", "bf16"), ("1024_cascade", "int8"), ("1536_cascade", "bf16"), ("1024_cascade", "int8+cache"))
 WARM_SHARE = 0.25  # of the runs, the first ones, which do not count
 NO_PRESET = "none"
 # What a fitted line may rise by. Nodes trim the heap, so that of the largest object nothing stays resident.
@@ -122,6 +128,29 @@ def samples(arguments: argparse.Namespace, output: Path) -> Iterator[Sample]:
         yield Sample(run, model, picture, kind, preset, round(seconds, 2), triangles, resident_mib(), **seen)
 
 
+def published_samples(runs: int) -> Iterator[Sample]:
+    """Runs at the published sizes, pictures to meshes; all pipelines stay open side by side."""
+    import bench_pipeline as published
+
+    resolutions = sorted({published.PIPELINE_TYPES[kind].cascade for kind, _ in TURNS})
+    with torch.no_grad():
+        layout = published.RandomWeights(published.ForcedShape(resolutions))
+        for role in published.ROLES:
+            layout.make(role)
+    cases = [published.Case(kind, "high", 0, variant) for kind, variant in TURNS]
+    opened = {case: case.pipeline(layout) for case in cases}
+    for run, case in zip(range(runs), itertools.cycle(cases), strict=False):
+        begun = time.monotonic()
+        published.other_picture(opened[case])
+        with torch.no_grad():
+            told, sizes = published.one_run(opened[case], published.PIPELINE_TYPES[case.kind])
+        seconds = round(time.monotonic() - begun, 2)
+        gc.collect()
+        triangles = int(sizes.split(", ")[2].split()[0].replace(",", ""))
+        seen = card_mib(torch.device("cuda")) | {"peak": told["whole"][1] * 1024}
+        yield Sample(run, case.variant, "noise", case.kind, NO_PRESET, seconds, triangles, resident_mib(), **seen)
+
+
 def rise(values: Sequence[float]) -> float:
     """What a line fitted to the runs that count rises by, from the first of them to the last."""
     counted = np.array(values[int(len(values) * WARM_SHARE) :])
@@ -144,6 +173,7 @@ def main() -> int:
     )
     parser.add_argument("--vram", default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what has to be there")
+    parser.add_argument("--published", action="store_true", help="the published sizes, random weights; needs a card")
     parser.add_argument("--csv", type=Path, help="write the samples")
     arguments = parser.parse_args()
     arguments.model, arguments.type = arguments.model or ["tiny"], arguments.type or ["512"]
@@ -153,14 +183,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         output, models = Path(folder, "output"), host.folders.models_folder()
         host.folders.output_folder = lambda: output
-        if "tiny" in arguments.model:
+        if "tiny" in arguments.model and not arguments.published:
             models = Path(folder, "models")
             host.folders.models_folder = lambda: models
             for name, share in (("tiny", FEW_FACES[0]), ("tiny2", 2 * FEW_FACES[0])):
                 make_tiny(models / "trellis2" / name, size=(share, FEW_FACES[1]))
             arguments.model.append("tiny2")
         found = []
-        for sample in samples(arguments, output):
+        for sample in published_samples(arguments.runs) if arguments.published else samples(arguments, output):
             found.append(sample)
             card = f", card {sample.allocated:,.0f}/{sample.reserved:,.0f}/{sample.used:,.0f}" if sample.used else ""
             print(

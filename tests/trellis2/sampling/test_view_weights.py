@@ -84,7 +84,7 @@ def test_weights_add_up_and_a_batch_is_single_runs():
     together = voxel_weights(SIX, CoordSet.from_items(items), 0.3)
     assert torch.allclose(together.sum(0), torch.ones(1), atol=1e-6)
     for part, voxels in zip(together.split([len(item) for item in items], dim=1), items, strict=True):
-        assert torch.equal(part, voxel_weights(SIX, CoordSet.from_items([voxels]), 0.3))
+        assert torch.allclose(part, voxel_weights(SIX, CoordSet.from_items([voxels]), 0.3), rtol=0, atol=1e-6)
 
 
 def test_unseen_voxels_weigh_views_alike_and_none_is_none():
