@@ -106,7 +106,7 @@ def main() -> None:
         pairs(arguments.objects, device)
         return
     matches = arguments.match.split(",")
-    pipeline = Pipeline.load(built_in(), choose_residency("auto", device)) if arguments.generate else None
+    pipeline = Pipeline.load(str(built_in()), choose_residency("auto", device)) if arguments.generate else None
     rows = []
     for case in held_out("instances", arguments.objects):
         heading = Dice("heading", case.family, case.seed).between(0, 360)

@@ -29,6 +29,7 @@ class DataConfig:
     source: str = "world"  # the procedural world, or a folder of mesh files
     objects: int = 0  # size of the dataset; 0: unlimited, no object is repeated
     views: int = 4  # rendered pictures of each object
+    around: float = 0.0  # the world: share of its pictures taken from any side, the others from the front
     picture: int | None = None  # pixels a side, a divisor of the image encoder's input; None: equal to it
     structure: int = 64  # voxels a side of the structure networks' occupancy grid
     workers: int = 0  # data loader processes; 0: load in the training process

@@ -68,7 +68,7 @@ def grid_sample(
     """Returns the values [Q, C] of `grid_samples`, with the same arguments.
 
     fill_from: [N, 3] int32 coordinates of the voxels; if set, a point without a voxel takes the value of the voxel
-    with the nearest centre, at any distance (exact; ties are broken arbitrarily but deterministically), else 0.
+    with the nearest centre, at any distance (exact; the lowest row of equally near ones), else 0.
     """
     values, reached = grid_samples(feats, index, points, mode=mode, backend=backend)
     if fill_from is None or len(feats) == 0:

@@ -7,10 +7,9 @@ import itertools
 import torch
 from torch import Tensor
 
+from ...values import Mesh
+from ..closest_point import build_index, closest_point
 from ..hash_grid import HashGrid
-
-# Distances per step of the brute-force search on a GPU: 1 GiB.
-SEARCH_PAIRS = 2**28
 
 
 def trilinear(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,14 +40,8 @@ def containing(feats: Tensor, index: HashGrid, points: Tensor) -> tuple[Tensor, 
 
 
 def nearest_voxels(coords: Tensor, points: Tensor) -> Tensor:
-    """Returns rows [Q] int64 of the voxels, among `coords` [N, 3], with the nearest centres to `points` [Q, 3]."""
-    centers = coords.to(torch.float32) + 0.5
-    if points.device.type == "cpu":
-        from scipy.spatial import cKDTree
-
-        return torch.from_numpy(cKDTree(centers.numpy()).query(points.numpy())[1]).to(torch.int64)
-    step = max(1, SEARCH_PAIRS // len(centers))
-    parts = [
-        torch.cdist(part, centers, compute_mode="donot_use_mm_for_euclid_dist").argmin(1) for part in points.split(step)
-    ]
-    return torch.cat(parts)
+    """Returns rows [Q] int64 of the voxels, among `coords` [N, 3], with the nearest centres to `points` [Q, 3]; of
+    equally near ones the lowest."""
+    corners = torch.arange(len(coords), dtype=torch.int32, device=coords.device)[:, None].expand(-1, 3)
+    centers = Mesh(coords.to(torch.float32) + 0.5, corners.contiguous())  # each triangle is a point
+    return closest_point(build_index(centers), points).face

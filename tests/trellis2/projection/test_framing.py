@@ -6,8 +6,10 @@ from comfyui_trellis2.trellis2.projection.framing import OrbitView, ball, colors
 from comfyui_trellis2.trellis2.training.data.dataset import world_sample
 
 
-def test_points_of_an_object_lie_on_its_picture():
-    sample = world_sample(9, resolution=64, image_size=128, views=2)
+@pytest.mark.parametrize("around", [0.0, 1.0])
+def test_points_of_an_object_lie_on_its_picture(around):
+    sample = world_sample(9, resolution=64, image_size=128, views=2, around=around)
+    assert bool((sample.cameras[:, 0] == 0).all()) == (not around)
     grid = sample.voxels.dual_grid
     points = (grid.coords + grid.dual) / 64 - 0.5
     for image, camera in zip(sample.images, sample.cameras, strict=True):

@@ -91,10 +91,13 @@ class Source:
         return self.make(index, **size, materials=materials)
 
 
-def open_source(name: str) -> Source:
-    """The source of a recipe: "world", or a folder of mesh files. Raises ValueError for a folder without any."""
+def open_source(name: str, around: float = 0.0) -> Source:
+    """The source of a recipe: "world", or a folder of mesh files. Raises ValueError for a folder without any.
+
+    around: share of the world's pictures that are taken from any side; a folder's all are."""
     if name == "world":
-        return Source(world_sample, world_fingerprint())
+        sides = f"-around-{around:g}" if around else ""
+        return Source(partial(world_sample, around=around), world_fingerprint() + sides)
     folder = Path(name).expanduser()
     files = tuple(sorted(file for file in folder.rglob("*") if file.suffix.lower() in MESH_SUFFIXES))
     if not files:
@@ -121,7 +124,9 @@ def folder_fingerprint(folder: Path) -> str:
     return f"meshes-{_digest([str(SAMPLE_VERSION), *entries])}"
 
 
-def world_sample(index: int, *, resolution: int, image_size: int, views: int, materials: bool = True) -> Sample:
+def world_sample(
+    index: int, *, resolution: int, image_size: int, views: int, materials: bool = True, around: float = 0.0
+) -> Sample:
     """Object `index` of the procedural world: index % F selects the training family, index // F the seed.
 
     An object without a usable picture (all clear glass, or thinner than a pixel) is replaced by another seed of its
@@ -131,11 +136,13 @@ def world_sample(index: int, *, resolution: int, image_size: int, views: int, ma
 
     number, family = divmod(index, len(TRAIN_FAMILIES))
     size = {"resolution": resolution, "image_size": image_size, "views": views, "materials": materials}
+    size |= {"around": around}
 
     def made(seed: int) -> Sample:
         rendered = make_rendered_object(TRAIN_FAMILIES[family], seed, **size)
-        views = [OrbitView(0.0, view.camera.pitch_deg, framed_fov(view.camera.fov_deg)) for view in rendered.views]
-        return Sample.of(rendered.voxels, rendered.images, views, image_size)
+        cameras = [view.camera for view in rendered.views]
+        taken = [OrbitView(camera.yaw_deg, camera.pitch_deg, framed_fov(camera.fov_deg)) for camera in cameras]
+        return Sample.of(rendered.voxels, rendered.images, taken, image_size)
 
     *seeds, last = (TRAIN_SEEDS[number + k * SEED_STRIDE] for k in range(ATTEMPTS))
     for seed in seeds:

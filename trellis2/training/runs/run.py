@@ -87,7 +87,7 @@ class Run:
         if context.is_main:
             # Atomically: stages of one run may start in several processes at once.
             write_files({path: (json.dumps(values, indent=1) + "\n").encode()})
-        run = cls(recipe, folder, context, source or open_source(recipe.data.source))
+        run = cls(recipe, folder, context, source or open_source(recipe.data.source, recipe.data.around))
         if context.is_main and recipe.data.cache is not None:
             open_cache(run.source, folder / recipe.data.cache)
         return run

@@ -178,13 +178,13 @@ class FlowTask(Task):
 
 
 def camera_of(known: Tensor, guessed: float, seeds: Tensor) -> Tensor:
-    """The cameras of pictures, known [B, 3] fp32, a little off; with the probability `guessed` the usual one in its
-    place, as where nobody says how the picture was taken. seeds: [B] int64."""
+    """The cameras of pictures, known [B, 3] fp32, a little off; with the probability `guessed` the usual one of that
+    side in its place, as where nobody says how the picture was taken. seeds: [B] int64."""
     turn, tilt, wide = normal(seeds, CAMERA, 3).unbind(1)
     yaw, pitch, fov = known.unbind(1)
     fov = (fov * (FOV_SPREAD * wide).exp()).clamp(max=90.0)
     near = torch.stack([yaw + ANGLE_SPREAD_DEG * turn, (pitch + ANGLE_SPREAD_DEG * tilt).clamp(-89.0, 89.0), fov], 1)
-    usual = known.new_tensor([0.0, CROP.pitch_deg, CROP.fov_deg])
+    usual = torch.cat([known[:, :1], known.new_tensor([[CROP.pitch_deg, CROP.fov_deg]]).expand(len(known), 2)], 1)
     return torch.where(uniform(seeds, CHANCE) < guessed, usual, near)
 
 

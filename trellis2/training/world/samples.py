@@ -26,8 +26,8 @@ YAWS_DEG = (35.0, -35.0)  # alternating, to show both sides
 class RenderedObject:
     """An object, voxelised and rendered, on the CPU.
 
-    mesh: turned so that the pictures' cameras are at -y.  voxels: its dual grid and materials.  images: an RGBA picture
-    for each view, transparent around the object, as `image.prepare_image` expects.  views: their cameras and lights.
+    mesh: turned so that a camera at yaw 0 is at -y.  voxels: its dual grid and materials.  images: an RGBA picture for
+    each view, transparent around the object, as `image.prepare_image` expects.  views: their cameras and lights.
     """
 
     mesh: TexturedMesh
@@ -50,17 +50,25 @@ class RenderedObject:
 
 
 def make_rendered_object(
-    family: str, seed: int, *, resolution: int, image_size: int, views: int = 1, materials: bool = True
+    family: str,
+    seed: int,
+    *,
+    resolution: int,
+    image_size: int,
+    views: int = 1,
+    materials: bool = True,
+    around: float = 0.0,
 ) -> RenderedObject:
     """Make the object (family, seed), voxelised with `resolution` voxels a side, and `views` square pictures of it.
 
-    The object is first rotated about z by a random angle; the cameras are at -y. A picture determines this orientation,
-    but not the family's canonical front. Views differ in pitch, field of view and light.
+    The object is first rotated about z by a random angle; the cameras are at -y, but for the share `around`, which are
+    at any yaw. A picture determines this orientation, but not the family's canonical front. Views differ in pitch,
+    field of view and light.
     Deterministic; view k does not depend on the number of views, the resolution or the image size.
     materials: False leaves the voxels' materials out.  Raises ValueError as `make_object` does.
     """
     mesh = facing(make_object(family, seed), Dice("heading", family, seed).between(0, 360))
-    taken = tuple(random_view(Dice("view", family, seed, k)) for k in range(views))
+    taken = tuple(random_view(Dice("view", family, seed, k), around) for k in range(views))
     pictures = draw_views(mesh, list(taken), image_size)
     voxels = voxelize(mesh, Grid.cube(resolution), materials=materials)
     return RenderedObject(mesh, voxels, tuple(map(to_image, pictures)), taken)

@@ -30,11 +30,14 @@ class View:
     light: StudioLight
 
 
-def random_view(dice: Dice) -> View:
-    """A camera at yaw 0 with pitch -12 to 57 degrees and field of view 12 to 60 degrees, and a random light."""
+def random_view(dice: Dice, around: float = 0.0) -> View:
+    """A camera with pitch -12 to 57 degrees and field of view 12 to 60 degrees, and a random light. around: the
+    probability of a yaw from 0 to 360 degrees; otherwise it is 0."""
     pitch = dice.between(-12, 12) + dice.between(0, 45)
     fov = 60 * 0.2 ** dice.between(0, 1)
-    return View(Camera(0.0, pitch, fov_deg=fov), _random_light(dice))
+    light = _random_light(dice)
+    yaw = dice.between(0, 360) if dice.between(0, 1) < around else 0.0
+    return View(Camera(yaw, pitch, fov_deg=fov), light)
 
 
 def _random_light(dice: Dice) -> StudioLight:
