@@ -236,8 +236,13 @@ def guiding_pictures(
     """
     if not pipeline.config.projects:
         objects, mode = view_settings(images, batch_is, mode, temperature)
-        reads = pipeline.config.crop is not None and mode == "average"
-        return objects, ViewRig(fov or None, images.directions) if reads else mode
+        reads = pipeline.config.crop is not None
+        if reads and mode == "cycle" and images.directions is not None:
+            raise ValueError(
+                "view_mode cycle: expected average or blend for a model that reads each picture from its side, which "
+                "Views says; choose one of them"
+            )
+        return objects, ViewRig(fov or None, images.directions) if reads and mode == "average" else mode
     pictures, several = images.cuts or images.images, batch_is == VIEWS or images.directions is not None
     objects = [pictures] if several else [(picture,) for picture in pictures]
     # The pipeline says why it cannot blend.

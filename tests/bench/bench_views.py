@@ -8,9 +8,7 @@ A mode is one, average, cycle, or blend:TEMPERATURE. `--device cuda --objects 50
 the whole measurement. Rows are added to --csv as they are done, and those in it are not made again. Objects are made by
 other processes meanwhile; voxels, pictures and figures are made on the device. The column seconds is of sampling and
 decoding alone, figures of the figures, objects of the row's share of voxels and pictures. Lines on standard error say
-when the model and the first object are there: on a bare machine that, and compiling the kernels, takes longest. The
-built-in model was trained with cameras at jittered fronts: views from 90 degrees are strange to it, which these figures
-show.
+when the model and the first object are there: on a bare machine that, and compiling the kernels, takes longest.
 """
 
 import argparse

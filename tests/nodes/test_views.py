@@ -16,6 +16,7 @@ from comfyui_trellis2.nodes.sockets import PreparedImages
 from comfyui_trellis2.nodes.views import Views
 from comfyui_trellis2.trellis2.image.views import ViewBlend, ViewDirection
 from comfyui_trellis2.trellis2.projection.camera import ViewRig
+from comfyui_trellis2.trellis2.projection.framing import CROP
 
 
 def rgba(shade, batch=1):
@@ -91,8 +92,8 @@ def test_new_widgets_are_last():
 class Projecting:
     """A pipeline that projects pictures, or does not."""
 
-    def __init__(self, projects):
-        self.config = SimpleNamespace(projects=projects, crop=None)
+    def __init__(self, projects, crop=None):
+        self.config = SimpleNamespace(projects=projects, crop=crop)
 
 
 def test_a_model_that_projects_gets_pictures_before_their_crop_and_cameras():
@@ -111,3 +112,11 @@ def test_a_model_that_projects_gets_pictures_before_their_crop_and_cameras():
     # Pictures of a node that kept none: as they are.
     bare = PreparedImages(prepared.images)
     assert guiding_pictures(Projecting(True), bare, VIEWS, "average", 0.5, 0.0)[0] == [bare.images]
+
+
+def test_a_model_that_reads_crops_gets_the_sides_or_refuses():
+    views, model = Views().collect(front=rgba(0.4), left=rgba(0.8))["result"][0], Projecting(False, crop=CROP)
+    _, rig = guiding_pictures(model, views, OBJECTS, "average", 0.5, 0.0)
+    assert rig == ViewRig(None, views.directions) and len(rig.directions) == 2
+    with pytest.raises(ValueError, match="view_mode cycle: expected average or blend"):
+        guiding_pictures(model, views, OBJECTS, "cycle", 0.5, 0.0)

@@ -4,7 +4,7 @@ Model space is z up, and the object's front is at -y, which a GLB turns to glTF'
 seen from above, as `Camera.yaw_deg` and ComfyUI's multi-view nodes do: at 0 the camera is at -y and sees the front, at
 90 it is at +x and sees the object's own left side, at 180 the back, at 270 the right side. Elevation is the height
 above the horizon. Published checkpoints put an object's own front at -y, whatever side a picture shows. The built-in
-mini was trained with every picture's camera at -y: there the first view is the front.
+mini takes a single picture for the front, and several without sides for even turns from it.
 """
 
 from __future__ import annotations

@@ -54,8 +54,9 @@ def crop_views(
 ) -> CropViews:
     """The crops of B objects with V views each, prepared pictures.
 
-    taken: directions, and with a rig the field of view; those not said are the configuration's, and of a single
-    picture the front's. Raises ValueError for another number of directions than of pictures.
+    taken: directions, and with a rig the field of view. Where they are not said, the field of view and the elevation
+    are the configuration's, and the pictures go evenly around, counter-clockwise seen from above, from the front: of
+    four front, left, back and right. Raises ValueError for another number of directions than of pictures.
     """
     count = len(objects[0])
     fov = (taken.fov_deg if isinstance(taken, ViewRig) else None) or config.fov_deg
@@ -63,7 +64,7 @@ def crop_views(
     if directions is not None and len(directions) != count:
         raise ValueError(f"views: expected the side of each of {count} pictures, got {len(directions)}")
     if directions is None:
-        directions = (ViewDirection(0.0, config.pitch_deg),) * count
+        directions = tuple(ViewDirection(360 * view / count, config.pitch_deg) for view in range(count))
     views = tuple(OrbitView(direction.azimuth_deg, direction.elevation_deg, fov) for direction in directions)
     found = [
         colors(torch.stack([to_pixels(image, PICTURE) for image in own]), config.cells, config.side) for own in objects

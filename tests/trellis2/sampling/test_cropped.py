@@ -47,6 +47,12 @@ def test_a_batch_is_its_objects_and_tokens_stay():
     assert torch.equal(both.feats, condition.tokens_512.flatten(0, 2))
 
 
+def test_views_without_sides_go_evenly_around():
+    (views,) = condition_of(1, 4).crop.views
+    sides = [NAMED_VIEWS[name].azimuth_deg for name in ("front", "left", "back", "right")]
+    assert [view.angles for view in views] == [(side, CONFIG.pitch_deg, CONFIG.fov_deg) for side in sides]
+
+
 def test_a_view_is_read_from_its_side():
     front, left = NAMED_VIEWS["front"], NAMED_VIEWS["left"]
     condition, item = condition_of(1, 2, ViewBlend((front, left), 0.2)), [VOXELS[0]]
