@@ -324,12 +324,13 @@ def _read(path: Path, name: str, warn: Callable[[str], None]) -> TexturedMesh:
 def _colored(
     mesh: Mesh | TexturedMesh, voxels: VoxelField | None, progress: Progress
 ) -> tuple[Mesh | TexturedMesh, Any]:
-    """Returns (mesh, vertex materials [V, 6] or None) at rest; voxels colour only a mesh without materials."""
+    """Returns (mesh, vertex materials [V, 6] or None) at work, textures at rest; voxels colour only a mesh without
+    materials."""
     shape = surface(mesh)
     if voxels is None or painted(mesh):
-        return host.at_rest(mesh), None
-    field = host.at_work(expect(voxels, VOXELS))
-    return host.at_rest(shape), host.at_rest(vertex_materials(host.at_work(shape), field, progress=progress))
+        return host.geometry_at_work(mesh), None
+    field, shape = host.at_work(expect(voxels, VOXELS)), host.at_work(shape)
+    return shape, vertex_materials(shape, field, progress=progress)
 
 
 def _unsavable(format: str | None, geometry: str | None, max_mib: float | None) -> str | None:
