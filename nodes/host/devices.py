@@ -81,7 +81,6 @@ POLICY = {
 }
 
 T = TypeVar("T")
-M = TypeVar("M", Mesh, TexturedMesh)
 
 
 def working_device() -> torch.device:
@@ -102,7 +101,7 @@ def at_work(value: T) -> T:
     return to_device(value, device)
 
 
-def geometry_at_work(mesh: M) -> M:
+def geometry_at_work(mesh: Mesh | TexturedMesh) -> Mesh | TexturedMesh:
     """Moves `mesh` to the working device as `at_work` does, but its textures to main memory, where files are made."""
     if not isinstance(mesh, TexturedMesh):
         return at_work(mesh)
