@@ -257,7 +257,9 @@ class SaveMesh:
         )
         path, subfolder = host.output_path(filename_prefix, format)
         try:
-            save_mesh(path, host.at_rest(textured(mesh)), options, progress=host.progress())
+            whole = textured(mesh)
+            whole = host.geometry_at_work(whole) if format == "glb" else host.at_rest(whole)
+            save_mesh(path, whole, options, progress=host.progress())
         except SizeError as error:
             raise ValueError(
                 f"max_mib: expected at least {math.ceil(error.smallest / MIB * 100) / 100:.2f} MiB, the smallest that "

@@ -63,7 +63,7 @@ POLICY = {
     "T2RenderPreview": DEVICE,
     "T2SaveGLB": DEVICE,  # samples the voxels at the vertices, makes the tangents; images are encoded in main memory
     "T2PreviewMesh": DEVICE,  # as T2SaveGLB
-    "T2SaveMesh": HOST,
+    "T2SaveMesh": DEVICE,  # as T2SaveGLB for a GLB; other formats are made in main memory
     "T2LoadMesh": HOST,
     "T2ExampleMesh": HOST,
     "T2LoadVoxels": HOST,
