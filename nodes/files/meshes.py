@@ -257,7 +257,9 @@ class SaveMesh:
         )
         path, subfolder = host.output_path(filename_prefix, format)
         try:
-            save_mesh(path, host.at_rest(textured(mesh)), options, progress=host.progress())
+            whole = textured(mesh)
+            whole = host.geometry_at_work(whole) if format == "glb" else host.at_rest(whole)
+            save_mesh(path, whole, options, progress=host.progress())
         except SizeError as error:
             raise ValueError(
                 f"max_mib: expected at least {math.ceil(error.smallest / MIB * 100) / 100:.2f} MiB, the smallest that "
@@ -324,12 +326,13 @@ def _read(path: Path, name: str, warn: Callable[[str], None]) -> TexturedMesh:
 def _colored(
     mesh: Mesh | TexturedMesh, voxels: VoxelField | None, progress: Progress
 ) -> tuple[Mesh | TexturedMesh, Any]:
-    """Returns (mesh, vertex materials [V, 6] or None) at rest; voxels colour only a mesh without materials."""
+    """Returns (mesh, vertex materials [V, 6] or None) at work, textures at rest; voxels colour only a mesh without
+    materials."""
     shape = surface(mesh)
     if voxels is None or painted(mesh):
-        return host.at_rest(mesh), None
-    field = host.at_work(expect(voxels, VOXELS))
-    return host.at_rest(shape), host.at_rest(vertex_materials(host.at_work(shape), field, progress=progress))
+        return host.geometry_at_work(mesh), None
+    field, shape = host.at_work(expect(voxels, VOXELS)), host.at_work(shape)
+    return shape, vertex_materials(shape, field, progress=progress)
 
 
 def _unsavable(format: str | None, geometry: str | None, max_mib: float | None) -> str | None:

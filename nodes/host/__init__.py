@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .comfyui import absent, host_version, progress, show, show_text, staged_progress
 from .comfyui import mesh as comfy_mesh
-from .devices import at_rest, at_work, working_device
+from .devices import at_rest, at_work, geometry_at_work, working_device
 from .files import (
     NO_FILE,
     changed,
@@ -45,6 +45,7 @@ __all__ = [
     "download",
     "file_3d",
     "file_problem",
+    "geometry_at_work",
     "host_version",
     "input_files",
     "input_path",

@@ -10,11 +10,13 @@ compute in three ways:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
-from ...o_voxel.values import tensor_bytes, to_device
+from ...o_voxel.material import PLAIN, TexturedMesh
+from ...o_voxel.values import Mesh, tensor_bytes, to_device
 from ...trellis2.runtime.residency import default_device
 from . import comfyui
 
@@ -59,9 +61,9 @@ POLICY = {
     "T2MeshToVoxels": DEVICE,
     "T2VoxelsToMesh": DEVICE,
     "T2RenderPreview": DEVICE,
-    "T2SaveGLB": DEVICE,  # samples the voxels at the vertices; the file is written from main memory
+    "T2SaveGLB": DEVICE,  # samples the voxels at the vertices, makes the tangents; images are encoded in main memory
     "T2PreviewMesh": DEVICE,  # as T2SaveGLB
-    "T2SaveMesh": HOST,
+    "T2SaveMesh": DEVICE,  # as T2SaveGLB for a GLB; other formats are made in main memory
     "T2LoadMesh": HOST,
     "T2ExampleMesh": HOST,
     "T2LoadVoxels": HOST,
@@ -97,6 +99,15 @@ def at_work(value: T) -> T:
     if management and device.type != "cpu":
         management.free_memory(WORK_FACTOR * tensor_bytes(value), device)
     return to_device(value, device)
+
+
+def geometry_at_work(mesh: Mesh | TexturedMesh) -> Mesh | TexturedMesh:
+    """Moves `mesh` to the working device as `at_work` does, but its textures to main memory, where files are made."""
+    if not isinstance(mesh, TexturedMesh):
+        return at_work(mesh)
+    paint = at_rest(mesh.materials)
+    bare = at_work(replace(mesh, materials=tuple(PLAIN for _ in paint)) if mesh.textured else mesh)
+    return replace(bare, materials=paint)
 
 
 def at_rest(value: T) -> T:

@@ -171,6 +171,8 @@ def _texture_directions(vertices: Tensor, uv: Tensor, faces: Tensor) -> tuple[Te
 
 def _fill_handedness(side: Tensor, twin: Tensor) -> Tensor:
     """Propagates handedness `side` [F] int64 from the first neighbour that has one to faces with 0; 1 if none has."""
+    if not bool((side == 0).any()):
+        return side
     for _ in range(ROUNDS):
         across = torch.where(twin < 0, 0, side[twin // 3]).reshape(-1, 3)
         for k in range(3):

@@ -14,7 +14,7 @@ from ...material import TexturedMesh
 from ...values import Mesh
 from .gltf.glb import MoreNodes, encode_glb
 from .options import SaveOptions
-from .prepare import pivot_point, prepared
+from .prepare import pivot_of, prepared
 from .write import save_mesh
 
 
@@ -45,8 +45,7 @@ def save_for_engine(
         more = MoreNodes(stem, tuple(levels[1:]), tuple(collision))
         made = encode_glb(levels[0], options=options, more=more, progress=scaled(progress, 0.0, 0.9))
         return [write_files({target: made.content}, scaled(progress, 0.9, 0.1))]
-    used = levels[0].mesh.vertices[levels[0].mesh.faces.long().unique()].cpu()
-    start, still = pivot_point(used, options.pivot), replace(options, pivot="as is")
+    start, still = pivot_of(levels[0].mesh, options.pivot), replace(options, pivot="as is")
     parts = [(f"_lod{i}" if len(levels) > 1 else "", level) for i, level in enumerate(levels)]
     if collision:
         parts.append(("_collision", TexturedMesh(joined(collision))))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...core.progress import Progress
 from ...material import Texture
@@ -34,6 +36,10 @@ def pack_channels(textures: Sequence[Texture | None], empty: Sequence[int], max_
 
     empty: channel counts; a texture that is None contributes this many channels of 255.
     """
+    if max_side is None and all(texture is None or texture.image.is_cuda for texture in textures):
+        layers = [None if texture is None else texture.image for texture in textures]
+        if len({layer.shape[:2] for layer in layers if layer is not None}) == 1:
+            return _interleaved(layers, empty)
     images = [None if texture is None else shrink(pixels_of(texture), max_side) for texture in textures]
     present = [image.shape[:2] for image in images if image is not None]
     height, width = (max(sizes) for sizes in zip(*present, strict=True))
@@ -44,6 +50,15 @@ def pack_channels(textures: Sequence[Texture | None], empty: Sequence[int], max_
         ],
         axis=2,
     )
+
+
+def _interleaved(images: list[Tensor | None], empty: Sequence[int]) -> np.ndarray:
+    """`pack_channels` of images [H, W, C] of the same sides on a GPU: it interleaves them, and one copy goes to the
+    CPU."""
+    given = next(image for image in images if image is not None)
+    height, width, pairs = given.shape[0], given.shape[1], zip(images, empty, strict=True)
+    layers = [given.new_full((height, width, count), 255) if image is None else image for image, count in pairs]
+    return torch.cat(layers, 2).cpu().numpy()
 
 
 def shrink(image: np.ndarray, max_side: int | None) -> np.ndarray:

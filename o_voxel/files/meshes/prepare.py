@@ -21,6 +21,15 @@ def pivot_point(points: Tensor, pivot: Pivot) -> Tensor:
     return torch.cat([middle[:2], low[2:]]) if pivot == "base" else middle
 
 
+def pivot_of(mesh: Mesh, pivot: Pivot) -> Tensor:
+    """Returns the `pivot_point` [3] of the vertices that the faces of `mesh`, [V, 3] and [F, 3], use."""
+    if pivot == "as is":
+        return mesh.vertices.new_zeros(3)
+    used = torch.zeros(len(mesh.vertices), dtype=torch.bool, device=mesh.vertices.device)
+    used[mesh.faces.flatten().long()] = True
+    return pivot_point(mesh.vertices[used], pivot)
+
+
 def prepared(mesh: TexturedMesh, options: SaveOptions, start: Tensor | None = None) -> TexturedMesh:
     """Returns `mesh`, vertices [V, 3], with the pivot and the normal maps of `options`; itself if they are its own.
 
@@ -28,8 +37,7 @@ def prepared(mesh: TexturedMesh, options: SaveOptions, start: Tensor | None = No
     """
     if options.pivot != "as is":
         vertices = mesh.mesh.vertices
-        if start is None:
-            start = pivot_point(vertices[mesh.mesh.faces.long().unique()], options.pivot)
+        start = pivot_of(mesh.mesh, options.pivot) if start is None else start
         mesh = replace(mesh, mesh=Mesh(vertices - start.to(vertices), mesh.mesh.faces))
     if options.normal_maps == "directx":
         mesh = replace(mesh, materials=tuple(map(with_green_turned_over, mesh.materials)))

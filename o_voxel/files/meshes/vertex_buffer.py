@@ -18,7 +18,7 @@ from ...values import Mesh
 
 @dataclass(frozen=True, eq=False)
 class VertexBuffer:
-    """Vertex attributes of the V vertices of `mesh`, on the CPU; z up, v up, sRGB colours.
+    """Vertex attributes of the V vertices of `mesh`, on its device; z up, v up, sRGB colours.
 
     uv [V, 2], normals [V, 3] unit vectors, tangents [V, 4] as from `mesh.normals.tangents`, colors [V, 4] RGBA: float32
     or None.  material_ids: [F] int64, per face.
@@ -32,7 +32,9 @@ class VertexBuffer:
     material_ids: Tensor
 
     def part(self, material: int) -> VertexBuffer:
-        """Extracts the faces of one material and their vertices, in order."""
+        """Extracts the faces of one material and their vertices, in order; itself if it has no other one."""
+        if bool((self.material_ids == material).all()):
+            return self
         mesh, rows = select_faces(self.mesh, self.material_ids == material)
         picked = [self.uv, self.normals, self.tangents, self.colors]
         uv, normals, tangents, colors = (_rows(values, rows.vertices) for values in picked)
@@ -46,13 +48,17 @@ def as_textured(mesh: Mesh | TexturedMesh) -> TexturedMesh:
     return TexturedMesh(mesh, (Material(metallic_factor=0.0, double_sided=True),))
 
 
-def checked(mesh: TexturedMesh) -> TexturedMesh:
-    """Copies `mesh` to the CPU. Raises ValueError without faces, and for non-finite values or indices out of range."""
+def checked(mesh: TexturedMesh, *, on_gpu: bool = False) -> TexturedMesh:
+    """Copies `mesh`, its textures excepted, to the CPU; on_gpu: leaves it on a CUDA device.
+
+    Raises ValueError without faces, and for non-finite values or indices out of range.
+    """
+    device = mesh.mesh.vertices.device if on_gpu and mesh.mesh.vertices.is_cuda else torch.device("cpu")
     found = TexturedMesh(
-        Mesh(mesh.mesh.vertices.cpu(), mesh.mesh.faces.cpu()),
+        Mesh(mesh.mesh.vertices.to(device), mesh.mesh.faces.to(device)),
         mesh.materials,
         *(
-            None if values is None else values.cpu()
+            None if values is None else values.to(device)
             for values in (mesh.material_ids, mesh.uv, mesh.uv_faces, mesh.vertex_colors, mesh.normals)
         ),
     )

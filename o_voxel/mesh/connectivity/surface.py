@@ -44,20 +44,32 @@ def join_faces(
     """
     order, start = matched or proper_edges(faces, len(vertices), backend)
     size = start.diff()
-    first = start[:-1][size == 2]
+    first = start[(size == 2).nonzero().squeeze(1)]
     pairs = order[first], order[first + 1]
     odd = _same_way(faces, *pairs)
     label, flip = components(len(faces), pairs[0] // 3, pairs[1] // 3, odd, backend=backend)
     surface = _with_pairs(torch.full_like(faces, -1).flatten(), pairs, odd, label, flip)
-    half = order[torch.repeat_interleave(size > 2, size)]
-    return _join_radial(vertices, faces, surface, half, size[size > 2], backend) if len(half) else surface
+    crowded = (size > 2).nonzero().squeeze(1)
+    if not len(crowded):
+        return surface
+    half = edge_halves(order, start, crowded)
+    return _join_radial(vertices, faces, surface, half, size[crowded], backend)
+
+
+def edge_halves(order: Tensor, start: Tensor, edge: Tensor) -> Tensor:
+    """The half-edges [M] int64 of the edges `edge` [K] int64, one edge after another; order, start: of `Edges`."""
+    size = start[edge + 1] - start[edge]
+    end = size.cumsum(0)
+    step = torch.repeat_interleave(start[edge] - end + size, size)
+    return order[step + torch.arange(len(step), device=step.device)]
 
 
 def _with_pairs(twin: Tensor, pairs: tuple[Tensor, Tensor], odd: Tensor, label: Tensor, flip: Tensor) -> Surface:
     """Joins half-edge `pairs` in `twin` [3 F], except pairs with inconsistent winding, which go to the seam."""
-    fits = ~(odd ^ flip[pairs[0] // 3] ^ flip[pairs[1] // 3])
-    cut = torch.cat([half[~fits] for half in pairs])
+    wrong = odd ^ flip[pairs[0] // 3] ^ flip[pairs[1] // 3]
+    cut, fits = wrong.nonzero().squeeze(1), (~wrong).nonzero().squeeze(1)
     half, other = pairs[0][fits], pairs[1][fits]
+    cut = torch.cat([pairs[0][cut], pairs[1][cut]])
     twin = twin.scatter(0, half, other).scatter_(0, other, half)
     return Surface(twin, label, flip, cut)
 

@@ -12,7 +12,7 @@ from ...values import Mesh
 from ..connectivity.components import check_limits, large_enough
 from ..connectivity.manifold import split_surface
 from ..connectivity.row_map import RowMap, select_faces
-from ..connectivity.surface import has_twin_corners, join_faces, proper_edges, select_surface
+from ..connectivity.surface import edge_halves, has_twin_corners, join_faces, proper_edges, select_surface
 from ..connectivity.topology import ValidMesh, check_mesh, origins, preceding
 from ..connectivity.weld import close_vertices
 from .fill_holes import add_faces, check_perimeter, hole_faces
@@ -96,11 +96,11 @@ def remove_unused_vertices(mesh: Mesh) -> tuple[Mesh, RowMap]:
 def _duplicates(faces: Tensor, order: Tensor, start: Tensor) -> Tensor:
     """Mask [F] bool of faces [F, 3] with the same vertices as an earlier one; order, start: their `proper_edges`."""
     size = start.diff()
-    pair = start[:-1][size == 2]
+    pair = start[(size == 2).nonzero().squeeze(1)]
     first, second = order[pair], order[pair + 1]
     equal = origins(faces)[preceding(first)] == origins(faces)[preceding(second)]
-    edge = torch.repeat_interleave(torch.arange(len(size), device=size.device)[size > 2], size[size > 2])
-    half = order[torch.repeat_interleave(size > 2, size)]
+    crowded = (size > 2).nonzero().squeeze(1)
+    edge, half = torch.repeat_interleave(crowded, size[crowded]), edge_halves(order, start, crowded)
     tip = origins(faces)[preceding(half)]
     by_tip = tip.sort(stable=True).indices
     by_tip = by_tip[edge[by_tip].sort(stable=True).indices]
@@ -164,10 +164,21 @@ def _distinct_faces(
     """Drops degenerate and duplicate faces; returns (faces [F, 3], input rows [F], their `proper_edges`)."""
     proper = ~has_twin_corners(faces)
     if not bool(proper.all()):
-        faces, row = faces[proper], row[proper]
+        kept = proper.nonzero().squeeze(1)
+        faces, row = faces[kept], row[kept]
     matched = proper_edges(faces, vertex_count, backend)
     duplicate = _duplicates(faces, *matched)
     if bool(duplicate.any()):
-        faces, row = faces[~duplicate], row[~duplicate]
-        matched = proper_edges(faces, vertex_count, backend)
+        kept = (~duplicate).nonzero().squeeze(1)
+        faces, row, matched = faces[kept], row[kept], _edges_without(duplicate, *matched)
     return faces, row, matched
+
+
+def _edges_without(gone: Tensor, order: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """The `proper_edges` of the faces not in `gone` [F] bool, from those of all, which are not sorted again."""
+    number = (~gone).cumsum(0) - 1
+    stays = ~gone[order // 3]
+    start = torch.cat([start.new_zeros(1), stays.cumsum(0)])[start]
+    order = order[stays.nonzero().squeeze(1)]
+    filled = start.diff().nonzero().squeeze(1)
+    return 3 * number[order // 3] + order % 3, torch.cat([start[filled], start[-1:]])

@@ -151,24 +151,27 @@ def _measure_charts(unwrap_mesh: UnwrapMesh, layout: Layout) -> _Charts:
 
 def _fit_runs(unwrap_mesh: UnwrapMesh, layout: Layout, edge: Tensor) -> _Runs:
     """Groups open edges `edge` [S] int64 into runs; aligns their charts by least-squares rigid motion (Procrustes)."""
-    a, b = unwrap_mesh.half[edge].unbind(dim=1)
-    swap = layout.chart[a // 3] > layout.chart[b // 3]
-    a, b = torch.where(swap, b, a), torch.where(swap, a, b)
-    keep, move = layout.chart[a // 3], layout.chart[b // 3]
-    run, count = _run_numbers(unwrap_mesh, keep, move, a)
-    size = torch.zeros(count, dtype=torch.int64, device=run.device).index_add_(0, run, unwrap_mesh.length[edge])
-    weight = unwrap_mesh.length[edge].double() / size.clamp(min=1)[run]
-    corner = layout.corner.flatten()
-    target = layout.position[torch.stack((corner[a], corner[following(a)]), dim=1)]
-    source = layout.position[torch.stack((corner[following(b)], corner[b]), dim=1)]
-    centers = torch.cat((target.mean(dim=1), source.mean(dim=1)), dim=1) * weight[:, None]
-    to, frm = scatter_sums(centers, run, count).split(2, dim=1)
+    half = unwrap_mesh.half[edge]
+    chart = layout.chart[half // 3]
+    half = torch.where(chart[:, :1] > chart[:, 1:], half.flip(1), half).T
+    keep, move = chart.amin(1), chart.amax(1)
+    ahead = following(half)
+    run, count = _run_numbers(unwrap_mesh, keep, move, half[0], ahead[0])
+    lengths = unwrap_mesh.length[edge]
+    size = torch.zeros(count, dtype=torch.int64, device=run.device).index_add_(0, run, lengths)
+    weight = lengths.double() / size.clamp(min=1)[run]
+    # [2, S, 2, 2]: the ends of each edge in the fixed chart, and the same ends in the moved one.
+    corners = torch.stack((half[0], ahead[0], ahead[1], half[1])).view(2, 2, -1).transpose(1, 2)
+    ends = layout.position[layout.corner.flatten()[corners]]
+    centers = ends.mean(dim=2).transpose(0, 1).reshape(-1, 4) * weight[:, None]
+    middle = scatter_sums(centers, run, count).view(-1, 2, 2).transpose(0, 1)
+    to, frm = middle
     unit = (size.double() * LENGTH_UNIT).clamp(min=1e-300)
-    p, q = ((part - at[run, None]) / unit[run, None, None] for part, at in ((target, to), (source, frm)))
+    p, q = (ends - middle[:, run, None]) / unit[run, None, None]
     cosine, sine = (p * q).sum(dim=(1, 2)), (q[..., 0] * p[..., 1] - q[..., 1] * p[..., 0]).sum(dim=1)
     turn = scatter_sums(torch.stack((cosine, sine), dim=1) * weight[:, None], run, count)
     norm = turn.square().sum(dim=1, keepdim=True).sqrt()
-    turn = torch.where(norm > 0, turn / norm, turn.new_tensor([1.0, 0.0]))
+    turn = torch.where(norm > 0, turn / norm, torch.arange(1, -1, -1, dtype=turn.dtype, device=turn.device))
     distance = (p - _rotate(q, turn[run, None])).square().sum(dim=2)
     misfit = scatter_sums((distance.mean(dim=1) * weight)[:, None], run, count)[:, 0].sqrt()
     worst = distance.amax(dim=1).sqrt()
@@ -184,13 +187,18 @@ def _rotate(points: Tensor, turn: Tensor) -> Tensor:
     return torch.stack((x * cosine - y * sine, x * sine + y * cosine), dim=-1)
 
 
-def _run_numbers(unwrap_mesh: UnwrapMesh, keep: Tensor, move: Tensor, half: Tensor) -> tuple[Tensor, int]:
-    """(run [S] int64 of each seam, number of runs): connects seams of the same two charts that share a vertex."""
+def _run_numbers(
+    unwrap_mesh: UnwrapMesh, keep: Tensor, move: Tensor, half: Tensor, ahead: Tensor
+) -> tuple[Tensor, int]:
+    """(run [S] int64 of each seam, number of runs): connects seams of the same two charts that share a vertex.
+
+    half, ahead: [S] int64, a half-edge of each seam and the `following` one.
+    """
     seams, vertices = len(keep), len(unwrap_mesh.points)
     _, pair = (keep * (int(move.max()) + 1) + move).unique(return_inverse=True)
     corner = unwrap_mesh.faces.flatten()
-    ends = torch.cat((pair * vertices + corner[half], pair * vertices + corner[following(half)]))
-    keys, key = ends.unique(return_inverse=True)
+    ends = pair * vertices + corner[torch.stack((half, ahead))]
+    keys, key = ends.flatten().unique(return_inverse=True)
     seam = torch.arange(seams, device=keep.device)
     lowest = connected(seams + len(keys), torch.cat((seam, seam)), seams + key)[:seams]
     number = (lowest == seam).cumsum(0) - 1

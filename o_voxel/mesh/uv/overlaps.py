@@ -64,8 +64,8 @@ def crossing_segments(position: Tensor, start: Tensor, end: Tensor, chart: Tenso
 
 def _cells(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: int) -> tuple[Tensor, Tensor]:
     """(cell key [N], segment [N]) int64 for every cell of its chart's grid that a segment's bounding box overlaps."""
-    p, q = position[start], position[end]
-    low, high = torch.minimum(p, q), torch.maximum(p, q)
+    ends = position[torch.stack((start, end))]
+    low, high = ends.amin(0), ends.amax(0)
     span = (high - low).amax(dim=1)
     longest = span.new_zeros(charts).scatter_reduce_(0, chart, span, "amax")
     fixed = (span / longest[chart].clamp(min=1e-300) * 2**32).to(torch.int64)
@@ -73,23 +73,24 @@ def _cells(position: Tensor, start: Tensor, end: Tensor, chart: Tensor, charts: 
     mean = longest * total.to(span.dtype) / 2**32 / torch.bincount(chart, minlength=charts).clamp(min=1)
     cell = torch.maximum(mean * CELL_LENGTHS, longest / MOST_CELLS).clamp(min=1e-300)[chart, None]
     corner = low.new_full((charts, 2), torch.inf).scatter_reduce_(0, chart[:, None].expand(-1, 2), low, "amin")[chart]
-    first = ((low - corner) / cell).long().clamp(max=(1 << LOW_BITS) - 1)
-    size = ((high - corner) / cell).long().clamp(max=(1 << LOW_BITS) - 1) - first + 1
+    first, last = ((torch.stack((low, high)) - corner) / cell).long().clamp(max=(1 << LOW_BITS) - 1)
+    size = last - first + 1
     number = size.prod(dim=1)
-    segment = torch.repeat_interleave(torch.arange(len(start), device=chart.device), number)
+    segment = torch.repeat_interleave(number)
     offset = torch.arange(len(segment), device=chart.device) - (number.cumsum(0) - number)[segment]
-    x, y = first[segment, 0] + offset % size[segment, 0], first[segment, 1] + offset // size[segment, 0]
-    return (((chart[segment] << LOW_BITS) | x) << LOW_BITS) | y, segment
+    x, y = first[segment].unbind(dim=1)
+    wide = size[segment, 0]
+    return (((chart[segment] << LOW_BITS) | (x + offset % wide)) << LOW_BITS) | (y + offset // wide), segment
 
 
 def _cross(position: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """Mask [N] bool: do segments a-b and c-d cross? a, b, c, d: [N] int64, rows of `position` [U, 2]."""
-    apart = (a != c) & (a != d) & (b != c) & (b != d)
-    p, q, r, s = (position[end] for end in (a, b, c, d))
-    return apart & (_side(p, q, r) * _side(p, q, s) < 0) & (_side(r, s, p) * _side(r, s, q) < 0)
-
-
-def _side(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Twice the signed area [N] of triangles a b c."""
-    u, w = b - a, c - a
-    return u[:, 0] * w[:, 1] - u[:, 1] * w[:, 0]
+    rows = torch.stack((a, b, c, d)).view(2, 2, -1)
+    apart = rows[0][:, None] != rows[1]
+    places = position[rows]
+    along = places[:, 1] - places[:, 0]
+    # Both ends of the other segment, from each segment's start; then twice the signed area of their triangles.
+    other = places.flip(0) - places[:, :1]
+    side = along[:, None, :, 0] * other[..., 1] - along[:, None, :, 1] * other[..., 0]
+    across = side[:, 0] * side[:, 1] < 0
+    return apart[0, 0] & apart[0, 1] & apart[1, 0] & apart[1, 1] & across[0] & across[1]

@@ -221,17 +221,16 @@ def badly_shaped(
     rows = slice(None) if face is None else face
     det, stretch = distortion(position, corner, unwrap_mesh.rest[rows])
     area = unwrap_mesh.geometry.area[rows]
-    whole = chart_sums(area, chart, charts)
-    beyond = chart_sums(area * (stretch > max_stretch), chart, charts)
-    excess = chart_sums(area * (stretch.clamp(max=16) - 1).clamp(min=0), chart, charts)
-    bad = (beyond > STRETCHED_SHARE * whole) | (excess > MEAN_STRETCH * whole)
-    bad[chart[~(det > LEAST_DET)]] = True
-    return bad
+    beyond, excess = area * (stretch > max_stretch), area * (stretch.clamp(max=16) - 1).clamp(min=0)
+    collapsed = ~(det > LEAST_DET) / FIXED  # counted in units, which no sum of areas overflows
+    whole, beyond, excess, collapsed = chart_sums(torch.stack((area, beyond, excess, collapsed), 1), chart, charts).T
+    return (beyond > STRETCHED_SHARE * whole) | (excess > MEAN_STRETCH * whole) | (collapsed > 0)
 
 
 def chart_sums(values: Tensor, chart: Tensor, charts: int) -> Tensor:
-    """Sums [charts] float64 of `values` [N] per chart, in fixed point; sums at most about 1; chart: [N] int64."""
-    total = torch.zeros(charts, dtype=torch.int64, device=chart.device)
+    """Sums [charts, ...] float64 of `values` [N, ...] per chart, in fixed point; sums at most about 1; chart: [N]
+    int64."""
+    total = torch.zeros(charts, *values.shape[1:], dtype=torch.int64, device=chart.device)
     return total.index_add_(0, chart, (values * FIXED).to(torch.int64)).to(torch.float64) / FIXED
 
 

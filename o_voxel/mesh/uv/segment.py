@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.vectors import dot, length, unit
+from ...core.vectors import dot, unit
 from ...ops.connected_components import connected
 
 LENGTH_UNIT = 2.0**-32  # step of fixed-point lengths: sums are exact in any order
@@ -82,80 +82,129 @@ def segment_charts(geometry: FaceGeometry, graph: DualGraph, limits: ChartLimits
     if len(geometry.area) >> ID_BITS:
         raise ValueError(f"faces: expected at most {1 << ID_BITS}, got {len(geometry.area)}")
     label = torch.arange(len(geometry.area), device=geometry.area.device)
-    charts = FaceGeometry(
-        geometry.normal * geometry.area[:, None], geometry.area, geometry.perimeter, geometry.low, geometry.high
-    )
-    own, root = label, label
+    charts = _Charts.of_faces(geometry)
+    normal = geometry.normal.T.contiguous()
+    own = label
     while len(graph.first):
-        mean = charts.normal / length(charts.normal).clamp(min=SMALLEST)[:, None]
-        cone = torch.ones_like(charts.area).scatter_reduce_(0, label, dot(geometry.normal, mean[label]), "amin")
-        partner = _partners(_costs(charts, mean, cone, graph, limits), graph, len(own))
+        ends = torch.stack(graph.ends)
+        mean = charts.normal / _length(charts.normal).clamp(min=SMALLEST)
+        cosine = _dot(normal, mean.index_select(1, label))
+        cone = torch.ones_like(charts.area).scatter_reduce_(0, label, cosine, "amin")
+        partner = _partners(_costs(charts, mean, cone, ends, graph.length, limits), ends, own)
         merging = (partner[partner] == own) & (partner != own)
-        if not bool(merging.any()):
-            break
         root = torch.where(merging, torch.minimum(own, partner), own)
-        charts = _merged(charts, graph, root, torch.where(merging, partner, own))
-        number = (root == own).cumsum(0) - 1
+        roots = root == own
+        kept = roots.nonzero().squeeze(1)
+        if len(kept) == len(own):
+            break
+        merged = root[ends]
+        charts = _merged(charts, merged, graph.length, kept, torch.where(merging, partner, own)[kept])
+        number = roots.cumsum(0) - 1
         label = number[root][label]
-        graph = _contract(graph, number[root], len(charts.area))
-        own = torch.arange(len(charts.area), device=own.device)
+        graph = _contract(number[merged], graph.length, len(kept))
+        own = torch.arange(len(kept), device=own.device)
     return label
 
 
-def _merged(charts: FaceGeometry, graph: DualGraph, root: Tensor, other: Tensor) -> FaceGeometry:
-    """Merges charts: those with root[k] == k, united with `other` [K] (k itself if unmerged); root: [K] int64."""
-    inside = root[graph.first] == root[graph.second]
-    twice = torch.zeros_like(charts.perimeter).index_add_(0, root[graph.first[inside]], 2 * graph.length[inside])
-    kept = (root == torch.arange(len(root), device=root.device)).nonzero().squeeze(1)
-    first, second, alone = charts.select(kept), charts.select(other[kept]), other[kept] == kept
-    return FaceGeometry(
-        first.normal + torch.where(alone[:, None], 0.0, second.normal),
-        first.area + torch.where(alone, 0.0, second.area),
-        first.perimeter + torch.where(alone, 0, second.perimeter) - twice[kept],
-        torch.minimum(first.low, second.low),
-        torch.maximum(first.high, second.high),
+@dataclass(frozen=True, eq=False)
+class _Charts:
+    """K charts. rows: [11, K] float64, the sum of area vectors, area, lower and upper corner of the bounding box, and
+    the bits of the perimeter, int64 in LENGTH_UNIT. In one tensor, so that one gather fetches a chart.
+    """
+
+    rows: Tensor
+
+    @classmethod
+    def of_faces(cls, geometry: FaceGeometry) -> _Charts:
+        """A chart for each of the faces."""
+        vectors = geometry.normal * geometry.area[:, None]
+        return cls.joined(
+            torch.cat((vectors.T, geometry.area[None])), geometry.low.T, geometry.high.T, geometry.perimeter
+        )
+
+    @classmethod
+    def joined(cls, sums: Tensor, low: Tensor, high: Tensor, perimeter: Tensor) -> _Charts:
+        """sums: [4, K], area vectors and areas.  low, high: [3, K].  perimeter: [K] int64."""
+        return cls(torch.cat((sums, low, high, perimeter.view(torch.float64)[None])))
+
+    @property
+    def normal(self) -> Tensor:
+        """Sum of area vectors [3, K]."""
+        return self.rows[:3]
+
+    @property
+    def area(self) -> Tensor:
+        """Area [K]."""
+        return self.rows[3]
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """`vectors.dot` of columns [3, ...]."""
+    product = a * b
+    return product[0] + product[1] + product[2]
+
+
+def _length(a: Tensor) -> Tensor:
+    return _dot(a, a).sqrt()
+
+
+def _merged(charts: _Charts, merged: Tensor, length: Tensor, kept: Tensor, other: Tensor) -> _Charts:
+    """Merges charts: `kept` [N] int64, each with the chart `other` [N] (itself if unmerged).
+
+    merged: [2, M], the chart that each end of an edge of `length` [M] is merged into.
+    """
+    inside = torch.where(merged[0] == merged[1], 2 * length, 0)
+    twice = torch.zeros_like(charts.area, dtype=torch.int64).index_add_(0, merged[0], inside)
+    first, second = charts.rows.index_select(1, torch.cat((kept, other))).view(11, 2, -1).unbind(1)
+    alone = other == kept
+    perimeters = first[10].view(torch.int64) + torch.where(alone, 0, second[10].view(torch.int64)) - twice[kept]
+    return _Charts.joined(
+        first[:4] + torch.where(alone, 0.0, second[:4]),
+        torch.minimum(first[4:7], second[4:7]),
+        torch.maximum(first[7:10], second[7:10]),
+        perimeters,
     )
 
 
-def _costs(charts: FaceGeometry, mean: Tensor, cone: Tensor, graph: DualGraph, limits: ChartLimits) -> Tensor:
-    """Merge cost [M] int64 of each dual edge, FORBIDDEN beyond the limits.
+def _costs(charts: _Charts, mean: Tensor, cone: Tensor, ends: Tensor, length: Tensor, limits: ChartLimits) -> Tensor:
+    """Merge cost [M] int64 of each dual edge, `ends` [2, M] of `length` [M], FORBIDDEN beyond the limits.
 
-    charts: `normal` [K, 3] is the sum of area vectors.  mean: [K, 3] unit mean normals.  cone: [K], cosine of the
-    largest angle between the mean normal and a face normal.
+    mean: [3, K] unit mean normals.  cone: [K], cosine of the largest angle between the mean normal and a face normal.
     """
-    first, second = charts.select(graph.first), charts.select(graph.second)
-    union = first.normal + second.normal
-    size = (first.area + second.area).clamp(min=SMALLEST)
-    outline = (first.perimeter + second.perimeter - 2 * graph.length).to(torch.float64)
+    table = torch.cat((charts.rows, mean, cone[None]))
+    both = table.index_select(1, ends.flatten()).view(15, 2, -1)
+    (normal, area), low, high = (both[:3], both[3]), both[4:7], both[7:10]
+    perimeter, mean, cone = both[10].view(torch.int64), both[11:14], both[14]
+    union = normal[:, 0] + normal[:, 1]
+    size = (area[0] + area[1]).clamp(min=SMALLEST)
+    outline = (perimeter[0] + perimeter[1] - 2 * length).to(torch.float64)
     compactness = outline * outline * (LENGTH_UNIT * LENGTH_UNIT / (4 * math.pi)) / size
-    span = torch.maximum(first.high, second.high) - torch.minimum(first.low, second.low)
-    fits = (dot(span, span) < limits.extent**2) & (compactness < limits.compactness)
-    direction = union / length(union).clamp(min=SMALLEST)[:, None]
-    for chart in (graph.first, graph.second):
-        turn, half = dot(direction, mean[chart]).clamp(max=1.0), cone[chart]
-        reach = turn * half - (1 - turn * turn).sqrt() * (1 - half * half).clamp(min=0).sqrt()
-        fits = fits & (turn > 0) & (half > 0) & (reach > math.cos(math.radians(limits.cone_deg)))
-    cost = (1 - length(union) / size) + SHAPE_WEIGHT * compactness
+    span = torch.maximum(high[:, 0], high[:, 1]) - torch.minimum(low[:, 0], low[:, 1])
+    total = _length(union)
+    turn = _dot((union / total.clamp(min=SMALLEST))[:, None], mean).clamp(max=1.0)
+    reach = turn * cone - (1 - turn * turn).sqrt() * (1 - cone * cone).clamp(min=0).sqrt()
+    within = (turn > 0) & (cone > 0) & (reach > math.cos(math.radians(limits.cone_deg)))
+    fits = (_dot(span, span) < limits.extent**2) & (compactness < limits.compactness) & within[0] & within[1]
+    cost = (1 - total / size) + SHAPE_WEIGHT * compactness
     return torch.where(fits, (cost.clamp(min=0, max=COST_CAP) * COST_STEPS).to(torch.int64), FORBIDDEN)
 
 
-def _partners(cost: Tensor, graph: DualGraph, charts: int) -> Tensor:
-    """Neighbour [K] int64 across each chart's cheapest edge (ties: lowest index); itself if there is none."""
-    best = torch.full((charts,), FORBIDDEN << ID_BITS, dtype=torch.int64, device=cost.device)
-    best.scatter_reduce_(0, graph.first, (cost << ID_BITS) | graph.second, "amin")
-    best.scatter_reduce_(0, graph.second, (cost << ID_BITS) | graph.first, "amin")
-    own = torch.arange(charts, device=cost.device)
+def _partners(cost: Tensor, ends: Tensor, own: Tensor) -> Tensor:
+    """Neighbour [K] int64 across each chart's cheapest edge, `ends` [2, M] of `cost` [M] (ties: lowest index); itself,
+    `own` [K], if there is none."""
+    best = torch.full_like(own, FORBIDDEN << ID_BITS)
+    best.scatter_reduce_(0, ends.flatten(), ((cost << ID_BITS) | ends.flip(0)).flatten(), "amin")
     return torch.where(best >> ID_BITS < FORBIDDEN, best & ((1 << ID_BITS) - 1), own)
 
 
-def _contract(graph: DualGraph, number: Tensor, charts: int) -> DualGraph:
-    """Contracts the graph: nodes become `number` [K] int64; parallel edges are merged and their lengths added."""
-    first, second = number[graph.first], number[graph.second]
-    apart = (first != second).nonzero().squeeze(1)
-    first, second = first[apart], second[apart]
-    key = torch.minimum(first, second) * charts + torch.maximum(first, second)
+def _contract(ends: Tensor, length: Tensor, charts: int) -> DualGraph:
+    """The graph of the edges `ends` [2, M] int64 of `length` [M] between different ones of `charts` charts: parallel
+    edges are merged and their lengths added."""
+    apart = (ends[0] != ends[1]).nonzero().squeeze(1)
+    ends = ends.index_select(1, apart)
+    key = torch.minimum(ends[0], ends[1]) * charts + torch.maximum(ends[0], ends[1])
     pair, row = key.unique(return_inverse=True)
-    total = torch.zeros_like(pair).index_add_(0, row, graph.length[apart])
+    total = torch.zeros_like(pair).index_add_(0, row, length[apart])
     return DualGraph(pair // charts, pair % charts, total)
 
 

@@ -24,8 +24,7 @@ def components(count: int, first: Tensor, second: Tensor, odd: Tensor) -> tuple[
     """
     node = torch.arange(count, device=first.device)
     parent, parity = node.clone(), torch.zeros(count, dtype=torch.bool, device=first.device)
-    apart = first != second
-    first, second, odd = first[apart], second[apart], odd[apart]
+    first, second, odd = _apart(first, second, odd)
     while len(first):
         links = len(first)
         rank = torch.arange(links, device=first.device)
@@ -39,12 +38,16 @@ def components(count: int, first: Tensor, second: Tensor, odd: Tensor) -> tuple[
         parity[root[hooked]] = odd[link[hooked]]
         _flatten(parent, parity, root)
         odd = odd ^ parity[first] ^ parity[second]
-        first, second = parent[first], parent[second]
-        apart = first != second
-        first, second, odd = first[apart], second[apart], odd[apart]
+        first, second, odd = _apart(parent[first], parent[second], odd)
     _flatten(parent, parity, node)
     label = torch.full_like(parent, count).scatter_reduce_(0, parent, node, "amin")[parent]
     return label, parity ^ parity[label]
+
+
+def _apart(first: Tensor, second: Tensor, odd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The edges [L] between different nodes. A mask would be searched, and waited for, once for each of the three."""
+    rows = (first != second).nonzero().squeeze(1)
+    return first[rows], second[rows], odd[rows]
 
 
 def _flatten(parent: Tensor, parity: Tensor, nodes: Tensor) -> None:

@@ -223,8 +223,8 @@ class _Packer:
             scaled = list(itertools.product(sketches, base * (1 + steps)))
             traces = self.share(lambda job: self.trace_charts(self.outlines, job[0].turns[:, None], job[1]), scaled)
             jobs = [(*job, found, slack) for job, found in zip(scaled, traces, strict=True) for slack in slacks]
-            placed = list(self.share(lambda job: self._place_at_resolution(*job), jobs))
-            fitting = [(found.scale, n) for n, found in enumerate(placed) if found.rows <= 1]
+            placed = self._placed(jobs, best is None)
+            fitting = [(found.scale, n) for n, found in enumerate(placed) if found is not None and found.rows <= 1]
             if fitting:
                 if best is None:
                     sketches = self._better_half(sketches, placed)
@@ -240,11 +240,37 @@ class _Packer:
                 break
         return best
 
-    def _place_at_resolution(self, sketch: _Sketch, scale: float, traces: Traces, slack: int) -> _Placed:
-        """Places a sketch's charts at the atlas's resolution, at most `slack` of its rows lower than in the sketch."""
+    def _placed(self, jobs: list[tuple], every: bool) -> list[_Placed | None]:
+        """Runs `_place_at_resolution` of `jobs`. every: to their ends; else only the largest that fit are sure to be
+        there, and one is given up as soon as it needs more rows than there are, or another fits at a larger scale."""
+        if every:
+            return list(self.share(lambda job: self._place_at_resolution(*job), jobs))
+        largest = [0.0]  # a lower bound: two threads may overwrite each other's
+
+        def place(n: int) -> _Placed | None:
+            if jobs[n][1] < largest[0]:
+                return None
+            found = self._place_at_resolution(*jobs[n], self.side)
+            if found.rows <= 1:
+                largest[0] = max(largest[0], found.scale)
+            return found
+
+        order = sorted(range(len(jobs)), key=lambda n: -jobs[n][1])
+        placed: list[_Placed | None] = [None] * len(jobs)
+        for n, found in zip(order, self.share(place, order), strict=True):
+            placed[n] = found
+        return placed
+
+    def _place_at_resolution(
+        self, sketch: _Sketch, scale: float, traces: Traces, slack: int, most: int | None = None
+    ) -> _Placed:
+        """Places a sketch's charts at the atlas's resolution, at most `slack` of its rows lower than in the sketch.
+
+        most: rows above which the packing is given up; None: 5 % more than the atlas has.
+        """
         low = np.maximum(((sketch.low - slack) * (scale / sketch.scale)).astype(np.int64), 0)
         room = math.ceil(1.05 * self.side), self.side
-        rows, _, place = self.place_charts(traces, sketch.order, room, self.gap, low)
+        rows, _, place = self.place_charts(traces, sketch.order, room, self.gap, low, most or room[0])
         share = math.inf if rows == NOWHERE else rows / self.side
         return _Placed(share, scale, sketch.turns, place, traces.origin[:, 0], traces.overlaps[:, 0])
 

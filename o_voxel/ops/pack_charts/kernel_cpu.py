@@ -24,13 +24,13 @@ def trace_charts(outlines: Outlines, turns: ndarray, scale: float) -> Traces:
 
 
 def place_charts(
-    traces: Traces, order: ndarray, size: tuple[int, int], gutter: int, low: ndarray | None = None
+    traces: Traces, order: ndarray, size: tuple[int, int], gutter: int, low: ndarray | None = None, most: int = FAR
 ) -> tuple[int, ndarray, ndarray]:
     """As `reference.place_charts`: (rows used, turn [K], place [K, 2])."""
     turn, place = np.zeros(len(order), np.int64), np.zeros((len(order), 2), np.int64)
     start = np.zeros(0, np.int64) if low is None else low
     runs = traces.runs, traces.first, traces.size
-    return place_all(*runs, order, start, *size, gutter, turn, place), turn, place
+    return place_all(*runs, order, start, *size, gutter, most, turn, place), turn, place
 
 
 def box_areas(outlines: Outlines, turns: ndarray) -> ndarray:
@@ -76,7 +76,7 @@ def trace_all(start, end, first, turns, scale):
     return found[: ends[-1]].copy(), ends, size, origin, overlaps
 
 
-def place_all(runs, first, size, order, start, rows, width, gutter, turn, place):
+def place_all(runs, first, size, order, start, rows, width, gutter, most, turn, place):
     """Returns rows used, as `place_charts`, and writes turn [K] and place [K, 2] int64. start: `low` [K], or empty."""
     used = np.zeros((rows, (width + 63) >> 6), np.uint64)  # one bit per cell
     room = np.full(rows, width, np.int64)  # the longest free run of a row
@@ -98,7 +98,7 @@ def place_all(runs, first, size, order, start, rows, width, gutter, turn, place)
             reached[i, j] = y
             if y + high < best_top or (y + high == best_top and y < best):
                 best, best_top, best_x, best_turn = y, y + high, x, t
-        if best_turn == NOWHERE:
+        if best_turn == NOWHERE or best_top > most:
             return NOWHERE
         turn[chart], place[chart, 0], place[chart, 1] = best_turn, best_x, best
         at = chart * count + best_turn
@@ -229,12 +229,14 @@ def _find(used, room, runs, width, wide, low, high, stride):
 def _next(used, row, left, right, flip):
     """Returns the first used cell of a row from left to right, or free one if flip is ALL; right + 1: none."""
     at = left >> 6
-    word = (used[row, at] ^ flip) & (ALL << np.uint64(left & 63))
+    # Unsigned indices: others are tested for being below zero.
+    line = np.uint64(row)
+    word = (used[line, np.uint64(at)] ^ flip) & (ALL << np.uint64(left & 63))
     while word == NONE:
         at += 1
         if at << 6 > right:
             return right + 1
-        word = used[row, at] ^ flip
+        word = used[line, np.uint64(at)] ^ flip
     lowest = LOWEST_BIT[((word & (~word + ONE)) * DE_BRUIJN) >> np.uint64(58)]
     return min((at << 6) + lowest, right + 1)
 

@@ -131,14 +131,19 @@ def runs_of(mask: ndarray) -> ndarray:
 
 
 def place_charts(
-    traces: Traces, order: ndarray, size: tuple[int, int], gutter: int, low: ndarray | None = None
+    traces: Traces,
+    order: ndarray,
+    size: tuple[int, int],
+    gutter: int,
+    low: ndarray | None = None,
+    most: int = 1 << 40,
 ) -> tuple[int, ndarray, ndarray]:
     """Places charts one after another, as low and then as far left as they fit: (rows used, turn [K], place [K, 2]).
 
     order: [K].  Takes the rotation with the lowest upper end, then the lowest position, then the first rotation.
     size: (H, W).  gutter: free cells between charts.  low: [K], lowest row of each chart; None: charts are not tried
-    below the last one of their size.
-    Rows used is NOWHERE if a chart does not fit.
+    below the last one of their size.  most: rows above which the packing is given up.
+    Rows used is NOWHERE if a chart does not fit, or ends above `most`.
     """
     rows, width = size
     used = np.zeros((rows, width), bool)
@@ -162,7 +167,7 @@ def place_charts(
             reached[bucket] = y
             if best is None or (y + high, y) < best[:2]:
                 best = (y + high, y, x, t, runs)
-        if best is None:
+        if best is None or best[0] > most:
             return NOWHERE, turn, place
         turn[chart], place[chart] = best[3], (best[2], best[1])
         _use(used, count, best, gutter)

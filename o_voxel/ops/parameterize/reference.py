@@ -23,11 +23,16 @@ def corner_table(corner: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     corner: [F, 3] int64.  rest: [F, 3] float64, squared edge lengths.
     """
-    g11, g22, opposite = rest, rest.roll(1, dims=1), rest.roll(-1, dims=1)
+    shape = _gram(rest, rest.roll(1, dims=1), rest.roll(-1, dims=1))
+    return corner.roll(-1, dims=1).reshape(-1), corner.roll(1, dims=1).reshape(-1), shape.view(-1, 4)
+
+
+def _gram(g11: Tensor, g22: Tensor, opposite: Tensor) -> Tensor:
+    """(a, b, c, sqrt(det G)) [..., 4] of corners with edges of squared lengths g11 and g22 [...], and the one between
+    their ends."""
     g12 = (g11 + g22 - opposite) / 2
     det = g11 * g22 - g12 * g12
-    shape = torch.stack((g22 / det, g12 / det, g11 / det, det.sqrt()), dim=2)
-    return corner.roll(-1, dims=1).reshape(-1), corner.roll(1, dims=1).reshape(-1), shape.view(-1, 4)
+    return torch.stack((g22 / det, g12 / det, g11 / det, det.sqrt()), dim=-1)
 
 
 def distortion(position: Tensor, corner: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,10 +41,8 @@ def distortion(position: Tensor, corner: Tensor, rest: Tensor) -> tuple[Tensor, 
     position: [U, 2] float64.  corner: [F, 3] int64.  rest: [F, 3] float64, squared edge lengths.
     L2 stretch is sqrt(|J^-1|^2 / 2), 1 for an isometry.
     """
-    following, preceding, shape = corner_table(corner, rest)
-    first = slice(0, None, 3)
-    u, w = (position[end[first]] - position[corner[:, 0]] for end in (following, preceding))
-    norm, det = _measure(u, w, shape[first])
+    place = position[corner]
+    norm, det = _measure(*(place[:, 1:] - place[:, :1]).unbind(1), _gram(rest[:, 0], rest[:, 2], rest[:, 1]))
     return det, torch.where(det > FLAT, (norm / 2).sqrt() / det.clamp(min=FLAT), torch.inf)
 
 

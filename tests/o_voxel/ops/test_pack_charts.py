@@ -122,6 +122,28 @@ def test_places_agree(width, gutter, guided):
     assert first[0] == second[0] > 0 and all(np.array_equal(a, b) for a, b in zip(first[1:], second[1:], strict=True))
 
 
+@pytest.mark.parametrize("kernels", [kernel_cpu, reference])
+def test_a_packing_is_given_up_above_the_rows_that_it_may_take(kernels):
+    outlines = stars(6)
+    traces = kernels.trace_charts(outlines, np.tile([[[1.0, 0.0]]], (6, 1, 1)), 24 / np.sqrt(outlines.area.sum()))
+    order, size = np.arange(6), (200, 40)
+    rows, *expected = kernels.place_charts(traces, order, size, 1, np.zeros(6, np.int64))
+    assert 0 < rows < 200
+    found = kernels.place_charts(traces, order, size, 1, np.zeros(6, np.int64), rows)
+    assert found[0] == rows and all(np.array_equal(a, b) for a, b in zip(found[1:], expected, strict=True))
+    assert kernels.place_charts(traces, order, size, 1, np.zeros(6, np.int64), rows - 1)[0] == reference.NOWHERE
+
+
+@pytest.mark.slow
+def test_packings_that_are_given_up_are_not_missed(monkeypatch):
+    outlines = stars(30)
+    expected = pack(outlines, 256, 1)
+    every = lambda self, jobs, every: [self._place_at_resolution(*job) for job in jobs]  # noqa: E731 as a method
+    monkeypatch.setattr(packing._Packer, "_placed", every)
+    found = pack(outlines, 256, 1)
+    assert found.scale == expected.scale and np.array_equal(found.offset, expected.offset)
+
+
 def test_a_chart_that_does_not_fit_is_told():
     outlines = stars(3)
     traces = reference.trace_charts(outlines, np.broadcast_to([[1.0, 0.0]], (len(outlines.area), 1, 2)), 50.0)

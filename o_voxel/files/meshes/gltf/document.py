@@ -26,7 +26,7 @@ class Document:
     def __init__(self) -> None:
         self._lists: dict[str, list[dict[str, Any]]] = {}
         # Joined once, at the end: textures are many megabytes.
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._size = 0
         self._extensions: dict[str, bool] = {}
 
@@ -45,30 +45,32 @@ class Document:
         """Declares an extension. required: readers without support must reject the file."""
         self._extensions[extension] = required or self._extensions.get(extension, False)
 
-    def add_view(self, content: bytes, **more: Any) -> int:
-        """Adds a buffer view of `content`, aligned to four bytes; returns its index."""
+    def add_view(self, content: bytes | memoryview, **more: Any) -> int:
+        """Adds a buffer view of `content`, which must not change any more, aligned to four bytes; returns its index."""
         self._append(bytes(-self._size % 4))
         view = {"buffer": 0, "byteOffset": self._size, "byteLength": len(content), **more}
         self._append(content)
         return self.add("bufferViews", view)
 
-    def _append(self, content: bytes) -> None:
+    def _append(self, content: bytes | memoryview) -> None:
         self._parts.append(content)
         self._size += len(content)
 
     def add_indices(self, indices: np.ndarray) -> int:
         """Adds an accessor of `indices` [N] int; returns its index."""
         narrow = narrow_indices(indices)
-        return self.add_accessor(narrow[:, None], self.add_view(narrow.tobytes(), target=INDEX_DATA))
+        return self.add_accessor(narrow[:, None], self.add_view(_bytes_of(narrow), target=INDEX_DATA))
 
     def add_vertices(self, values: np.ndarray, *, normalized: bool = False, bounds: bool = False) -> int:
         """Adds a vertex attribute accessor of `values` [N, 1 to 4], rows aligned to four bytes; returns its index."""
         size = values.itemsize * values.shape[1]
         stride = size + -size % 4
+        if stride == size:
+            view = self.add_view(_bytes_of(values), target=VERTEX_DATA)
+            return self.add_accessor(values, view, normalized=normalized, bounds=bounds)
         padded = np.zeros((len(values), stride), np.uint8)
         padded[:, :size] = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), size)
-        spaced = {"byteStride": stride} if stride != size else {}
-        view = self.add_view(padded.tobytes(), target=VERTEX_DATA, **spaced)
+        view = self.add_view(_bytes_of(padded), target=VERTEX_DATA, byteStride=stride)
         return self.add_accessor(values, view, normalized=normalized, bounds=bounds)
 
     def add_accessor(
@@ -108,7 +110,12 @@ def narrow_indices(indices: np.ndarray) -> np.ndarray:
     return indices.astype(np.uint16 if indices.max() < 65535 else np.uint32)
 
 
-def pack_glb(document: Mapping[str, Any], *binary: bytes) -> bytes:
+def _bytes_of(values: np.ndarray) -> memoryview:
+    """The bytes of an array, without a copy where its rows are contiguous."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
+def pack_glb(document: Mapping[str, Any], *binary: bytes | memoryview) -> bytes:
     """Packs a JSON document and its buffer, in parts with a sum of lengths divisible by four, into a GLB container.
 
     Raises ValueError beyond 4 GiB, the limit of the container's length fields.

@@ -26,14 +26,15 @@ class Attribute:
 
 @dataclass(frozen=True, eq=False)
 class Primitive:
-    """The faces of one material. indices: [3 F] int64.  attributes: by glTF name, POSITION first."""
+    """The faces of one material. indices: [3 F] int32 or int64.  attributes: by glTF name, POSITION first."""
 
     indices: np.ndarray
     attributes: dict[str, Attribute]
 
 
 def primitive(part: VertexBuffer, scale: float, *, tangents: bool) -> Primitive:
-    """Converts `part`, V vertices, to attributes [V, C] float32, colours uint16. tangents: include them if present."""
+    """Converts `part`, V vertices, to attributes [V, C] float32, colours uint16, on the CPU. tangents: include them if
+    present."""
     attributes = {"POSITION": Attribute(_float(to_y_up(part.mesh.vertices) * scale))}
     if part.normals is not None:
         attributes["NORMAL"] = Attribute(_float(to_y_up(part.normals)))
@@ -45,7 +46,7 @@ def primitive(part: VertexBuffer, scale: float, *, tangents: bool) -> Primitive:
         attributes["TEXCOORD_0"] = Attribute(_float(torch.stack([u, 1 - v], 1)))
     if part.colors is not None:
         attributes["COLOR_0"] = Attribute(_colors(part.colors), normalized=True)
-    return Primitive(part.mesh.faces.numpy().reshape(-1).astype(np.int64), attributes)
+    return Primitive(part.mesh.faces.reshape(-1).to(torch.int32).cpu().numpy(), attributes)
 
 
 def quantized(parts: list[Primitive]) -> tuple[list[Primitive], dict[str, list[float]]]:
@@ -85,11 +86,11 @@ def add_primitive(document: Document, part: Primitive, material: int | None) -> 
 
 
 def _float(values: Tensor) -> np.ndarray:
-    return values.float().numpy()
+    return values.float().cpu().numpy()
 
 
 def _colors(srgb: Tensor) -> np.ndarray:
     """Converts sRGB [V, 4] float to linear RGBA [V, 4] uint16; 8 linear bits would show banding in dark colours."""
     rgba = srgb.float().clamp(0, 1)
     linear = torch.cat([to_linear(rgba[:, :3]), rgba[:, 3:]], 1)
-    return (linear * UINT16).round().numpy().astype(np.uint16)
+    return (linear * UINT16).round().cpu().numpy().astype(np.uint16)

@@ -16,7 +16,7 @@ from ....values import Mesh
 from ....voxels.sample import colored
 from ..images import ImageFile
 from ..options import SaveOptions
-from ..prepare import pivot_point, prepared
+from ..prepare import pivot_of, prepared
 from ..size_budget import SizedFile, fit_size_budget
 from ..vertex_buffer import as_textured, checked, vertex_buffer, with_normals
 from .document import Document
@@ -86,10 +86,10 @@ def _encoded(
     options.y_up(".glb")
     if materials is not None and isinstance(mesh, TexturedMesh):
         raise ValueError("materials: expected None with a TexturedMesh, which has its own")
-    whole = checked(as_textured(mesh))
+    whole = checked(as_textured(mesh), on_gpu=True)
     if materials is not None:
-        whole = checked(colored(whole.mesh, materials))
-    start = pivot_point(whole.mesh.vertices[whole.mesh.faces.long().unique()], options.pivot)
+        whole = checked(colored(whole.mesh, materials), on_gpu=True)
+    start = pivot_of(whole.mesh, options.pivot)
     whole, images = prepared(whole, options, start), {}
     # Images take all cores, geometry about one: both at once.
     with ThreadPoolExecutor(1) as pool:
@@ -128,7 +128,7 @@ def _geometry(
 ) -> tuple[list[Primitive], list[int], tuple[Material, ...]]:
     """The primitives of a prepared mesh, its levels of detail and its hulls, how many each of the former has, and the
     materials of those. start: [3], what is put at the origin."""
-    wholes = [whole, *(prepared(checked(lod), options, start) for lod in more.lods)]
+    wholes = [whole, *(prepared(checked(lod, on_gpu=True), options, start) for lod in more.lods)]
     pieces = [piece for part in wholes for piece in _pieces(part, options)]
     hulls = [prepared(checked(TexturedMesh(hull)), options, start) for hull in more.collision]
     geometry = [piece for piece, _ in pieces] + [_hull(hull, options) for hull in hulls]
@@ -145,7 +145,8 @@ def _used(mesh: TexturedMesh) -> TexturedMesh:
 def _pieces(mesh: TexturedMesh, options: SaveOptions) -> list[tuple[Primitive, Material]]:
     """The primitives of a prepared mesh, one per material in use."""
     flat = vertex_buffer(with_normals(mesh, options.crease_deg))
-    parts = [(row, flat.part(row)) for row in flat.material_ids.unique().tolist()]
+    rows = [0] if mesh.material_ids is None else flat.material_ids.unique().tolist()
+    parts = [(row, flat.part(row)) for row in rows]
     paint = mesh.materials
     return [
         (primitive(part, options.scale, tangents=paint[row].normal_texture is not None), paint[row])

@@ -3,6 +3,7 @@
 import functools
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import trimesh
 from comfyui_trellis2.o_voxel.core.color import to_linear
 from comfyui_trellis2.o_voxel.core.grid import Grid
 from comfyui_trellis2.o_voxel.files.meshes.gltf.glb import write_glb
+from comfyui_trellis2.o_voxel.files.meshes.images import _interleaved, pack_channels
 from comfyui_trellis2.o_voxel.files.meshes.options import SaveOptions
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
-from comfyui_trellis2.o_voxel.files.meshes.vertex_buffer import to_y_up
+from comfyui_trellis2.o_voxel.files.meshes.vertex_buffer import to_y_up, vertex_buffer
+from comfyui_trellis2.o_voxel.material import Material, Texture, TexturedMesh
 from comfyui_trellis2.o_voxel.render.surface_materials import SurfaceMaterials
-from comfyui_trellis2.o_voxel.values import Mesh, VoxelField
+from comfyui_trellis2.o_voxel.values import Mesh, VoxelField, to_device
 from comfyui_trellis2.o_voxel.voxels.sample import vertex_materials
 
 COMPONENTS = {5126: np.dtype("<f4"), 5123: np.dtype("<u2"), 5125: np.dtype("<u4")}
@@ -322,3 +325,55 @@ def test_vertex_materials_are_the_voxels_own_at_their_centres():
     torch.testing.assert_close(got, attrs.clamp(0, 1), atol=1e-5, rtol=0)
     halfway = Mesh((mesh.vertices[:1] + mesh.vertices[1:2]) / 2, torch.zeros(0, 3, dtype=torch.int32))
     torch.testing.assert_close(vertex_materials(halfway, field), attrs[:2].mean(0, keepdim=True), atol=1e-5, rtol=0)
+
+
+def painted_sheet(side: int, seed: int = 0) -> TexturedMesh:
+    """A bumpy sheet with an atlas of two mirrored halves, and maps of every kind that share or fill an image."""
+    row, column = torch.meshgrid(torch.arange(side + 1), torch.arange(side + 1), indexing="ij")
+    place = torch.stack([column, row], 2).flatten(0, 1) / side
+    height = 0.1 * torch.sin(9 * place[:, :1]) * torch.cos(7 * place[:, 1:])
+    first = (torch.arange(side)[:, None] * (side + 1) + torch.arange(side)).flatten()
+    faces = torch.stack([first, first + 1, first + side + 2, first, first + side + 2, first + side + 1], 1)
+    halves = torch.cat([place, torch.stack([1 - place[:, 0], place[:, 1]], 1)])
+    faces, half = faces.reshape(-1, 3), (torch.arange(2 * side * side) % side < side // 2).long()
+    generator = torch.Generator().manual_seed(seed)
+    maps = [torch.randint(0, 256, (8, 8, k), generator=generator, dtype=torch.uint8) for k in (3, 1, 1, 3)]
+    base, rough, metal, normal = map(Texture, maps)
+    material = Material(base_color_texture=base, roughness_texture=rough, metallic_texture=metal, normal_texture=normal)
+    uv_faces = faces + half[:, None] * len(place)
+    return TexturedMesh(Mesh(torch.cat([place, height], 1), faces), (material,), uv=halves, uv_faces=uv_faces)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pivot", ["as is", "base"])
+def test_a_mesh_on_a_gpu_gives_the_same_file(tmp_path, pivot):
+    mesh, options = painted_sheet(9), SaveOptions(pivot=pivot)
+    write_glb(tmp_path / "cpu.glb", mesh, options=options)
+    write_glb(tmp_path / "gpu.glb", to_device(mesh, "cuda"), options=options)
+    (document, _), (other, _) = chunks(tmp_path / "cpu.glb"), chunks(tmp_path / "gpu.glb")
+    for accessor in (*document["accessors"], *other["accessors"]):
+        accessor.pop("min", None), accessor.pop("max", None)
+    assert document == other
+    expected, found = read(tmp_path / "cpu.glb"), read(tmp_path / "gpu.glb")
+    assert np.array_equal(expected.pop("faces"), found.pop("faces"))
+    for name, values in expected.items():
+        # Sums and arc tangents differ by rounding in float64; the file has float32.
+        assert np.allclose(found[name], values, rtol=0, atol=2e-7), name
+
+
+@pytest.mark.parametrize("lacking", [None, 0, 2])
+def test_channels_interleaved_on_a_gpu_are_those_of_the_cpu(lacking):
+    layers = [Texture(torch.randint(0, 256, (5, 7, k), dtype=torch.uint8)) for k in (1, 3, 1)]
+    if lacking is not None:
+        layers[lacking] = None
+    images = [layer and layer.image for layer in layers]
+    assert np.array_equal(_interleaved(images, (1, 3, 1)), pack_channels(layers, (1, 3, 1), None))
+
+
+def test_a_single_material_keeps_its_vertex_buffer():
+    flat = vertex_buffer(painted_sheet(4))
+    assert flat.part(0) is flat
+    two = replace(flat, material_ids=torch.arange(len(flat.mesh.faces)) % 2)
+    parts = [two.part(row) for row in (0, 1)]
+    for row, part in enumerate(parts):
+        assert torch.equal(part.uv[part.mesh.faces], flat.uv[flat.mesh.faces[row::2]])

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from comfyui_trellis2.o_voxel.mesh.connectivity.surface import edge_halves, proper_edges
 from comfyui_trellis2.o_voxel.mesh.connectivity.topology import edges
 from comfyui_trellis2.o_voxel.mesh.repair.clean import (
     CleanOptions,
+    _edges_without,
     clean,
     remove_degenerate_faces,
     remove_duplicate_faces,
@@ -265,3 +267,20 @@ def test_progress_grows_to_one_and_can_cancel(shapes):
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         CleanOptions(**options)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 300])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_edges_of_the_faces_that_stay_need_no_second_sort(count, share):
+    generator = torch.Generator().manual_seed(count)
+    # Corners of three residues: no face repeats one, and many share an edge.
+    faces = 3 * torch.randint(0, 12, (count, 3), generator=generator) + torch.arange(3)
+    gone = torch.rand(count, generator=generator) < share
+    found = _edges_without(gone, *proper_edges(faces, 36, "auto"))
+    assert all(map(torch.equal, found, proper_edges(faces[~gone], 36, "auto")))
+
+
+def test_the_half_edges_of_chosen_edges_come_edge_by_edge():
+    order, start = torch.tensor([7, 2, 5, 0, 9, 4, 1]), torch.tensor([0, 3, 4, 4, 7])
+    assert edge_halves(order, start, torch.tensor([3, 0, 2])).tolist() == [9, 4, 1, 7, 2, 5]
+    assert edge_halves(order, start, torch.zeros(0, dtype=torch.int64)).tolist() == []
