@@ -1,6 +1,7 @@
 """Installs the pack. Standard library only.
 
-    python install.py            run by ComfyUI Manager: adds the missing requirements to this Python, never torch
+    python install.py            run by ComfyUI Manager: adds the missing requirements to this Python, never torch, and
+                                 has kernels compiled in the background (--no-compile or TRELLIS2_NO_COMPILE=1: not)
     python3 install.py --demo    a fresh machine: makes .venv, installs, turns an image into output/demo.glb with the
                                  built-in checkpoint; --picture FILE for another image
     python3 install.py --test    a fresh machine: makes .venv, installs, runs the tests; with --fast only the quick ones
@@ -63,8 +64,9 @@ def load_file(name: str, path: Path) -> ModuleType:
 
 
 load_file(f"{ALIAS}_wheels", ROOT / "wheels" / "__init__.py")
-requirements, environment, torch_build = (
-    importlib.import_module(f"{ALIAS}_wheels.{name}") for name in ("requirements", "environment", "torch_build")
+requirements, environment, torch_build, background = (
+    importlib.import_module(f"{ALIAS}_wheels.{name}")
+    for name in ("requirements", "environment", "torch_build", "background")
 )
 InstallError, Machine = environment.InstallError, environment.Machine
 add_missing, installer, say = environment.add_missing, environment.installer, environment.say
@@ -73,11 +75,20 @@ add_missing, installer, say = environment.add_missing, environment.installer, en
 # Installing
 
 
-def install_into_host(machine: Machine) -> int:
-    """Run by ComfyUI Manager: installs the missing pure requirements into the running interpreter, but never torch."""
+def install_into_host(machine: Machine, compile_ahead: bool = True) -> int:
+    """Run by ComfyUI Manager: installs the missing pure requirements into the running interpreter, but never torch.
+    With `compile_ahead` the kernels are then compiled in the background, which neither waits nor fails."""
     code = add_missing(machine, requirements.read_requirements(machine.root / "requirements.txt"))
     if "torch" not in machine.versions():
         say("torch is not installed in this Python; ComfyUI needs it, and this script does not install it")
+    elif code == 0 and compile_ahead and machine.start is not None:
+        if problem := machine.start(background.command(machine.python, machine.root)):
+            say(f"kernels are compiled at their first use, not now in the background: {problem}")
+        else:
+            say(
+                f"kernels are compiled in the background, some minutes, so that the first run is fast: "
+                f"{background.LOG}; to skip it: --no-compile, or {background.VARIABLE}=1"
+            )
     return code
 
 
@@ -230,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--offline", metavar="DIR", type=Path, help="packages come from this folder alone (a wheelhouse)"
     )
+    parser.add_argument("--no-compile", action="store_true", help="compile no kernels in the background")
     parser.add_argument("--dry-run", action="store_true", help="after --accelerator: only say what would be done")
     parser.add_argument("--accept-licence", action="store_true", help="after --accelerator: agree to its licence")
     return parser
@@ -243,6 +255,8 @@ def _check_options(
         parser.error(f"unknown argument {rest[0]}")
     if not job and (options.cpu or options.cuda or options.fast):
         parser.error("--cpu, --cuda and --fast come after --demo or --test")
+    if options.no_compile and (job or options.run_cli is not None or options.accelerator or options.check_wheel):
+        parser.error("--no-compile is for an install into ComfyUI's Python, without a mode")
     if not options.accelerator and (options.dry_run or options.accept_licence):
         parser.error("--dry-run and --accept-licence go with --accelerator")
     if options.offline and not options.offline.is_dir():
@@ -273,7 +287,7 @@ def main(argv: Sequence[str], machine: Machine) -> int:
             return run_cli(machine, options.run_cli)
         if options.accelerator or options.check_wheel:
             return accelerators(machine, options)
-        return install_into_host(machine)
+        return install_into_host(machine, not (options.no_compile or background.skipped()))
     except InstallError as error:
         say(f"error: {error}")
         return 1

@@ -12,7 +12,9 @@ import torch
 from .bake.bake import bake
 from .bake.options import BakeOptions
 from .bake.transfer import transfer_colors
+from .core.beside import BESIDE
 from .core.progress import Progress, StageProgress, scaled, staged
+from .files.meshes import png
 from .material import AlphaMode, Material, TexturedMesh
 from .mesh.connectivity.components import keep_within, remove_small_components
 from .mesh.connectivity.row_map import select_faces
@@ -26,6 +28,7 @@ from .mesh.repair.clean import CleanOptions, clean
 from .mesh.repair.hidden import hidden_faces
 from .mesh.simplify import simplify
 from .mesh.uv.unwrap import unwrap
+from .ops import pack_charts
 from .values import Mesh, VoxelField
 from .voxels.sample import colored, vertex_materials
 
@@ -132,6 +135,9 @@ def make_asset(
     Does not modify its inputs. Deterministic on one device. Raises ValueError if cleaning leaves no face, and the
     errors of the stages.
     """
+    if voxels is not None and options.texture_size and mesh.faces.is_cuda:
+        # Both run on the CPU. On a machine's first asset numba compiles them while Triton compiles what comes before.
+        BESIDE.start([pack_charts.compile_kernels, png.compile_kernels])
     dense, _ = clean(mesh, options.clean, progress=staged(progress, "clean"))
     if len(dense.faces) == 0:
         raise ValueError("mesh: expected a surface, got none: all faces are degenerate, or the mesh has none")

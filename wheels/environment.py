@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from . import background
 from .requirements import Requirement, constraints, installed_versions, missing
 
 # No wheel for this Python: twins of numba's kernels serve; files that need DracoPy are refused.
@@ -32,7 +33,8 @@ class InstallError(Exception):
 
 @dataclass(frozen=True)
 class Machine:
-    """The Python that runs this script, reduced to what installing needs. `offline`: packages come from this folder."""
+    """The Python that runs this script, reduced to what installing needs. `offline`: packages come from this folder.
+    `start`: runs a command detached in the root, without waiting; "" or why not."""
 
     root: Path
     python: str
@@ -41,6 +43,7 @@ class Machine:
     has_module: Callable[[str], bool]
     run: Callable[[Sequence[str]], int]  # runs a command in the root; its exit code
     offline: Path | None = None
+    start: Callable[[Sequence[str]], str] | None = None
 
 
 def this_machine(root: Path) -> Machine:
@@ -52,6 +55,7 @@ def this_machine(root: Path) -> Machine:
         versions=installed_versions,
         has_module=lambda name: importlib.util.find_spec(name) is not None,
         run=lambda command: subprocess.run(list(command), cwd=root, check=False).returncode,
+        start=lambda command: background.start(command, root),
     )
 
 

@@ -22,6 +22,7 @@ class CompileNotice:
     """Logs MESSAGE when compiling has taken SILENT_SECONDS, once until it pauses as long, and then what it took.
 
     Threads may compile at the same time, and a compilation may begin others; all count as one.
+    kernels: how many compilations there were.
     """
 
     def __init__(self) -> None:
@@ -29,10 +30,12 @@ class CompileNotice:
         self._running = 0
         self._begun = self._ended = float("-inf")
         self._said = False
+        self.kernels = 0
 
     def begin(self) -> None:
         """Notes that a compilation begins."""
         with self._lock:
+            self.kernels += 1
             self._running += 1
             now = time.monotonic()
             if self._running > 1:
@@ -55,6 +58,7 @@ class CompileNotice:
     def compiled(self) -> None:
         """Notes that a kernel was compiled of which the beginning was not seen; says so at once, others will follow."""
         with self._lock:
+            self.kernels += 1
             now = time.monotonic()
             said, self._ended = self._said and now - self._ended <= PAUSE_SECONDS, now
             self._said = True

@@ -21,6 +21,7 @@ QUERIES_A_TASK = 1 << 13
 NOTHING = np.int64(0xFFFFFFFF)
 
 _compiled = partial(cached_njit, error_model="numpy")
+_inner = partial(_compiled, inner=True)
 
 
 def closest_cpu(
@@ -61,7 +62,8 @@ def find_range(index, points, visits, likely, first, distance, face, weights):
         key = search_leaf(corners, faces, len(boxes), point, leaf, first, bits)
         key = search(boxes, corners, faces, frame, point, leaf, key, bits)
         if key & NOTHING == NOTHING:
-            distance[query], face[query], weights[query] = np.inf, -1, 0.0
+            distance[query], face[query] = np.inf, -1
+            weights[query, 0], weights[query, 1], weights[query, 2] = 0.0, 0.0, 0.0
             continue
         face[query] = key & NOTHING
         slot = uint64(slots[face[query]])
@@ -70,7 +72,7 @@ def find_range(index, points, visits, likely, first, distance, face, weights):
         inside_weights(point, corners, slot, (edge, part), weights, query)
 
 
-@partial(_compiled, forceinline=True)
+@partial(_inner, forceinline=True)
 def search_leaf(corners, faces, leaves, point, leaf, key, bits):
     """Returns the smallest of `key` and a leaf's keys: the bits of the squared distance above, the face below.
 
@@ -92,7 +94,7 @@ def search_leaf(corners, faces, leaves, point, leaf, key, bits):
     return key
 
 
-@partial(_compiled, forceinline=True)
+@partial(_inner, forceinline=True)
 def box_distance(point, corners, slot):
     """Returns the squared distance from a point to a triangle's bounding box: far less work than to the triangle."""
     (ax, ay, az), (bx, by, bz), (cx, cy, cz) = triangle(corners, slot)
@@ -102,7 +104,7 @@ def box_distance(point, corners, slot):
     return x * x + y * y + z * z
 
 
-@_compiled
+@_inner
 def search(boxes, corners, faces, frame, point, leaf, key, bits):
     """Returns the smallest key of all, from that of `leaf` or the initial one; `bits` holds its squared distance.
 
@@ -143,7 +145,7 @@ def search(boxes, corners, faces, frame, point, leaf, key, bits):
     return key
 
 
-@partial(_compiled, forceinline=True)
+@partial(_inner, forceinline=True)
 def child_distance(bounds, row, side, x, y, z):
     """Returns the squared distance, in steps, from (x, y, z) to the box of a row's first (side 0) or second child (2).
 
@@ -158,7 +160,7 @@ def child_distance(bounds, row, side, x, y, z):
     return x * x + y * y + z * z
 
 
-@_compiled
+@_inner
 def closest_on_triangle(point, corners, slot):
     """Returns (squared distance, nearest edge, parameter) as reference.closest_on_triangles; edge -1: interior."""
     a, b, c = triangle(corners, slot)
@@ -180,7 +182,7 @@ def closest_on_triangle(point, corners, slot):
     return square, edge, part
 
 
-@partial(_compiled, forceinline=True)
+@partial(_inner, forceinline=True)
 def to_edge(point, a, b):
     """Returns (squared distance, parameter from 0 at a to 1 at b) of the closest point of an edge."""
     px, py, pz = point[0] - a[0], point[1] - a[1], point[2] - a[2]
@@ -192,7 +194,7 @@ def to_edge(point, a, b):
     return dx * dx + dy * dy + dz * dz, along
 
 
-@partial(_compiled, forceinline=True)
+@partial(_inner, forceinline=True)
 def above_triangle(point, a, b, c):
     """Returns (height * sqrt(area), area, weights [3] times the area) of a point over the plane of the triangle abc;
     area: the squared normal."""
@@ -209,7 +211,7 @@ def above_triangle(point, a, b, c):
     return px * nx + py * ny + pz * nz, area, (first, second, third)
 
 
-@_compiled
+@_inner
 def inside_weights(point, corners, slot, place, weights, query):
     """Writes the corners' weights [3] of the point found by `closest_on_triangle`. place: its edge and parameter."""
     edge, part = place
@@ -222,7 +224,7 @@ def inside_weights(point, corners, slot, place, weights, query):
     weights[query, edge], weights[query, (edge + 1) % 3] = 1.0 - part, part
 
 
-@partial(_compiled, forceinline=True)
+@partial(_inner, forceinline=True)
 def triangle(corners, slot):
     """Returns the three corners of the triangle in a slot of corners [F, 9], three float64 each."""
     return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +34,11 @@ _plane_meets_box = njit(formulas.plane_meets_box)
 _edge_clearance = njit(formulas.edge_clearance)
 
 
-def _compiled(function: Callable) -> Callable:
-    return cached_njit(function, formulas, shared)
+def _compiled(function: Callable, inner: bool | None = None) -> Callable:
+    return cached_njit(function, formulas, shared, inner=inner)
+
+
+_entry = partial(_compiled, inner=False)
 
 
 class Frame(NamedTuple):
@@ -85,7 +89,7 @@ def voxelize_slab(soup: Soup, slab: Slab, weights: QefWeights) -> Part:
     return Part(*(torch.from_numpy(array) for array in (coords, solve_in_box(sums.system), sums.intersected)))
 
 
-@_compiled
+@_entry
 def _visit(triangles, corners, normals, offsets, frame, sums, points, face):
     """Marks the voxels of the triangles' crossings; once `ranks` is filled, adds crossings and overlaps instead."""
     adding = len(sums.ranks) > 0
@@ -273,7 +277,7 @@ def _whole(low, high, start, stop):
     return first, math.floor(max(min(high, stop - 1.0), start - 1.0)) + 1
 
 
-@_compiled
+@_entry
 def _add_lines(rows, starts, ways, matrices, frame, sums, weight):
     """Adds the lines of open edges to the marked voxels on them: that of the start, and each that the edge enters."""
     cell = np.empty(3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -23,11 +25,11 @@ def solve_in_box(system: NDArray[np.int64]) -> NDArray[np.float32]:
     return dual
 
 
-def _compiled(function):
-    return cached_njit(function, formulas)
+def _compiled(function, inner=None):
+    return cached_njit(function, formulas, inner=inner)
 
 
-@_compiled
+@partial(_compiled, inner=False)
 def _compiled_solve(system, dual):
     """Writes the minimiser of each system's u^T A u - 2 b . u in the unit box, as dual_vertex.py."""
     a, b, point, free = np.empty((3, 3)), np.empty(3), np.empty(3), np.empty(3)

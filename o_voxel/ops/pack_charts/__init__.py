@@ -15,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 from numpy import ndarray
-from torch import device, get_num_threads
+from torch import device, float32, get_num_threads
 
 from ...core.backend import Backend, always, numba_probe, resolve_backend
 from ...core.progress import Progress, silent
@@ -111,6 +111,13 @@ def pack(
             "texture, a smaller gutter or fewer separate parts make room"
         )
     return Packing(best.scale * cell, best.turns, margin + cell * (best.place + best.origin), best.overlaps)
+
+
+def compile_kernels() -> None:
+    """Packs one square by the loops that numba compiles, if it is installed."""
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    if numba_probe(device("cpu"), float32) is None:
+        pack(Outlines(corners, np.roll(corners, -1, axis=0), np.array([0, 4]), np.ones(1)), 64, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,4 +333,4 @@ def chart_sizes(outlines: Outlines) -> list[ndarray]:
     return [longest, area, longest * np.sqrt(np.maximum(area, 0)), box.prod(axis=1)]
 
 
-__all__ = ["BACKENDS", "Outlines", "Packing", "pack"]
+__all__ = ["BACKENDS", "Outlines", "Packing", "compile_kernels", "pack"]

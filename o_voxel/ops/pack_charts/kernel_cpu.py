@@ -68,12 +68,18 @@ def trace_all(start, end, first, turns, scale):
             ends[n + 1] = ends[n] + len(runs)
             if ends[n + 1] > len(found):
                 more = np.empty((2 * ends[n + 1], 3), np.int32)
-                more[: ends[n]] = found[: ends[n]]
+                _copy_rows(found, more, ends[n], 0)
                 found = more
-            found[ends[n] : ends[n + 1]] = runs
+            _copy_rows(runs, found, len(runs), ends[n])
             size[k, t, 0], size[k, t, 1], origin[k, t, 0], origin[k, t, 1] = high, wide, x, y
             overlaps[k, t] = twice
     return found[: ends[-1]].copy(), ends, size, origin, overlaps
+
+
+def _copy_rows(source, target, count, at):
+    """Copies `count` rows of three. A slice is assigned as fast, but numba compiles its error message for seconds."""
+    for i in range(count):
+        target[at + i, 0], target[at + i, 1], target[at + i, 2] = source[i, 0], source[i, 1], source[i, 2]
 
 
 def place_all(runs, first, size, order, start, rows, width, gutter, most, turn, place):
@@ -272,6 +278,7 @@ def _use(used, room, runs, width, x, y, gutter):
         room[row] = longest
 
 
+_copy_rows = cached_njit(_copy_rows, reference)
 _sort = cached_njit(_sort, reference)
 _append = cached_njit(_append, reference)
 _spans = cached_njit(_spans, reference)

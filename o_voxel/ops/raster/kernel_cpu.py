@@ -123,7 +123,9 @@ def fill_bands(boxes, first, last, cursors, members):
 def draw_band(corners, faces, boxes, members, centers_x, centers_y, first_row, last_row, face):
     """Writes the nearest of the ascending faces `members` [n] into rows first_row to last_row of `face` [H, W]."""
     nearest = np.full((last_row - first_row, face.shape[1]), 2**31 - 1, np.int32)
-    face[first_row:last_row] = -1
+    for y in range(first_row, last_row):
+        for x in range(face.shape[1]):
+            face[y, x] = -1
     for f in members:
         i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
         a0, b0, c0, a1, b1, c1, a2, b2, c2, det = _edges(corners, i, j, k)
@@ -162,7 +164,7 @@ def interpolate_band(corners, faces, face, centers_x, centers_y, first_row, last
         for x in range(face.shape[1]):
             f = face[y, x]
             if f < 0:
-                bary[y, x] = 0
+                bary[y, x, 0], bary[y, x, 1], bary[y, x, 2] = 0, 0, 0
                 depth[y, x] = np.inf
                 continue
             if f != current:

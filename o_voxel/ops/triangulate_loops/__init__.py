@@ -45,12 +45,24 @@ def triangulate_loops(
     return reference.triangulate_loops(points, rim, start, barred)
 
 
+def bars_by_loop(start: np.ndarray, barred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (pairs [B, 2], bars [L + 1]) int64: `barred` within loop l are pairs[bars[l] : bars[l + 1]], in their
+    order. start: [L + 1]."""
+    loop = np.searchsorted(start, barred[:, 0], side="right") - 1
+    within = (loop >= 0) & (loop < len(start) - 1)
+    within[within] = barred[within, 1] < start[loop[within] + 1]
+    within[within] = barred[within, 1] >= start[loop[within]]
+    pairs, loop = barred[within], loop[within]
+    count = np.bincount(loop, minlength=max(len(start) - 1, 0))
+    return pairs[np.argsort(loop, kind="stable")], np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
+
+
 def _in_threads(points: Tensor, rim: Tensor, start: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
     """Runs the numba kernel on ranges of loops of about equal cost, on as many threads as the work justifies."""
     from . import kernel_cpu
 
     place, edge, starts, pairs = (column.contiguous().numpy() for column in (points, rim, start, barred))
-    bars = kernel_cpu.bars_by_loop(starts, pairs)
+    bars = bars_by_loop(starts, pairs)
     work = torch.cat([start.new_zeros(1), start.diff().pow(3).cumsum(0)])
     threads = min(torch.get_num_threads(), 1 + int(work[-1]) // THREAD_WORK)
     shares = torch.arange(1, threads) * work[-1] // threads

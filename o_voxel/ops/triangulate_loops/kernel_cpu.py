@@ -14,25 +14,6 @@ def _bend(squared, cosine, weight, fold):
 
 
 @cached_njit
-def bars_by_loop(start, barred):
-    """Returns (pairs [B, 2], bars [L + 1]) int64: `barred` within loop l are pairs[bars[l] : bars[l + 1]]."""
-    bars = np.zeros(len(start) + 1, np.int64)
-    loop = np.full(len(barred), -1)
-    for pair in range(len(barred)):
-        after = np.searchsorted(start, barred[pair, 0], side="right")
-        if start[after - 1] <= barred[pair, 1] < start[after]:
-            loop[pair] = after - 1
-            bars[after + 1] += 1
-    bars = bars.cumsum()
-    pairs = np.empty((bars[-1], 2), np.int64)
-    for pair in range(len(barred)):
-        if loop[pair] >= 0:
-            pairs[bars[loop[pair] + 1]] = barred[pair]
-            bars[loop[pair] + 1] += 1
-    return pairs, bars[:-1]
-
-
-@cached_njit
 def triangulate_loops(points, rim, start, barred, bars, span, bend, fold, flat):
     """See the op. barred [B, 2], bars [L + 1]: from `bars_by_loop`.
 
@@ -64,7 +45,8 @@ def triangulate_loops(points, rim, start, barred, bars, span, bend, fold, flat):
         wide[0, n - 1] = True
         for i in range(n - 1):
             cost[i, i + 1] = 0.0
-            normal[i, i + 1] = rim[begin + i]
+            for axis in range(3):  # assigning a row, numba compiles its error message, for seconds
+                normal[i, i + 1, axis] = rim[begin + i, axis]
         for gap in range(2, n):
             for i in range(n - gap):
                 j = i + gap
@@ -95,7 +77,8 @@ def triangulate_loops(points, rim, start, barred, bars, span, bend, fold, flat):
                         least, best = total, k
                         best_face[0], best_face[1], best_face[2] = n0, n1, n2
                 cost[i, j], split[i, j] = least, best
-                normal[i, j] = best_face
+                for axis in range(3):
+                    normal[i, j, axis] = best_face[axis]
         whole[loop - span[0]] = cost[0, n - 1] < np.inf
         if cost[0, n - 1] < np.inf:
             wide[:n, :n] = False

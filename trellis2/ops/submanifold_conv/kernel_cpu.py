@@ -77,7 +77,7 @@ def _in_tasks(work: Callable[[int, int], None], rows: int) -> None:
         list(pool.map(lambda start: work(start, min(start + TASK_ROWS, rows)), range(0, rows, TASK_ROWS)))
 
 
-@partial(_compiled, fastmath={"contract"})
+@partial(_compiled, inner=True, fastmath={"contract"})
 def add_two(feats, i, j, weight, tile, out, a, b):
     """Adds weight [C, D] times the rows i and j of feats [N, C] to the rows a and b of out, within a tile (first and
     last channel of C, of D)."""
@@ -113,7 +113,8 @@ def convolve_range(feats, neighbors, weight, bias, parent, child, out, start, st
                 if child[first + row] == section:
                     members[size] = row
                     size += 1
-                    sums[row] = bias[section]
+                    for d in range(width):  # assigning a row, numba compiles its error message, for seconds
+                        sums[row, d] = bias[section, d]
             for tap in range(TAPS):
                 found = 0
                 for at in range(size):
@@ -130,7 +131,9 @@ def convolve_range(feats, neighbors, weight, bias, parent, child, out, start, st
                             i, j = uint64(sources[pair]), uint64(sources[pair + 1])
                             a, b = uint64(spots[pair]), uint64(spots[pair + 1])
                             add_two(feats, i, j, weight[section, tap], tile, sums, a, b)
-        out[first : first + count] = sums[:count]
+        for row in range(count):
+            for d in range(width):
+                out[first + row, d] = sums[row, d]
 
 
 @_compiled

@@ -81,6 +81,12 @@ def encode_png(
     return b"".join([*parts, _chunk(b"IDAT", struct.pack(">I", adler)), _chunk(b"IEND", b"")])
 
 
+def compile_kernels() -> None:
+    """Encodes one texel by the loops that numba compiles, if it is installed."""
+    if numba_probe(torch.device("cpu"), torch.float32) is None:
+        encode_png(np.zeros((1, 1, 3), np.uint8), threads=1, backend="numba")
+
+
 def _encoder(channels: int, level: int, backend: str) -> Callable[[np.ndarray, int, int], _Band]:
     """Returns what encodes `rows` [H, W C] uint8 from a start to an end as one IDAT chunk.
 
