@@ -255,9 +255,10 @@ class _Packer:
         largest = [0.0]  # a lower bound: two threads may overwrite each other's
 
         def place(n: int) -> _Placed | None:
-            if jobs[n][1] < largest[0]:
+            sketch, scale, traces, slack = jobs[n]
+            if scale < largest[0]:
                 return None
-            found = self._place_at_resolution(*jobs[n], self.side)
+            found = self._place_at_resolution(sketch, scale, traces, slack, self.side)
             if found.rows <= 1:
                 largest[0] = max(largest[0], found.scale)
             return found

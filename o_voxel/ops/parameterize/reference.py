@@ -42,7 +42,8 @@ def distortion(position: Tensor, corner: Tensor, rest: Tensor) -> tuple[Tensor, 
     L2 stretch is sqrt(|J^-1|^2 / 2), 1 for an isometry.
     """
     place = position[corner]
-    norm, det = _measure(*(place[:, 1:] - place[:, :1]).unbind(1), _gram(rest[:, 0], rest[:, 2], rest[:, 1]))
+    along, across = (place[:, 1:] - place[:, :1]).unbind(1)
+    norm, det = _measure(along, across, _gram(rest[:, 0], rest[:, 2], rest[:, 1]))
     return det, torch.where(det > FLAT, (norm / 2).sqrt() / det.clamp(min=FLAT), torch.inf)
 
 

@@ -136,10 +136,9 @@ def world_sample(
 
     number, family = divmod(index, len(TRAIN_FAMILIES))
     size = {"resolution": resolution, "image_size": image_size, "views": views, "materials": materials}
-    size |= {"around": around}
 
     def made(seed: int) -> Sample:
-        rendered = make_rendered_object(TRAIN_FAMILIES[family], seed, **size)
+        rendered = make_rendered_object(TRAIN_FAMILIES[family], seed, **size, around=around)
         cameras = [view.camera for view in rendered.views]
         taken = [OrbitView(camera.yaw_deg, camera.pitch_deg, framed_fov(camera.fov_deg)) for camera in cameras]
         return Sample.of(rendered.voxels, rendered.images, taken, image_size)
