@@ -17,7 +17,7 @@ from math import acos, degrees
 import bench  # loads the pack
 import torch
 from comfyui_trellis2.o_voxel.asset import PRESETS, make_asset
-from comfyui_trellis2.o_voxel.bake.projection import Picture, ProjectOptions, fit_camera, project_pictures
+from comfyui_trellis2.o_voxel.bake.projection import FitOptions, Picture, ProjectOptions, fit_camera, project_pictures
 from comfyui_trellis2.o_voxel.bake.projection.picture import Seen
 from comfyui_trellis2.o_voxel.material import TexturedMesh
 from comfyui_trellis2.o_voxel.render import Camera, textured_scene
@@ -121,7 +121,7 @@ def main() -> None:
             asset = generate(pipeline, prepare_image(to_image(taken)), arguments.steps, 0).asset
             made = make_asset(asset.mesh, asset.field, PRESETS["preview"])
         started = time.perf_counter()
-        fit = fit_camera(made, picture)
+        fit = fit_camera(made, picture, FitOptions(near_yaw_deg=None if pipeline is None else 0.0))
         fitted = time.perf_counter() - started
         row = [angle(mesh, fit.camera, true), fit.overlap, fitted]
         line = f"{case.name:26s} {row[0]:6.2f} deg  {fit.overlap:.3f} {fit.explained:.2f}  {fitted:5.1f} s"

@@ -17,6 +17,7 @@ from ...o_voxel.core.progress import StageProgress, staged
 from ...o_voxel.material import TexturedMesh
 from ...o_voxel.values import Mesh
 from ...o_voxel.voxels.sample import colored, vertex_materials
+from ..checkpoint.config import PipelineConfig
 from ..values import Asset
 
 Say = Callable[[str], None]
@@ -27,6 +28,7 @@ def finish(
     asset: Asset,
     options: AssetOptions | None,
     cuts: Sequence[Image.Image] = (),
+    fitting: FitOptions = FitOptions(),
     *,
     progress: StageProgress | None = None,
     on_warning: Say | None = None,
@@ -34,7 +36,8 @@ def finish(
 ) -> Mesh | TexturedMesh:
     """Returns what is saved of a decoded object, on its device. options: of `make_asset`; None: the decoded surface.
 
-    cuts: RGBA pictures of the object, cut out, to be put on its texture, where it has one.
+    cuts: RGBA pictures of the object, cut out, to be put on its texture, where it has one.  fitting: how their cameras
+    are found, see `camera_search`.
     on_warning, on_choice: see `make_asset`; on_choice also gets a line on the fit of each picture.
     """
     if options is None:
@@ -43,8 +46,15 @@ def finish(
     made = make_asset(asset.mesh, asset.field, options, progress=progress, on_warning=on_warning, on_choice=on_choice)
     if cuts and made.uv is not None:
         say = on_choice or (lambda line: None)
-        made, _ = put_pictures(made, cuts, FitOptions(), ProjectOptions(), say, progress)
+        made, _ = put_pictures(made, cuts, fitting, ProjectOptions(), say, progress)
     return made
+
+
+def camera_search(config: PipelineConfig, views: int = 1) -> FitOptions:
+    """How to find the camera of a picture on the object made of it: models that read a picture where it is taken from
+    have the object face it. views: pictures of the object; of several only the first would be in front."""
+    faces = views == 1 and (config.projects or config.crop is not None)
+    return FitOptions(near_yaw_deg=0.0 if faces else None)
 
 
 def put_pictures(

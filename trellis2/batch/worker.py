@@ -24,7 +24,7 @@ from ..pipeline import MAX_TOKENS, Pipeline
 from ..projection.camera import ViewRig
 from ..runtime.memory import trim_heap
 from ..values import Asset
-from .finish import PROJECT, finish, triangles_of
+from .finish import PROJECT, camera_search, finish, triangles_of
 from .results import DONE, FAILED, Result, key_of, one_line, settings_of, sha256_of
 from .rows import Row, RowOptions
 
@@ -121,6 +121,7 @@ class Worker:
             Asset(self.place(asset.mesh), self.place(asset.field)),
             asset_options(options),
             (prepared.cut,) if options.project_picture else (),
+            camera_search(self.pipeline.config),
             progress=report.stage,
             on_warning=notes.append,
             on_choice=notes.append,

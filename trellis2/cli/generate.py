@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from ..checkpoint.config import PipelineConfig
     from ..image.views import ViewBlend
     from ..projection.camera import ViewRig
     from ..values import Asset
@@ -200,7 +201,12 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.save_latents:
         size = write_latents(arguments.save_latents, latents)
         print(f"{arguments.save_latents}: {', '.join(latents.kinds)}, {size:,} bytes")
-    _save(arguments, pipeline.decode(latents.shape, latents.texture, progress=staged(bars, "decode")), cuts)
+    _save(
+        arguments,
+        pipeline.decode(latents.shape, latents.texture, progress=staged(bars, "decode")),
+        cuts,
+        pipeline.config,
+    )
     return 0
 
 
@@ -233,11 +239,17 @@ def _decode(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _save(arguments: argparse.Namespace, assets: list[Asset], cuts: Sequence[Image.Image] = ()) -> None:
-    """Writes each object's mesh as the options of an asset say, and prints what it has. cuts: the objects' pictures,
-    for --project-picture."""
+def _save(
+    arguments: argparse.Namespace,
+    assets: list[Asset],
+    cuts: Sequence[Image.Image] = (),
+    config: PipelineConfig | None = None,
+) -> None:
+    """Writes each object's mesh as the options of an asset say, and prints what it has. cuts, config: the objects'
+    pictures and of what they were made, for --project-picture."""
+    from ...o_voxel.bake.projection import FitOptions
     from ...o_voxel.files.meshes.write import save_mesh
-    from ..batch.finish import finish, triangles_of, vertices_of
+    from ..batch.finish import camera_search, finish, triangles_of, vertices_of
 
     groups = [()] * len(assets)
     if getattr(arguments, "project_picture", False):
@@ -245,7 +257,10 @@ def _save(arguments: argparse.Namespace, assets: list[Asset], cuts: Sequence[Ima
     options = asset_options(arguments) if arguments.preset else None
     for path, asset, shown in zip(_outputs(arguments.output, len(assets)), assets, groups, strict=True):
         warnings: list[str] = []
-        made = finish(asset, options, shown, progress=progress_bars(), on_warning=warnings.append, on_choice=print)
+        fitting = FitOptions() if config is None else camera_search(config, len(shown))
+        made = finish(
+            asset, options, shown, fitting, progress=progress_bars(), on_warning=warnings.append, on_choice=print
+        )
         save_mesh(path, made)
         print(f"{path}: {vertices_of(made):,} vertices, {triangles_of(made):,} faces")
         for line in warnings:

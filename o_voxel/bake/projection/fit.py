@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import cos, exp, log, radians
 
@@ -19,6 +20,7 @@ DEFAULT_FOV = 30.0
 FOVS = (8.0, 70.0)
 PITCHES = (-50.0, -30.0, -12.0, 4.0, 20.0, 36.0, 52.0, 70.0, 88.0)
 YAW_STEP = 15.0
+NEAR_DEG = 30.0  # how far from `near_yaw_deg` the search begins
 # A vase looks the same from all sides: then the front is right.
 FRONT_BONUS = 0.01
 COARSE_SIDE, COARSE_CELLS = 64, 48
@@ -35,7 +37,8 @@ MOST_APART = 0.02
 
 @dataclass(frozen=True)
 class FitOptions:
-    """yaw_deg, pitch_deg, fov_deg: of the camera, where they are known; None: found.
+    """yaw_deg, pitch_deg, fov_deg: of the camera, where they are known; None: found.  near_yaw_deg: where the camera
+    stands by and large, as for an object that was made facing the picture; None: anywhere.
 
     min_overlap, max_apart: least intersection over union of outline and matte, and greatest mean distance between their
     borders as a share of the picture's side, of a fit to be trusted.
@@ -46,6 +49,7 @@ class FitOptions:
     fov_deg: float | None = None
     min_overlap: float = 0.8
     max_apart: float = MOST_APART
+    near_yaw_deg: float | None = None
 
     def __post_init__(self) -> None:
         if self.fov_deg is not None and not 1 <= self.fov_deg <= 120:
@@ -102,7 +106,7 @@ def _fit(mesh: TexturedMesh, picture: Picture, options: FitOptions, report: Prog
     coarse, small = Proxy.of(mesh, COARSE_CELLS), picture.resized(COARSE_SIDE)
     box = _matte_box(small.matte)
     fov = DEFAULT_FOV if options.fov_deg is None else options.fov_deg
-    yaws = np.arange(0.0, 360.0, YAW_STEP) if options.yaw_deg is None else [options.yaw_deg]
+    yaws = _yaws(options)
     pitches = PITCHES if options.pitch_deg is None else [options.pitch_deg]
     found = []
     for yaw in yaws:
@@ -127,6 +131,15 @@ def _fit(mesh: TexturedMesh, picture: Picture, options: FitOptions, report: Prog
     apart = outlines_apart(mesh.mesh, whole, camera)
     good = overlap >= options.min_overlap and apart <= options.max_apart
     return CameraFit(camera, overlap, explained, good, apart)
+
+
+def _yaws(options: FitOptions) -> Sequence[float]:
+    """The azimuths to begin at, in degrees."""
+    if options.yaw_deg is not None:
+        return [options.yaw_deg]
+    if options.near_yaw_deg is None:
+        return np.arange(0.0, 360.0, YAW_STEP).tolist()
+    return np.arange(options.near_yaw_deg - NEAR_DEG, options.near_yaw_deg + NEAR_DEG + 1, YAW_STEP).tolist()
 
 
 def _score(proxy: Proxy, pose: Pose, picture: Picture) -> float:

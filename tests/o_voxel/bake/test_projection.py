@@ -182,6 +182,15 @@ def test_the_camera_is_found():
 
 
 @pytest.mark.slow
+def test_the_camera_is_near_where_it_is_said_to_be():
+    block = boxes(((-0.4, -0.2, -0.3), (0.4, 0.2, 0.3)))  # half a turn changes nothing to see
+    picture = taken(block, Camera(10.0, 20.0, 2.2, 30.0))
+    for near, wanted in ((0.0, 10.0), (180.0, -170.0)):
+        found = fit_camera(block, picture, FitOptions(fov_deg=30.0, near_yaw_deg=near)).camera
+        assert abs(found.yaw_deg - wanted) < 3
+
+
+@pytest.mark.slow
 def test_a_picture_of_something_else_is_refused():
     row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     cross = ((row - 48).abs() < 5) | ((column - 48).abs() < 5)

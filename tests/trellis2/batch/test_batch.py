@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from comfyui_trellis2.trellis2.batch.finish import camera_search
 from comfyui_trellis2.trellis2.batch.rows import RowOptions, read_rows
 from comfyui_trellis2.trellis2.batch.worker import BatchStoppedError, Worker
 from comfyui_trellis2.trellis2.checkpoint.tiny import FEW_FACES, make_tiny
@@ -160,3 +162,11 @@ def test_ray_is_asked_for_only_when_it_is_wanted(pictures, tmp_path, model, caps
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(arguments(pictures, tmp_path / "out", model, "--device", "cpu", "--ray")) == 1
     assert "pip install ray" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("projects", "crop", "views", "near"), [(0, None, 1, None), (1, None, 1, 0), (0, 1, 1, 0), (0, 1, 2, None)]
+)
+def test_an_object_that_faces_its_picture_is_looked_for_from_there(projects, crop, views, near):
+    config = SimpleNamespace(projects=bool(projects), crop=crop)
+    assert camera_search(config, views).near_yaw_deg == near
