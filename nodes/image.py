@@ -16,6 +16,7 @@ from ..trellis2.image.comfy import PLACEHOLDER_SIDE
 from ..trellis2.image.views import VIEW_TEMPERATURE, ViewBlend
 from ..trellis2.pipeline import Pipeline
 from ..trellis2.projection.camera import FOV_DEG, MOST_FOV, VIEWS_FOV_DEG, ViewRig
+from ..trellis2.sampling.cropped import sided_mode
 from ..trellis2.values import VIEW_MODES, ImageCondition
 from . import host
 from .sockets import CONDITION, IMAGES, PIPELINE, PreparedImages, expect
@@ -236,13 +237,9 @@ def guiding_pictures(
     """
     if not pipeline.config.projects:
         objects, mode = view_settings(images, batch_is, mode, temperature)
-        reads = pipeline.config.crop is not None
-        if reads and mode == "cycle" and images.directions is not None:
-            raise ValueError(
-                "view_mode cycle: expected average or blend for a model that reads each picture from its side, which "
-                "Views says; choose one of them"
-            )
-        return objects, ViewRig(fov or None, images.directions) if reads and mode == "average" else mode
+        if pipeline.config.crop is None or isinstance(mode, ViewBlend):
+            return objects, mode
+        return objects, sided_mode(mode, images.directions, fov or None)
     pictures, several = images.cuts or images.images, batch_is == VIEWS or images.directions is not None
     objects = [pictures] if several else [(picture,) for picture in pictures]
     # The pipeline says why it cannot blend.

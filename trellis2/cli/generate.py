@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..checkpoint.config import PipelineConfig
-    from ..image.views import ViewBlend
+    from ..image.views import ViewBlend, ViewDirection
     from ..projection.camera import ViewRig
     from ..values import Asset
 
@@ -120,13 +120,13 @@ def _add_views(generate: argparse.ArgumentParser) -> None:
         "--fov",
         type=scale,
         metavar="DEGREES",
-        help="of Pixal3D models: the camera's horizontal field of view (default 49.13, with --view 20)",
+        help="of models that read pictures where they are taken: the camera's horizontal field of view "
+        "(default of Pixal3D 49.13, with --view 20; of mini 30)",
     )
 
 
 def _rig(arguments: argparse.Namespace) -> ViewRig:
     """The cameras of a checkpoint that projects the pictures: the sides of --view, and --fov."""
-    from ..image.views import NAMED_VIEWS
     from ..projection.camera import ViewRig
 
     if arguments.view_mode != "average":
@@ -134,10 +134,14 @@ def _rig(arguments: argparse.Namespace) -> ViewRig:
             f"--view-mode: expected average, as {arguments.model} projects every view at every step, got "
             f"{arguments.view_mode}"
         )
-    if not arguments.view:
-        return ViewRig(arguments.fov)
-    front = [NAMED_VIEWS["front"]] * len(arguments.images)
-    return ViewRig(arguments.fov, (*front, *(direction for direction, _ in arguments.view)))
+    return ViewRig(arguments.fov, _sides(arguments) if arguments.view else None)
+
+
+def _sides(arguments: argparse.Namespace) -> tuple[ViewDirection, ...]:
+    """The side of each picture: the front, then those of --view."""
+    from ..image.views import NAMED_VIEWS
+
+    return (*[NAMED_VIEWS["front"]] * len(arguments.images), *(direction for direction, _ in arguments.view))
 
 
 def _add_decode(commands: argparse._SubParsersAction) -> None:
@@ -159,6 +163,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     from ..pipeline import Pipeline
     from ..runtime.residency import default_device
     from ..runtime.streaming import choose_residency
+    from ..sampling.cropped import sided_mode
     from ..sampling.latent_files import read_latents, write_latents
 
     check_output(arguments.output, MESH_SUFFIXES)
@@ -180,6 +185,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     projects = checkpoint.config.projects
     if projects:
         view_mode = _rig(arguments)
+    elif checkpoint.config.crop is not None and isinstance(view_mode, str):
+        view_mode = sided_mode(view_mode, _sides(arguments) if arguments.view else None, arguments.fov)
     if arguments.resolution:
         Capabilities.of(checkpoint.config).check_type(RESOLUTIONS[arguments.resolution])
     # A checkpoint that projects crops the pictures itself, about what its cameras look at.
@@ -269,7 +276,7 @@ def _save(
 
 def _views(arguments: argparse.Namespace) -> tuple[list[Path], str | ViewBlend]:
     """The pictures' files, the front first, and how they are combined."""
-    from ..image.views import NAMED_VIEWS, VIEW_TEMPERATURE, ViewBlend
+    from ..image.views import VIEW_TEMPERATURE, ViewBlend
 
     if not arguments.images and not arguments.view:
         raise ValueError("generate: expected a picture, got none")
@@ -280,8 +287,7 @@ def _views(arguments: argparse.Namespace) -> tuple[list[Path], str | ViewBlend]:
     paths = [*arguments.images, *(path for _, path in arguments.view)]
     if arguments.view_mode != "blend":
         return paths, arguments.view_mode
-    directions = [*[NAMED_VIEWS["front"]] * len(arguments.images), *(direction for direction, _ in arguments.view)]
-    return paths, ViewBlend(tuple(directions), arguments.view_temperature or VIEW_TEMPERATURE)
+    return paths, ViewBlend(_sides(arguments), arguments.view_temperature or VIEW_TEMPERATURE)
 
 
 def _outputs(path: Path, count: int) -> list[Path]:

@@ -49,6 +49,19 @@ class CropGuide:
         return list(self.sequences)
 
 
+def sided_mode(mode: str, directions: Sequence[ViewDirection] | None, fov_deg: float | None = None) -> str | ViewRig:
+    """The view mode "average" or "cycle" of pictures from `directions`, where they are said, for a checkpoint that
+    reads each from its side. Raises ValueError for cycle with directions, which it could not keep."""
+    if mode == "average":
+        return ViewRig(fov_deg, None if directions is None else tuple(directions))
+    if directions is not None:
+        raise ValueError(
+            "view_mode cycle: expected average or blend for a model that reads each picture from its side, where "
+            "sides are said; choose one of them"
+        )
+    return mode
+
+
 def crop_views(
     config: CropConfig, objects: Sequence[Sequence[Image.Image]], taken: str | ViewBlend | ViewRig
 ) -> CropViews:

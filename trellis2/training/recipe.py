@@ -36,6 +36,10 @@ class DataConfig:
     first: int = 0  # flows: objects to encode before training begins, on those that there are; 0: all. One card only
     cache: str | None = None  # folder of made samples, relative to the run's; None: make them at each use
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.around <= 1:
+            raise ConfigError(f"data.around: expected a share from 0 to 1, got {self.around}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:

@@ -105,7 +105,7 @@ def vertex_buffer(mesh: TexturedMesh) -> VertexBuffer:
     """
     ids = mesh.material_rows
     if mesh.uv is None:
-        every = torch.ones(len(mesh.mesh.faces), dtype=torch.bool)
+        every = torch.ones(len(mesh.mesh.faces), dtype=torch.bool, device=mesh.mesh.faces.device)
         single, found = select_faces(mesh.mesh, every)
         uv, rows = None, found.vertices
     else:

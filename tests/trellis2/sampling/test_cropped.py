@@ -13,7 +13,7 @@ from comfyui_trellis2.trellis2.models.structure_flow import StructureFlow
 from comfyui_trellis2.trellis2.projection.blocks import block_channels, block_features, block_places
 from comfyui_trellis2.trellis2.projection.camera import ViewRig
 from comfyui_trellis2.trellis2.projection.framing import CropConfig, ball, cropped, features, frames
-from comfyui_trellis2.trellis2.sampling.cropped import block_guide, crop_guide, crop_views
+from comfyui_trellis2.trellis2.sampling.cropped import block_guide, crop_guide, crop_views, sided_mode
 from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_structure_latent
 from comfyui_trellis2.trellis2.sampling.projected import latent_guide
 from comfyui_trellis2.trellis2.sparse import CoordSet
@@ -51,6 +51,14 @@ def test_views_without_sides_go_evenly_around():
     (views,) = condition_of(1, 4).crop.views
     sides = [NAMED_VIEWS[name].azimuth_deg for name in ("front", "left", "back", "right")]
     assert [view.angles for view in views] == [(side, CONFIG.pitch_deg, CONFIG.fov_deg) for side in sides]
+
+
+def test_sides_that_are_said_go_with_the_mode_or_are_refused():
+    sides = (NAMED_VIEWS["front"], NAMED_VIEWS["left"])
+    assert sided_mode("average", sides, 25.0) == ViewRig(25.0, sides)
+    assert sided_mode("average", None) == ViewRig() and sided_mode("cycle", None) == "cycle"
+    with pytest.raises(ValueError, match="view_mode cycle: expected average or blend"):
+        sided_mode("cycle", sides)
 
 
 def test_a_view_is_read_from_its_side():
