@@ -50,7 +50,13 @@ def config(described):
     stats = {name: parse(Normalization, described[name], name) for name in described if "normalization" in name}
     models = described["models"]
     return SimpleNamespace(
-        **samplers, **stats, models=models, default_pipeline_type="1024_cascade", projects=True, low_vram=False
+        **samplers,
+        **stats,
+        models=models,
+        default_pipeline_type="1024_cascade",
+        projects=True,
+        low_vram=False,
+        crop=None,
     )
 
 

@@ -158,15 +158,7 @@ class _ImageEncoder(nn.Module):
         x = x[0].unflatten(0, (self.heads, -1))  # [H / 2, d, T, T]
         found = x.flatten(2)[:, :, pixels].permute(2, 0, 1)
         queries = self.rope(found, pixels // target, pixels % target, target)
-        # Keys are means after the rotation, which some rows of patches at a time bound in memory.
-        dilation = target // side
-        columns = torch.arange(target, device=x.device)
-        keys = []
-        for rows in columns.view(side, dilation).split(max(1, side // 8)):
-            band = x[:, :, rows.flatten()].permute(2, 3, 0, 1)
-            turned = self.rope(band, rows.flatten()[:, None], columns[None], target)
-            keys.append(turned.unflatten(1, (side, dilation)).unflatten(0, (-1, dilation)).mean(dim=(1, 3)))
-        return queries, torch.cat(keys).flatten(0, 1)
+        return queries, self.rope.patch_means(x, side)
 
 
 class _Rope(nn.Module):
@@ -180,13 +172,38 @@ class _Rope(nn.Module):
         self.register_buffer("periods", self.BASE ** (torch.arange(count, dtype=torch.float32) / count))
 
     def forward(self, x: Tensor, rows: Tensor, columns: Tensor, side: int) -> Tensor:
-        """Rotates x [..., H, d]; rows, columns: integers that broadcast to [...], of a grid of `side` a side."""
-        rows, columns = torch.broadcast_tensors(rows, columns)
-        places = torch.stack([rows, columns], dim=-1).float().add(0.5) / side * 2 - 1
-        angles = (2 * math.pi * places[..., None] / self.periods).flatten(-2)[..., None, :]
+        """Rotates x [P, H, d]; rows, columns: [P] integers, of a grid of `side` a side."""
+        angles = torch.cat([self._angles(rows, side), self._angles(columns, side)], dim=-1)[:, None]
         first, second = x.chunk(2, dim=-1)
-        cos, sin = angles.cos(), angles.sin()
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        return torch.cat(_rotated(first, second, angles), dim=-1)
+
+    def patch_means(self, x: Tensor, side: int) -> Tensor:
+        """Returns the means [h h, H, d] over patches of the rotated map. x: [H, d, T, T].  side: h patches a side.
+
+        A channel turns with its row or with its column, and a mean along the other axis commutes with that. So the map
+        is averaged along it first, and what is rotated is smaller by the side of a patch.
+        """
+        heads, channels, target, _ = x.shape
+        halves = x.view(heads, 2, 2, channels // 4, target, target)  # both halves of a head, rows and columns
+        angles = self._angles(torch.arange(target, device=x.device), side=target).T  # [d / 4, T]
+        patches = (side, target // side)
+        of_rows = halves[:, :, 0].unflatten(-1, patches).mean(-1)  # [H, 2, d / 4, T, h]
+        of_columns = halves[:, :, 1].unflatten(-2, patches).mean(-2)  # [H, 2, d / 4, h, T]
+        by_rows = torch.stack(_rotated(*of_rows.unbind(1), angles[..., None]), 1).unflatten(-2, patches).mean(-2)
+        by_columns = torch.stack(_rotated(*of_columns.unbind(1), angles[:, None]), 1).unflatten(-1, patches).mean(-1)
+        means = torch.stack([by_rows, by_columns], dim=2).flatten(1, 3)  # [H, d, h, h]
+        return means.flatten(2).permute(2, 0, 1)
+
+    def _angles(self, places: Tensor, side: int) -> Tensor:
+        """[N, d / 4] fp32 radians of rows or columns [N] of `side`."""
+        centers = (places.float() + 0.5) / side * 2 - 1
+        return 2 * math.pi * centers[:, None] / self.periods
+
+
+def _rotated(first: Tensor, second: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotates the plane of the two by `angles`, which broadcast to them."""
+    cos, sin = angles.cos(), angles.sin()
+    return first * cos - second * sin, second * cos + first * sin
 
 
 class _Block(nn.Module):
@@ -200,8 +217,18 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [1, C, S, S]. Returns the same shape."""
         for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
-            x = _convolved(F.silu(norm(x), inplace=True), conv)
+            x = _convolved(F.silu(_normalized(x, norm), inplace=True), conv)
         return x
+
+
+def _normalized(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """The group norm of x [1, C, S, S]. torch's own takes one block of a GPU for each of the eight groups of 2^24
+    values; a reduction of the whole takes all of them."""
+    groups = norm.num_groups
+    variance, mean = torch.var_mean(x.view(groups, -1), dim=1, correction=0)
+    scale = norm.weight.view(groups, -1) * torch.rsqrt(variance + norm.eps)[:, None]
+    shift = norm.bias.view(groups, -1) - mean[:, None] * scale
+    return torch.addcmul(shift.view(1, -1, 1, 1), x, scale.view(1, -1, 1, 1))
 
 
 def _encoder(channels: int, *, first: int, kernel: int) -> nn.Sequential:
