@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
-from .collector import PAUSE, paused
-from .compile_notice import NOTICE
+from .compiling.gc_pause import PAUSE, paused
+from .compiling.notice import NOTICE
 
 with paused():
     from numba import njit, types

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from comfyui_trellis2.o_voxel.core.beside import Beside
-from comfyui_trellis2.o_voxel.core.collector import PAUSE, Pause, paused
+from comfyui_trellis2.o_voxel.core.compiling.background import Background
+from comfyui_trellis2.o_voxel.core.compiling.gc_pause import PAUSE, Pause, paused
 
 pytest.importorskip("numba")
 SOURCE = """
@@ -135,18 +135,18 @@ print(numba.njit(lambda a: a @ a)(numpy.full((2, 2), 2.0))[0, 0], numba.np.array
 
 
 def test_what_is_compiled_beside_other_work_is_so_once():
-    beside, done = Beside(), []
+    background, done = Background(), []
 
     def fail() -> None:
         raise ValueError("no compiler")
 
     tasks = [lambda: done.append(threading.current_thread()), fail, lambda: done.append("after a failure")]
-    thread = beside.start(tasks)
+    thread = background.start(tasks)
     thread.join()
     assert done == [thread, "after a failure"]
-    assert beside.start(tasks) is None
+    assert background.start(tasks) is None
     assert not thread.daemon, "else the process may end within numba's compiler"
-    beside.start([lambda: done.append("new"), *tasks]).join()
+    background.start([lambda: done.append("new"), *tasks]).join()
     assert done[2:] == ["new"]
 
 
