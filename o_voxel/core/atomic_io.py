@@ -143,3 +143,19 @@ def write_files(contents: Mapping[Path, bytes], progress: Progress | None = None
                 written += files[path].write(content[start : start + BLOCK])
                 report(written / total)
     return paths[-1]
+
+
+def append_file(path: FilePath, content: bytes) -> None:
+    """Adds bytes to a file, made with its folders if absent. Where that fails the file is as long as before; a process
+    that is killed at it may leave a part of them. Raises OSError as `atomic_write` does."""
+    target = Path(path)
+    with _explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("ab", buffering=0) as file:
+            before, rest = file.tell(), memoryview(content)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except BaseException:
+                file.truncate(before)
+                raise
