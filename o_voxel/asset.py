@@ -12,7 +12,7 @@ import torch
 from .bake.bake import bake
 from .bake.options import BakeOptions
 from .bake.transfer import transfer_colors
-from .core.beside import BESIDE
+from .core.compiling.background import BACKGROUND
 from .core.progress import Progress, StageProgress, scaled, staged
 from .files.meshes import png
 from .material import AlphaMode, Material, TexturedMesh
@@ -137,7 +137,7 @@ def make_asset(
     """
     if voxels is not None and options.texture_size and mesh.faces.is_cuda:
         # Both run on the CPU. On a machine's first asset numba compiles them while Triton compiles what comes before.
-        BESIDE.start([pack_charts.compile_kernels, png.compile_kernels])
+        BACKGROUND.start([pack_charts.compile_kernels, png.compile_kernels])
     dense, _ = clean(mesh, options.clean, progress=staged(progress, "clean"))
     if len(dense.faces) == 0:
         raise ValueError("mesh: expected a surface, got none: all faces are degenerate, or the mesh has none")

@@ -29,7 +29,7 @@ WHERE = "put the file into ComfyUI's input folder, or its subfolder 3d, and give
 def input_files(suffixes: Sequence[str]) -> list[str]:
     """Returns the names of the files with these suffixes in the input folder, and in its subfolder 3d at any depth;
     `NO_FILE` alone if there are none."""
-    base = folders.input_folder()
+    base = folders.comfy_folder("input")
     names = []
     for found in (base.glob("*"), (base / UPLOADS).rglob("*")):
         for path in found:
@@ -41,7 +41,7 @@ def input_files(suffixes: Sequence[str]) -> list[str]:
 def saved_files(folder: str, suffixes: Sequence[str]) -> list[str]:
     """Returns the names "folder/… [output]" of the files with these suffixes in a folder of the output folder, newest
     first."""
-    base = folders.output_folder()
+    base = folders.comfy_folder("output")
     found = [path for path in (base / folder).rglob("*") if path.suffix.lower() in suffixes]
     found = sorted(path for path in found if not path.name.startswith(".") and inside(path) and path.is_file())
     newest = sorted(found, key=lambda path: -path.stat().st_mtime_ns)
@@ -153,7 +153,7 @@ def file_3d(path: Path, place: str = "output") -> Any:
     kind = getattr(getattr(api, "Types", None), "File3D", None)
     if kind is not None:
         return kind(str(path))
-    base = folders.temp_folder() if place == "temp" else folders.output_folder()
+    base = folders.comfy_folder("temp" if place == "temp" else "output")
     return f"{path.resolve().relative_to(base.resolve()).as_posix()} [{place}]"
 
 
@@ -180,16 +180,15 @@ def _saved_path(name: str) -> Path:
 
 def _annotated(name: str) -> tuple[str, list[Path]]:
     """Splits "name [output]" into (name, folders to look in)."""
-    places = {"input": folders.input_folder, "output": folders.output_folder, "temp": folders.temp_folder}
-    for place, folder in places.items():
+    for place in folders.PLACES:
         if name.endswith(f"[{place}]"):
-            return name[: -len(place) - 2].rstrip(" "), [folder()]
-    return name, [folders.input_folder(), folders.output_folder()]
+            return name[: -len(place) - 2].rstrip(" "), [folders.comfy_folder(place)]
+    return name, [folders.comfy_folder("input"), folders.comfy_folder("output")]
 
 
 def inside(path: Path) -> bool:
     """Returns True if `path`, links resolved, lies in one of ComfyUI's three folders."""
-    return any(_within(path, base()) for base in (folders.input_folder, folders.output_folder, folders.temp_folder))
+    return any(_within(path, folders.comfy_folder(place)) for place in folders.PLACES)
 
 
 def _within(path: Path, base: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from pathlib import Path
+from typing import Literal, get_args
 
 from ...trellis2.checkpoint.builtin import NAME, built_in, find_built_in
 from ...trellis2.checkpoint.gguf.layout import COMFY_FOLDERS, SUFFIX, patterns_in
@@ -15,6 +16,8 @@ from ...trellis2.doctor.weights import Source
 from . import comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
+Place = Literal["input", "output", "temp"]
+PLACES: tuple[Place, ...] = get_args(Place)
 # Folder of this pack's models under ComfyUI's models folder.
 FOLDER = "trellis2"
 # Name of the bundled checkpoint in the loader's widget. Saved workflows contain this value.
@@ -76,22 +79,10 @@ def download(repository: str, name: str, folder: Path | None) -> Path:
     return hub_download(repository, name, folder, comfyui.progress(), lambda line: comfyui.show_text([line]))
 
 
-def input_folder() -> Path:
-    """Returns ComfyUI's input folder; outside it, `input` in the pack's folder."""
+def comfy_folder(place: Place) -> Path:
+    """Returns ComfyUI's input, output or temp folder; outside it, the one of that name in the pack's folder."""
     folders = comfyui.module("folder_paths")
-    return Path(folders.get_input_directory()) if folders else ROOT / "input"
-
-
-def temp_folder() -> Path:
-    """Returns ComfyUI's temp folder; outside it, `temp` in the pack's folder."""
-    folders = comfyui.module("folder_paths")
-    return Path(folders.get_temp_directory()) if folders else ROOT / "temp"
-
-
-def output_folder() -> Path:
-    """Returns ComfyUI's output folder; outside it, `output` in the pack's folder."""
-    folders = comfyui.module("folder_paths")
-    return Path(folders.get_output_directory()) if folders else ROOT / "output"
+    return Path(getattr(folders, f"get_{place}_directory")()) if folders else ROOT / place
 
 
 def leads_out(name: str) -> bool:
@@ -103,7 +94,7 @@ def leads_out(name: str) -> bool:
 def inside_output(name: str, refusal: str) -> Path:
     """Returns a path in the output folder, links resolved. Raises ValueError(refusal) for any other, also through a
     symbolic link, and for the folder itself."""
-    base = output_folder().resolve()
+    base = comfy_folder("output").resolve()
     try:
         target = (base / name.replace("\\", "/")).resolve()
     except (OSError, RuntimeError, ValueError):  # a loop of links; a NUL
@@ -118,7 +109,7 @@ def output_path(prefix: str, extension: str) -> tuple[Path, str]:
 
     Raises ValueError for a prefix that leaves the folder, also through a symbolic link.
     """
-    folders, base = comfyui.module("folder_paths"), output_folder().resolve()
+    folders, base = comfyui.module("folder_paths"), comfy_folder("output").resolve()
     target = inside_output(prefix, f"filename_prefix: expected a path inside ComfyUI's output folder, got {prefix!r}")
     if folders:
         folder, name, counter, subfolder, _ = folders.get_save_image_path(prefix, str(base))
@@ -130,12 +121,12 @@ def output_path(prefix: str, extension: str) -> tuple[Path, str]:
 
 def temp_path(prefix: str, extension: str) -> Path:
     """Returns a new file of the temp folder, which ComfyUI empties at its start; no two have the same name."""
-    return temp_folder() / f"{prefix}_{uuid.uuid4().hex}.{extension}"
+    return comfy_folder("temp") / f"{prefix}_{uuid.uuid4().hex}.{extension}"
 
 
 def places() -> dict[str, Path]:
     """Returns where weights and outputs are written."""
-    return {"models": models_folder(), "outputs": output_folder(), "temp": temp_folder()}
+    return {"models": models_folder(), "outputs": comfy_folder("output"), "temp": comfy_folder("temp")}
 
 
 def weight_sources() -> list[Source]:

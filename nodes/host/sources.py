@@ -26,7 +26,7 @@ HERE = "put pictures into a subfolder of ComfyUI's input folder, or a .csv file 
 def picture_sources(suffixes: Sequence[str]) -> list[str]:
     """Returns `EXAMPLES`, then of the input folder, at any depth, "name/" of its subfolders with files of these
     suffixes, and the names of its .csv files."""
-    base = folders.input_folder()
+    base = folders.comfy_folder("input")
     found: set[str] = set()
     for path in base.rglob("*"):
         place = path.relative_to(base)
@@ -49,7 +49,7 @@ def picture_source(name: Any) -> Path:
     if name.lower().endswith(TABLE_SUFFIX):
         return input_path(name)
     plain = name.replace("\\", "/").rstrip("/")
-    base = folders.input_folder()
+    base = folders.comfy_folder("input")
     if folders.leads_out(plain) or folders.DRIVE.match(plain) or not inside(base / plain):
         raise ValueError(f"source: expected a subfolder of ComfyUI's input folder, got {name!r}: {HERE}")
     if not (base / plain).is_dir():
@@ -67,7 +67,7 @@ def output_subfolder(name: str) -> tuple[Path, str]:
     another place."""
     refusal = f"output_folder: expected a subfolder of ComfyUI's output folder, got {name!r}"
     target = folders.inside_output(str(name), refusal)
-    return target, target.relative_to(folders.output_folder().resolve()).as_posix()
+    return target, target.relative_to(folders.comfy_folder("output").resolve()).as_posix()
 
 
 def source_changed(name: Any, output: Any) -> str:

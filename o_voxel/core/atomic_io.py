@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from .file_lock import Lock, try_lock
 from .progress import Progress, silent
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+# It moves and deletes no open file, and what it locks others cannot read: there, that a file is open is its lock.
+WINDOWS = sys.platform == "win32"
 
 # Default limit on a file's decoded size in bytes. 15 M voxels (a 2048 grid) take 0.3 GB.
 MAX_BYTES = 4 << 30
@@ -65,60 +65,49 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
     """Context manager as `atomic_write`, for a library that writes to a path: yields that of the hidden file."""
     target = Path(path)
     with _explained(target), _temporary(target) as (file, temporary):
-        if fcntl is None:
+        if WINDOWS:
             file.close()
         yield temporary
 
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Yields an open hidden file beside `target`, and its path; it is locked, and replaces `target` at the end."""
+    """Yields an open hidden file beside `target`, and its path; it is locked where that is possible, and replaces
+    `target` at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(target.parent)
     while True:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{STALE}")
         file = open(temporary, "xb")  # noqa: SIM115 closed below, after it has moved where that is possible
         # Before the lock, another process may have taken it for a dead one's: it holds the lock, or has removed it.
-        if _lock(file) is not False and os.fstat(file.fileno()).st_nlink:
+        if WINDOWS or (try_lock(file) is not Lock.HELD_BY_ANOTHER and os.fstat(file.fileno()).st_nlink):
             break
         file.close()
     try:
         with file:
             yield file, temporary
-            if fcntl is not None:
+            if not WINDOWS:
                 file.flush()
                 os.replace(temporary, target)
-        if fcntl is None:  # Windows moves no open file
+        if WINDOWS:
             os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _lock(file: BinaryIO) -> bool | None:
-    """Locks an open file until it is closed, or its process dies; False where another process holds the lock, None
-    where files cannot be locked."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
-    return True
-
-
 def _remove_stale(folder: Path) -> None:
     """Removes hidden files of writers that are no more: those that have not changed for a minute and that nobody has
-    locked, or, where there are no locks, on Windows, has open. A library that writes to a path may put another file
+    locked, or, on Windows, has open. A library that writes to a path may put another file
     there, without the lock: its time tells it from a dead writer's."""
     for path in folder.glob(f".*{STALE}"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime <= STALE_SECONDS:
                 continue
-            if fcntl is None:
+            if WINDOWS:
                 path.unlink()
                 continue
             with path.open("rb") as file:
-                if _lock(file):
+                if try_lock(file) is Lock.HELD:
                     path.unlink()
 
 
@@ -154,3 +143,19 @@ def write_files(contents: Mapping[Path, bytes], progress: Progress | None = None
                 written += files[path].write(content[start : start + BLOCK])
                 report(written / total)
     return paths[-1]
+
+
+def append_file(path: FilePath, content: bytes) -> None:
+    """Adds bytes to a file, made with its folders if absent. Where that fails the file is as long as before; a process
+    that is killed at it may leave a part of them. Raises OSError as `atomic_write` does."""
+    target = Path(path)
+    with _explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("ab", buffering=0) as file:
+            before, rest = file.tell(), memoryview(content)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except BaseException:
+                file.truncate(before)
+                raise

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .compile_notice import NOTICE
+from .compiling.notice import NOTICE
 from .device import device_guard
 
 

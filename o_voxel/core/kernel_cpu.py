@@ -1,4 +1,7 @@
-"""numba.njit with a disk cache that is keyed by package name and source text."""
+"""numba.njit with a disk cache that is keyed by package name and source text.
+
+What numba has for itself is used to compile less and to say so. Where a release lacks it, kernels compile without.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,15 @@ import inspect
 import sys
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 
-from .collector import PAUSE, paused
-from .compile_notice import NOTICE
+from .compiling.gc_pause import PAUSE, paused
+from .compiling.notice import NOTICE
 
 with paused():
     from numba import njit, types
-    from numba.core import event
-    from numba.core.compiler_lock import global_compiler_lock
-    from numba.core.registry import cpu_target
-    from numba.np import linalg
 
 
 def _load_types() -> None:
@@ -26,6 +26,10 @@ def _load_types() -> None:
     At that it imports scipy.linalg, with numpy.f2py, a third of the whole, only to see that it is there, for products
     of matrices in kernels. Here it does not look; kernels that have such products still import it.
     """
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.registry import cpu_target
+    from numba.np import linalg
+
     if "numba.np.arraymath" not in sys.modules and hasattr(linalg, "ensure_blas"):
         look, linalg.ensure_blas = linalg.ensure_blas, lambda: None
         try:
@@ -39,25 +43,28 @@ def _load_types() -> None:
         cpu_target.target_context.refresh()
 
 
-with paused():
+with paused(), suppress(AttributeError, ImportError):
     _load_types()
-
-
-class _Listener(event.Listener):
-    """Passes numba's compile events on. They come from compilations only, not from kernels read from the cache."""
-
-    def on_start(self, event: event.Event) -> None:
-        PAUSE.begin()
-        NOTICE.begin()
-
-    def on_end(self, event: event.Event) -> None:
-        NOTICE.end()
-        PAUSE.end()
 
 
 @cache
 def _announce_compilation() -> None:
-    event.register("numba:compile", _Listener())
+    """Passes numba's compile events on. They come from compilations only, not from kernels read from the cache."""
+    try:
+        from numba.core.event import Listener, register
+    except ImportError:
+        return
+
+    class Announcer(Listener):
+        def on_start(self, _: object) -> None:
+            PAUSE.begin()
+            NOTICE.begin()
+
+        def on_end(self, _: object) -> None:
+            NOTICE.end()
+            PAUSE.end()
+
+    register("numba:compile", Announcer())
 
 
 def cached_njit(function: Callable, *uses: ModuleType, inner: bool | None = None, **options: object) -> Callable:
@@ -74,8 +81,11 @@ def cached_njit(function: Callable, *uses: ModuleType, inner: bool | None = None
     text = module.__name__ + "".join(_source(m) for m in (module, *uses))
     function.__qualname__ = f"{function.__qualname__}_{zlib.crc32(text.encode()):08x}"
     inner = function.__name__.startswith("_") if inner is None else inner
-    kernel = njit(cache=True, nogil=True, no_cfunc_wrapper=True, no_cpython_wrapper=inner, **options)(function)
-    return _called_with_int64(_closed_to_python(kernel) if inner else kernel)
+    options |= {"cache": True, "nogil": True, "no_cfunc_wrapper": True}
+    kernel = njit(no_cpython_wrapper=inner, **options)(function)
+    if inner and not _closed_to_python(kernel):
+        kernel = njit(**options)(function)
+    return _called_with_int64(kernel)
 
 
 @cache
@@ -89,7 +99,9 @@ def _called_with_int64(kernel: Callable) -> Callable:
     numba would compile it again for each: push(heap, 0) apart from push(heap, i), and both again for an int32. The
     values are the same: numba computes with int64 as soon as two integers meet.
     """
-    template = kernel.get_call_template
+    template = getattr(kernel, "get_call_template", None)
+    if template is None:
+        return kernel
 
     def get_call_template(args: tuple, kws: dict) -> tuple:
         return template(tuple(map(_wide, args)), {name: _wide(kind) for name, kind in kws.items()})
@@ -98,15 +110,18 @@ def _called_with_int64(kernel: Callable) -> Callable:
     return kernel
 
 
-def _closed_to_python(kernel: Callable) -> Callable:
-    """Has a kernel without an entry for Python raise TypeError there, which would else end the process."""
+def _closed_to_python(kernel: Callable) -> bool:
+    """Has a kernel without an entry for Python raise TypeError there, which would else end the process. False where
+    this release has other methods for it."""
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise TypeError(f"{kernel.py_func.__name__}: other kernels may call it, Python may not")
 
-    kernel._compile_for_args = refuse
-    kernel._insert = lambda *overload: None
-    return kernel
+    instead = {"_compile_for_args": refuse, "_insert": lambda *overload: None}
+    if not all(hasattr(kernel, name) for name in instead):
+        return False
+    vars(kernel).update(instead)
+    return True
 
 
 def _wide(kind: types.Type) -> types.Type:

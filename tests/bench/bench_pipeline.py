@@ -207,8 +207,20 @@ class ForcedPipeline(Pipeline):
         return super().decode(shape, *args, **options)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How much a run had to do: tokens of the last latent, voxels and triangles of the decoded surface."""
+
+    tokens: int
+    voxels: int
+    faces: int
+
+    def __str__(self) -> str:
+        return f"{self.tokens:,} tokens, {self.voxels:,} voxels, {self.faces:,} faces"
+
+
 def one_run(pipeline, kind):
-    """{stage: (seconds, peak GiB allocated, peak GiB reserved)} of one picture."""
+    """{stage: (seconds, peak GiB allocated, peak GiB reserved)} of one picture, and its Sizes."""
     picture, told, values = Image.effect_noise((1024, 1024), 80).convert("RGB"), {}, {}
 
     def stage(name, work):
@@ -227,7 +239,7 @@ def one_run(pipeline, kind):
     shape = stage("cascade", lambda: pipeline.cascade_shape(image, shape, seed=1, resolution=kind.cascade))
     texture = stage("texture", lambda: pipeline.sample_texture(image, shape, seed=1))
     (asset,) = stage("decode", lambda: pipeline.decode(shape, texture))
-    sizes = f"{len(shape.slat.coords):,} tokens, {len(asset.mesh.vertices):,} voxels, {len(asset.mesh.faces):,} faces"
+    sizes = Sizes(len(shape.slat.coords), len(asset.mesh.vertices), len(asset.mesh.faces))
     sampled = [told[name] for name in STAGES[1:]]
     told["sampling + decode"] = (sum(t[0] for t in sampled), max(t[1] for t in sampled), max(t[2] for t in sampled))
     told["whole"] = (sum(told[n][0] for n in STAGES), *(max(told[n][k] for n in STAGES) for k in (1, 2)))

@@ -154,7 +154,7 @@ class Inputs:
     def file(self, name: str, save: Callable[[], dict]) -> str:
         """The absolute path of a file that a node saved."""
         if name not in self.files:
-            self.files[name] = str(host.folders.output_folder() / save()["result"][0])
+            self.files[name] = str(host.folders.comfy_folder("output") / save()["result"][0])
         return self.files[name]
 
 

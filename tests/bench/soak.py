@@ -146,9 +146,8 @@ def published_samples(runs: int) -> Iterator[Sample]:
             told, sizes = published.one_run(opened[case], published.PIPELINE_TYPES[case.kind])
         seconds = round(time.monotonic() - begun, 2)
         gc.collect()
-        triangles = int(sizes.split(", ")[2].split()[0].replace(",", ""))
         seen = card_mib(torch.device("cuda")) | {"peak": told["whole"][1] * 1024}
-        yield Sample(run, case.variant, "noise", case.kind, NO_PRESET, seconds, triangles, resident_mib(), **seen)
+        yield Sample(run, case.variant, "noise", case.kind, NO_PRESET, seconds, sizes.faces, resident_mib(), **seen)
 
 
 def rise(values: Sequence[float]) -> float:
@@ -182,7 +181,8 @@ def main() -> int:
         parser.error(f"--device: expected {host.working_device().type}, which torch finds, got {arguments.device}")
     with tempfile.TemporaryDirectory() as folder:
         output, models = Path(folder, "output"), host.folders.models_folder()
-        host.folders.output_folder = lambda: output
+        comfy_folder = host.folders.comfy_folder
+        host.folders.comfy_folder = lambda place: output if place == "output" else comfy_folder(place)
         if "tiny" in arguments.model and not arguments.published:
             models = Path(folder, "models")
             host.folders.models_folder = lambda: models

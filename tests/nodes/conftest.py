@@ -153,8 +153,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def comfy(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stand-ins of the host, with that models folder and an empty output folder, which is returned."""
     monkeypatch.setattr(host.folders, "models_folder", lambda: models)
-    for name in ("input", "output", "temp"):
-        monkeypatch.setattr(host.folders, f"{name}_folder", lambda name=name: tmp_path / name)
+    monkeypatch.setattr(host.folders, "comfy_folder", lambda place: tmp_path / place)
     # A random network occupies 1,272 voxels, whose surface at 1024 takes half a minute to decode on a CPU.
     found = stages.occupied_voxels
     monkeypatch.setattr(stages, "occupied_voxels", lambda *given: [voxels[:FEW] for voxels in found(*given)])

@@ -175,3 +175,18 @@ def test_an_unknown_mode_is_refused(comfy, monkeypatch):
 def test_outside_comfyui(monkeypatch):
     monkeypatch.setattr(host.comfyui, "module", lambda name: None)
     assert type(host.residency("high")) is type(choose_residency("high", default_device()))
+
+
+def test_the_folders_are_comfyuis_or_beside_the_pack(monkeypatch, tmp_path):
+    assert [host.folders.comfy_folder(place) for place in host.folders.PLACES] == [
+        host.ROOT / "input",
+        host.ROOT / "output",
+        host.ROOT / "temp",
+    ]
+    theirs = SimpleNamespace(
+        get_input_directory=lambda: str(tmp_path / "in"),
+        get_output_directory=lambda: str(tmp_path / "out"),
+        get_temp_directory=lambda: str(tmp_path / "tmp"),
+    )
+    monkeypatch.setattr(host.comfyui, "module", {"folder_paths": theirs}.get)
+    assert [host.folders.comfy_folder(place).name for place in ("temp", "input", "output")] == ["tmp", "in", "out"]

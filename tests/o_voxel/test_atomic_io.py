@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.core import atomic_io
-from comfyui_trellis2.o_voxel.core.atomic_io import atomic_path, atomic_write, write_files
+from comfyui_trellis2.o_voxel.core.atomic_io import append_file, atomic_path, atomic_write, write_files
 from comfyui_trellis2.o_voxel.files import VoxelRecords, write_voxels
 from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
 from comfyui_trellis2.o_voxel.values import Mesh
@@ -109,7 +109,8 @@ def test_writers_of_one_folder_leave_each_other_alone(tmp_path, name):
 
 
 def test_without_locks_only_what_is_old_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic_io, "fcntl", None)
+    monkeypatch.setattr(atomic_io, "WINDOWS", True)
+    monkeypatch.setattr(atomic_io, "try_lock", None)  # Windows' locks would keep a library from writing
     old, new = (tmp_path / f".{name}.0123abcd{atomic_io.STALE}" for name in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
@@ -174,3 +175,26 @@ def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_files({tmp_path / "a": b"1", tmp_path / "b": b"2"}, cancel)
     assert left(tmp_path) == []
+
+
+def test_what_is_appended_stands_behind_what_was_there(tmp_path):
+    path = tmp_path / "new" / "a.csv"
+    append_file(path, b"1\n")
+    append_file(path, b"2\n")
+    assert path.read_bytes() == b"1\n2\n"
+
+
+@posix
+def test_what_cannot_be_appended_whole_is_not_and_the_error_says_what_to_do(tmp_path):
+    import resource
+
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written to .*choose another folder"):
+            append_file(path, b"x" * 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"before"

@@ -6,8 +6,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from comfyui_trellis2.o_voxel.core import compile_notice
-from comfyui_trellis2.o_voxel.core.compile_notice import MESSAGE, CompileNotice
+from comfyui_trellis2.o_voxel.core.compiling import notice as compile_notice
+from comfyui_trellis2.o_voxel.core.compiling.notice import MESSAGE, CompileNotice
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from comfyui_trellis2.o_voxel.core.beside import Beside
-from comfyui_trellis2.o_voxel.core.collector import PAUSE, Pause, paused
+from comfyui_trellis2.o_voxel.core.compiling.background import Background
+from comfyui_trellis2.o_voxel.core.compiling.gc_pause import PAUSE, Pause, paused
 
 pytest.importorskip("numba")
 SOURCE = """
@@ -84,6 +84,67 @@ def test_every_entry_of_a_kernel_is_one():
     assert wrong == []
 
 
+# Kernels are made while numba does not show what its release may lack; numba itself needs it when they are compiled.
+WITHOUT = """
+import importlib, sys, types
+import numba
+sys.path.insert(0, sys.argv[2])
+pack = types.ModuleType("pack"); pack.__path__ = [sys.argv[1]]; sys.modules["pack"] = pack
+module, name = sys.argv[3].rsplit(".", 1)
+module = importlib.import_module(module)
+hidden = vars(module).pop(name)
+from pack.o_voxel.core.compiling.notice import NOTICE
+from pack.o_voxel.core.kernel_cpu import cached_njit
+import kernels_of_a_test as kernels, numpy
+kernels._count, kernels.count = cached_njit(kernels._count), cached_njit(kernels.count)
+setattr(module, name, hidden)
+print(*kernels.count(numpy.array([3, 1, 0, 2])), NOTICE.kernels > 0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "missing",
+    ["core.event.register", "core.event.Listener", "core.registry.cpu_target", "np.linalg.ensure_blas"],
+)
+def test_kernels_compile_where_numba_lacks_what_is_its_own(tmp_path: Path, missing: str):
+    (tmp_path / "kernels_of_a_test.py").write_text(SOURCE, encoding="utf-8")
+    command = [sys.executable, "-c", WITHOUT, str(Path(__file__).parents[2]), str(tmp_path), f"numba.{missing}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["3", "3", "0", str("event" not in missing)], done.stderr
+
+
+@pytest.mark.parametrize("missing", ["get_call_template", "_compile_for_args", "_insert"])
+def test_a_dispatcher_may_lack_what_is_replaced(monkeypatch: pytest.MonkeyPatch, missing: str):
+    """Its kernel stays as numba made it. Not closed to Python, it has an entry, or a call ends the process."""
+    from comfyui_trellis2.o_voxel.core import kernel_cpu
+
+    class Dispatcher:
+        def __init__(self, function: object, no_cpython_wrapper: bool = False, **options: object) -> None:
+            self.py_func, self.has_entry = function, not no_cpython_wrapper
+
+        def stay(self, *args: object) -> str:
+            return "numba's"
+
+    own = {"get_call_template", "_compile_for_args", "_insert"} - {missing}
+    for name in own:
+        setattr(Dispatcher, name, Dispatcher.stay)
+    monkeypatch.setattr(kernel_cpu, "njit", lambda **options: lambda function: Dispatcher(function, **options))
+
+    def _inner() -> None:
+        """Called by kernels."""
+
+    kernel = kernel_cpu.cached_njit(_inner)
+    assert not hasattr(kernel, missing)
+    closed = missing == "get_call_template"
+    assert kernel.has_entry is not closed
+    replaced = own & set(vars(kernel))
+    assert replaced == (own if closed else {"get_call_template"})
+    if closed:
+        with pytest.raises(TypeError, match="Python may not"):
+            kernel._compile_for_args()
+
+
 def test_the_collector_goes_on_after_the_last_pause():
     assert gc.isenabled()
     with paused():
@@ -135,18 +196,18 @@ print(numba.njit(lambda a: a @ a)(numpy.full((2, 2), 2.0))[0, 0], numba.np.array
 
 
 def test_what_is_compiled_beside_other_work_is_so_once():
-    beside, done = Beside(), []
+    background, done = Background(), []
 
     def fail() -> None:
         raise ValueError("no compiler")
 
     tasks = [lambda: done.append(threading.current_thread()), fail, lambda: done.append("after a failure")]
-    thread = beside.start(tasks)
+    thread = background.start(tasks)
     thread.join()
     assert done == [thread, "after a failure"]
-    assert beside.start(tasks) is None
+    assert background.start(tasks) is None
     assert not thread.daemon, "else the process may end within numba's compiler"
-    beside.start([lambda: done.append("new"), *tasks]).join()
+    background.start([lambda: done.append("new"), *tasks]).join()
     assert done[2:] == ["new"]
 
 

@@ -18,8 +18,8 @@ from queue import Empty, SimpleQueue
 
 import torch
 
+from ...o_voxel.core.file_lock import Lock, locked
 from ...o_voxel.core.progress import ALMOST, POLL, Progress, silent
-from .lock import locked
 from .parts import PARTS, parts_for
 from .worker import MARK
 
@@ -75,17 +75,20 @@ def precompile(
     one for every two cores, at most four.  progress: called at least every POLL seconds; may raise, which ends the
     processes. What was compiled until then stays; files are written whole or not at all.
 
-    A part that fails stops no other. Raises PrecompileError if there is no cache that can be written, no numba and no
-    Triton, or if another process compiles already; ValueError for an unknown part.
+    A part that fails stops no other. Raises PrecompileError if there is no cache that can be written and locked, no
+    numba and no Triton, or if another process compiles already; ValueError for an unknown part.
     """
     names = parts_for(device) if parts is None else list(parts)
     if unknown := [name for name in names if name not in PARTS]:
         raise ValueError(f"parts: expected some of {list(PARTS)}, got {unknown[0]!r}")
     if find_spec("numba") is None and find_spec("triton") is None:
         raise PrecompileError("neither numba nor Triton is installed: there is nothing to compile")
-    with locked(cache_folder() / "precompile.lock") as held:
-        if not held:
+    folder = cache_folder()
+    with locked(folder / "precompile.lock") as lock:
+        if lock is Lock.HELD_BY_ANOTHER:
             raise PrecompileError("another process compiles already; wait for it, or end it")
+        if lock is Lock.UNAVAILABLE:
+            raise PrecompileError(f"files cannot be locked in {folder}: set NUMBA_CACHE_DIR to another folder")
         count = _worker_count(len(names)) if workers is None else workers
         return _Crew(device, package, names, progress).run(max(1, min(count, len(names))))
 

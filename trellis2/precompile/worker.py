@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from ...o_voxel.core.compile_notice import NOTICE
+from ...o_voxel.core.compiling.notice import NOTICE
 
 MARK = "trellis2 precompile "  # starts each line that is meant for the parent
 

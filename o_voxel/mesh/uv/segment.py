@@ -108,24 +108,19 @@ def segment_charts(geometry: FaceGeometry, graph: DualGraph, limits: ChartLimits
 
 @dataclass(frozen=True, eq=False)
 class _Charts:
-    """K charts. rows: [11, K] float64, the sum of area vectors, area, lower and upper corner of the bounding box, and
-    the bits of the perimeter, int64 in LENGTH_UNIT. In one tensor, so that one gather fetches a chart.
+    """K charts. rows: [10, K] float64, the sum of area vectors, area, lower and upper corner of the bounding box, in
+    one tensor, so that one gather fetches them.  perimeter: [K] int64, in LENGTH_UNIT.
     """
 
     rows: Tensor
+    perimeter: Tensor
 
     @classmethod
     def of_faces(cls, geometry: FaceGeometry) -> _Charts:
         """A chart for each of the faces."""
         vectors = geometry.normal * geometry.area[:, None]
-        return cls.joined(
-            torch.cat((vectors.T, geometry.area[None])), geometry.low.T, geometry.high.T, geometry.perimeter
-        )
-
-    @classmethod
-    def joined(cls, sums: Tensor, low: Tensor, high: Tensor, perimeter: Tensor) -> _Charts:
-        """sums: [4, K], area vectors and areas.  low, high: [3, K].  perimeter: [K] int64."""
-        return cls(torch.cat((sums, low, high, perimeter.view(torch.float64)[None])))
+        rows = torch.cat((vectors.T, geometry.area[None], geometry.low.T, geometry.high.T))
+        return cls(rows, geometry.perimeter)
 
     @property
     def normal(self) -> Tensor:
@@ -155,15 +150,13 @@ def _merged(charts: _Charts, merged: Tensor, length: Tensor, kept: Tensor, other
     """
     inside = torch.where(merged[0] == merged[1], 2 * length, 0)
     twice = torch.zeros_like(charts.area, dtype=torch.int64).index_add_(0, merged[0], inside)
-    first, second = charts.rows.index_select(1, torch.cat((kept, other))).view(11, 2, -1).unbind(1)
+    pairs = torch.cat((kept, other))
+    first, second = charts.rows.index_select(1, pairs).view(10, 2, -1).unbind(1)
+    outline, others_outline = charts.perimeter.index_select(0, pairs).view(2, -1)
     alone = other == kept
-    perimeters = first[10].view(torch.int64) + torch.where(alone, 0, second[10].view(torch.int64)) - twice[kept]
-    return _Charts.joined(
-        first[:4] + torch.where(alone, 0.0, second[:4]),
-        torch.minimum(first[4:7], second[4:7]),
-        torch.maximum(first[7:10], second[7:10]),
-        perimeters,
-    )
+    sums = first[:4] + torch.where(alone, 0.0, second[:4])
+    rows = torch.cat((sums, torch.minimum(first[4:7], second[4:7]), torch.maximum(first[7:], second[7:])))
+    return _Charts(rows, outline + torch.where(alone, 0, others_outline) - twice[kept])
 
 
 def _costs(charts: _Charts, mean: Tensor, cone: Tensor, ends: Tensor, length: Tensor, limits: ChartLimits) -> Tensor:
@@ -172,9 +165,10 @@ def _costs(charts: _Charts, mean: Tensor, cone: Tensor, ends: Tensor, length: Te
     mean: [3, K] unit mean normals.  cone: [K], cosine of the largest angle between the mean normal and a face normal.
     """
     table = torch.cat((charts.rows, mean, cone[None]))
-    both = table.index_select(1, ends.flatten()).view(15, 2, -1)
+    both = table.index_select(1, ends.flatten()).view(14, 2, -1)
     (normal, area), low, high = (both[:3], both[3]), both[4:7], both[7:10]
-    perimeter, mean, cone = both[10].view(torch.int64), both[11:14], both[14]
+    mean, cone = both[10:13], both[13]
+    perimeter = charts.perimeter.index_select(0, ends.flatten()).view(2, -1)
     union = normal[:, 0] + normal[:, 1]
     size = (area[0] + area[1]).clamp(min=SMALLEST)
     outline = (perimeter[0] + perimeter[1] - 2 * length).to(torch.float64)

@@ -14,12 +14,36 @@ def _bend(squared, cosine, weight, fold):
 
 
 @cached_njit
+def _write(triangles, written, split, chosen, begin, n):
+    """Writes the triangulation of a loop of n points, the first of them `begin`, behind the `written` triangles.
+
+    split [n, n]: the third point of the best triangle on each chord.  chosen [n, n]: becomes the chords of the result.
+    Returns how many triangles there are then.
+    """
+    chosen[:n, :n] = False
+    chosen[0, n - 1] = True
+    for gap in range(n - 1, 1, -1):
+        for i in range(n - gap):
+            if chosen[i, i + gap]:
+                chosen[i, split[i, i + gap]] = True
+                chosen[split[i, i + gap], i + gap] = True
+    for i in range(n):
+        for j in range(i + 2, n):
+            if chosen[i, j]:
+                triangles[written, 0] = begin + i
+                triangles[written, 1] = begin + split[i, j]
+                triangles[written, 2] = begin + j
+                written += 1
+    return written
+
+
+@cached_njit
 def triangulate_loops(points, rim, start, barred, bars, span, bend, fold, flat):
     """See the op. barred [B, 2], bars [L + 1]: from `bars_by_loop`.
 
     span: the first loop and the one after the last.  bend, fold, flat: the constants of `reference`, passed because
     numba's cache would not notice their change.
-    `wide` [n, n] marks the chords that may be used, later those of the result.
+    `wide` [n, n] marks the chords that may be used, then those of the result.
     """
     loops = span[1] - span[0]
     triangles = np.empty((start[span[1]] - start[span[0]] - 2 * loops, 3), np.int64)
@@ -81,18 +105,5 @@ def triangulate_loops(points, rim, start, barred, bars, span, bend, fold, flat):
                     normal[i, j, axis] = best_face[axis]
         whole[loop - span[0]] = cost[0, n - 1] < np.inf
         if cost[0, n - 1] < np.inf:
-            wide[:n, :n] = False
-            wide[0, n - 1] = True
-            for gap in range(n - 1, 1, -1):
-                for i in range(n - gap):
-                    if wide[i, i + gap]:
-                        wide[i, split[i, i + gap]] = True
-                        wide[split[i, i + gap], i + gap] = True
-            for i in range(n):
-                for j in range(i + 2, n):
-                    if wide[i, j]:
-                        triangles[written, 0] = begin + i
-                        triangles[written, 1] = begin + split[i, j]
-                        triangles[written, 2] = begin + j
-                        written += 1
+            written = _write(triangles, written, split, wide, begin, n)
     return triangles[:written].copy(), whole

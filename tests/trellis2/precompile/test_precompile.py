@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui_trellis2.o_voxel.core import file_lock
+from comfyui_trellis2.o_voxel.core.file_lock import Lock, locked
 from comfyui_trellis2.trellis2.cli.main import main
 from comfyui_trellis2.trellis2.precompile import Outcome, PrecompileError, parts, precompile, run, worker
-from comfyui_trellis2.trellis2.precompile.lock import locked
 
 ROOT = Path(run.__file__).parents[2]
 CPU = torch.device("cpu")
@@ -68,16 +69,22 @@ def test_a_cancel_ends_the_processes(fake: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(KeyboardInterrupt):
         precompile(CPU, parts=["bake", "surface"], workers=2, progress=stop)
     assert [child.poll() is not None for child in started] == [True, True]
-    with locked(fake / "precompile.lock") as held:
-        assert held
+    with locked(fake / "precompile.lock") as lock:
+        assert lock is Lock.HELD
 
 
 def test_two_never_run_at_once(fake: Path):
-    with locked(fake / "precompile.lock") as held:
-        assert held
+    with locked(fake / "precompile.lock") as lock:
+        assert lock is Lock.HELD
         with pytest.raises(PrecompileError, match="another process compiles already"):
             precompile(CPU, parts=["surface"])
     assert precompile(CPU, parts=["surface"])[0].kernels
+
+
+def test_where_files_cannot_be_locked_nothing_is_compiled(fake: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(file_lock, "try_lock", lambda file: Lock.UNAVAILABLE)
+    with pytest.raises(PrecompileError, match=r"files cannot be locked in .*set NUMBA_CACHE_DIR"):
+        precompile(CPU, parts=["surface"])
 
 
 def test_a_part_that_there_is_not_is_named():
@@ -138,7 +145,7 @@ WHOLE = """
 import sys, torch
 from importlib import import_module
 part, count = import_module(sys.argv[1] + ".trellis2.precompile.parts"), None
-notice = import_module(sys.argv[1] + ".o_voxel.core.compile_notice").NOTICE
+notice = import_module(sys.argv[1] + ".o_voxel.core.compiling.notice").NOTICE
 asset = import_module(sys.argv[1] + ".o_voxel.asset")
 glb = import_module(sys.argv[1] + ".o_voxel.files.meshes.write")
 from dataclasses import replace

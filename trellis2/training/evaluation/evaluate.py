@@ -15,7 +15,7 @@ from statistics import mean, median
 import torch
 from PIL import Image
 
-from ....o_voxel.core.atomic_io import write_files
+from ....o_voxel.core.atomic_io import append_file, write_files
 from ....o_voxel.core.progress import Progress
 from ....o_voxel.ops.grid_sample import grid_sample
 from ....o_voxel.ops.hash_grid import hash_grid
@@ -246,23 +246,32 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_rows(path: Path, rows: Sequence[Row], *, add: bool = False) -> None:
-    """Write the rows as CSV, with the folders of `path`, whole or not at all. add: behind those that are there."""
+    """Write the rows as CSV, with the folders of `path`, whole or not at all. add: behind those that are there, in
+    place; a process that is killed at it may leave a part of a line, over which `read_rows` passes."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, ["name", "camera", *COLUMNS, *TIMES, "problem"], restval="nan")
-    before = path.read_bytes() if add and path.exists() else b""
-    if not before:
+    add = add and path.exists()
+    if not add:
         writer.writeheader()
     writer.writerows({"camera": CAMERAS[0], **row} for row in rows)
-    write_files({path: before + file.getvalue().encode()})
+    content = file.getvalue().encode()
+    if add:
+        append_file(path, content)
+    else:
+        write_files({path: content})
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV by `write_rows`. Raises ValueError if columns are missing."""
+    """The rows of a CSV by `write_rows`, without a last one that was cut off. Raises ValueError if columns are
+    missing."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if not {*COLUMNS, *TEXT} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path}: expected the rows of `trellis2 evaluate -o`, got columns {reader.fieldnames}")
-        return [{key: value if key in TEXT else float(value) for key, value in row.items()} for row in reader]
+        rows = list(reader)
+    if not {*COLUMNS, *TEXT} <= set(reader.fieldnames or ()):
+        raise ValueError(f"{path}: expected the rows of `trellis2 evaluate -o`, got columns {reader.fieldnames}")
+    if rows and None in rows[-1].values():
+        rows.pop()
+    return [{key: value if key in TEXT else float(value) for key, value in row.items()} for row in rows]
 
 
 def generate(

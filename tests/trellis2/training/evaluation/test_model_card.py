@@ -32,6 +32,19 @@ def test_rows_are_read_as_they_were_written(rows, tmp_path):
         read_rows(tmp_path / "other.csv")
 
 
+def test_rows_are_added_in_place_and_one_that_was_cut_off_is_passed_over(rows):
+    before, inode = rows.read_bytes(), rows.stat().st_ino
+    write_rows(rows, [{**ROWS[0], "name": "mug/2", "problem": "two\nlines", "seconds": 1.0}], add=True)
+    after = rows.read_bytes()
+    assert after.startswith(before) and rows.stat().st_ino == inode
+    assert [row["name"] for row in read_rows(rows)] == ["mug/1", "bed/1", "mug/2"]
+    for end in range(len(before), len(after)):  # where a kill may leave it; the last column is a text
+        rows.write_bytes(after[:end])
+        found = read_rows(rows)
+        assert [row["name"] for row in found[:2]] == ["mug/1", "bed/1"]
+        assert [(row["name"], row["delta_e"]) for row in found[2:]] in ([], [("mug/2", 11.5)])
+
+
 def test_a_row_for_each_camera(rows, tmp_path):
     given = [{**row, "camera": "given", "structure_iou": 0.5, "seconds": 1.0} for row in ROWS]
     write_rows(rows, given, add=True)

@@ -124,6 +124,21 @@ def decode_indices(data: np.ndarray, out: np.ndarray) -> int:
 
 
 @cached_njit
+def _vertex(kind, vertices, newest, following, data, position, end, last):
+    """Returns (vertex, next new vertex, last stored index, next position), or a position of FAULT.
+
+    kind: 0 for the next new vertex, `following`; 15 for an index stored at `position`; else how many places of the ring
+    `vertices` it is behind `newest`.
+    """
+    if kind == 0:
+        return following, (following + 1) & WORD, last, position
+    if kind < 15:
+        return vertices[(newest - kind) & 15], following, last, position
+    last, position = read_index(data, position, end, last)
+    return last, following, last, position
+
+
+@cached_njit
 def decode_triangles(data: np.ndarray, out: np.ndarray) -> int:
     """Decodes a stream of triangles `data` [B] uint8 to their indices `out` [3 T] int64. Returns 0, or FAULT."""
     count = len(out) // 3
@@ -170,34 +185,18 @@ def decode_triangles(data: np.ndarray, out: np.ndarray) -> int:
             second, third = pair >> 4, pair & 15
             if not plain and (second == 15 or third == 15):
                 return FAULT
-            if low == 15:
-                last, position = read_index(data, position, end, last)
-                if position < 0:
-                    return FAULT
-                a = last
-            else:
-                a = following
-                following = (following + 1) & WORD
-            if second == 0:
-                b = following
-                following = (following + 1) & WORD
-            elif second < 15:
-                b = vertices[(newest_vertex - second) & 15]
-            else:
-                last, position = read_index(data, position, end, last)
-                if position < 0:
-                    return FAULT
-                b = last
-            if third == 0:
-                c = following
-                following = (following + 1) & WORD
-            elif third < 15:
-                c = vertices[(newest_vertex - third) & 15]
-            else:
-                last, position = read_index(data, position, end, last)
-                if position < 0:
-                    return FAULT
-                c = last
+            first = 15 if low == 15 else 0
+            a, following, last, position = _vertex(first, vertices, newest_vertex, following, data, position, end, last)
+            if position < 0:
+                return FAULT
+            b, following, last, position = _vertex(
+                second, vertices, newest_vertex, following, data, position, end, last
+            )
+            if position < 0:
+                return FAULT
+            c, following, last, position = _vertex(third, vertices, newest_vertex, following, data, position, end, last)
+            if position < 0:
+                return FAULT
             edges[newest_edge & 15, 0], edges[newest_edge & 15, 1] = b, a
             newest_edge += 1
             vertices[newest_vertex & 15] = a

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 log = logging.getLogger(__name__)
 
 
-class Beside:
+class Background:
     """Runs each task once in this process, one after another in a thread of its own.
 
     A task calls a kernel with something small. It changes nothing that others see; where it fails, so will the kernel's
@@ -40,6 +40,6 @@ def _run(tasks: Sequence[Callable[[], object]]) -> None:
             log.debug("compiling beside other work failed: %s", error)
 
 
-BESIDE = Beside()
+BACKGROUND = Background()
 
-__all__ = ["BESIDE", "Beside"]
+__all__ = ["BACKGROUND", "Background"]
