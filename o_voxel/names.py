@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 # Characters of a name that are kept. Exporters stop at 63; names are for people.
 MAX_NAME = 255
+# Characters of one in a line of text.
+LABEL = 60
 REPLACEMENT = "\ufffd"
 
 
@@ -47,6 +49,16 @@ def tokens(names: Sequence[str], blank: str) -> list[str]:
 
 def listed(names: Sequence[str], most: int = 20) -> str:
     """Returns names as one line of text, nameless ones left out, after `most` of them how many more there are."""
-    found = [printable(name) for name in names if name]
+    found = [_short(name) for name in names if name]
     rest = len(found) - most
     return ", ".join(found[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def material_label(number: int, name: str) -> str:
+    """Returns what a line of text calls a material: its number and, in brackets, its name."""
+    return f"material {number} ({_short(name)})" if name else f"material {number}"
+
+
+def _short(name: str) -> str:
+    text = printable(name)
+    return text if len(text) <= LABEL else f"{text[: LABEL - 1]}…"
