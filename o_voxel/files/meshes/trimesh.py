@@ -149,7 +149,7 @@ class _MaterialReader:
             "roughness_factor": rough,
             "alpha_mode": "BLEND" if color[3] < 1 else "OPAQUE",
             "alpha_factor": float(color[3]),
-            "name": stored_name(getattr(material, "name", None)),
+            "name": _own_name(material),
         }
         return Material(**fields | pbr_fields(getattr(material, "kwargs", {}), self.open_image))
 
@@ -175,7 +175,7 @@ class _MaterialReader:
             normal_texture=self._texture(material.normalTexture, (0, 1, 2)),
             occlusion_texture=self._texture(material.occlusionTexture, (0,)),
             double_sided=bool(material.doubleSided),
-            name=stored_name(getattr(material, "name", None)),
+            name=_own_name(material),
         )
 
     def _texture(self, image: Image.Image | None, channels: tuple[int, ...]) -> Texture | None:
@@ -200,6 +200,11 @@ def _is_placeholder(material: Any) -> bool:
     """Whether trimesh made up a material for a mesh that has none."""
     image = getattr(material, "image", None)
     return image is not None and max(image.size) <= 4 and bool((pixels(image) == PLACEHOLDER).all())
+
+
+def _own_name(material: Any) -> str:
+    """A material's name; its property would make one up."""
+    return stored_name(vars(material).get("_name"))
 
 
 def _unit(value: float | None) -> float:

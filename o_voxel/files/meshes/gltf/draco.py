@@ -24,7 +24,8 @@ def add_compressed_primitive(document: Document, part: Primitive, material: int 
     """Adds the arrays of `part` to the document as one Draco stream; returns the primitive's JSON.
 
     Quantises positions, texture coordinates and normals; reorders vertices and faces; drops faces with repeated
-    indices. What the encoder refuses, as it has no other faces, is stored as it is. Deterministic. Raises ImportError without DracoPy.
+    indices. What the encoder refuses, as it has no other faces, is stored as it is. Deterministic. Raises ImportError
+    without DracoPy.
     """
     encoder = draco_module()
     arrays = {name: attribute.values for name, attribute in part.attributes.items()}

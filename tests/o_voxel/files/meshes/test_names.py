@@ -107,6 +107,17 @@ def test_smaller_files_keep_parts_too(tmp_path, mesh, options):
         torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
 
 
+def test_draco_leaves_a_part_without_a_triangle_as_it_is(tmp_path):
+    pytest.importorskip("DracoPy")
+    places = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [2, 2, 2]])
+    flat = Mesh(places, torch.tensor([[0, 1, 2], [3, 3, 3]]))
+    path = save_mesh(
+        tmp_path / "a.glb", TexturedMesh(flat, part_ids=torch.arange(2), part_names=("a", "b")), SaveOptions(draco=True)
+    ).path
+    packed = ["extensions" in entry["primitives"][0] for entry in document(path)["meshes"]]
+    assert packed == [True, False] and load_textured_mesh(path).part_names == ("a", "b")
+
+
 def test_a_small_file_keeps_parts(tmp_path, mesh):
     full = save_mesh(tmp_path / "a.glb", mesh).size
     saved = save_mesh(tmp_path / "b.glb", mesh, SaveOptions(max_bytes=full * 9 // 10))
@@ -287,6 +298,10 @@ def test_trimesh_objects(mesh):
     found = from_trimesh(scene, y_up=True)
     assert found.part_names == ("Kiste", "Kugel") and found.part_rows.bincount().tolist() == [12, 1280]
     assert from_trimesh(trimesh.creation.box(), y_up=True).part_names == ()
+    nameless = trimesh.visual.material.SimpleMaterial()
+    painted = trimesh.Trimesh(*trimesh.creation.box().triangles.reshape(1, -1, 3), np.arange(36).reshape(-1, 3))
+    painted.visual = trimesh.visual.TextureVisuals(uv=np.zeros((len(painted.vertices), 2)), material=nameless)
+    assert nameless.name and [m.name for m in from_trimesh(painted, y_up=True).materials] == [""]
     one = replace(mesh, materials=mesh.materials[:1], material_ids=None, part_ids=None, part_names=("Kiste",))
     back = from_trimesh(to_trimesh(one), y_up=True)
     assert (back.part_names, back.materials[0].name) == (("Kiste",), "Lack")
