@@ -175,7 +175,7 @@ class _MaterialReader:
             normal_texture=self._texture(material.normalTexture, (0, 1, 2)),
             occlusion_texture=self._texture(material.occlusionTexture, (0,)),
             double_sided=bool(material.doubleSided),
-            name=_own_name(material),
+            name=stored_name(material.name),
         )
 
     def _texture(self, image: Image.Image | None, channels: tuple[int, ...]) -> Texture | None:
@@ -203,7 +203,7 @@ def _is_placeholder(material: Any) -> bool:
 
 
 def _own_name(material: Any) -> str:
-    """A material's name; its property would make one up."""
+    """A simple material's name; its property would make one up."""
     return stored_name(vars(material).get("_name"))
 
 
