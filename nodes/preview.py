@@ -144,7 +144,8 @@ class UVAtlas:
 class MeshInfo:
     CATEGORY = MESH_GROUP
     DESCRIPTION = (
-        "Shows triangles, parts, open edges, size in metres, area, volume and textures of a mesh, and passes it on."
+        "Shows triangles, parts, open edges, size in metres, area, volume, textures and names of a mesh, and passes it "
+        "on."
     )
     FUNCTION = "measure"
     RETURN_TYPES = (TEXTURED_MESH, "INT", "INT", "BOOLEAN", "STRING")

@@ -11,6 +11,7 @@ from .bake.transfer import transfer_colors, transfer_textures
 from .core.progress import Progress, scaled
 from .material import TEXTURE_CHANNELS, TexturedMesh
 from .mesh.normals import smooth_by_angle
+from .mesh.parts import with_parts_of
 from .mesh.repair.clean import weld
 from .mesh.simplify import simplify
 from .values import Mesh
@@ -46,9 +47,9 @@ def make_lods(
 
     Each further one is the welded surface of the first, simplified to `ratio` times the triangles of the level before,
     with the materials of the first: textures of half the side, at least SMALLEST_TEXTURE, or vertex colours if the mesh
-    has no textures. A level may have more triangles where simplification finds no collapse that preserves the surface.
-    Deterministic. progress: called with the fraction done, 0 to 1; may raise, to cancel. Raises as `simplify` and
-    `transfer_textures`.
+    has no textures, and the parts of its nearest faces. A level may have more triangles where simplification finds no
+    collapse that preserves the surface. Deterministic. progress: called with the fraction done, 0 to 1; may raise, to
+    cancel. Raises as `simplify` and `transfer_textures`.
     """
     levels = [mesh]
     # Without the splits of vertices along seams and creases.
@@ -65,7 +66,7 @@ def _painted(light: Mesh, source: TexturedMesh, level: int, options: LodOptions,
     if not source.textured:
         shaded, normals, _ = smooth_by_angle(light, options.crease_deg, progress=scaled(progress, 0.0, 0.3))
         if source.vertex_colors is None and len(source.materials) == 1:
-            return TexturedMesh(shaded, source.materials, normals=normals)
+            return with_parts_of(TexturedMesh(shaded, source.materials, normals=normals), source)
         return transfer_colors(shaded, source, normals=normals, progress=scaled(progress, 0.3, 0.7))
     mapped = any(material.normal_texture is not None for material in source.materials)
     side = max(SMALLEST_TEXTURE, _largest_side(source) >> level)

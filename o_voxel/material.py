@@ -62,6 +62,7 @@ class Material:
     alpha_mode: "OPAQUE" sets alpha to 1; "MASK" sets it to 0 below `alpha_cutoff`, else 1; "BLEND" keeps it.
     normal_texture: tangent space, +x along u and +y along v (up); `normal_scale` multiplies its x and y.
     occlusion_texture: ambient light visibility, linear, 1 = unoccluded.  double_sided: back faces are rendered too.
+    name: as in the file it came from, any text, not always its only one; "" without.
     """
 
     base_color_factor: Vector3 = (1.0, 1.0, 1.0)
@@ -80,8 +81,11 @@ class Material:
     normal_texture: Texture | None = None
     occlusion_texture: Texture | None = None
     double_sided: bool = False
+    name: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"Material.name: expected text, got {type(self.name).__name__}")
         if self.alpha_mode not in get_args(AlphaMode):
             raise ValueError(f"Material.alpha_mode: expected one of {get_args(AlphaMode)}, got {self.alpha_mode!r}")
         for name in ("base_color_factor", "emissive_factor"):
@@ -155,6 +159,8 @@ class TexturedMesh:
     uv: [U, 2] float32, v up, any range.  uv_faces: [F, 3] int32 or int64, rows of `uv`; None: the mesh's own faces.
     vertex_colors: [V, 4] float32 RGBA in [0, 1], multiplied into base colour and alpha.
     normals: [V, 3] float32 unit vectors; None: face normals.
+    part_names: of the objects that it is joined of, any text, "" for one without a name; (): one nameless object.
+    part_ids: [F] int32 or int64, row of `part_names` per face; None: the first for all.
     """
 
     mesh: Mesh
@@ -164,6 +170,8 @@ class TexturedMesh:
     uv_faces: Tensor | None = None
     vertex_colors: Tensor | None = None
     normals: Tensor | None = None
+    part_ids: Tensor | None = None
+    part_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.materials:
@@ -176,6 +184,7 @@ class TexturedMesh:
             "uv_faces": ((faces, 3), integers),
             "vertex_colors": ((vertices, 4), torch.float32),
             "normals": ((vertices, 3), torch.float32),
+            "part_ids": ((faces,), integers),
         }
         for name, (shape, dtype) in expected.items():
             value = getattr(self, name)
@@ -186,8 +195,18 @@ class TexturedMesh:
                 raise ValueError(
                     f"TexturedMesh.{name}: expected {self.mesh.vertices.device} like the vertices, got {value.device}"
                 )
+        self._check_parts()
         if self.textured and self.uv is None:
             raise ValueError("TexturedMesh.uv: expected coordinates [U, 2], because a material has a texture; got None")
+
+    def _check_parts(self) -> None:
+        names = self.part_names
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"TexturedMesh.part_names: expected a tuple of text, got {names!r:.80}")
+        if self.part_ids is not None and not names:
+            raise ValueError("TexturedMesh.part_names: expected a name for each part of part_ids, got none")
+        if self.part_ids is None and len(names) > 1:
+            raise ValueError(f"TexturedMesh.part_ids: expected a row [F] of {len(names)} part_names per face, got None")
 
     @property
     def uv_rows(self) -> Tensor:
@@ -199,6 +218,12 @@ class TexturedMesh:
         """The row of `materials` of each face, [F] int64."""
         faces = self.mesh.faces
         ids = self.material_ids
+        return torch.zeros(len(faces), dtype=torch.int64, device=faces.device) if ids is None else ids.to(torch.int64)
+
+    @property
+    def part_rows(self) -> Tensor:
+        """The part of each face, row of `part_names` if it has any, [F] int64."""
+        faces, ids = self.mesh.faces, self.part_ids
         return torch.zeros(len(faces), dtype=torch.int64, device=faces.device) if ids is None else ids.to(torch.int64)
 
     @property

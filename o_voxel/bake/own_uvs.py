@@ -19,6 +19,7 @@ from ..mesh.connectivity.row_map import select_faces
 from ..mesh.connectivity.topology import area_vectors
 from ..mesh.uv.check import signed_areas
 from ..mesh.uv.unwrap import unwrap
+from ..names import material_label
 from ..ops.hash_grid import hash_grid
 from ..values import Mesh, VoxelField
 from .atlas import Atlas
@@ -78,11 +79,11 @@ def bake_own_uvs(
     on_warning: called with one line for each thing that the texture coordinates do not allow.
     progress: called with the fraction done, 0 to 1; may raise, to cancel.
 
-    Vertices, faces, normals, material ids and texture coordinates are those of `mesh`, the same tensors; an unwrapped
-    material's are appended. A material's base colour, metallic, roughness, alpha and their factors are replaced, and
-    its emission and the vertex colours, which the new look does not know, are removed. Its normal and occlusion maps
-    stay, unless it is unwrapped. Coordinates outside [0, 1] repeat: they are baked into the texel that they show. Where
-    faces share texels, as mirrored halves do, the first one is baked.
+    Vertices, faces, normals, material ids, parts and texture coordinates are those of `mesh`, the same tensors; an
+    unwrapped material's are appended. Names stay. A material's base colour, metallic, roughness, alpha and their
+    factors are replaced, and its emission and the vertex colours, which the new look does not know, are removed. Its
+    normal and occlusion maps stay, unless it is unwrapped. Coordinates outside [0, 1] repeat: they are baked into the
+    texel that they show. Where faces share texels, as mirrored halves do, the first one is baked.
     Deterministic. Raises ValueError for a mesh without faces, rows out of range, or values not finite.
     """
     check_textured(mesh, "mesh")
@@ -116,7 +117,8 @@ def _baked(
     sides = [_side(options.resolution, float(share / shares.max().clamp_min(1e-30))) for share in shares]
     bar = scaled(report, 0, UNWRAP_SHARE)
     for row in _without_area(mesh, rows) if mesh.uv is not None else ():
-        warn(f"material {row}: its texture coordinates have no area, as those of a palette of colours: it is unwrapped")
+        name = material_label(row, mesh.materials[row].name)
+        warn(f"{name}: its texture coordinates have no area, as those of a palette of colours: it is unwrapped")
     mesh, made, hidden = _with_uvs(mesh, surface, dict(zip(rows, sides, strict=True)), unwrapping, bar)
     source, materials = FieldMaterials(field, hash_grid(field.coords)), list(mesh.materials)
     for number, (row, side) in enumerate(zip(rows, sides, strict=True)):
@@ -124,7 +126,8 @@ def _baked(
         done = UNWRAP_SHARE + (1 - UNWRAP_SHARE) * number / len(rows)
         bar = scaled(report, done, (1 - UNWRAP_SHARE) / len(rows))
         chosen = replace(options, resolution=side)
-        materials[row] = _material(mesh.materials[row], surface, layout, source, chosen, (f"material {row}", warn), bar)
+        words = material_label(row, mesh.materials[row].name), warn
+        materials[row] = _material(mesh.materials[row], surface, layout, source, chosen, words, bar)
     report(1.0)
     return replace(mesh, materials=tuple(materials), vertex_colors=None)
 

@@ -12,6 +12,7 @@ from ..material import TexturedMesh
 from ..mesh.connectivity.topology import area_vectors, check_mesh
 from ..mesh.connectivity.weld import has_border
 from ..mesh.normals import smooth_by_angle, vertex_normals
+from ..mesh.parts import with_parts_of
 from ..mesh.uv.unwrap import unwrap
 from ..render.surface_materials import SurfaceMaterials
 from ..values import Mesh
@@ -43,6 +44,7 @@ def transfer_textures(
     world units and on one device. keep_uv: its texture coordinates are used if it has some and they lie in [0, 1]; they
     must not overlap. Otherwise it is unwrapped with `gutter` texels between charts, and shaded smooth up to
     `crease_deg`, degrees.
+    Parts are those of `mesh` or, without any, of the source's nearest faces.
     options: occlusion is computed from the source's surface; without it the source's own occlusion map is transferred.
     progress: called with the fraction done, 0 to 1; may raise, to cancel. Deterministic. Raises as `unwrap` and `bake`.
     """
@@ -57,7 +59,8 @@ def transfer_textures(
         bar = scaled(progress, UNWRAP_SHARE, SHADE_SHARE)
         shaded, normals, _ = smooth_by_angle(target.mesh, crease_deg, progress=bar)
     bar = scaled(progress, share, 1 - share)
-    return bake(shaded, uv_map, source.mesh, source, options, normals=normals, progress=bar)
+    made = with_parts_of(bake(shaded, uv_map, source.mesh, source, options, normals=normals, progress=bar), source)
+    return replace(made, part_ids=target.part_ids, part_names=target.part_names) if target.part_names else made
 
 
 @torch.no_grad()
@@ -67,6 +70,7 @@ def transfer_colors(
     """Gives `mesh`, vertices [V, 3], the colours, alpha, metallic and roughness of `source` at its vertices.
 
     Textures are filtered to about the size of a vertex's faces. Emission and normal maps have no place on vertices.
+    Parts are those of the source's nearest faces.
     normals: [V, 3] float32 unit vectors, kept; None: `vertex_normals`, of which none are stored. progress: as usual.
     Deterministic. Raises ValueError for meshes that are empty, not finite or on different devices.
     """
@@ -91,7 +95,7 @@ def transfer_colors(
         mode = alpha_mode_of(source, int((used.min() * 255).round()))
         shared = any(material.double_sided for material in source.materials) or has_border(mesh)
         material = replace(made.materials[0], double_sided=shared, alpha_mode=mode)
-        return replace(made, materials=(material,), normals=normals)
+        return with_parts_of(replace(made, materials=(material,), normals=normals), source)
 
     return in_background(work, progress, 0.5 + len(mesh.vertices) / VERTICES_A_SECOND)
 

@@ -9,6 +9,7 @@ import torch
 from ..core.exact_sums import precise
 from ..core.vectors import cross, dot, length
 from ..material import TEXTURE_CHANNELS, TexturedMesh
+from ..names import listed, material_label
 from ..values import Mesh
 from .connectivity.components import face_components
 from .connectivity.surface import has_twin_corners, proper_edges
@@ -27,7 +28,7 @@ class MeshInfo:
     size: along x, y and z, world units (z up); one is a metre in an exported file.  area: of the surface.
     volume: enclosed, cubic units, negative if the triangles face inwards; None unless watertight and oriented.
     materials: 0 for a plain mesh.  textures: (material, name, width, height) of each.  charts: of the UV map; None
-    without one.
+    without one.  part_names, material_names: of the objects and materials of its file, "" without.
     """
 
     vertices: int
@@ -44,6 +45,8 @@ class MeshInfo:
     materials: int
     textures: tuple[tuple[int, str, int, int], ...]
     charts: int | None
+    part_names: tuple[str, ...] = ()
+    material_names: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The figures as text, a line a topic."""
@@ -62,9 +65,13 @@ class MeshInfo:
             found.append(f"{_count(self.degenerate, 'degenerate triangle')}")
         if self.charts is not None:
             found.append(f"{_count(self.charts, 'UV chart')}, {_count(self.materials, 'material')}")
+        if any(self.part_names):
+            found.append(f"{_count(len(self.part_names), 'object')}: {listed(self.part_names)}")
+        if any(self.material_names):
+            found.append(f"{'material' if self.materials == 1 else 'materials'}: {listed(self.material_names)}")
         for material, name, width, height in self.textures:
-            owner = f"material {material}, " if self.materials > 1 else ""
-            found.append(f"{owner}{name}: {width} × {height}")
+            title = material_label(material, self.material_names[material] if self.material_names else "")
+            found.append(f"{f'{title}, ' if self.materials > 1 else ''}{name}: {width} × {height}")
         return found
 
 
@@ -100,6 +107,8 @@ def mesh_info(subject: Mesh | TexturedMesh) -> MeshInfo:
         materials=len(textured.materials) if textured else 0,
         textures=_textures(textured) if textured else (),
         charts=_charts(textured) if textured else None,
+        part_names=textured.part_names if textured else (),
+        material_names=tuple(material.name for material in textured.materials) if textured else (),
     )
 
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from comfyui_trellis2.o_voxel.bake.options import BakeOptions
-from comfyui_trellis2.o_voxel.material import TexturedMesh
+from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.write import save_mesh
+from comfyui_trellis2.o_voxel.material import Material, TexturedMesh
 from comfyui_trellis2.o_voxel.values import Mesh, to_device
 from comfyui_trellis2.trellis2.checkpoint.hub import MissingFileError
 from comfyui_trellis2.trellis2.from_mesh import FromMesh, encode_mesh, refine_mesh, texture_mesh
@@ -68,6 +70,28 @@ def test_an_encoded_shape_is_decoded_on_its_own_voxels(pipeline, condition, shap
     # Without its voxels the decoder predicts others.
     (guessed,) = pipeline.decode(sampled, texture)
     assert not torch.equal(guessed.field.coords, field.coords)
+
+
+@pytest.mark.slow
+def test_painted_parts_and_materials_keep_their_names(pipeline, condition, sheet, tmp_path):
+    whole = replace(
+        sheet,
+        materials=(Material(name="Lack"), Material(name="Stoff")),
+        material_ids=torch.arange(32) % 2,
+        part_ids=torch.arange(32) // 8 % 3,
+        part_names=("Bein", "Sitz", "Bein"),
+        normals=torch.nn.functional.normalize(torch.rand(25, 3), dim=1),
+    )
+    source = load_textured_mesh(save_mesh(tmp_path / "a.glb", whole).path)
+    made = texture_mesh(pipeline, source, condition, SETTINGS, BakeOptions(resolution=64))
+    back = load_textured_mesh(save_mesh(tmp_path / "b.glb", made).path)
+    for name in ("vertices", "faces"):
+        assert torch.equal(getattr(back.mesh, name), getattr(source.mesh, name))
+    for name in ("uv", "normals", "part_ids", "material_ids"):
+        assert torch.equal(getattr(back, name), getattr(source, name)), name
+    assert back.part_names == ("Bein", "Sitz", "Bein")
+    assert [material.name for material in back.materials] == ["Lack", "Stoff"]
+    assert all(material.base_color_texture is not None for material in back.materials)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.atomic_io import FilePath, write_files
 from ...core.progress import Progress, in_background, scaled
 from ...material import Material, Texture, TexturedMesh
+from ...names import tokens
 from ...values import Mesh
 from .images import pixels_of, shrink
 from .options import SaveOptions
@@ -42,7 +43,8 @@ def write_obj(
     """Writes `mesh` to `path`, its materials to an .mtl of the same name, its textures to .png files with that prefix.
 
     y up unless options.up is "z". Positions, UVs and normals have separate indices, so no vertex is split. Colours stay
-    sRGB; occlusion is dropped, as .mtl has no keyword for it. Vertex colours follow the position on its line, as most
+    sRGB; occlusion is dropped, as .mtl has no keyword for it. Parts become objects; their names and the materials' are
+    made unique and free of spaces. Vertex colours follow the position on its line, as most
     readers expect; a mesh with vertex colours on white materials is written without an .mtl, which would hide them.
     All files are encoded before the first is written; the .obj is written last. Deterministic. progress: called with
     the fraction done; may raise. Raises ValueError as `vertex_buffer.checked` and for non-finite UVs; OSError.
@@ -74,8 +76,9 @@ def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -
     names: dict[tuple, str] = {}
     files: dict[str, bytes] = {}
     lines: list[str] = []
+    titles = _titles(materials)
     for number, material in enumerate(materials):
-        lines += [f"newmtl material_{number}", *_factors(material)]
+        lines += [f"newmtl {titles[number]}", *_factors(material)]
         prefix = stem if len(materials) == 1 else f"{stem}_{number}"
         for field, (keyword, ending) in MAPS.items():
             texture: Texture | None = getattr(material, field)
@@ -91,6 +94,11 @@ def _library(materials: tuple[Material, ...], stem: str, options: SaveOptions) -
             lines.append(f"{keyword}{scaled} {names[id(texture), cut]}")
         lines.append("")
     return files, lines
+
+
+def _titles(materials: tuple[Material, ...]) -> list[str]:
+    """What the .obj and its .mtl call the materials."""
+    return tokens([material.name for material in materials], "material_")
 
 
 def _cut(material: Material) -> float | None:
@@ -136,12 +144,20 @@ def _geometry(mesh: TexturedMesh, options: SaveOptions, *, named: bool) -> Itera
     slots = {(True, True): "{}/{}/{}", (True, False): "{}/{}", (False, True): "{}//{}", (False, False): "{}"}
     slot = slots[mesh.uv is not None, shaded.normals is not None].replace("{}", "%d")
     indices = np.stack([corner.numpy().astype(np.int64) for corner in corners], 2) + 1
-    ids = np.zeros(len(indices), np.int64) if mesh.material_ids is None else mesh.material_ids.numpy()
-    for number in np.unique(ids).tolist():
-        rows = indices[ids == number]
+    rows = indices.reshape(len(indices), -1)
+    keys = (mesh.part_rows * len(mesh.materials) + mesh.material_rows).numpy()
+    # Faces of a part and material together, in their order.
+    order = np.argsort(keys, kind="stable")
+    groups, starts = np.unique(keys[order], return_index=True)
+    objects, titles, current = tokens(mesh.part_names, "part_"), _titles(mesh.materials), -1
+    for key, group in zip(groups.tolist(), np.split(order, starts[1:]), strict=True):
+        part, material = divmod(key, len(mesh.materials))
+        if part != current and objects:
+            yield f"o {objects[part]}"
+        current = part
         if named:
-            yield f"usemtl material_{number}"
-        yield _formatted(f"f {slot} {slot} {slot}", rows.reshape(len(rows), -1))
+            yield f"usemtl {titles[material]}"
+        yield _formatted(f"f {slot} {slot} {slot}", rows[group])
 
 
 def _text(lines: Iterable[str]) -> bytes:

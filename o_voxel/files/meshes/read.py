@@ -24,7 +24,8 @@ from .reading.companions import companion
 from .reading.gltf.load import load_gltf
 from .reading.images import UNREADABLE as IMAGE_ERRORS
 from .reading.images import decoded, opened
-from .reading.pieces import FactorSpace
+from .reading.obj_parts import obj_parts
+from .reading.pieces import FactorSpace, Parts
 from .reading.texts import plain_ply, utf8, utf8_stl
 from .trimesh import from_trimesh
 
@@ -72,7 +73,8 @@ def load_textured_mesh(
     """Reads a mesh file with materials, UVs, vertex colours and normals; on the CPU, z up.
 
     Returns vertices [V, 3] float32 in file units and faces [F, 3] int64 of all objects, with their scene transforms;
-    vertices are not merged, centred or scaled.
+    vertices are not merged, centred or scaled. Its parts are the glTF nodes that have triangles, the objects (or else
+    the groups) of an OBJ, the solids of an STL; names are the file's, at most `names.MAX_NAME` characters.
     up: up axis of the file; "auto" chooses by suffix.
     factors: glTF factors and vertex colours are linear. "srgb" encodes them like the texels; "stored" keeps base colour
     and emissive factors unchanged, as the original does, which darkens untextured parts.
@@ -117,10 +119,10 @@ def load_textured_mesh(
             with np.errstate(over="ignore", invalid="ignore"):
                 if suffix in GLTF_SUFFIXES:
                     return load_gltf(path, y_up=y_up, factors=factors, warn=warn, report=report, max_bytes=max_bytes)
-                scene = _read(path, suffix, warn)
+                scene, parts = _read(path, suffix, warn)
                 report(0.6)
                 further = lru_cache(maxsize=None)(lambda name: _pixels(path, name, warn))
-                return from_trimesh(scene, y_up=y_up, factors=factors, warn=warn, open_image=further)
+                return from_trimesh(scene, y_up=y_up, factors=factors, warn=warn, open_image=further, parts=parts)
         except UNREADABLE as error:
             raise ValueError(f"{path.name}: not a readable {suffix[1:]} mesh: {_reason(error):.400}") from error
 
@@ -138,8 +140,8 @@ def _reason(error: BaseException) -> str:
     return f"malformed content ({text or type(error).__name__})" if malformed else text
 
 
-def _read(path: Path, suffix: str, warn: Warn) -> trimesh.Scene:
-    """Reads an OBJ, PLY or STL."""
+def _read(path: Path, suffix: str, warn: Warn) -> tuple[trimesh.Scene, Parts | None]:
+    """Reads an OBJ, PLY or STL, and the parts of it, see `from_trimesh`."""
     import trimesh
 
     content = CONVERSIONS[suffix](path.read_bytes())
@@ -153,7 +155,15 @@ def _read(path: Path, suffix: str, warn: Warn) -> trimesh.Scene:
     if suffix == ".obj":
         _name_missing_materials(path, content, library, warn)
     options = {"file_type": suffix[1:], "resolver": Files(str(path)), "process": False}
-    return trimesh.load_scene(io.BytesIO(content), **options)
+    scene = trimesh.load_scene(io.BytesIO(content), **options)
+    if suffix == ".obj":
+        try:
+            return scene, obj_parts(content)
+        except UNREADABLE as error:
+            warn(f"its objects cannot be told apart: they are joined, without their names: {_reason(error):.200}")
+            return scene, Parts()
+    # A PLY has no names, and that of a lone solid is its program's.
+    return scene, None if len(scene.geometry) > 1 else Parts()
 
 
 def _library(path: Path, name: str, warn: Warn) -> bytes:

@@ -6,8 +6,9 @@ trimesh has v up, as here. Its PBR factors are linear, 8-bit or float; its verte
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from ...core.color import linear_to_srgb, to_bytes, to_srgb
 from ...material import PLAIN, Material, Texture, TexturedMesh
+from ...names import stored_name
 from .comfy import to_comfy_mesh
 from .reading.images import UNREADABLE, pixels
 from .reading.mtl import OpenImage, pbr_fields
-from .reading.pieces import FactorSpace, Piece, joined, transformed
+from .reading.pieces import FactorSpace, Parts, Piece, joined, transformed
 
 if TYPE_CHECKING:
     import trimesh
@@ -38,26 +40,38 @@ def from_trimesh(
     factors: FactorSpace = "srgb",
     warn: Callable[[str], None] = log.warning,
     open_image: OpenImage | None = None,
+    parts: Parts | None = None,
 ) -> TexturedMesh:
     """Converts a trimesh scene or mesh to a TexturedMesh on the CPU, vertices [V, 3] float32. y_up: frame of the input.
 
     PBR factors are taken as linear, 8-bit ones too; textures repeat.
     warn: called with one line for each texture that cannot be decoded, which is left out.
     open_image: finds the further textures of an OBJ's material library; None: they are left out.
+    parts: of the file that the scene is from; None: the scene's nodes, or the mesh, by the names that trimesh has.
     Raises ValueError without faces.
     """
     if factors not in ("srgb", "stored"):
         raise ValueError(f"factors: expected 'srgb' or 'stored', got {factors!r}")
     reader = _MaterialReader(factors, warn, open_image or (lambda name: None))
-    pieces = [_piece(part, matrix, reader, y_up) for part, matrix in _instances(scene)]
-    if not pieces:
+    found = list(_instances(scene))
+    if not found:
         raise ValueError("expected at least one triangle, got none")
-    return joined(pieces, reader.materials)
+    pieces = [_piece(part, matrix, reader, y_up) for part, matrix, _ in found]
+    if parts is None:
+        pieces = [replace(piece, part_ids=number) for number, piece in enumerate(pieces)]
+        return joined(pieces, reader.materials, [name for _, _, name in found])
+    if parts.ids and [len(piece.faces) for piece in pieces] != [len(ids) for ids in parts.ids]:
+        warn("its objects cannot be told apart: they are joined, without their names")
+        parts = Parts()
+    elif parts.ids:
+        pieces = [replace(piece, part_ids=ids) for piece, ids in zip(pieces, parts.ids, strict=True)]
+    return joined(pieces, reader.materials, parts.names)
 
 
 def to_trimesh(mesh: TexturedMesh) -> trimesh.Trimesh:
     """Converts a TexturedMesh on the CPU with one material to a trimesh mesh, y up: vertices [V, 3] split at UV seams,
-    8-bit images, linear factors, sRGB vertex colours. Drops the material's alpha and normal scale.
+    8-bit images, linear factors, sRGB vertex colours. Drops the material's alpha and normal scale, and parts: the mesh
+    is one object, named as the first part if there is no other.
 
     Raises ValueError as `to_comfy_mesh`; ModuleNotFoundError without trimesh or Pillow.
     """
@@ -81,8 +95,11 @@ def to_trimesh(mesh: TexturedMesh) -> trimesh.Trimesh:
         normalTexture=image(flat.normal_map),
         emissiveTexture=image(flat.emissive),
         doubleSided=factors["double_sided"],
+        name=mesh.materials[0].name or None,
     )
     options = {"vertices": flat.vertices[0].numpy(), "faces": flat.faces[0].numpy(), "process": False}
+    if len(mesh.part_names) == 1 and mesh.part_names[0]:
+        options["metadata"] = {"name": mesh.part_names[0]}
     if flat.normals is not None:
         options["vertex_normals"] = flat.normals[0].numpy()
     if flat.uvs is not None:
@@ -132,6 +149,7 @@ class _MaterialReader:
             "roughness_factor": rough,
             "alpha_mode": "BLEND" if color[3] < 1 else "OPAQUE",
             "alpha_factor": float(color[3]),
+            "name": _own_name(material),
         }
         return Material(**fields | pbr_fields(getattr(material, "kwargs", {}), self.open_image))
 
@@ -157,6 +175,7 @@ class _MaterialReader:
             normal_texture=self._texture(material.normalTexture, (0, 1, 2)),
             occlusion_texture=self._texture(material.occlusionTexture, (0,)),
             double_sided=bool(material.doubleSided),
+            name=stored_name(material.name),
         )
 
     def _texture(self, image: Image.Image | None, channels: tuple[int, ...]) -> Texture | None:
@@ -183,6 +202,11 @@ def _is_placeholder(material: Any) -> bool:
     return image is not None and max(image.size) <= 4 and bool((pixels(image) == PLACEHOLDER).all())
 
 
+def _own_name(material: Any) -> str:
+    """A simple material's name; its property would make one up."""
+    return stored_name(vars(material).get("_name"))
+
+
 def _unit(value: float | None) -> float:
     return 1.0 if value is None else float(np.clip(value, 0, 1))
 
@@ -197,14 +221,20 @@ def _factor(value: np.ndarray | None, count: int, default: float = 1.0) -> np.nd
     return out
 
 
-def _instances(scene: trimesh.Scene | trimesh.Trimesh) -> Iterator[tuple[trimesh.Trimesh, np.ndarray]]:
-    """Yields each object with triangles and its world matrix [4, 4]; unlike `Scene.dump`, does not copy images."""
+def _instances(scene: trimesh.Scene | trimesh.Trimesh) -> Iterator[tuple[trimesh.Trimesh, np.ndarray, str]]:
+    """Yields each object with triangles, its world matrix [4, 4] and its name, without copies of images."""
     if hasattr(scene, "faces"):
-        instances = [(scene, np.eye(4))]
+        instances = [(scene, np.eye(4), stored_name(scene.metadata.get("name")))]
     else:
-        nodes = (scene.graph[node] for node in scene.graph.nodes_geometry)
-        instances = [(scene.geometry[name], matrix) for matrix, name in nodes]
-    yield from ((part, matrix) for part, matrix in instances if len(getattr(part, "faces", ())) > 0)
+        nodes = ((node, *scene.graph[node]) for node in scene.graph.nodes_geometry)
+        instances = [(scene.geometry[name], matrix, _title(node)) for node, matrix, name in nodes]
+    yield from (found for found in instances if len(getattr(found[0], "faces", ())) > 0)
+
+
+def _title(node: object) -> str:
+    """A node's name; "" for one that trimesh made up."""
+    name = stored_name(node)
+    return "" if re.fullmatch(r"geometry_\d+", name) else name
 
 
 def _piece(part: trimesh.Trimesh, matrix: np.ndarray, reader: _MaterialReader, y_up: bool) -> Piece:

@@ -17,6 +17,19 @@ from ...values import Mesh
 
 
 @dataclass(frozen=True, eq=False)
+class Groups:
+    """Where each of K groups of faces lies in the mesh that `VertexBuffer.grouped` returns.
+
+    keys: of the groups, ascending.  faces, vertices: K + 1 rows, the first of each group and the end. The corners of a
+    group's faces count from its first vertex.
+    """
+
+    keys: list[int]
+    faces: list[int]
+    vertices: list[int]
+
+
+@dataclass(frozen=True, eq=False)
 class VertexBuffer:
     """Vertex attributes of the V vertices of `mesh`, on its device; z up, v up, sRGB colours.
 
@@ -40,6 +53,22 @@ class VertexBuffer:
         uv, normals, tangents, colors = (_rows(values, rows.vertices) for values in picked)
         return VertexBuffer(mesh, uv, normals, tangents, colors, self.material_ids[rows.faces])
 
+    def grouped(self, keys: Tensor) -> tuple[VertexBuffer, Groups]:
+        """Sorts faces by `keys` [F] int64, and gives each group vertices of its own, in order: those of `part`, of all
+        groups at once."""
+        order = keys.argsort(stable=True)
+        found, counts = keys[order].unique_consecutive(return_counts=True)
+        group = torch.arange(len(found), device=keys.device).repeat_interleave(counts)
+        many = max(len(self.mesh.vertices), 1)
+        pairs, corners = (group[:, None] * many + self.mesh.faces[order].long()).unique(return_inverse=True)
+        ends = (pairs // many).bincount(minlength=len(found)).cumsum(0)
+        firsts = ends.roll(1).index_fill(0, ends.new_zeros(1), 0)
+        rows = pairs % many
+        picked = [_rows(values, rows) for values in (self.uv, self.normals, self.tangents, self.colors)]
+        mesh = Mesh(self.mesh.vertices[rows], corners - firsts[group][:, None])
+        places = Groups(found.tolist(), [0, *counts.cumsum(0).tolist()], [0, *ends.tolist()])
+        return VertexBuffer(mesh, *picked, self.material_ids[order]), places
+
 
 def as_textured(mesh: Mesh | TexturedMesh) -> TexturedMesh:
     """Gives a bare Mesh a rough white material, double-sided because its winding may be inconsistent."""
@@ -59,18 +88,21 @@ def checked(mesh: TexturedMesh, *, on_gpu: bool = False) -> TexturedMesh:
         mesh.materials,
         *(
             None if values is None else values.to(device)
-            for values in (mesh.material_ids, mesh.uv, mesh.uv_faces, mesh.vertex_colors, mesh.normals)
+            for values in (mesh.material_ids, mesh.uv, mesh.uv_faces, mesh.vertex_colors, mesh.normals, mesh.part_ids)
         ),
+        mesh.part_names,
     )
     if len(found.mesh.faces) == 0:
         raise ValueError("mesh: expected at least one face, got none; there is nothing to write")
     check_mesh(found.mesh)
     if found.vertex_colors is not None and not bool(found.vertex_colors.isfinite().all()):
         raise ValueError("vertex_colors: expected finite numbers, got NaN or infinity")
-    if found.material_ids is not None:
-        low, high = int(found.material_ids.min()), int(found.material_ids.max())
-        if low < 0 or high >= len(found.materials):
-            raise ValueError(f"material_ids: expected 0 to {len(found.materials) - 1}, got {low} to {high}")
+    for name, ids, rows in (
+        ("material_ids", found.material_ids, len(found.materials)),
+        ("part_ids", found.part_ids, len(found.part_names)),
+    ):
+        if ids is not None and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+            raise ValueError(f"{name}: expected 0 to {rows - 1}, got {int(ids.min())} to {int(ids.max())}")
     return found
 
 

@@ -81,12 +81,15 @@ def test_only_looks_are_replaced(sheet):
     )
     colors = torch.full((len(sheet.mesh.vertices), 4), 0.5)
     said = []
-    given = replace(sheet, materials=(old,), vertex_colors=colors)
+    old = replace(old, name="Lack\n")
+    parts = torch.arange(len(sheet.mesh.faces)) % 2
+    given = replace(sheet, materials=(old,), vertex_colors=colors, part_ids=parts, part_names=("a", ""))
     made = bake_own_uvs(given, field_of(sheet.mesh), OPTIONS, on_warning=said.append)
     (new,) = made.materials
     assert (new.normal_texture, new.normal_scale, new.occlusion_texture) == (bumps, 0.3, shade)
     assert (new.base_color_factor, new.emissive_factor, new.double_sided) == ((1.0,) * 3, (0.0,) * 3, True)
-    assert made.vertex_colors is None and "emission" in said[0]
+    assert made.vertex_colors is None and "material 0 (Lack ): its emission" in said[0]
+    assert (new.name, made.part_names) == (old.name, ("a", "")) and made.part_ids is parts
     assert float(errors(made).max()) < 2 * BYTE
 
 

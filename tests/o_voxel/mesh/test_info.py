@@ -81,6 +81,18 @@ def test_textures_and_charts():
     assert "material 0, base color: 8 × 4" in info.lines()
 
 
+def test_names_of_objects_and_materials():
+    flat = sheet(1)
+    paints = (Material(name="Lack\n"), Material(name=""))
+    ids = torch.tensor([0, 1])
+    info = mesh_info(TexturedMesh(flat, paints, ids, part_ids=ids, part_names=("Tür", "\x1b[31mWand")))
+    assert (info.part_names, info.material_names) == (("Tür", "\x1b[31mWand"), ("Lack\n", ""))
+    assert "2 objects: Tür, \ufffd[31mWand" in info.lines() and "materials: Lack " in info.lines()
+    many = mesh_info(TexturedMesh(flat, part_ids=ids, part_names=tuple(f"n{k}" for k in range(90))))
+    assert any(line.endswith("n19 and 70 more") for line in many.lines())
+    assert not any("object" in line for line in mesh_info(TexturedMesh(flat)).lines())
+
+
 def test_charts_do_not_end_where_a_file_splits_its_vertices():
     flat = sheet(2)
     alone = flat.vertices[flat.faces.long()].view(-1, 3)

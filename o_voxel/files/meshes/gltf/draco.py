@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from .document import Document, narrow_indices
-from .geometry import Primitive
+from .geometry import Primitive, add_primitive
 
 EXTENSION = "KHR_draco_mesh_compression"
 # Quantisation bits of positions (along the longest side), texture coordinates and normals; encoder effort, 0 to 10.
@@ -24,21 +24,26 @@ def add_compressed_primitive(document: Document, part: Primitive, material: int 
     """Adds the arrays of `part` to the document as one Draco stream; returns the primitive's JSON.
 
     Quantises positions, texture coordinates and normals; reorders vertices and faces; drops faces with repeated
-    indices. Deterministic. Raises ImportError without DracoPy.
+    indices. What the encoder refuses, as it has no other faces, is stored as it is. Deterministic. Raises ImportError
+    without DracoPy.
     """
     encoder = draco_module()
     arrays = {name: attribute.values for name, attribute in part.attributes.items()}
-    stream = encoder.encode(
-        arrays["POSITION"],
-        part.indices.reshape(-1, 3).astype(np.uint32),
-        quantization_bits=POSITION_BITS,
-        compression_level=EFFORT,
-        tex_coord=_double(arrays.get("TEXCOORD_0")),
-        tex_coord_quantization_bits=UV_BITS,
-        normals=_double(arrays.get("NORMAL")),
-        normal_quantization_bits=NORMAL_BITS,
-        generic_attributes={number: arrays[name] for name, number in GENERIC_IDS.items() if name in arrays},
-    )
+    try:
+        stream = encoder.encode(
+            arrays["POSITION"],
+            part.indices.reshape(-1, 3).astype(np.uint32),
+            quantization_bits=POSITION_BITS,
+            compression_level=EFFORT,
+            tex_coord=_double(arrays.get("TEXCOORD_0")),
+            tex_coord_quantization_bits=UV_BITS,
+            normals=_double(arrays.get("NORMAL")),
+            normal_quantization_bits=NORMAL_BITS,
+            generic_attributes={number: arrays[name] for name, number in GENERIC_IDS.items() if name in arrays},
+        )
+    except encoder.EncodingFailedException:
+        # No triangle of this material, or part, has three corners apart: no reason to refuse the others.
+        return add_primitive(document, part, material)
     # The encoder changes the vertex count and bounds: read them back from the stream.
     decoded = encoder.decode(stream)
     ids, accessors = {}, {}

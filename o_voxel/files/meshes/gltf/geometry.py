@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ....core.color import to_linear
 from ....core.grid import to_y_up
-from ..vertex_buffer import VertexBuffer
+from ..vertex_buffer import Groups, VertexBuffer
 from .document import Document
 
 INT16, INT8, UINT16 = 32767, 127, 65535
@@ -47,6 +48,24 @@ def primitive(part: VertexBuffer, scale: float, *, tangents: bool) -> Primitive:
     if part.colors is not None:
         attributes["COLOR_0"] = Attribute(_colors(part.colors), normalized=True)
     return Primitive(part.mesh.faces.reshape(-1).to(torch.int32).cpu().numpy(), attributes)
+
+
+def primitives(flat: VertexBuffer, places: Groups, scale: float) -> list[Primitive]:
+    """Converts each group of a grouped buffer, see `primitive`, with tangents if present; all at once, for a file may
+    have thousands."""
+    whole = primitive(flat, scale, tangents=True)
+    return [
+        Primitive(
+            whole.indices[3 * first : 3 * last],
+            {name: Attribute(a.values[begin:end], a.normalized) for name, a in whole.attributes.items()},
+        )
+        for (first, last), (begin, end) in zip(pairwise(places.faces), pairwise(places.vertices), strict=True)
+    ]
+
+
+def without_tangents(part: Primitive) -> Primitive:
+    """Returns `part` without TANGENT, for a material that has no normal map."""
+    return Primitive(part.indices, {name: a for name, a in part.attributes.items() if name != "TANGENT"})
 
 
 def quantized(parts: list[Primitive]) -> tuple[list[Primitive], dict[str, list[float]]]:

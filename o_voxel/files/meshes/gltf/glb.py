@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,19 @@ from ..size_budget import SizedFile, fit_size_budget
 from ..vertex_buffer import as_textured, checked, vertex_buffer, with_normals
 from .document import Document
 from .draco import add_compressed_primitive
-from .geometry import Primitive, add_primitive, primitive, quantized
+from .geometry import Primitive, add_primitive, primitive, primitives, quantized, without_tangents
 from .materials import MaterialWriter, largest_side
 
 # Shares of the run time for progress: encoding of writing, geometry of encoding; and seconds, on two CPU cores.
 ENCODE_SHARE, GEOMETRY_SHARE, ENCODE_SECONDS = 0.9, 0.3, 5
 
+# The parts of a mesh that have faces: name, number of primitives.
+Level = list[tuple[str, int]]
+
 
 @dataclass(frozen=True, eq=False)
 class MoreNodes:
-    """What a GLB holds beside its mesh. name: of the mesh's node; empty: none.
+    """What a GLB holds beside its mesh. name: of the mesh's node, or of the one above its parts; empty: the part's own.
 
     lods: coarser versions of the mesh, the finest first, as MSFT_lod; readers without it show the mesh alone.
     collision: convex hulls, each a node UCX_<name>_<number>, the name by which Unreal Engine knows them; other readers
@@ -70,9 +74,10 @@ def encode_glb(
 ) -> SizedFile:
     """Encodes the file that `write_glb` writes; lists the quality reductions made for `options.max_bytes`.
 
-    materials: [V, 6] float, see `colored`, for a bare Mesh. Writes one primitive per material, and one image each for
-    base colour with alpha, occlusion-roughness-metallic, normal and emission. Drops unused vertices; Draco may merge
-    identical ones. more: further nodes, which share its pivot. Raises ValueError for an empty mesh, non-finite numbers,
+    materials: [V, 6] float, see `colored`, for a bare Mesh. Writes a node with a mesh for each part, without transform,
+    in it one primitive per material with vertices of its own, and one image each for base colour with alpha,
+    occlusion-roughness-metallic, normal and emission. Drops unused vertices; Draco may merge identical ones.
+    more: further nodes, which share its pivot. Raises ValueError for an empty mesh, non-finite numbers,
     textures that cannot share an image, and an unreachable size; ImportError for Draco without DracoPy. progress:
     called with the fraction done; may raise.
     """
@@ -94,10 +99,9 @@ def _encoded(
     # Images take all cores, geometry about one: both at once.
     with ThreadPoolExecutor(1) as pool:
         early = pool.submit(_encode_images, whole, options, images, report)
-        geometry, counts, used = _geometry(whole, start, options, more)
+        geometry, rows, used, levels = _geometry(whole, start, options, more)
         early.result()
     report(GEOMETRY_SHARE)
-    hulls = len(more.collision)
 
     def encode(chosen: SaveOptions) -> bytes:
         document = Document()
@@ -108,9 +112,10 @@ def _encoded(
         if chosen.quantize:
             document.use("KHR_mesh_quantization", required=True)
         add = add_compressed_primitive if chosen.draco else add_primitive
-        rows = [writer.add(material) for material in used] + [None] * hulls
-        primitives = [add(document, piece, row) for piece, row in zip(stored, rows, strict=True)]
-        _add_nodes(document, primitives, counts, transform, more)
+        numbers = [writer.add(material) for material in used]
+        paint = [None if row is None else numbers[row] for row in rows]
+        added = [add(document, piece, number) for piece, number in zip(stored, paint, strict=True)]
+        _add_nodes(document, added, levels, transform, more)
         return document.to_glb(chosen.extras)
 
     return fit_size_budget(encode, options, largest_side(used))
@@ -125,15 +130,22 @@ def _encode_images(mesh: TexturedMesh, options: SaveOptions, images: dict[tuple,
 
 def _geometry(
     whole: TexturedMesh, start: Tensor, options: SaveOptions, more: MoreNodes
-) -> tuple[list[Primitive], list[int], tuple[Material, ...]]:
-    """The primitives of a prepared mesh, its levels of detail and its hulls, how many each of the former has, and the
-    materials of those. start: [3], what is put at the origin."""
+) -> tuple[list[Primitive], list[int | None], tuple[Material, ...], list[Level]]:
+    """The primitives of a prepared mesh, its levels of detail and its hulls, the material of each as a row of those
+    that follow, and the levels. start: [3], what is put at the origin."""
     wholes = [whole, *(prepared(checked(lod, on_gpu=True), options, start) for lod in more.lods)]
-    pieces = [piece for part in wholes for piece in _pieces(part, options)]
-    hulls = [prepared(checked(TexturedMesh(hull)), options, start) for hull in more.collision]
-    geometry = [piece for piece, _ in pieces] + [_hull(hull, options) for hull in hulls]
-    counts = [len(part.materials) for part in map(_used, wholes)]
-    return geometry, counts, tuple(material for _, material in pieces)
+    geometry: list[Primitive] = []
+    rows: list[int | None] = []
+    used: list[Material] = []
+    levels: list[Level] = []
+    for mesh in wholes:
+        pieces, level = _pieces(mesh, options)
+        geometry += [piece for piece, _ in pieces]
+        rows += [len(used) + row for _, row in pieces]
+        used += _used(mesh).materials
+        levels.append(level)
+    geometry += [_hull(prepared(checked(TexturedMesh(hull)), options, start), options) for hull in more.collision]
+    return geometry, rows + [None] * len(more.collision), tuple(used), levels
 
 
 def _used(mesh: TexturedMesh) -> TexturedMesh:
@@ -142,16 +154,24 @@ def _used(mesh: TexturedMesh) -> TexturedMesh:
     return replace(mesh, materials=tuple(mesh.materials[row] for row in ids), material_ids=None)
 
 
-def _pieces(mesh: TexturedMesh, options: SaveOptions) -> list[tuple[Primitive, Material]]:
-    """The primitives of a prepared mesh, one per material in use."""
+def _pieces(mesh: TexturedMesh, options: SaveOptions) -> tuple[list[tuple[Primitive, int]], Level]:
+    """The primitives of a prepared mesh, one per part and material in use, each with its row of `_used`; the parts."""
     flat = vertex_buffer(with_normals(mesh, options.crease_deg))
-    rows = [0] if mesh.material_ids is None else flat.material_ids.unique().tolist()
-    parts = [(row, flat.part(row)) for row in rows]
-    paint = mesh.materials
-    return [
-        (primitive(part, options.scale, tangents=paint[row].normal_texture is not None), paint[row])
-        for row, part in parts
+    used = [0] if mesh.material_ids is None else flat.material_ids.unique().tolist()
+    bumpy = [mesh.materials[row].normal_texture is not None for row in used]
+    if mesh.part_ids is None:
+        made = [primitive(flat.part(row), options.scale, tangents=bump) for row, bump in zip(used, bumpy, strict=True)]
+        return list(zip(made, range(len(used)), strict=True)), [("".join(mesh.part_names), len(used))]
+    number = {row: place for place, row in enumerate(used)}
+    grouped, groups = flat.grouped(mesh.part_rows * len(mesh.materials) + flat.material_ids)
+    owner, material = zip(*(divmod(key, len(mesh.materials)) for key in groups.keys), strict=True)
+    rows = [number[row] for row in material]
+    pieces = [
+        piece if bumpy[row] else without_tangents(piece)
+        for piece, row in zip(primitives(grouped, groups, options.scale), rows, strict=True)
     ]
+    level = [(mesh.part_names[part], len(list(same))) for part, same in groupby(owner)]
+    return list(zip(pieces, rows, strict=True)), level
 
 
 def _hull(hull: TexturedMesh, options: SaveOptions) -> Primitive:
@@ -159,9 +179,10 @@ def _hull(hull: TexturedMesh, options: SaveOptions) -> Primitive:
 
 
 def _add_nodes(
-    document: Document, primitives: list[dict], counts: list[int], transform: dict[str, Any], more: MoreNodes
+    document: Document, primitives: list[dict], levels: list[Level], transform: dict[str, Any], more: MoreNodes
 ) -> None:
-    """Adds the scene: the mesh with its levels of detail, of `counts` primitives each, then the collision hulls."""
+    """Adds the scene: the mesh with its levels of detail, then the collision hulls. A mesh of several parts has a node
+    for each: in a scene of its own, or else below the level's."""
     left = iter(primitives)
 
     def node(count: int, name: str) -> dict[str, Any]:
@@ -169,15 +190,31 @@ def _add_nodes(
         parts = [next(left) for _ in range(count)]
         return {**named, "mesh": document.add("meshes", {**named, "primitives": parts}), **transform}
 
-    levels = len(counts) > 1
-    nodes = [node(count, f"{more.name}_LOD{i}" if levels else more.name) for i, count in enumerate(counts)]
+    lone = not (more.name or more.lods or more.collision)
+    if lone:
+        nodes = [node(count, name) for name, count in levels[0]]
+        for entry in nodes:
+            document.add("nodes", entry)
+        document.add("scenes", {"nodes": list(range(len(nodes)))})
+        return
+    several = len(levels) > 1
+    roots: list[dict[str, Any]] = []
+    below: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+    for i, level in enumerate(levels):
+        title = f"{more.name}_LOD{i}" if several else more.name
+        if len(level) == 1:
+            roots.append(node(level[0][1], title or level[0][0]))
+        else:
+            roots.append({"name": title} if title else {})
+            below.append((roots[-1], [node(count, name) for name, count in level]))
     hulls = [node(1, f"UCX_{more.name}_{i:02d}") for i in range(len(more.collision))]
-    root, *rest = nodes
-    if levels:
+    if several:
         document.use("MSFT_lod", required=False)
-        root["extensions"] = {"MSFT_lod": {"ids": list(range(1, len(nodes)))}}
+        roots[0]["extensions"] = {"MSFT_lod": {"ids": list(range(1, len(roots)))}}
         # Share of the picture's height below which the next level is shown; the last is always shown.
-        root["extras"] = {"MSFT_screencoverage": [0.5**i for i in range(1, len(nodes))] + [0.0]}
-    for entry in (root, *rest, *hulls):
+        roots[0]["extras"] = {"MSFT_screencoverage": [0.5**i for i in range(1, len(roots))] + [0.0]}
+    for entry in (*roots, *hulls):
         document.add("nodes", entry)
-    document.add("scenes", {"nodes": [0, *range(len(nodes), len(nodes) + len(hulls))]})
+    for root, parts in below:
+        root["children"] = [document.add("nodes", part) for part in parts]
+    document.add("scenes", {"nodes": [0, *range(len(roots), len(roots) + len(hulls))]})

@@ -47,7 +47,8 @@ class MaterialWriter:
             "metallicFactor": float(material.metallic_factor),
             "roughnessFactor": float(material.roughness_factor),
         }
-        stored: dict[str, Any] = {"pbrMetallicRoughness": surface}
+        named = {"name": material.name} if material.name else {}
+        stored: dict[str, Any] = {**named, "pbrMetallicRoughness": surface}
         if (base := self._base_color(material)) is not None:
             surface["baseColorTexture"] = {"index": base}
         self._add_packed(material, surface, stored)

@@ -23,7 +23,7 @@ FactorSpace = Literal["srgb", "stored"]
 class Piece:
     """One object; arrays as in TexturedMesh, float32 and int64. normals [V, 3], uv [V, 2], colors [V, 4] may be None.
 
-    material_ids [F]: rows of the materials that `joined` takes.
+    material_ids [F]: rows of the materials that `joined` takes.  part_ids: rows of its names, [F] or one for all.
     """
 
     vertices: np.ndarray
@@ -32,6 +32,16 @@ class Piece:
     material_ids: np.ndarray
     uv: np.ndarray | None
     colors: np.ndarray | None
+    part_ids: np.ndarray | int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The parts of a file.  names: of each.  ids: rows of `names`, [F] int32 for each object of trimesh with triangles;
+    (): one part."""
+
+    names: tuple[str, ...] = ()
+    ids: tuple[np.ndarray, ...] = ()
 
 
 def transformed(
@@ -69,9 +79,9 @@ def _cofactors(rows: list[list[float]]) -> np.ndarray:
     return np.array([cross(rows[(i + 1) % 3], rows[(i + 2) % 3]) for i in range(3)])
 
 
-def joined(pieces: Sequence[Piece], materials: Sequence[Material]) -> TexturedMesh:
+def joined(pieces: Sequence[Piece], materials: Sequence[Material], names: Sequence[str] = ()) -> TexturedMesh:
     """Concatenates pieces into one mesh; pieces without UVs or colours get 0 or white if others have them, and pieces
-    without normals smooth ones. Without any normals they are None."""
+    without normals smooth ones. Without any normals they are None. names: of the parts."""
 
     def column(pick: Callable[[Piece], np.ndarray | None], width: int, fill: float) -> Tensor | None:
         if all(pick(piece) is None for piece in pieces):
@@ -86,6 +96,8 @@ def joined(pieces: Sequence[Piece], materials: Sequence[Material]) -> TexturedMe
     if uv is None and textured:
         uv = torch.zeros(sum(len(piece.vertices) for piece in pieces), 2)
     bare = all(piece.normals is None for piece in pieces)
+    several = len(names) > 1
+    parts = [np.broadcast_to(np.int32(piece.part_ids), len(piece.faces)) for piece in pieces] if several else []
     return TexturedMesh(
         Mesh(torch.from_numpy(np.concatenate([piece.vertices for piece in pieces])), torch.from_numpy(faces)),
         tuple(materials),
@@ -93,6 +105,8 @@ def joined(pieces: Sequence[Piece], materials: Sequence[Material]) -> TexturedMe
         uv=uv,
         vertex_colors=column(lambda piece: piece.colors, 4, 1.0),
         normals=None if bare else torch.from_numpy(np.concatenate([_normals(piece) for piece in pieces])),
+        part_ids=torch.from_numpy(np.concatenate(parts)) if several else None,
+        part_names=tuple(names) if several or any(names) else (),
     )
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,13 @@ def variants(ball, materials):
         found |= {f"colors{kind}": (painted, options), f"several{kind}": (ball(several, material_ids=ids), options)}
         found[f"large{kind}"] = (ball((materials["packed"],), rows=190), options)
         found[f"far{kind}"] = (moved_uv(ball((materials["color"],))), options)
+        found[f"parts{kind}"] = (parted(ball(several, material_ids=ids)), options)
     return found | {"bare": (painted.mesh, SaveOptions())}
+
+
+def parted(mesh: TexturedMesh) -> TexturedMesh:
+    """In four parts, two of one name and one without."""
+    return replace(mesh, part_ids=torch.arange(len(mesh.mesh.faces)) // 3 % 4, part_names=("Räder", "b", "", "b"))
 
 
 def moved_uv(mesh: TexturedMesh) -> TexturedMesh:

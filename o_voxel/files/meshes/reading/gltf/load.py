@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ def load_gltf(
 
     Instances (EXT_mesh_gpu_instancing) are placed, morph targets have their default weights, skinned meshes the default
     pose of their joints. Follows the extensions in `source.FOLLOWED`. Normals are None if no primitive has any.
+    A part of the result is a node with triangles, all its instances together.
     y_up: turn y up, glTF's frame, to z up.  warn: called with one line for what is left out.  max_bytes: of what the
     file may unfold to.
     Raises ValueError, LookupError or TypeError for a malformed file; ImportError for Draco without DracoPy; OSError.
@@ -35,6 +37,7 @@ def load_gltf(
     placed, world = placements(source)
     parts: dict[tuple[int, tuple[float, ...]], list[Part]] = {}
     pieces: list[Piece] = []
+    names: list[str] = []
     for number, placement in enumerate(placed):
         key = placement.mesh, placement.weights
         if key not in parts:
@@ -44,14 +47,17 @@ def load_gltf(
         if placement.skin is not None and any(part.joints is not None for part in parts[key]):
             warn("skinned meshes are read in the default pose of their joints; joints and animations are left out")
         for part in parts[key]:
+            moved, matrices = part, placement.matrices
             if placement.skin is not None and part.joints is not None:
-                pieces.append(_piece(source, posed(source, part, placement.skin, world), np.eye(4), materials, y_up))
-            else:
-                pieces += [_piece(source, part, matrix, materials, y_up) for matrix in placement.matrices]
+                moved, matrices = posed(source, part, placement.skin, world), (np.eye(4),)
+            made = (_piece(source, moved, matrix, materials, y_up) for matrix in matrices)
+            pieces += [replace(piece, part_ids=len(names)) for piece in made]
+        if parts[key] and placement.matrices:
+            names.append(placement.name)
         report(GEOMETRY_SHARE * (number + 1) / len(placed))
     if not pieces:
         raise ValueError("expected at least one triangle, got none")
-    return joined(pieces, materials.materials)
+    return joined(pieces, materials.materials, names)
 
 
 def _piece(source: Source, part: Part, matrix: np.ndarray, materials: MaterialReader, y_up: bool) -> Piece:

@@ -11,6 +11,7 @@ import torch
 
 from .....core.color import linear_to_srgb
 from .....material import PLAIN, Material, Texture
+from .....names import stored_name
 from ..pieces import FactorSpace
 from .source import Source
 from .specular import as_metal, has_specular
@@ -97,6 +98,7 @@ class MaterialReader:
             alpha_factor=_unit(color[3]),
             normal_scale=float((references["normal"] or {}).get("scale", 1.0)),
             double_sided=bool(stored.get("doubleSided", False)),
+            name=stored_name(stored.get("name")),
             **textures,
         )
         return material, place

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .....names import stored_name
 from . import accessors
 from .primitives import Part
 from .source import Source
@@ -19,13 +20,14 @@ INSTANCING = "EXT_mesh_gpu_instancing"
 class Placement:
     """A mesh in the world.  matrices: its world transforms [4, 4] float64, one for each instance; skin: index or None.
 
-    weights: of the morph targets.
+    weights: of the morph targets.  name: its node's, else the mesh's, else "".
     """
 
     mesh: int
     matrices: tuple[np.ndarray, ...]
     skin: int | None
     weights: tuple[float, ...]
+    name: str
 
 
 def placements(source: Source) -> tuple[list[Placement], list[np.ndarray]]:
@@ -37,14 +39,15 @@ def placements(source: Source) -> tuple[list[Placement], list[np.ndarray]]:
     nodes = [source.item("nodes", i) for i in range(len(source.json.get("nodes", [])))]
     if not nodes:
         meshes = range(len(source.json.get("meshes", [])))
-        return [Placement(i, (np.eye(4),), None, _weights(source, i, {})) for i in meshes], []
+        return [Placement(i, (np.eye(4),), None, _weights(source, i, {}), _name(source, i, {})) for i in meshes], []
     world = _world(nodes)
     found = []
     for i in _shown(source, nodes):
         node = nodes[i]
         if "mesh" in node:
             matrices = tuple(world[i] @ matrix for matrix in _instances(source, node))
-            found.append(Placement(node["mesh"], matrices, node.get("skin"), _weights(source, node["mesh"], node)))
+            weights, name = _weights(source, node["mesh"], node), _name(source, node["mesh"], node)
+            found.append(Placement(node["mesh"], matrices, node.get("skin"), weights, name))
     return found, world
 
 
@@ -182,3 +185,8 @@ def _instances(source: Source, node: dict[str, Any]) -> list[np.ndarray]:
 def _weights(source: Source, mesh: int, node: dict[str, Any]) -> tuple[float, ...]:
     """The default weights of a mesh's morph targets: the node's, else the mesh's."""
     return tuple(float(weight) for weight in node.get("weights", source.item("meshes", mesh).get("weights", [])))
+
+
+def _name(source: Source, mesh: int, node: dict[str, Any]) -> str:
+    """What a node with a mesh is called."""
+    return stored_name(node.get("name")) or stored_name(source.item("meshes", mesh).get("name"))
