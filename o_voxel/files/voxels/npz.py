@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import math
+import os
 import re
 import struct
 import zipfile
@@ -55,7 +56,7 @@ def read_npz(path: FilePath, max_bytes: int = MAX_BYTES) -> VoxelRecords:
     with open(path, "rb") as file, naming(path):
         try:
             with zipfile.ZipFile(file) as archive:
-                arrays = _read_arrays(archive, max_bytes)
+                arrays = _read_arrays(archive, os.fstat(file.fileno()).st_size, max_bytes)
         except _ZIP_ERRORS as error:
             raise ValueError(f"damaged .npz: {error}") from error
         except OSError as error:
@@ -109,7 +110,8 @@ def _archive(arrays: dict[str, np.ndarray], method: int, report: Progress) -> by
     return file.getvalue()
 
 
-def _read_arrays(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, np.ndarray]:
+def _read_arrays(archive: zipfile.ZipFile, length: int, max_bytes: int) -> dict[str, np.ndarray]:
+    """The arrays by their names. length: bytes of the file."""
     members = archive.infolist()
     names = [member.filename.removesuffix(_SUFFIX) for member in members]
     if len(set(names)) < len(names) or len(names) > _MAX_MEMBERS:
@@ -117,6 +119,9 @@ def _read_arrays(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, np.ndarr
     size = sum(member.file_size for member in members)
     if size > max_bytes:
         raise ValueError(f"arrays of {size} bytes: expected at most {max_bytes}; allow more with max_bytes")
+    # `zipfile` reserves what a member claims to have in the file, before it reads it.
+    if any(member.compress_size > length for member in members):
+        raise ValueError(f"damaged .npz: an array of more than the file's {length} bytes")
     arrays = {}
     for name, member in zip(names, members, strict=True):
         with naming(f"array {name!r}"):

@@ -173,7 +173,10 @@ def _tensor_entry(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
     (count,) = reader.numbers("I")
     if count > MOST_DIMENSIONS:
         raise ValueError(f"{name} of {count} dimensions")
-    return name, reader.numbers("Q", count), *(reader.numbers(code)[0] for code in "IQ")
+    stored = reader.numbers("Q", count)
+    if 0 in stored:
+        raise ValueError(f"{name}: no weights in {stored}")
+    return name, stored, *(reader.numbers(code)[0] for code in "IQ")
 
 
 def _check_formats(path: Path, codes: set[int]) -> None:
@@ -202,6 +205,7 @@ def _shape(name: str, stored: tuple[int, ...], metadata: Mapping[str, Any]) -> t
     noted = metadata.get(ORIGINAL_SHAPE + name)
     if noted is None:
         return tuple(reversed(stored))
-    if not isinstance(noted, list) or math.prod(noted) != math.prod(stored):
+    whole = isinstance(noted, list) and all(isinstance(side, int) and side > 0 for side in noted)
+    if not whole or math.prod(noted) != math.prod(stored):
         raise ValueError(f"{name}: {stored} weights for a shape {noted}")
     return tuple(noted)
