@@ -43,6 +43,11 @@ def cards(ray: ModuleType) -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def threads(ray: ModuleType) -> int:
+    """Returns the threads that a worker may take: the cluster's cores for each of its GPUs, or all of them."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) // max(1, cards(ray)))
+
+
 class RayWorker:
     """An actor with a pipeline of its own, on a GPU of the cluster where it has any."""
 
@@ -50,7 +55,7 @@ class RayWorker:
         self.name, self._ray = f"ray {number + 1}", ray
         gpus = 1 if cards(ray) and setup.device is None else 0
         actor = ray.remote(num_gpus=gpus, num_cpus=1)(_actor())
-        self._actor = actor.remote(ROOT, asdict(setup) | {"common": dict(setup.common)})
+        self._actor = actor.remote(ROOT, asdict(setup) | {"common": dict(setup.common)}, threads(ray))
         self._busy = False
 
     def make(self, row: Row, folder: Path, upcoming: Row | None) -> Result:
@@ -99,14 +104,16 @@ def _actor() -> type:
     the pack has another name in every process."""
 
     class Actor:
-        def __init__(self, root: str, setup: Mapping[str, Any]) -> None:
+        def __init__(self, root: str, setup: Mapping[str, Any], threads: int) -> None:
             import importlib
             import importlib.util
+            import os
             import sys
             import tempfile
             import types
             from pathlib import Path
 
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray's own choice is one a CPU of the actor: one
             if not Path(root).is_dir():
                 found = importlib.util.find_spec("comfyui_trellis2")
                 if found is None or not found.submodule_search_locations:

@@ -131,6 +131,8 @@ class StructureVaeConfig(VaeConfig):
     def __post_init__(self) -> None:
         if self.norm_type != "layer":
             raise ConfigError(f"norm_type: expected 'layer', as in the published models, got {self.norm_type!r}")
+        if not self.channels:
+            raise ConfigError("channels: expected at least one level, got none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +160,8 @@ class SparseVaeConfig(VaeConfig):
 
     def __post_init__(self) -> None:
         levels = len(self.model_channels)
+        if not levels:
+            raise ConfigError("model_channels: expected at least one level, got none")
         if len(self.num_blocks) != levels or len(self.block_type) != levels:
             raise ConfigError(
                 f"num_blocks, block_type: expected {levels} entries as in model_channels, "
