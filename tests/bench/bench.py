@@ -24,7 +24,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_pack() -> None:
-    """Make the pack importable as `comfyui_trellis2`, as the tests do."""
+    """Make the pack importable as `comfyui_trellis2`, as the tests do, unless one of them has done so."""
+    if "comfyui_trellis2" in sys.modules:
+        return
     name, folder = "comfyui_trellis2", [str(ROOT)]
     spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=folder)
     module = importlib.util.module_from_spec(spec)

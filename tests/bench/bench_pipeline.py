@@ -22,7 +22,7 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from comfyui_trellis2.trellis2.pipeline import MAX_TOKENS, PIPELINE_TYPES, Pipel
 from comfyui_trellis2.trellis2.runtime.cuda_graphs import clear_graphs
 from comfyui_trellis2.trellis2.sampling.stages import cascade_voxels
 from comfyui_trellis2.trellis2.sparse import CoordSet
+from goals import PROMISES_MISSED
 from PIL import Image
 
 GIB = 2**30
@@ -55,13 +56,14 @@ ROLES += ("shape_slat_decoder", "shape_slat_flow_model_1024", "tex_slat_flow_mod
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table; see above."""
+    """One line of the table; see above. objects: pictures that are made as one batch."""
 
     kind: str
     vram: str
     limit: float
     variant: str = "bf16"
     runs: int | None = None
+    objects: int = field(default=1, kw_only=True)
 
     @classmethod
     def parse(cls, text):
@@ -156,7 +158,7 @@ class ForcedShape:
         predict = block.logits
 
         def forced(x):
-            mask = self.masks[self.resolution][level]
+            mask = self.masks[self.resolution][level].repeat(x.coords.batch_size, 1)
             if len(mask) != len(x.coords):
                 raise RuntimeError(f"forced shape: expected {len(mask)} voxels at level {level}, got {len(x.coords)}")
             return torch.where(mask, 1.0, -1.0).to(predict(x).dtype)
@@ -189,27 +191,28 @@ class ForcedShape:
 
 
 class ForcedPipeline(Pipeline):
-    """The pipeline, whose structure and decoded shape are those of `shape`."""
+    """The pipeline, whose structure and decoded shape are those of `shape`, the same for all objects of a batch."""
 
     def __init__(self, layout, quantization, **options) -> None:
         super().__init__(Checkpoint(layout, *([] if quantization == "none" else [quantization])), **options)
         self.shape = layout.shape
 
     def sample_structure(self, *args, **options):
-        return replace(super().sample_structure(*args, **options), items=(self.shape.structure,))
+        sampled = super().sample_structure(*args, **options)
+        return replace(sampled, items=(self.shape.structure,) * len(sampled.items))
 
     def cascade_shape(self, *args, **options):
         self.shape.resolution = 512
         return super().cascade_shape(*args, **options)
 
     def decode(self, shape, *args, **options):
-        (self.shape.resolution,) = shape.resolutions
+        (self.shape.resolution,) = set(shape.resolutions)
         return super().decode(shape, *args, **options)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much a run had to do: tokens of the last latent, voxels and triangles of the decoded surface."""
+    """How much a run had to do: tokens of the last latent, voxels and triangles of the decoded surfaces."""
 
     tokens: int
     voxels: int
@@ -219,9 +222,10 @@ class Sizes:
         return f"{self.tokens:,} tokens, {self.voxels:,} voxels, {self.faces:,} faces"
 
 
-def one_run(pipeline, kind):
-    """{stage: (seconds, peak GiB allocated, peak GiB reserved)} of one picture, and its Sizes."""
-    picture, told, values = Image.effect_noise((1024, 1024), 80).convert("RGB"), {}, {}
+def one_run(pipeline, kind, objects=1):
+    """{stage: (seconds, peak GiB allocated, peak GiB reserved)} of a batch of pictures, and its Sizes."""
+    pictures = [[Image.effect_noise((1024, 1024), 80).convert("RGB")] for _ in range(objects)]
+    told, values = {}, {}
 
     def stage(name, work):
         torch.cuda.synchronize()
@@ -233,13 +237,13 @@ def one_run(pipeline, kind):
         told[name] = (seconds, torch.cuda.max_memory_allocated() / GIB, torch.cuda.max_memory_reserved() / GIB)
         return values[name]
 
-    image = stage("condition", lambda: pipeline.condition([[picture]], resolution=kind.resolution))
+    image = stage("condition", lambda: pipeline.condition(pictures, resolution=kind.resolution))
     structure = stage("structure", lambda: pipeline.sample_structure(image, seed=1, resolution=kind.structure))
     shape = stage("shape", lambda: pipeline.sample_shape(image, structure, seed=1))
     shape = stage("cascade", lambda: pipeline.cascade_shape(image, shape, seed=1, resolution=kind.cascade))
     texture = stage("texture", lambda: pipeline.sample_texture(image, shape, seed=1))
-    (asset,) = stage("decode", lambda: pipeline.decode(shape, texture))
-    sizes = Sizes(len(shape.slat.coords), len(asset.mesh.vertices), len(asset.mesh.faces))
+    meshes = [asset.mesh for asset in stage("decode", lambda: pipeline.decode(shape, texture))]
+    sizes = Sizes(len(shape.slat.coords), sum(len(m.vertices) for m in meshes), sum(len(m.faces) for m in meshes))
     sampled = [told[name] for name in STAGES[1:]]
     told["sampling + decode"] = (sum(t[0] for t in sampled), max(t[1] for t in sampled), max(t[2] for t in sampled))
     told["whole"] = (sum(told[n][0] for n in STAGES), *(max(told[n][k] for n in STAGES) for k in (1, 2)))
@@ -259,15 +263,16 @@ def run_case(layout, case, runs):
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(case.limit * GIB / total if case.limit else 1.0)
     pipeline, runs = case.pipeline(layout), runs if case.runs is None else case.runs
-    first, sizes = one_run(pipeline, PIPELINE_TYPES[case.kind])
+    first, sizes = one_run(pipeline, PIPELINE_TYPES[case.kind], case.objects)
     later = []
     for _ in range(runs):
         if "fresh" in case.variant:
             other_picture(pipeline)
-        later.append(one_run(pipeline, PIPELINE_TYPES[case.kind])[0])
+        later.append(one_run(pipeline, PIPELINE_TYPES[case.kind], case.objects)[0])
     later = later or [first]
     pipeline.unload()
-    print(f"\n{case.kind} {case.vram} {case.variant}, {case.limit:g} GiB: {type(pipeline.residency).__name__}, {sizes}")
+    held = f"{case.limit:g} GiB" + (f", batch of {case.objects}" if case.objects > 1 else "")
+    print(f"\n{case.kind} {case.vram} {case.variant}, {held}: {type(pipeline.residency).__name__}, {sizes}")
     rows = []
     for name in (*STAGES, "sampling + decode", "whole"):
         times = sorted(run[name][0] for run in later)
@@ -342,7 +347,7 @@ def main() -> int:
     kept = verdicts(rows)
     for text, good in kept:
         print(f"{'kept  ' if good else 'MISSED'} {text}")
-    return 0 if all(good for _, good in kept) else 1
+    return 0 if all(good for _, good in kept) else PROMISES_MISSED
 
 
 if __name__ == "__main__":

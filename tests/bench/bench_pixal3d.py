@@ -24,6 +24,7 @@ from comfyui_trellis2.trellis2.models import Backends
 from comfyui_trellis2.trellis2.models.naf import NafConfig, NafUpsampler
 from comfyui_trellis2.trellis2.projection.camera import ViewRig
 from comfyui_trellis2.trellis2.sampling import stages
+from goals import PROMISES_MISSED
 
 CASES = ("trellis2:1", "pixal3d:1", "pixal3d:4", "pixal3d:1:own", "trellis2:4")
 # What is promised, of Pixal3D over TRELLIS.2 with one view, and of four views over one in every stage that samples.
@@ -132,8 +133,8 @@ def main() -> int:
             save(Path(options.save), rows)
     found = verdicts(rows)
     for text, kept in found:
-        print(f"{'kept  ' if kept else 'BROKEN'}  {text}")
-    return 0 if all(kept for _, kept in found) else 1
+        print(f"{'kept  ' if kept else 'MISSED'}  {text}")
+    return 0 if all(kept for _, kept in found) else PROMISES_MISSED
 
 
 if __name__ == "__main__":

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+# Exit status of a bench that has printed all its figures, one of which breaks a promise; beside it a line "MISSED ...".
+PROMISES_MISSED = 3
+
 
 @dataclass(frozen=True)
 class Line:
     """A line of the table. name: unique.  goal, floor, reference: in its unit, None where there is none.
 
     pattern: of the output of the job's bench, with one group; the last match counts. It is matched against each line,
-    preceded by the last one that does not begin with a space.  factor: from what is printed to the unit.
+    preceded by the last one that does not begin with a space. A second group is the floor, where it was measured on the
+    same machine.  factor: from what is printed to the unit.
+    better: "less"; "more"; or "neither": it is told, and not compared with the run before, as what a machine can do.
     """
 
     name: str
@@ -25,6 +30,7 @@ class Line:
     reference: float | None = None
     unit: str = "s"
     factor: float = 1.0
+    better: str = "less"
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Derived:
     floor: float | None = None
     reference: float | None = None
     unit: str = "s"
+    better: str = "less"
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ GAME_LOW = ("-m", "trellis2", "asset", "{model}", "--preset", "game low")
 SIMPLIFY = (BENCH("simplify"), "--surfaces", "standard")
 # Case, floor and reference in milliseconds.
 FORWARDS = (("structure", 17, 44.3), ("latent 2,380", 9, 69.4), ("latent 9,556", 59, 169.4))
+
+BATCH = r"^batch 1024_cascade high {}, 4 objects: .* ([\d.]+) times the throughput".format
 
 # In the order in which they are run: what a run of nine minutes on a card must have comes first.
 JOBS = (
@@ -216,6 +225,40 @@ JOBS = (
         1.5,
         (Line("no Triton: asset 1M 4096²", 6, r"^bumpy .* 4096: .* all ([\d.]+)"),),
         triton=False,
+    ),
+    Job(
+        "load",
+        (BENCH("load"),),
+        2.5,
+        (
+            Line(
+                "load 16 GB of weights, in the page cache",
+                3.0,
+                r"^load \d+ networks, [\d.]+ GB +([\d.]+) s .* floor ([\d.]+) s",
+            ),
+            Line(
+                "load: main memory beside the page cache",
+                None,
+                r"^load \d+ networks, .* main memory \+ ([\d.]+) GB",
+                unit="GB",
+                better="neither",
+            ),
+            *(
+                Line(
+                    f"load: rate of the {name}", None, rf"^load {name}, .* ([\d.]+) GB/s", unit="GB/s", better="neither"
+                )
+                for name in ("page cache", "bus", "disk")
+            ),
+        ),
+    ),
+    Job(
+        "batch",
+        (BENCH("batch"),),
+        4.0,
+        (
+            Line("batch of four over singles, throughput", 1.25, BATCH("bf16"), unit="x", better="more"),
+            Line("batch of four over singles, new pictures", None, BATCH("bf16.fresh"), unit="x", better="more"),
+        ),
     ),
     Job(
         "flow",

@@ -1,8 +1,9 @@
 """All benches that the dashboard is made of, one after the other, as one table and one CSV.
 
 Each runs in a process of its own, and its rows are printed and written as they come. What the machine lacks is left
-out and said. A figure that is more than a tenth above the one before on the same device is marked SLOWER, and the exit
-status is 1. `--docs` writes the table into docs/performance.md, from the CSV alone.
+out and said. A figure that is more than a tenth worse than the one before on the same device is marked SLOWER. The
+exit status is 1 where there is one, where a bench says that its promises are missed, and where one fails. `--docs`
+writes the table into docs/performance.md, from the CSV alone.
 
     python tests/bench/run_all.py --minutes 9                       # on a card, what fits in nine minutes
     python tests/bench/run_all.py --only CPU --model Duck.glb       # lines of the CPU
@@ -21,16 +22,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from goals import DERIVED, JOBS, Derived, Job, Line, lines_of
+from goals import DERIVED, JOBS, PROMISES_MISSED, Derived, Job, Line, lines_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tests" / "bench" / "results" / "dashboard.csv"
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- begin: python tests/bench/run_all.py --docs -->", "<!-- end -->"
 COLUMNS = ("line", "value", "unit", "goal", "floor", "reference", "previous", "device", "torch", "triton", "commit")
+# Of `Line`; empty for "less", and where a file has no such column yet.
+COLUMNS += ("better",)
 SLOWER = 1.1
 # How the device of a line of the CPU ends.
 CORES = "CPU cores"
@@ -85,10 +89,16 @@ def run_job(job: Job, seconds: float, fill: dict[str, str], told: Callable[[str]
 
 
 def found_in(lines: Iterable[Line], context: str, text: str) -> list[tuple[Line, float]]:
-    """The values of `lines` in a line `text` of output, after the last unindented one, `context`."""
+    """The values of `lines` in a line `text` of output, after the last unindented one, `context`. A line has the floor
+    that is printed beside its value."""
     whole = text if not text.startswith(" ") else f"{context} | {text}"
     matches = ((line, re.search(line.pattern, whole)) for line in lines if line.pattern)
-    return [(line, float(match[1].replace(",", "")) * line.factor) for line, match in matches if match]
+    found = []
+    for line, match in matches:
+        if match:
+            value, *floor = (float(number.replace(",", "")) * line.factor for number in match.groups())
+            found.append((replace(line, floor=floor[0]) if floor else line, value))
+    return found
 
 
 def missing(job: Job, gib: float | None, fill: dict[str, str]) -> str | None:
@@ -107,19 +117,26 @@ def row_of(line: Line | Derived, value: float, machine: Row, before: dict[tuple[
     old = before.get((line.name, machine["device"]))
     numbers = {"goal": line.goal, "floor": line.floor, "reference": line.reference}
     row = {"line": line.name, "value": f"{value:.4g}", "unit": line.unit, "previous": old["value"] if old else ""}
+    row["better"] = "" if line.better == "less" else line.better
     return row | {name: "" if n is None else f"{n:g}" for name, n in numbers.items()} | machine
 
 
 def is_slower(row: Row) -> bool:
-    """Whether a row's value is more than a tenth above the one before."""
-    return bool(row["previous"]) and float(row["value"]) > SLOWER * float(row["previous"])
+    """Whether a row's value is more than a tenth worse than the one before."""
+    if not row["previous"] or row.get("better") == "neither":
+        return False
+    value, previous = float(row["value"]), float(row["previous"])
+    return SLOWER * value < previous if row.get("better") == "more" else value > SLOWER * previous
 
 
 def mark(row: Row) -> str:
     """What there is to say of a row: SLOWER, missed, or nothing."""
     if is_slower(row):
         return "SLOWER"
-    return "missed" if row["goal"] and float(row["value"]) > float(row["goal"]) else ""
+    if not row["goal"]:
+        return ""
+    value, goal = float(row["value"]), float(row["goal"])
+    return "missed" if (value < goal if row.get("better") == "more" else value > goal) else ""
 
 
 def read(path: Path) -> list[Row]:
@@ -170,12 +187,17 @@ def write_page(rows: Sequence[Row], page: Path = PAGE) -> None:
     page.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
+def cores() -> int:
+    """Cores that this process, and what it starts, may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def this_machine() -> tuple[Row, float | None]:
     """(device and versions, GiB of the CUDA device or None)."""
     import torch
 
     gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} {CORES}"
+    device = torch.cuda.get_device_name() if gpu else f"{cores()} {CORES}"
     gib = torch.cuda.get_device_properties(0).total_memory / 2**30 if gpu else None
     try:
         triton = version("triton")
@@ -194,6 +216,7 @@ class Dashboard:
         self.machine, self.gib = this_machine()
         self.rows: list[Row] = []
         self.failed: list[str] = []
+        self.missed: list[str] = []
 
     def job(self, job: Job, seconds: float) -> None:
         """Runs one job, with what it prints in the log."""
@@ -201,28 +224,35 @@ class Dashboard:
         if lacking or seconds < 60 * job.minutes / 2:
             print(f"left out: {job.name}: {lacking or 'no time is left'}", flush=True)
             return
-        context = ""
+        context, figures, missed = "", 0, []
 
         def told(text: str) -> None:
-            nonlocal context
+            nonlocal context, figures
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
             for line, value in found_in(job.lines, context, text):
                 self.add(line, value, job)
+                figures += 1
+            missed.extend([text.removeprefix("MISSED").strip()] if text.startswith("MISSED") else [])
             context = text if text and not text.startswith(" ") else context
 
         status, wall, memory = run_job(job, seconds, self.fill, told)
-        if status:
+        if status == PROMISES_MISSED:
+            self.missed.append(job.name)
+            print(f"promises missed: {job.name}: {'; '.join(missed)}", flush=True)
+        elif status:
             self.failed.append(job.name)
             print(f"FAILED: {job.name}, exit status {status} after {wall:.0f} s; see {self.log}", flush=True)
             return
+        if job.lines and not figures:
+            print(f"no figure: {job.name}: its last line is {context!r}; see {self.log}", flush=True)
         for line, value in ((job.whole, wall), (job.memory, memory)):
             if line is not None and value:
                 self.add(line, value, job)
 
     def add(self, line: Line | Derived, value: float, job: Job | None = None) -> None:
         """Adds or replaces a row, and those that are made of it."""
-        machine = self.machine if job is None or job.gpu else self.machine | {"device": f"{os.cpu_count()} {CORES}"}
+        machine = self.machine if job is None or job.gpu else self.machine | {"device": f"{cores()} {CORES}"}
         by_line = {(row["line"], row["device"]): row for row in self.before}
         row = row_of(line, value, machine, by_line)
         self.rows = merged(self.rows, [row])
@@ -251,7 +281,7 @@ def main() -> int:
     head = "".join(f"{name:>10}" for name in ("goal", "floor", "reference", "previous"))
     print(f"{'line':<52}{'ours':>10}    {head}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        fill = {"tmp": folder, "cores": str(os.cpu_count() or 1)}
+        fill = {"tmp": folder, "cores": str(cores())}
         fill |= {"model": str(options.model.resolve())} if options.model else {}
         before = read(options.previous or options.out)
         board = Dashboard(options.out, before, fill, options.out.with_suffix(".log"))
@@ -261,7 +291,7 @@ def main() -> int:
                 board.job(job, deadline - time.monotonic())
     slower = [row["line"] for row in board.rows if is_slower(row)]
     print(f"{len(board.rows)} lines in {board.out}" + (f"; SLOWER: {', '.join(slower)}" if slower else ""))
-    return 1 if slower or board.failed else 0
+    return 1 if slower or board.failed or board.missed else 0
 
 
 if __name__ == "__main__":
