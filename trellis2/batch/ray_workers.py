@@ -107,13 +107,14 @@ def _actor() -> type:
         def __init__(self, root: str, setup: Mapping[str, Any], threads: int) -> None:
             import importlib
             import importlib.util
-            import os
             import sys
             import tempfile
             import types
             from pathlib import Path
 
-            os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray's own choice is one a CPU of the actor: one
+            import torch
+
+            torch.set_num_threads(threads)  # Ray's own choice is one for each CPU of the actor: one
             if not Path(root).is_dir():
                 found = importlib.util.find_spec("comfyui_trellis2")
                 if found is None or not found.submodule_search_locations:
