@@ -114,7 +114,8 @@ def _actor() -> type:
 
             import torch
 
-            torch.set_num_threads(threads)  # Ray's own choice is one for each CPU of the actor: one
+            # Ray's own choice is one for each CPU of the actor: one.
+            torch.set_num_threads(threads)  # noqa: TID251 the process is the actor's own
             if not Path(root).is_dir():
                 found = importlib.util.find_spec("comfyui_trellis2")
                 if found is None or not found.submodule_search_locations:
