@@ -64,10 +64,12 @@ class VertexBuffer:
         ends = (pairs // many).bincount(minlength=len(found)).cumsum(0)
         firsts = ends.roll(1).index_fill(0, ends.new_zeros(1), 0)
         rows = pairs % many
-        picked = [_rows(values, rows) for values in (self.uv, self.normals, self.tangents, self.colors)]
+        uv, normals, tangents, colors = (
+            _rows(values, rows) for values in (self.uv, self.normals, self.tangents, self.colors)
+        )
         mesh = Mesh(self.mesh.vertices[rows], corners - firsts[group][:, None])
         places = Groups(found.tolist(), [0, *counts.cumsum(0).tolist()], [0, *ends.tolist()])
-        return VertexBuffer(mesh, *picked, self.material_ids[order]), places
+        return VertexBuffer(mesh, uv, normals, tangents, colors, self.material_ids[order]), places
 
 
 def as_textured(mesh: Mesh | TexturedMesh) -> TexturedMesh:
@@ -90,7 +92,7 @@ def checked(mesh: TexturedMesh, *, on_gpu: bool = False) -> TexturedMesh:
             None if values is None else values.to(device)
             for values in (mesh.material_ids, mesh.uv, mesh.uv_faces, mesh.vertex_colors, mesh.normals, mesh.part_ids)
         ),
-        mesh.part_names,
+        part_names=mesh.part_names,
     )
     if len(found.mesh.faces) == 0:
         raise ValueError("mesh: expected at least one face, got none; there is nothing to write")
