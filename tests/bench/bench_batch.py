@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 from bench import DEVICE, ROOT
-from bench_pipeline import PIPELINE_TYPES, ROLES, Case, ForcedShape, RandomWeights, run_case, save
+from bench_pipeline import Case, random_layout, run_case, save
 
 CASES = ("1024_cascade:high:0", "1024_cascade:high:0:bf16+fresh")
 
@@ -55,10 +55,7 @@ def main() -> int:
         return 0
     cases, rows = [Case.parse(text) for text in options.cases], []
     with torch.no_grad():
-        layout = RandomWeights(ForcedShape(sorted({PIPELINE_TYPES[case.kind].cascade for case in cases})))
-        # Before any measurement: in the making they are in float32.
-        for role in ROLES:
-            layout.make(role)
+        layout = random_layout(cases)
         for case in cases:
             rows += measured(layout, case, options.batch, options.runs)
             layout.offload()

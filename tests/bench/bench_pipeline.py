@@ -315,6 +315,14 @@ def verdicts(rows):
     return found
 
 
+def random_layout(cases):
+    """Random networks for all of `cases`, made before any measurement: in the making they are in float32."""
+    layout = RandomWeights(ForcedShape(sorted({PIPELINE_TYPES[case.kind].cascade for case in cases})))
+    for role in ROLES:
+        layout.make(role)
+    return layout
+
+
 def save(path, rows):
     """Write the rows so far: a bench that runs out of its time keeps them."""
     with Path(path).open("w", newline="", encoding="utf-8") as file:
@@ -334,10 +342,7 @@ def main() -> int:
         return 0
     cases, rows = [Case.parse(text) for text in options.cases], []
     with torch.no_grad():
-        layout = RandomWeights(ForcedShape(sorted({PIPELINE_TYPES[case.kind].cascade for case in cases})))
-        # Before any measurement: in the making they are in float32.
-        for role in ROLES:
-            layout.make(role)
+        layout = random_layout(cases)
         for case in cases:
             rows += run_case(layout, case, options.runs)
             layout.offload()
