@@ -12,7 +12,8 @@ from torch import nn
 
 from ...trellis2.runtime.cuda_graphs import weights_of
 from ...trellis2.runtime.memory import GIB
-from ...trellis2.runtime.residency import OneAtATime, Residency, default_device, is_on
+from ...trellis2.runtime.placement import is_on
+from ...trellis2.runtime.residency import OneAtATime, Residency, default_device
 from ...trellis2.runtime.streaming import LOW_WEIGHTS, VRAM_MODES, Streamed, choose_residency, weights_at_once
 from . import comfyui
 

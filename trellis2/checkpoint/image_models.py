@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..models.dino import DinoConfig, DinoVisionTransformer, to_transformers_keys
+from ..models.layers import without_memory
 from ..models.naf import NafConfig, NafUpsampler
 from .config import ConfigError
 from .pixal3d import COMFY_PIXAL3D, ENCODER, NAF
@@ -19,7 +20,8 @@ def load_encoder(weights: Path, config: DinoConfig) -> DinoVisionTransformer:
 
     Raises CheckpointError for another key layout, or keys and shapes that do not fit `config`.
     """
-    model = DinoVisionTransformer(config, device="meta", dtype=torch.float32)
+    with without_memory():
+        model = DinoVisionTransformer(config, dtype=torch.float32)
     try:
         tensors = to_transformers_keys(read_tensors(weights))
     except CheckpointError:
@@ -49,6 +51,6 @@ def load_upsampler(weights: Path) -> NafUpsampler:
         config = NafConfig.of(tensors)
     except ValueError as error:
         raise CheckpointError(f"{weights}: {error}; take {ENCODER} of {COMFY_PIXAL3D}") from error
-    with torch.device("meta"):
+    with without_memory():
         model = NafUpsampler(config)
     return load_weights(model, tensors, str(weights))

@@ -20,7 +20,7 @@ from ..checkpoint.config import (
     parse,
 )
 from .latent_flow import LatentFlow
-from .layers import Backends
+from .layers import Backends, without_memory
 from .shape_vae import ShapeDecoder, ShapeEncoder
 from .structure_flow import StructureFlow
 from .structure_vae import StructureDecoder, StructureEncoder
@@ -60,7 +60,7 @@ def build_model(
     if dtype is not None:
         config = replace(config, dtype=dtype)
     dense_vae = isinstance(config, StructureEncoderConfig | StructureDecoderConfig)
-    with torch.device(device):
+    with without_memory() if torch.device(device).type == "meta" else torch.device(device):
         model = network(config) if dense_vae else network(config, backends)
     return model.requires_grad_(False).eval()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from ..ops.norm_modulate import layer_norm
 from ..ops.quantized_linear import Quantized
@@ -24,6 +27,28 @@ class Backends:
     norm: str = "auto"
     linear: str = "auto"  # of quantised layers only
     launch: str = "auto"
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Context manager in which modules are built on the meta device, and no initialiser runs: they would write nothing
+    there, but take seconds, most of them to import torch's decompositions of `uniform_`."""
+    with torch.device("meta"), _WithoutInit():
+        yield
+
+
+class _WithoutInit(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 class LayerNorm32(nn.LayerNorm):

@@ -59,9 +59,20 @@ class StructureFlow(FlowTransformer):
 def position_table(config: FlowConfig) -> dict[str, Tensor]:
     """Returns the persistent buffer of the grid's positions under its published name, rows in (x, y, z) order, z
     fastest: rope_phases [R^3, d / 2] complex64, or pos_emb [R^3, C] float32."""
+    if torch.get_default_device().type == "meta":
+        return _blank_table(config)
     axis = torch.arange(config.resolution)
     positions = torch.cartesian_prod(axis, axis, axis)
     if config.pe_mode == "ape":
         return {"pos_emb": sinusoidal_positions(positions, config.model_channels)}
     angles = rotary_angles(positions, config.head_channels)
     return {"rope_phases": torch.polar(torch.ones_like(angles), angles)}
+
+
+def _blank_table(config: FlowConfig) -> dict[str, Tensor]:
+    """As `position_table`, allocated only. Arithmetic on the meta device imports torch's compiler, which takes
+    seconds."""
+    cells = config.resolution**3
+    if config.pe_mode == "ape":
+        return {"pos_emb": torch.empty(cells, config.model_channels)}
+    return {"rope_phases": torch.empty(cells, config.head_channels // 2, dtype=torch.complex64)}

@@ -155,7 +155,7 @@ class Block(nn.Module):
         self.cross_attn = (ProjectedCrossAttention if config.projected_channels else CrossAttention)(config, backends)
         self.mlp = FeedForward(channels, int(channels * config.mlp_ratio))
         if config.share_mod:
-            self.modulation = nn.Parameter(torch.randn(6 * channels) / channels**0.5)
+            self.modulation = nn.Parameter(nn.init.normal_(torch.empty(6 * channels), std=channels**-0.5))
         else:
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
         self.share_mod = config.share_mod

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .memory import GIB
-from .residency import place, tensors_of
+from .placement import place, tensors_of
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from ..models.transformer import FlowTransformer
 from .memory import GIB, device_memory, host_memory
 from .pinned import PinnedBuffer, pinned_bytes, upload
-from .residency import KeepLoaded, OneAtATime, Residency, place, tensors_of, weights_kept
+from .placement import place, tensors_of, weights_kept
+from .residency import KeepLoaded, OneAtATime, Residency
 
 log = logging.getLogger(__name__)
 

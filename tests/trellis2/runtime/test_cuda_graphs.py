@@ -20,7 +20,8 @@ from comfyui_trellis2.trellis2.models import Backends, build_model
 from comfyui_trellis2.trellis2.models.quantized import quantize_model
 from comfyui_trellis2.trellis2.pipeline import Pipeline
 from comfyui_trellis2.trellis2.runtime.cuda_graphs import MAX_TOKENS, CudaGraph, GraphCache
-from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime, place, tensors_of
+from comfyui_trellis2.trellis2.runtime.placement import place, tensors_of
+from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime
 from comfyui_trellis2.trellis2.sampling.flow_sampling import sample_sparse_latent, sample_structure_latent
 from comfyui_trellis2.trellis2.sampling.projected import StageGuide
 from comfyui_trellis2.trellis2.sparse import CoordSet, ProjectedSequences, SparseTensor

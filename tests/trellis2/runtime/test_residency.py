@@ -14,7 +14,8 @@ from comfyui_trellis2.trellis2.checkpoint.weights import randomize
 from comfyui_trellis2.trellis2.models import build_model
 from comfyui_trellis2.trellis2.runtime import memory, streaming
 from comfyui_trellis2.trellis2.runtime.pinned import PAGE, PORTABLE, PinnedBuffer, pinned_bytes, upload
-from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime, tensors_of, weights_kept
+from comfyui_trellis2.trellis2.runtime.placement import tensors_of, weights_kept
+from comfyui_trellis2.trellis2.runtime.residency import KeepLoaded, OneAtATime
 from comfyui_trellis2.trellis2.runtime.streaming import Streamed, choose_blocks, choose_residency, weights_at_once
 from comfyui_trellis2.trellis2.sparse import CoordSet, PackedSequences, SparseTensor
 from torch import nn
@@ -91,9 +92,15 @@ def test_weights_that_came_while_used_are_brought_to_the_cpu():
 
 def test_keep_loaded_leaves_networks_where_they_are():
     model, residency = network(), KeepLoaded(DEVICE)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with residency.use(model) as used:
         assert used is model
     assert {tensor.device.type for _, _, tensor in tensors_of(model)} == {DEVICE}
+    assert all(torch.equal(tensor.cpu(), before[name]) for name, tensor in model.state_dict().items())
+    placed = pointers(model)
+    residency.release()
+    with residency.use(model):
+        assert pointers(model) == placed
 
 
 # The choice
