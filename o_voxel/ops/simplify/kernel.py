@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ...core.device import device_guard
 from .graph import LOCK, Graph
-from .reference import CLASS_BITS, CLASSES, LEAST_COSINE, LEAST_SHAPE, LENGTH_WEIGHT, NO_KEY, PASSES, PULL, REACH
+from .reference import CLASS_BITS, CLASSES, LEAST_COSINE, LEAST_SHAPE, LENGTH_WEIGHT, NO_KEY, PASSES, PULL, REACH, THIN
 
 BLOCK = 256
 _LOCK = tl.constexpr(LOCK)
 _CLASS_BITS, _CLASSES = tl.constexpr(CLASS_BITS), tl.constexpr(CLASSES)
-_LEAST_COSINE, _LEAST_SHAPE = tl.constexpr(LEAST_COSINE), tl.constexpr(LEAST_SHAPE)
+_LEAST_COSINE, _LEAST_SHAPE, _THIN = tl.constexpr(LEAST_COSINE), tl.constexpr(LEAST_SHAPE), tl.constexpr(THIN)
 _LENGTH_WEIGHT, _PULL, _REACH = tl.constexpr(LENGTH_WEIGHT), tl.constexpr(PULL), tl.constexpr(REACH)
 _NO_KEY = tl.constexpr(NO_KEY)
 
@@ -71,12 +71,12 @@ def merge_edges(graph: Graph, chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @device_guard
-def check_faces(graph: Graph, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def check_faces(graph: Graph, label: Tensor, target: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """As reference.check_faces, up to rounding."""
     spoils = torch.zeros(len(target), dtype=torch.bool, device=target.device)
     star = torch.zeros(len(target), dtype=torch.int32, device=target.device)
     _check_kernel[(triton.cdiv(len(graph.faces), BLOCK),)](
-        graph.position, graph.faces, graph.facing, label, target.contiguous(), spoils, star, len(graph.faces),
+        graph.position, graph.faces, graph.facing, label, target.contiguous(), limit, spoils, star, len(graph.faces),
         BLOCK=BLOCK, enable_fp_fusion=True,
     )  # fmt: skip
     return spoils, star
@@ -292,7 +292,7 @@ def _normal(ax, ay, az, bx, by, bz, cx, cy, cz):
 
 
 @triton.jit(do_not_specialize=["n"])
-def _check_kernel(positions, faces, facings, labels, targets, spoils, star, n, BLOCK: tl.constexpr):
+def _check_kernel(positions, faces, facings, labels, targets, limit, spoils, star, n, BLOCK: tl.constexpr):
     at, live = _lanes(n, BLOCK)
     la = tl.load(labels + tl.load(faces + 3 * at, live, 0).to(tl.int64), live, -1)
     lb = tl.load(labels + tl.load(faces + 3 * at + 1, live, 0).to(tl.int64), live, -1)
@@ -309,5 +309,7 @@ def _check_kernel(positions, faces, facings, labels, targets, spoils, star, n, B
     x, y, z = _load3(facings, at, alone)
     turned = nx * x + ny * y + nz * z < area * _LEAST_COSINE * (x * x + y * y + z * z)
     shape = area / sides
-    spoiled = alone & (turned | (shape < _LEAST_SHAPE) & (shape < old_area / old_sides))
+    thinned = (shape < _LEAST_SHAPE) & (shape < old_area / old_sides)
+    thinned = thinned & (sides * sides * (_THIN * _LEAST_SHAPE) > tl.load(limit))
+    spoiled = alone & (turned | thinned)
     tl.store(spoils + edge, spoiled, spoiled)

@@ -29,9 +29,10 @@ from .kernel_cpu_heap import (
     push,
 )
 
-# As in `reference`: how far a face may turn, and how thin it may become.
+# As in `reference`: how far a face may turn, from which shape on it is thin, and what that costs.
 LEAST_COSINE = 0.2
 LEAST_SHAPE = 0.01
+THIN = 1e-4
 # Refused edges are tried again when this part of the faces has gone since.
 AGAIN = 0.1
 # What `run` may change: nothing of how the surface is connected; or holes and small parts. Sheets never come to touch:
@@ -133,14 +134,17 @@ def _try(s, u, v, price, may):
     if only_u + only_v == 0:
         extra += _worth(s, u, v)
     x, y, z, error, square, _ = meet(s, u, v)
+    # Where all faces go, none is left that could turn.
+    if doubles < only_u + only_v:
+        for here, there in ((u, v), (v, u)):
+            thin = _spoils(s, here, there, x, y, z)
+            if thin < 0:
+                return REFUSED
+            extra += thin
     cost = error + LENGTH_WEIGHT * square + extra
     if extra > 0 and price < cost * (1 - 1e-9):
         return cost
     if s.size[LEFT] <= shared + doubles:
-        return REFUSED
-    # Where all faces go, none is left that could turn.
-    stay = doubles < only_u + only_v
-    if stay and (_spoils(s, u, v, x, y, z) or _spoils(s, v, u, x, y, z)):
         return REFUSED
     _collapse(s, u, v, x, y, z, doubles)
     return DONE
@@ -294,7 +298,8 @@ def _fits(s, n, may):
 
 
 def _spoils(s, u, v, x, y, z):
-    """Whether a face of u without v would turn or become thin with u at (x, y, z)."""
+    """-1 where a face of u without v would turn with u at (x, y, z); else what it costs that faces become thin."""
+    cost = 0.0
     corner = s.first[u]
     while corner >= 0:
         f, k = corner // 3, corner % 3
@@ -310,18 +315,18 @@ def _spoils(s, u, v, x, y, z):
         old = np.sqrt(ox * ox + oy * oy + oz * oz)
         if s.size[FORCED]:
             if nx * ox + ny * oy + nz * oz < LEAST_COSINE * area * old:
-                return True
+                return -1.0
             continue
         fx, fy, fz = s.facing[f, 0], s.facing[f, 1], s.facing[f, 2]
         if nx * fx + ny * fy + nz * fz < LEAST_COSINE * area * (fx * fx + fy * fy + fz * fz):
-            return True
+            return -1.0
         side = _square(s.place, b, c)
         sides = ax * ax + ay * ay + az * az + bx * bx + by * by + bz * bz + side
         if area < LEAST_SHAPE * sides:
             old_sides = _square(s.place, u, b) + _square(s.place, u, c) + side
             if area * old_sides < old * sides:
-                return True
-    return False
+                cost += THIN * LEAST_SHAPE * sides * sides
+    return cost
 
 
 def _collapse(s, u, v, x, y, z, doubles):

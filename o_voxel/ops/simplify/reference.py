@@ -18,10 +18,12 @@ PULL = 1e-3
 REACH = 2.0
 # Squared length counts a little, so that what is flat goes shortest edge first.
 LENGTH_WEIGHT = 1e-6
-# A face may turn from how it was at first by this cosine, and be this thin (twice the area over the sum of squared
-# sides; 0.29 for equal sides), unless it was thinner.
+# A face may turn from how it was at first by this cosine. Below this shape (twice the area over the sum of squared
+# sides; 0.29 for equal sides) it is thin, and costs this by the square of what its area would be with that shape,
+# unless it was thinner. It is not forbidden: wires would keep their rings, and what they are fastened to pay for them.
 LEAST_COSINE = 0.2
 LEAST_SHAPE = 0.01
+THIN = 1e-4
 
 
 def edge_costs(graph: Graph, turn: int, max_error: float) -> Tensor:
@@ -147,8 +149,9 @@ def _keys(cost: Tensor, limit: Tensor, turn: int) -> Tensor:
     return torch.where((cost <= limit) & cost.isfinite(), classes << 32 | x ^ x >> 16, NO_KEY)
 
 
-def check_faces(graph: Graph, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether a collapse would turn or thin a face, [S] bool, and how many faces its ends have, [S] int32.
+def check_faces(graph: Graph, label: Tensor, target: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether a collapse would turn a face, or thin it for more than `limit` [], [S] bool, and how many faces its ends
+    have, [S] int32.
 
     label: [V] int32, the chosen edge of which a vertex is an end, or -1.  target: [S, 3], where its ends meet.
     """
@@ -162,8 +165,10 @@ def check_faces(graph: Graph, label: Tensor, target: Tensor) -> tuple[Tensor, Te
     old_area, new = face_normals(before).norm(dim=1), face_normals(after)
     new_area, facing = new.norm(dim=1), graph.facing[rows]
     turned = (new * facing).sum(1) < LEAST_COSINE * new_area * facing.square().sum(1)
-    old_shape, new_shape = old_area / _squared_sides(before), new_area / _squared_sides(after)
-    spoiled = (moving.sum(1) == 1) & (turned | (new_shape < LEAST_SHAPE) & (new_shape < old_shape))
+    sides = _squared_sides(after)
+    old_shape, new_shape = old_area / _squared_sides(before), new_area / sides
+    thinned = (new_shape < LEAST_SHAPE) & (new_shape < old_shape) & (THIN * LEAST_SHAPE * sides.square() > limit)
+    spoiled = (moving.sum(1) == 1) & (turned | thinned)
     spoils = torch.zeros(len(target), dtype=torch.bool, device=target.device)
     spoils[edge[spoiled]] = True
     star = torch.zeros(len(target), dtype=torch.int32, device=target.device)

@@ -111,7 +111,7 @@ def _round(
     label = torch.full((len(graph.position),), -1, dtype=torch.int32, device=chosen.device)
     label[graph.ends[chosen].long()] = torch.arange(len(chosen), dtype=torch.int32, device=chosen.device)[:, None]
     position, quadric = steps.merge_edges(free, chosen)
-    spoils, star = steps.check_faces(graph, label, position)
+    spoils, star = steps.check_faces(graph, label, position, limit)
     count, price = graph.count[chosen], cost[chosen]
     pairs, fit = _link(graph, label, chosen, star, loose=target > 0, has_odd=has_odd)
     waits = torch.zeros_like(fit.part)
