@@ -24,6 +24,7 @@ from .reading.companions import companion
 from .reading.gltf.load import load_gltf
 from .reading.images import UNREADABLE as IMAGE_ERRORS
 from .reading.images import decoded, opened
+from .reading.obj_indices import positive_indices
 from .reading.obj_parts import obj_parts
 from .reading.pieces import FactorSpace, Parts
 from .reading.texts import plain_ply, utf8, utf8_stl
@@ -43,7 +44,7 @@ UP_OF_SUFFIX = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"
 # For the estimate of the time.
 BYTES_A_SECOND = 20e6
 GLTF_SUFFIXES = (".glb", ".gltf")
-CONVERSIONS = {".obj": utf8, ".ply": plain_ply, ".stl": utf8_stl}
+CONVERSIONS = {".obj": lambda content: positive_indices(utf8(content)), ".ply": plain_ply, ".stl": utf8_stl}
 # Exceptions that the readers, trimesh and Pillow raise for malformed files.
 UNREADABLE = (
     ArithmeticError,
