@@ -26,6 +26,7 @@ from .reading.images import UNREADABLE as IMAGE_ERRORS
 from .reading.images import decoded, opened
 from .reading.obj_indices import positive_indices
 from .reading.obj_parts import obj_parts
+from .reading.obj_scene import obj_scene
 from .reading.pieces import FactorSpace, Parts
 from .reading.texts import plain_ply, utf8, utf8_stl
 from .trimesh import from_trimesh
@@ -155,14 +156,15 @@ def _read(path: Path, suffix: str, warn: Warn) -> tuple[trimesh.Scene, Parts | N
 
     if suffix == ".obj":
         _name_missing_materials(path, content, library, warn)
-    options = {"file_type": suffix[1:], "resolver": Files(str(path)), "process": False}
-    scene = trimesh.load_scene(io.BytesIO(content), **options)
+    files = Files(str(path))
     if suffix == ".obj":
+        scene = obj_scene(content, files)
         try:
             return scene, obj_parts(content)
         except UNREADABLE as error:
             warn(f"its objects cannot be told apart: they are joined, without their names: {_reason(error):.200}")
             return scene, Parts()
+    scene = trimesh.load_scene(io.BytesIO(content), file_type=suffix[1:], resolver=files, process=False)
     # A PLY has no names, and that of a lone solid is its program's.
     return scene, None if len(scene.geometry) > 1 else Parts()
 

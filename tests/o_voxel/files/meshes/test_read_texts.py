@@ -1,5 +1,6 @@
 """OBJ and PLY files as other programs write them: relative indices, several libraries, line ends, files cut short."""
 
+import numpy as np
 import pytest
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
 from comfyui_trellis2.o_voxel.files.meshes.reading.obj_indices import positive_indices
@@ -46,3 +47,21 @@ def test_lines_of_an_obj_that_have_no_negative_index_stay():
 def test_negative_indices_before_the_first_element_are_refused(tmp_path, face):
     with pytest.raises(ValueError, match=r"a\.obj: .*index -[15], .*expected at most the [40] above its line"):
         load(tmp_path, SQUARE + face + "\nv 2 2 2\nvt 0 0\n")
+
+
+@pytest.mark.parametrize("library", ["newmtl red\nKd 1 0.6 1\n", "", None])
+@pytest.mark.parametrize("uv", [True, False])
+def test_vertex_colours_stay_beside_a_material(tmp_path, library, uv):
+    """They multiply the material's colour, as in glTF, and are kept where the library lacks it or is absent."""
+    if library is not None:
+        (tmp_path / "a.mtl").write_text(library)
+    text = "mtllib a.mtl\nv 0 0 0 1 0 0\nv 1 0 0 0 0.6 0\nv 0 1 0 0 0 0.2\nv 1 1 0 1 1 1\n" + "vt 0 0\n" * uv
+    face = "f {0}/1 {1}/1 {2}/1\n" if uv else "f {0} {1} {2}\n"
+    mesh = load(tmp_path, f"{text}o a\nusemtl red\n{face.format(1, 2, 3)}o b\nusemtl blue\n{face.format(2, 4, 3)}")
+    found = mesh.vertex_colors[mesh.mesh.faces].numpy()
+    red, green, blue, white = [1, 0, 0, 1], [0, 0.6, 0, 1], [0, 0, 0.2, 1], [1, 1, 1, 1]
+    parts = {mesh.part_names[part]: colors for part, colors in zip(mesh.part_ids.tolist(), found, strict=True)}
+    np.testing.assert_allclose(parts["a"], [red, green, blue], atol=1e-6)
+    np.testing.assert_allclose(parts["b"], [green, white, blue], atol=1e-6)
+    factors = {tuple(np.round(mesh.materials[row].base_color_factor, 6)) for row in mesh.material_ids.tolist()}
+    assert factors == ({(1, 1, 1), (1, 0.6, 1)} if library else {(1, 1, 1)})
