@@ -13,23 +13,31 @@ from urllib.parse import unquote
 
 def companion(path: Path, name: str) -> Path | None:
     """Returns the file that `path` calls `name`: the name as it is, with %xx decoded, as one inside
-    the folder, or its last part.
+    the folder, or its last part; each with the blanks around it, else without them.
 
     None if there is no such file in the folder of `path` or below it.
     """
     folder = path.parent.resolve()
-    name = name.strip().replace("\\", "/")
-    decoded = unquote(name)  # glTF's names are URIs: %20 is a space
-    for candidate in (name, decoded, name.lstrip("/"), name.rsplit("/", 1)[-1], decoded.rsplit("/", 1)[-1]):
-        if not candidate or "\0" in candidate:
-            continue
-        try:
-            found = (folder / candidate).resolve()
-            if found.is_relative_to(folder) and found.is_file():
+    name = name.replace("\\", "/")
+    for written in dict.fromkeys((name, name.strip())):
+        decoded = unquote(written)  # glTF's names are URIs: %20 is a space
+        last, decoded_last = written.rsplit("/", 1)[-1], decoded.rsplit("/", 1)[-1]
+        for candidate in (written, decoded, written.lstrip("/"), last, decoded_last):
+            found = _inside(folder, candidate)
+            if found is not None:
                 return found
-        except (OSError, RuntimeError):  # a name that is too long, a loop of links
-            continue
     return None
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The file of this name in a resolved folder or below it, links resolved; None if there is none."""
+    if not name or "\0" in name:
+        return None
+    try:
+        found = (folder / name).resolve()
+        return found if found.is_relative_to(folder) and found.is_file() else None
+    except (OSError, RuntimeError):  # a name that is too long, a loop of links
+        return None
 
 
 def companions(path: Path) -> tuple[Path, ...]:

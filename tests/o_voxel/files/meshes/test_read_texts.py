@@ -1,8 +1,11 @@
 """OBJ and PLY files as other programs write them: relative indices, several libraries, line ends, files cut short."""
 
+import os
+
 import numpy as np
 import pytest
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
+from comfyui_trellis2.o_voxel.files.meshes.reading.companions import companion
 from comfyui_trellis2.o_voxel.files.meshes.reading.obj_indices import positive_indices
 
 SQUARE = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 0\n"
@@ -65,3 +68,23 @@ def test_vertex_colours_stay_beside_a_material(tmp_path, library, uv):
     np.testing.assert_allclose(parts["b"], [green, white, blue], atol=1e-6)
     factors = {tuple(np.round(mesh.materials[row].base_color_factor, 6)) for row in mesh.material_ids.tolist()}
     assert factors == ({(1, 1, 1), (1, 0.6, 1)} if library else {(1, 1, 1)})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no names that end in blanks")
+def test_names_are_found_with_their_blanks(tmp_path):
+    inside = tmp_path / "kit"
+    inside.mkdir()
+    (tmp_path / " outside.png").touch()
+    for name in (" two   blanks.png", "plain.png", "plain.png ", "a b.png"):
+        (inside / name).touch()
+    wanted = {" two   blanks.png": " two   blanks.png", "%20two%20%20%20blanks.png": " two   blanks.png"}
+    wanted |= {
+        "plain.png ": "plain.png ",
+        " plain.png": "plain.png",
+        "\tplain.png\r": "plain.png",
+        "a%20b.png ": "a b.png",
+    }
+    for name, file in wanted.items():
+        assert companion(inside / "a.gltf", name) == inside / file, name
+    for name in ("two   blanks.png", " ../ outside.png", "../ outside.png", " ", " .. ", f" {tmp_path}/ outside.png"):
+        assert companion(inside / "a.gltf", name) is None, name
