@@ -6,7 +6,8 @@ Such a name is data of whoever made the file: it is followed only inside that fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -29,6 +30,31 @@ def companion(path: Path, name: str) -> Path | None:
     return None
 
 
+def absent(kind: str, path: Path, name: str) -> str:
+    """The warning of a file that is not there."""
+    return f"{kind} {name!r:.120}: expected a file in the folder of {path.name}; none is there, and it is left out"
+
+
+def libraries(path: Path, line: str) -> tuple[list[Path], list[str]]:
+    """Returns the material libraries that an OBJ names behind one `mtllib`, and the names that are no file beside it.
+
+    The line is one name or several, and a name may have blanks: it is tried as a whole, then cut behind each ".mtl",
+    then at each blank.
+    """
+    name = line.replace("\\", "/")
+    whole = _inside(path.parent.resolve(), name) or _inside(path.parent.resolve(), unquote(name))
+    if whole is not None:
+        return [whole], []
+    found: list[Path] = []
+    missing: list[str] = []
+    for part in filter(None, map(str.strip, re.split(r"(?<=\.mtl)\s+", line, flags=re.I))):
+        one = companion(path, part)
+        files = [one] if one else [companion(path, word) for word in part.split()]
+        found += [file for file in files if file is not None]
+        missing += [] if any(files) else [part]
+    return found, missing
+
+
 def _inside(folder: Path, name: str) -> Path | None:
     """The file of this name in a resolved folder or below it, links resolved; None if there is none."""
     if not name or "\0" in name:
@@ -45,12 +71,11 @@ def companions(path: Path) -> tuple[Path, ...]:
     for other suffixes and for malformed files. Raises OSError if `path` cannot be read."""
     suffix = path.suffix.lower()
     if suffix == ".gltf":
-        names = _gltf_names(path.read_bytes())
+        found: Iterable[Path | None] = (companion(path, name) for name in _gltf_names(path.read_bytes()))
     elif suffix == ".obj":
-        names = _obj_names(path)
+        found = _obj_files(path)
     else:
         return ()
-    found = (companion(path, name) for name in names)
     return tuple(dict.fromkeys(file for file in found if file is not None))
 
 
@@ -64,15 +89,14 @@ def _gltf_names(content: bytes) -> list[str]:
     return [name for name in names if isinstance(name, str) and not name.startswith("data:")]
 
 
-def _obj_names(path: Path) -> Iterator[str]:
-    for name in _after(path, ("mtllib",)):
-        yield name
-        library = companion(path, name)
-        if library is not None:
+def _obj_files(path: Path) -> Iterator[Path | None]:
+    for line in _after(path, ("mtllib",)):
+        for library in libraries(path, line)[0]:
+            yield library
             # Options such as "-bm 0.5" stand before the file name.
             for texture in _after(library, ("map_", "bump", "disp", "norm", "refl")):
-                yield texture
-                yield texture.split()[-1]
+                yield companion(path, texture)
+                yield companion(path, texture.split()[-1])
 
 
 def _after(path: Path, keywords: tuple[str, ...]) -> Iterator[str]:

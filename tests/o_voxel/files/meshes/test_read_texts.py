@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 from comfyui_trellis2.o_voxel.files.meshes.read import load_textured_mesh
-from comfyui_trellis2.o_voxel.files.meshes.reading.companions import companion
+from comfyui_trellis2.o_voxel.files.meshes.reading.companions import companion, companions
 from comfyui_trellis2.o_voxel.files.meshes.reading.obj_indices import positive_indices
 
 SQUARE = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 0\n"
@@ -88,3 +88,37 @@ def test_names_are_found_with_their_blanks(tmp_path):
         assert companion(inside / "a.gltf", name) == inside / file, name
     for name in ("two   blanks.png", " ../ outside.png", "../ outside.png", " ", " .. ", f" {tmp_path}/ outside.png"):
         assert companion(inside / "a.gltf", name) is None, name
+
+
+LIBRARIES = {"red.mtl": (1, 0, 0), "my green.mtl": (0, 1, 0), "blue": (0, 0, 1), "sub/my white.mtl": (1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "missing"),
+    [
+        ("mtllib my green.mtl\nmtllib red.mtl", ["my green.mtl", "red.mtl"], []),
+        ("mtllib red.mtl my green.mtl  blue ", ["red.mtl", "my green.mtl", "blue"], []),
+        ("mtllib ./red.mtl ./sub/my white.mtl\r\nmtllib red.mtl", ["red.mtl", "my white.mtl"], []),
+        ("mtllib blue red.mtl", ["blue", "red.mtl"], []),
+        ("mtllib C:\\My Files\\my green.mtl", ["my green.mtl"], []),
+        ("# mtllib blue\nmtllib no.mtl red.mtl\nmtllib not here.mtl", ["red.mtl"], ["no.mtl", "not here.mtl"]),
+    ],
+)
+def test_all_libraries_of_an_obj_are_read(tmp_path, lines, files, missing):
+    (tmp_path / "sub").mkdir()
+    for name, (red, green, blue) in LIBRARIES.items():
+        title = name.split("/")[-1].removesuffix(".mtl")
+        # A line before the first material belongs to none; of two materials of one name the first counts.
+        same = 0.2 if title == files[0].removesuffix(".mtl") else 1
+        text = f"Kd 0 0 0.4\nnewmtl same\nKd 0 {same} 0\nnewmtl {title}\nKd {red} {green} {blue}\n"
+        (tmp_path / name).write_text(text)
+    titles = [name.removesuffix(".mtl") for name in files]
+    faces = "".join(f"usemtl {title}\nf 1 2 3\n" for title in [*titles, "same"])
+    said = []
+    mesh = load(tmp_path, f"{lines}\n{SQUARE}{faces}", on_warning=said.append)
+    colours = {name.split("/")[-1].removesuffix(".mtl"): colour for name, colour in LIBRARIES.items()}
+    found = {material.name: material.base_color_factor for material in mesh.materials}
+    assert found == {title: colours[title] for title in titles} | {"same": (0, pytest.approx(0.2), 0)}
+    assert len(said) == len(missing)
+    assert all(f"material library {name!r}" in line for name, line in zip(missing, said, strict=True))
+    assert [file.name for file in companions(tmp_path / "a.obj")] == files
