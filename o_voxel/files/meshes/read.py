@@ -28,7 +28,8 @@ from .reading.obj_indices import positive_indices
 from .reading.obj_parts import obj_parts
 from .reading.obj_scene import obj_scene
 from .reading.pieces import FactorSpace, Parts
-from .reading.texts import plain_ply, utf8, utf8_stl
+from .reading.ply import plain_ply
+from .reading.texts import utf8, utf8_stl
 from .trimesh import from_trimesh
 
 if TYPE_CHECKING:

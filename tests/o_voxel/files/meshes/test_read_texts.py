@@ -1,6 +1,7 @@
 """OBJ and PLY files as other programs write them: relative indices, several libraries, line ends, files cut short."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -122,3 +123,75 @@ def test_all_libraries_of_an_obj_are_read(tmp_path, lines, files, missing):
     assert len(said) == len(missing)
     assert all(f"material library {name!r}" in line for name, line in zip(missing, said, strict=True))
     assert [file.name for file in companions(tmp_path / "a.obj")] == files
+
+
+FACES = [[0, 1, 2], [2, 1, 3], [0, 1, 2]]
+
+
+def ply(form: str, faces: list[list[int]] = FACES, newline: str = "\n") -> bytes:
+    """A PLY of the four vertices of SQUARE, faces with a colour, and an element that no reader knows.
+    form: "ascii", "<" or ">"."""
+    name = {"ascii": "ascii", "<": "binary_little_endian", ">": "binary_big_endian"}[form]
+    lines = ["ply", f"format {name} 1.0", "element vertex 4", *(f"property float {axis}" for axis in "xyz")]
+    lines += [f"element face {len(faces)}", "property uchar red", "property uchar green", "property uchar blue"]
+    lines += ["property list uchar int vertex_indices", "element other 1", "property short value", "end_header", ""]
+    points = [list(map(float, line.split()[1:])) for line in SQUARE.splitlines()]
+    head = newline.join(lines).encode()
+    if form == "ascii":
+        rows = [*points, *([row, 0, 255, len(face), *face] for row, face in enumerate(faces)), [10]]
+        return head + "".join(" ".join(map(str, row)) + newline for row in rows).encode()
+    body = np.array(points, f"{form}f4").tobytes()
+    for row, face in enumerate(faces):
+        body += bytes([row, 0, 255, len(face)]) + np.array(face, f"{form}i4").tobytes()
+    return head + body + np.array([10], f"{form}i2").tobytes()
+
+
+@pytest.mark.parametrize("form", ["ascii", "<", ">"])
+@pytest.mark.parametrize("newline", ["\r", "\n", "\r\n"])
+def test_a_header_of_a_ply_may_end_its_lines_in_any_way(tmp_path, form, newline):
+    content = ply(form, newline=newline)
+    points = np.array([line.split()[1:] for line in SQUARE.splitlines()], np.float32)
+    assert corners(load(tmp_path, content, "a.ply")) == points[FACES].tolist()
+    if form == "<":  # a body that begins with the byte of an LF
+        start = content.index(b"end_header") + len(b"end_header" + newline.encode())
+        number = np.frombuffer(b"\n\0\0\x40", "<f4")[0]
+        first = corners(load(tmp_path, content[:start] + number.tobytes() + content[start + 4 :], "a.ply"))[0][0]
+        assert first == [number, 0, 0]
+
+
+@pytest.mark.parametrize("form", ["ascii", "<", ">"])
+def test_a_ply_that_is_cut_short_is_refused(tmp_path, form):
+    content = ply(form)
+    start = content.index(b"end_header\n") + 11
+    whole = set()
+    for stop in range(start, len(content)):
+        try:
+            load(tmp_path, content[:stop], "a.ply")
+        except ValueError as error:
+            found = re.search(r"expected (\d) rows of the element '(\w+)', as its header says, got (\d)", str(error))
+            assert found, error
+            assert int(found[3]) < int(found[1])
+            whole.add(found[2])
+        else:
+            assert form == "ascii"  # which no number ends that is cut
+            assert content[:stop].split()[:-1] == content.split()[:-1]
+    assert whole == {"vertex", "face", "other"}
+    assert len(load(tmp_path, content, "a.ply").mesh.faces) == 3
+
+
+def test_blank_lines_of_a_ply_are_no_rows(tmp_path):
+    head, body = ply("ascii").split(b"end_header\n")
+    content = head + b"end_header\n\n" + body.replace(b"\n", b"\n \n")
+    assert corners(load(tmp_path, content, "a.ply")) == corners(load(tmp_path, ply("ascii"), "b.ply"))
+
+
+@pytest.mark.parametrize("form", ["ascii", "<", ">"])
+def test_a_ply_may_have_polygons_of_several_sizes(tmp_path, form):
+    mesh = load(tmp_path, ply(form, [[0, 1, 2], [0, 1, 3, 2], [3, 2], [3, 1, 0]]), "a.ply")
+    triangles = {tuple(map(tuple, triangle)) for triangle in corners(mesh)}
+    points = [tuple(map(float, line.split()[1:])) for line in SQUARE.splitlines()]
+    assert triangles >= {tuple(points[row] for row in face) for face in ([0, 1, 2], [3, 1, 0])}
+    assert len(corners(mesh)) == 4
+    if form != "ascii":
+        reds = (mesh.vertex_colors[mesh.mesh.faces][:, 0, 0] * 255).round().tolist()
+        assert reds == [0, 1, 1, 3]
