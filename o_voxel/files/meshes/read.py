@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 import struct
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,13 +19,17 @@ import numpy as np
 
 from ...core.progress import Progress, in_background
 from ...material import TexturedMesh
-from .reading.companions import companion
+from .reading.companions import absent, companion
 from .reading.gltf.load import load_gltf
 from .reading.images import UNREADABLE as IMAGE_ERRORS
 from .reading.images import decoded, opened
+from .reading.libraries import ALL_LIBRARIES, with_one_library
+from .reading.obj_indices import positive_indices
 from .reading.obj_parts import obj_parts
+from .reading.obj_scene import obj_scene
 from .reading.pieces import FactorSpace, Parts
-from .reading.texts import plain_ply, utf8, utf8_stl
+from .reading.ply import plain_ply
+from .reading.texts import utf8, utf8_stl
 from .trimesh import from_trimesh
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ UP_OF_SUFFIX = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"
 # For the estimate of the time.
 BYTES_A_SECOND = 20e6
 GLTF_SUFFIXES = (".glb", ".gltf")
-CONVERSIONS = {".obj": utf8, ".ply": plain_ply, ".stl": utf8_stl}
+CONVERSIONS = {".obj": lambda content: positive_indices(utf8(content)), ".ply": plain_ply, ".stl": utf8_stl}
 # Exceptions that the readers, trimesh and Pillow raise for malformed files.
 UNREADABLE = (
     ArithmeticError,
@@ -144,34 +147,25 @@ def _read(path: Path, suffix: str, warn: Warn) -> tuple[trimesh.Scene, Parts | N
     """Reads an OBJ, PLY or STL, and the parts of it, see `from_trimesh`."""
     import trimesh
 
-    content = CONVERSIONS[suffix](path.read_bytes())
-    library = re.search(rb"^mtllib\s+(.+?)\s*$", content, re.M) if suffix == ".obj" else None
-    library = None if library is None else library[1].decode(errors="replace")
+    content, libraries = CONVERSIONS[suffix](path.read_bytes()), b""
+    if suffix == ".obj":
+        content, libraries = with_one_library(path, content, warn)
 
     class Files(trimesh.resolvers.FilePathResolver):
         def get(self, name: str) -> bytes:
-            return _library(path, name, warn) if name == library else _texture(path, name, warn)
+            return libraries if name == ALL_LIBRARIES else _texture(path, name, warn)
 
+    files = Files(str(path))
     if suffix == ".obj":
-        _name_missing_materials(path, content, library, warn)
-    options = {"file_type": suffix[1:], "resolver": Files(str(path)), "process": False}
-    scene = trimesh.load_scene(io.BytesIO(content), **options)
-    if suffix == ".obj":
+        scene = obj_scene(content, files)
         try:
             return scene, obj_parts(content)
         except UNREADABLE as error:
             warn(f"its objects cannot be told apart: they are joined, without their names: {_reason(error):.200}")
             return scene, Parts()
+    scene = trimesh.load_scene(io.BytesIO(content), file_type=suffix[1:], resolver=files, process=False)
     # A PLY has no names, and that of a lone solid is its program's.
     return scene, None if len(scene.geometry) > 1 else Parts()
-
-
-def _library(path: Path, name: str, warn: Warn) -> bytes:
-    """The content of the material library that an OBJ names: beside it or below, whatever trimesh allows."""
-    found = companion(path, name)
-    if found is None:
-        raise _absent("material library", path, name, warn)
-    return utf8(found.read_bytes())
 
 
 def _texture(path: Path, name: str, warn: Warn) -> bytes:
@@ -180,7 +174,8 @@ def _texture(path: Path, name: str, warn: Warn) -> bytes:
     # Options such as "-s 2 2 2" stand before a texture's name.
     found = companion(path, name) or (companion(path, words[-1]) if words[:1] and words[0].startswith("-") else None)
     if found is None:
-        raise _absent("texture", path, name, warn)
+        warn(absent("texture", path, name))
+        raise FileNotFoundError(f"{name}: expected a file in the folder of {path.name}")
     content = found.read_bytes()
     try:
         # trimesh leaves out what it cannot open, without a word, and opens what it should not.
@@ -201,21 +196,3 @@ def _pixels(path: Path, name: str, warn: Warn) -> np.ndarray | None:
     except IMAGE_ERRORS as error:
         warn(f"texture {name!r:.120} cannot be read and is left out: {error}")
         return None
-
-
-def _absent(kind: str, path: Path, name: str, warn: Warn) -> FileNotFoundError:
-    """Warns of a file that is not there; returns the error for trimesh."""
-    warn(f"{kind} {name!r:.120}: expected a file in the folder of {path.name}; none is there, and it is left out")
-    return FileNotFoundError(f"{name}: expected a file in the folder of {path.name}")
-
-
-def _name_missing_materials(path: Path, content: bytes, library: str | None, warn: Warn) -> None:
-    """Warns of materials that an OBJ uses and its library, which can be read, does not define."""
-    found = None if library is None else companion(path, library)
-    used = {name.strip() for name in re.findall(rb"^usemtl[ \t]+(.+?)\s*$", content, re.M)}
-    if library is None and used:
-        warn("it uses materials and names no material library: they are white")
-    elif found is not None:
-        defined = re.findall(rb"^\s*newmtl[ \t]+(.+?)\s*$", utf8(found.read_bytes()), re.M | re.I)
-        for name in sorted(used - {b" ".join(name.split()) for name in defined} - set(defined)):
-            warn(f"material {name.decode(errors='replace')!r:.80} is not in {found.name}: it is white")

@@ -6,30 +6,64 @@ Such a name is data of whoever made the file: it is followed only inside that fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 
 def companion(path: Path, name: str) -> Path | None:
     """Returns the file that `path` calls `name`: the name as it is, with %xx decoded, as one inside
-    the folder, or its last part.
+    the folder, or its last part; each with the blanks around it, else without them.
 
     None if there is no such file in the folder of `path` or below it.
     """
     folder = path.parent.resolve()
-    name = name.strip().replace("\\", "/")
-    decoded = unquote(name)  # glTF's names are URIs: %20 is a space
-    for candidate in (name, decoded, name.lstrip("/"), name.rsplit("/", 1)[-1], decoded.rsplit("/", 1)[-1]):
-        if not candidate or "\0" in candidate:
-            continue
-        try:
-            found = (folder / candidate).resolve()
-            if found.is_relative_to(folder) and found.is_file():
+    name = name.replace("\\", "/")
+    for written in dict.fromkeys((name, name.strip())):
+        decoded = unquote(written)  # glTF's names are URIs: %20 is a space
+        last, decoded_last = written.rsplit("/", 1)[-1], decoded.rsplit("/", 1)[-1]
+        for candidate in (written, decoded, written.lstrip("/"), last, decoded_last):
+            found = _inside(folder, candidate)
+            if found is not None:
                 return found
-        except (OSError, RuntimeError):  # a name that is too long, a loop of links
-            continue
     return None
+
+
+def absent(kind: str, path: Path, name: str) -> str:
+    """The warning of a file that is not there."""
+    return f"{kind} {name!r:.120}: expected a file in the folder of {path.name}; none is there, and it is left out"
+
+
+def libraries(path: Path, line: str) -> tuple[list[Path], list[str]]:
+    """Returns the material libraries that an OBJ names behind one `mtllib`, and the names that are no file beside it.
+
+    The line is one name or several, and a name may have blanks: it is tried as a whole, then cut behind each ".mtl",
+    then at each blank.
+    """
+    name = line.replace("\\", "/")
+    whole = _inside(path.parent.resolve(), name) or _inside(path.parent.resolve(), unquote(name))
+    if whole is not None:
+        return [whole], []
+    found: list[Path] = []
+    missing: list[str] = []
+    for part in filter(None, map(str.strip, re.split(r"(?<=\.mtl)\s+", line, flags=re.I))):
+        one = companion(path, part)
+        files = [one] if one else [companion(path, word) for word in part.split()]
+        found += [file for file in files if file is not None]
+        missing += [] if any(files) else [part]
+    return found, missing
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The file of this name in a resolved folder or below it, links resolved; None if there is none."""
+    if not name or "\0" in name:
+        return None
+    try:
+        found = (folder / name).resolve()
+        return found if found.is_relative_to(folder) and found.is_file() else None
+    except (OSError, RuntimeError):  # a name that is too long, a loop of links
+        return None
 
 
 def companions(path: Path) -> tuple[Path, ...]:
@@ -37,12 +71,11 @@ def companions(path: Path) -> tuple[Path, ...]:
     for other suffixes and for malformed files. Raises OSError if `path` cannot be read."""
     suffix = path.suffix.lower()
     if suffix == ".gltf":
-        names = _gltf_names(path.read_bytes())
+        found: Iterable[Path | None] = (companion(path, name) for name in _gltf_names(path.read_bytes()))
     elif suffix == ".obj":
-        names = _obj_names(path)
+        found = _obj_files(path)
     else:
         return ()
-    found = (companion(path, name) for name in names)
     return tuple(dict.fromkeys(file for file in found if file is not None))
 
 
@@ -56,15 +89,14 @@ def _gltf_names(content: bytes) -> list[str]:
     return [name for name in names if isinstance(name, str) and not name.startswith("data:")]
 
 
-def _obj_names(path: Path) -> Iterator[str]:
-    for name in _after(path, ("mtllib",)):
-        yield name
-        library = companion(path, name)
-        if library is not None:
+def _obj_files(path: Path) -> Iterator[Path | None]:
+    for line in _after(path, ("mtllib",)):
+        for library in libraries(path, line)[0]:
+            yield library
             # Options such as "-bm 0.5" stand before the file name.
             for texture in _after(library, ("map_", "bump", "disp", "norm", "refl")):
-                yield texture
-                yield texture.split()[-1]
+                yield companion(path, texture)
+                yield companion(path, texture.split()[-1])
 
 
 def _after(path: Path, keywords: tuple[str, ...]) -> Iterator[str]:
