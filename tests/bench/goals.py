@@ -221,7 +221,7 @@ JOBS = (
     ),
     Job(
         "no Triton, asset",
-        (BENCH("asset"), "--shapes", "bumpy", "--faces", "1000000"),
+        (BENCH("asset"), "--shapes", "bumpy", "--faces", "1000000", "--repeat", "3"),
         1.5,
         (Line("no Triton: asset 1M 4096²", 6, r"^bumpy .* 4096: .* all ([\d.]+)"),),
         triton=False,
@@ -266,11 +266,7 @@ JOBS = (
         1.0,
         tuple(
             Line(f"one forward, {case}", None, rf"{case} none auto +([\d.]+) ms", floor, reference, "ms")
-            for case, floor, reference in (
-                ("structure", 17, 44.3),
-                ("latent 2,380", 9, 69.4),
-                ("latent 9,556", 59, 169.4),
-            )
+            for case, floor, reference in FORWARDS
         ),
     ),
     Job(
