@@ -30,9 +30,7 @@ from .kernel_cpu_heap import (
 )
 
 # As in `reference`: how far a face may turn, from which shape on it is thin, and what that costs.
-LEAST_COSINE = 0.2
-LEAST_SHAPE = 0.01
-THIN = 1e-4
+LEAST_COSINE, LEAST_SHAPE, THIN = 0.2, 0.01, 1e-4
 # Refused edges are tried again when this part of the faces has gone since.
 AGAIN = 0.1
 # What `run` may change: nothing of how the surface is connected; or holes and small parts. Sheets never come to touch:
@@ -310,9 +308,8 @@ def _spoils(s, u, v, x, y, z):
         p, q = s.place[b], s.place[c]
         ax, ay, az, bx, by, bz = p[0] - x, p[1] - y, p[2] - z, q[0] - x, q[1] - y, q[2] - z
         nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
-        area = np.sqrt(nx * nx + ny * ny + nz * nz)
         ox, oy, oz = normal_of(s.place, u, b, c)
-        old = np.sqrt(ox * ox + oy * oy + oz * oz)
+        area, old = np.sqrt(nx * nx + ny * ny + nz * nz), np.sqrt(ox * ox + oy * oy + oz * oz)
         if s.size[FORCED]:
             if nx * ox + ny * oy + nz * oz < LEAST_COSINE * area * old:
                 return -1.0
