@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from comfyui_trellis2.trellis2.batch import ray_workers
 from comfyui_trellis2.trellis2.batch.finish import camera_search
 from comfyui_trellis2.trellis2.batch.rows import RowOptions, read_rows
 from comfyui_trellis2.trellis2.batch.worker import BatchStoppedError, Worker
@@ -93,8 +95,10 @@ def test_a_batch_is_resumed_after_a_kill_and_has_the_bytes_of_generate(pictures,
 
 
 @pytest.mark.slow
-def test_ray_makes_the_same_bytes(pictures, tmp_path, model):
+def test_ray_makes_the_same_bytes(pictures, tmp_path, model, monkeypatch):
+    """With as many threads as here, since torch's sums on a CPU follow their number."""
     pytest.importorskip("ray")
+    monkeypatch.setattr(ray_workers, "threads", lambda ray: torch.get_num_threads())
     one, cluster = tmp_path / "one", tmp_path / "cluster"
     assert main(arguments(pictures, one, model, "--device", "cpu")) == 1
     assert main(arguments(pictures, cluster, model, "--device", "cpu", "--ray", "--workers", "2")) == 1
