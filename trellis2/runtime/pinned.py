@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from itertools import count
 
@@ -26,7 +27,13 @@ def upload(model: nn.Module, device: torch.device, host: PinnedBuffer) -> nn.Mod
     file."""
     if device.type != "cuda":
         return model.to(device)
-    pieces = host.get(PIECES * PIECE_BYTES, device).view(PIECES, PIECE_BYTES)
+    with host.lock:
+        _upload(model, device, host.get(PIECES * PIECE_BYTES, device).view(PIECES, PIECE_BYTES))
+    return model.to(device)
+
+
+def _upload(model: nn.Module, device: torch.device, pieces: Tensor) -> None:
+    """Moves the large tensors. pieces: [PIECES, PIECE_BYTES] uint8, page-locked."""
     free = [torch.cuda.Event() for _ in range(PIECES)]
     turns, stream = count(), torch.cuda.current_stream(device)
     for module, name, tensor in tensors_of(model):
@@ -42,7 +49,6 @@ def upload(model: nn.Module, device: torch.device, host: PinnedBuffer) -> nn.Mod
                 free[slot].record(stream)
             place(module, name, uploaded)
     stream.synchronize()
-    return model.to(device)
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -52,9 +58,13 @@ def _plain(tensor: Tensor) -> bool:
 
 class PinnedBuffer:
     """Growing page-locked host buffer, whose copies to the device overlap with computation. Kept until `release`:
-    locking memory takes as long as some forwards."""
+    locking memory takes as long as some forwards.
+
+    lock: held while networks are uploaded through it, which several threads may want at a time.
+    """
 
     def __init__(self) -> None:
+        self.lock = threading.Lock()
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def get(self, size: int, device: torch.device) -> Tensor:
